@@ -1,0 +1,78 @@
+"""What the balancers share whose weights move: an inner optimizer, averages, and a count of refused steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancers.adam import VectorAdam
+from balancers.averages import TrajectoryMean
+from balancers.base import Average, Balancer, StepRecord, close, fail, warn
+
+
+class Adaptive(Balancer):
+    """A balancer that moves its weights by Adam and averages them over the run.
+
+    A step whose losses or gradients are not finite leaves weights and moments as they are and is counted on the
+    device; the count is reported where the user next reads weights or state, so that no step waits for it.
+
+    Args:
+        tasks: names of the tasks.
+        lr: learning rate of the weights.
+    """
+
+    def __init__(self, tasks: Sequence[str], lr: float) -> None:
+        super().__init__(tasks)
+        if not lr > 0:
+            fail("lr", "> 0", lr)
+        self._adam = VectorAdam(len(self.tasks), lr)
+        self._means = TrajectoryMean(len(self.tasks))
+        self._not_finite = torch.zeros((), dtype=torch.long)
+        self._reported = 0
+
+    @property
+    def not_finite_steps(self) -> int:
+        """Steps in which a loss or a gradient was not finite and w stayed. Reading it waits for the device."""
+        return int(self._not_finite.item())
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        return super().state_dict() | {
+            "adam": self._adam.state_dict(),
+            "means": self._means.state_dict(),
+            "not_finite": self._not_finite.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
+        self._means.load_state_dict(state["means"])
+        self._not_finite = state["not_finite"].clone()
+
+    def _change(self, gradient: Tensor, valid: Tensor) -> Tensor:
+        """Adam's change for this step; zero and counted where ``valid`` is false."""
+        self._not_finite = self._not_finite + ~valid
+        return self._adam.change(gradient, valid)
+
+    def _used(self, record: StepRecord) -> None:
+        super()._used(record)
+        self._means.add(record.weights)
+
+    def _mean(self, kind: Average, start: float) -> Tensor:
+        return close(self._means.mean(kind, start) if self._means.steps else self._w)
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._adam.to(like)
+        self._means.to(like)
+        self._not_finite = self._not_finite.to(like.device)
+
+    def _report(self) -> None:
+        count = self.not_finite_steps
+        if count > self._reported:
+            warn(f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them.")
+            self._reported = count

@@ -1,0 +1,246 @@
+"""GradNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from balancers.adaptive import Adaptive
+from balancers.base import StepRecord, close, fail, warn
+from balancers.shared_gradients import Shared, gradient_norms, mean_over_ranks, parameters_of
+
+Parametrization = Literal["linear", "log"]
+
+
+class Balance(NamedTuple):
+    """The quantities of Algorithm 1 at one step, each of shape (T,)."""
+
+    gradient: Tensor  # dL_grad/dw_i
+    gradient_norms: Tensor  # G_i
+    rates: Tensor  # r_i
+    targets: Tensor  # Gbar * r_i ** alpha
+
+
+def balance(w: Tensor, norms: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> Balance:
+    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to w, in closed form.
+
+    Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
+    ``dL_grad/dw_i = sign(G_i - target_i) ||grad_W L_i||`` exactly; no second derivative is needed. Where G_i meets
+    its target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
+
+    Args:
+        w: weights, shape (T,), > 0.
+        norms: ``||grad_W L_i||_2`` of the *unweighted* losses, shape (T,).
+        losses: L_i(t), shape (T,).
+        initial_losses: L_i(0), shape (T,).
+        alpha: strength of the restoring force.
+    """
+    G = w * norms
+    progress = losses / initial_losses  # Ltilde_i
+    r = progress / progress.mean()
+    target = G.mean() * r**alpha
+    gap = G - target
+    met = gap.abs() <= 8 * torch.finfo(gap.dtype).eps * target
+    return Balance(gap.sign() * norms * ~met, G, r, target)
+
+
+class GradNorm(Adaptive):
+    """GradNorm: Chen, Badrinarayanan, Lee, Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss
+    Balancing in Deep Multitask Networks", ICML 2018, https://arxiv.org/abs/1711.02257, Algorithm 1.
+
+    At each step the network trains on ``sum_i w_i(t) L_i``; then w moves so that the gradient norms
+    ``G_i = ||grad_W w_i L_i||_2`` come closer to their targets::
+
+        L_grad = sum_i | G_i - Gbar * r_i ** alpha |      Gbar = mean_i G_i
+        r_i = Ltilde_i / mean_j Ltilde_j                  Ltilde_i = L_i(t) / L_i(0)
+
+    W is the last layer that all tasks share. A task that trains slowly has r_i > 1, hence a larger target and a
+    growing weight, the more so the larger alpha. The target is a constant when L_grad is differentiated, with
+    respect to w only; the network's gradient is never touched by L_grad. After each move w is scaled to sum to T.
+
+    Where we deviate: w is kept at or above ``floor`` in the paper's parametrisation, where it can otherwise reach 0
+    or below (`floor_hits` counts this), and `robust` is a recipe of ours.
+
+    Args:
+        tasks: names of the T tasks.
+        shared: W: a module (all its parameters), a parameter, or a list of parameters.
+        alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
+            gradient norms are pulled to their mean.
+        parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction.
+        initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
+            first step), or a number > 0 for each task.
+        initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
+            for cross-entropy over C classes (the paper's footnote 2).
+        lr: learning rate of the weights' Adam; the paper's 0.025.
+        update_every: measure gradients and move w at every so many steps.
+        freeze_after: keep w from this step on.
+        floor: smallest w in the linear parametrisation.
+
+    Raises:
+        ValueError: a parameter out of its range; in the first step a loss L_i(0) that is not finite and above 0, or,
+            if balanced, a task without gradient on the shared layer; a loss that does not depend on it.
+
+    >>> import torch
+    >>> from balancers import GradNorm
+    >>> _ = torch.manual_seed(0)
+    >>> trunk, depth, normals = (torch.nn.Linear(4, n) for n in (4, 1, 1))
+    >>> balancer = GradNorm(tasks=["depth", "normals"], shared=trunk, alpha=1.5)
+    >>> features = trunk(torch.randn(8, 4)).relu()
+    >>> losses = {"depth": 100 * depth(features).square().mean(), "normals": normals(features).square().mean()}
+    >>> balancer.backward(losses)
+    >>> balancer.weights
+    tensor([0.9750, 1.0250])
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        shared: Shared,
+        alpha: float = 1.5,
+        *,
+        parametrization: Parametrization = "linear",
+        initial_weights: Literal["ones", "balanced"] | Mapping[str, float] = "ones",
+        initial_losses: Literal["first"] | Mapping[str, float] = "first",
+        lr: float = 0.025,
+        update_every: int = 1,
+        freeze_after: int | None = None,
+        floor: float = 1e-3,
+    ) -> None:
+        super().__init__(tasks, lr)
+        if not 0 <= alpha < float("inf"):
+            fail("alpha", ">= 0", alpha)
+        if parametrization not in ("linear", "log"):
+            fail("parametrization", "'linear' or 'log'", repr(parametrization))
+        if update_every < 1:
+            fail("update_every", ">= 1", update_every)
+        if freeze_after is not None and freeze_after < 0:
+            fail("freeze_after", ">= 0 or None", freeze_after)
+        if not 0 < floor < 1:
+            fail("floor", "in (0, 1)", floor)
+        self.alpha, self.parametrization, self.floor = alpha, parametrization, floor
+        self.update_every, self.freeze_after = update_every, freeze_after
+        self._parameters = parameters_of(shared)
+        self._balanced = initial_weights == "balanced"
+        if not isinstance(initial_weights, str):
+            self._w = close(self._per_task("initial_weights", initial_weights))
+        elif initial_weights not in ("ones", "balanced"):
+            fail("initial_weights", "'ones', 'balanced' or a number for each task", repr(initial_weights))
+        self._initial_losses: Tensor | None = None  # L(0)
+        if not isinstance(initial_losses, str):
+            self._initial_losses = self._per_task("initial_losses", initial_losses)
+        elif initial_losses != "first":
+            fail("initial_losses", "'first' or a number for each task", repr(initial_losses))
+        self._floor_hits = torch.zeros((), dtype=torch.long)
+        self._floor_reported = False
+
+    @classmethod
+    def paper(cls, tasks: Sequence[str], shared: Shared, alpha: float = 1.5, **settings: Any) -> Self:
+        """The paper's recipe: w itself moves, from ones, towards L(0) of the first step."""
+        return cls(tasks, shared, alpha, **{"parametrization": "linear", "initial_weights": "ones"} | settings)
+
+    @classmethod
+    def robust(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
+        """Our recipe for losses of unlike scales: ln w moves, from weights that balance the first gradients.
+
+        The paper's recipe walks in steps of about 0.025 from w = 1 and may spend a short run on the way.
+        """
+        return cls(tasks, shared, alpha, **{"parametrization": "log", "initial_weights": "balanced"} | settings)
+
+    @property
+    def initial_losses(self) -> Tensor | None:
+        """L(0), shape (T,); ``None`` before the first step if it is taken from there."""
+        return None if self._initial_losses is None else self._initial_losses.clone()
+
+    @property
+    def floor_hits(self) -> int:
+        """How often a weight was stopped at the floor. Reading it waits for the device."""
+        return int(self._floor_hits.item())
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """See `Balancer.__call__`."""
+        L = self._collect(losses)
+        values, moves = L.detach(), self._moves()
+        norms = None
+        if moves or (self._balanced and self._step == 0):
+            values, norms = mean_over_ranks(values, gradient_norms(losses, self.tasks, self._parameters))
+        if self._step == 0:
+            self._start(values, norms)
+        w = self._w
+        record = StepRecord(w, values)
+        if moves and norms is not None and self._initial_losses is not None:
+            now = balance(w, norms, values, self._initial_losses, self.alpha)
+            record = StepRecord(w, values, now.gradient_norms, now.rates)
+            self._w = self._moved(w, now.gradient)
+        self._used(record)
+        return (w * L).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        L0 = self._initial_losses
+        return super().state_dict() | {
+            "initial_losses": None if L0 is None else L0.clone(),
+            "floor_hits": self._floor_hits.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        L0 = state["initial_losses"]
+        self._initial_losses = None if L0 is None else L0.clone()
+        self._floor_hits = state["floor_hits"].clone()
+
+    def _moves(self) -> bool:
+        """Whether this step moves w."""
+        frozen = self.freeze_after is not None and self._step >= self.freeze_after
+        return not frozen and self._step % self.update_every == 0
+
+    def _start(self, losses: Tensor, norms: Tensor | None) -> None:
+        """Settle L(0) and w(0). The one place that waits for the device, once a run."""
+        for task, loss in zip(self.tasks, losses.tolist(), strict=True):
+            if not 0 < loss < float("inf"):
+                fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
+        if self._initial_losses is None:
+            self._initial_losses = losses.clone()
+        if self._balanced and norms is not None:
+            for task, norm in zip(self.tasks, norms.tolist(), strict=True):
+                if not 0 < norm < float("inf"):
+                    fail(
+                        "initial_weights",
+                        f"'ones' where a gradient on the shared layer is {norm} ({task})",
+                        "balanced",
+                    )
+            self._w = close(1 / norms)
+
+    def _moved(self, w: Tensor, gradient: Tensor) -> Tensor:
+        """One step of Adam on w or on ln w, then the scale: w(t+1)."""
+        valid = gradient.isfinite().all()
+        if self.parametrization == "log":
+            change = self._change(w * gradient, valid)  # dL_grad/d ln w_i = w_i dL_grad/dw_i
+            return torch.where(valid, len(self.tasks) * (w.log() - change).softmax(0), w)
+        moved = w - self._change(gradient, valid)
+        self._floor_hits = self._floor_hits + (moved < self.floor).sum()
+        return torch.where(valid, close(moved.clamp(min=self.floor)), w)
+
+    def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
+        """A number > 0 for each task as a tensor of shape (T,)."""
+        if numbers.keys() != set(self.tasks):
+            fail(parameter, f"a number for each of {self.tasks}", dict(numbers))
+        for task, number in numbers.items():
+            if not 0 < number < float("inf"):
+                fail(f"{parameter}[{task!r}]", "finite and > 0", number)
+        return torch.tensor([float(numbers[task]) for task in self.tasks])
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._floor_hits = self._floor_hits.to(like.device)
+        if self._initial_losses is not None:
+            self._initial_losses = self._initial_losses.to(like)
+
+    def _report(self) -> None:
+        super()._report()
+        if not self._floor_reported and self.floor_hits:
+            self._floor_reported = True
+            warn(f"A weight reached its floor {self.floor}: consider GradNorm.robust, whose weights have none.")

@@ -1,0 +1,108 @@
+"""Weights that never move: given, equal, or one task alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from balancers.base import Average, Balancer, StepRecord, close, fail
+from balancers.weights_file import read_weights
+
+
+class Static(Balancer):
+    """Fixed loss weights: what a grid search tries, and what production trains with.
+
+    Args:
+        tasks: names of the tasks.
+        weights: one finite number above 0 for each task; scaled to sum to T.
+
+    Raises:
+        ValueError: a missing or unknown task, a weight that is not finite or not above 0.
+
+    >>> import torch
+    >>> from balancers import Static
+    >>> balancer = Static(tasks=["depth", "normals"], weights={"depth": 3.0, "normals": 1.0})
+    >>> balancer.weights
+    tensor([1.5000, 0.5000])
+    """
+
+    def __init__(self, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
+        super().__init__(tasks)
+        missing = [task for task in self.tasks if task not in weights]
+        unknown = [task for task in weights if task not in self.tasks]
+        if missing or unknown:
+            fail("weights", f"for exactly the tasks {self.tasks}", f"missing {missing}, unknown {unknown}")
+        for task, weight in weights.items():
+            if not math.isfinite(weight) or weight <= 0:
+                fail(f"weights[{task!r}]", "finite and > 0", weight)
+        exact = torch.tensor([weights[task] for task in self.tasks], dtype=torch.float64)
+        self._w = close(exact).to(torch.get_default_dtype())
+
+    @classmethod
+    def load(cls, path: str | Path, tasks: Sequence[str] | None = None) -> Self:
+        """The weights file that ``gradsweep export`` wrote. Needs torch alone.
+
+        Args:
+            path: the JSON file.
+            tasks: the tasks of your network, in your order; the file must have exactly these. ``None`` takes the
+                file's.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: an unknown schema, a missing or unknown task, a weight that is not finite and above 0; the
+                message says which.
+        """
+        weights = read_weights(path)
+        return cls(list(weights) if tasks is None else tasks, weights)
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """See `Balancer.__call__`."""
+        L = self._collect(losses)
+        self._used(StepRecord(self._w, L.detach()))
+        return (self._w * L).sum()
+
+
+class Equal(Static):
+    """Every weight 1: the baseline that costs nothing.
+
+    Args:
+        tasks: names of the tasks.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        super().__init__(tasks, dict.fromkeys(tasks, 1.0))
+
+
+class SingleTask(Balancer):
+    """Weight 1 for one task and 0 for all others: the reference that every score is relative to.
+
+    Args:
+        tasks: names of the tasks.
+        task: the one to train.
+    """
+
+    sums_to_T = False
+    positive = False
+
+    def __init__(self, tasks: Sequence[str], task: str) -> None:
+        super().__init__(tasks)
+        if task not in self.tasks:
+            fail("task", f"one of {self.tasks}", repr(task))
+        self._index = self.tasks.index(task)
+        self._w = torch.zeros(len(self.tasks))
+        self._w[self._index] = 1.0
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """See `Balancer.__call__`."""
+        L = self._collect(losses)
+        self._used(StepRecord(self._w, L.detach()))
+        return L[self._index]
+
+    def _mean(self, kind: Average, start: float) -> Tensor:
+        del kind, start
+        return self._w.clone()
