@@ -69,7 +69,7 @@ class Problem(ABC):
         """Make what every trial on this machine shares (a cache on disk). Called once before any trial."""
 
     def data_hash(self) -> str:
-        """Name the data: two problems with the same hash train on the same examples. Default: class and arguments."""
+        """Name the data: the same hash, the same examples. Default: of the class and its arguments."""
         text = json.dumps([type(self).__qualname__, {k: repr(v) for k, v in sorted(vars(self).items())}])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

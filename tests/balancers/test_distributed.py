@@ -37,6 +37,7 @@ def work(rank, ranks, folder):
             network.inputs = network.inputs[share]
             network.targets = {task: target[share] for task, target in network.targets.items()}
             torch.save(weights_path(recipe, network, average_gradients=True), f"{folder}/{recipe}-{rank}.pt")
+        dist.barrier()  # a rank that leaves first takes the others' connections with it
     finally:
         dist.destroy_process_group()
 

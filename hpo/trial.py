@@ -1,0 +1,255 @@
+"""Train one trial: one problem, method, settings and seed. Needs torch alone, so that it can be profiled alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancers import Balancer, BalancerWarning, StepRecord
+from balancers.base import close
+from hpo.methods import build_balancer
+from hpo.problem import Problem, to_device
+
+IDENTITY_VERSION = 1  # raise when the same config would train differently than before
+
+# name -> arguments of Balancer.mean_weights: the averages E_t[w] that every trial reports
+AVERAGES: dict[str, dict[str, Any]] = {
+    "arithmetic": {"kind": "arithmetic", "start": 0.0},
+    "geometric": {"kind": "geometric", "start": 0.0},
+    "tail": {"kind": "arithmetic", "start": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides how a trial trains, and nothing else; all of it JSON.
+
+    Args:
+        problem: name of the problem.
+        arguments: what the problem was told.
+        data_hash: `Problem.data_hash`, so that other data make another trial.
+        method: a key of `hpo.methods.METHODS`.
+        settings: the method's settings.
+        seed: initial network, batch order, dropout.
+        epochs: passes over the training data.
+        test: whether the test split is read at the end, which only confirm trials may.
+    """
+
+    problem: str
+    arguments: Mapping[str, Any]
+    data_hash: str
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+    epochs: int
+    test: bool = False
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the config: the name under which a finished trial is recognised."""
+        return _digest([IDENTITY_VERSION, asdict(self)])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class EpochReport:
+    """What a trial tells after each epoch; for each task a number. w, G, r and losses are means over the epoch."""
+
+    epoch: int
+    epochs: int
+    steps: int
+    seconds: float
+    loss: dict[str, float]
+    validation: dict[str, float]
+    weights: dict[str, float]
+    gradient_norms: dict[str, float]
+    rates: dict[str, float]
+
+
+@dataclass
+class TrialResult:
+    """How a trial ended.
+
+    Attributes:
+        status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why).
+        steps: optimizer steps.
+        seconds: wall-clock seconds in training steps, evaluation left out.
+        validation: metric of each task on the validation split after the last epoch.
+        test: the same on the test split, empty unless the config asked for it.
+        averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
+        initial_losses: L_i of the first step.
+        alarms: what the user should know of this trial.
+        error: one line and a traceback.
+        trajectory: ``step`` (n,) and ``w``, ``G``, ``r``, ``L`` (n, T), NaN where not measured.
+    """
+
+    status: str
+    steps: int = 0
+    seconds: float = 0.0
+    validation: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    averages: dict[str, dict[str, float]] = field(default_factory=dict)
+    initial_losses: dict[str, float] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+    error: str = ""
+    trajectory: dict[str, Any] = field(default_factory=dict)
+
+
+class Diverged(Exception):  # noqa: N818 - a status, not an error of anybody
+    """A loss or a metric is not finite."""
+
+
+class _Recorder:
+    """Collects the step records of a run on the device; the host waits once an epoch."""
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._tasks = tasks
+        self._rows: list[Tensor] = []
+        self._blocks: list[Tensor] = []
+
+    def add(self, record: StepRecord) -> None:
+        missing = torch.full_like(record.losses, torch.nan)
+        G = missing if record.gradient_norms is None else record.gradient_norms
+        r = missing if record.rates is None else record.rates
+        self._rows.append(torch.stack([record.weights, G, r, record.losses]))
+
+    def end_epoch(self) -> dict[str, dict[str, float]]:
+        """Means over the epoch of w, G, r and L for each task; absent where never measured."""
+        block = torch.stack(self._rows).cpu()
+        self._rows.clear()
+        self._blocks.append(block)
+        means = [*block[:, :3].nanmean(0).tolist(), block[:, 3].mean(0).tolist()]  # a NaN loss must show
+        named = (dict(zip(self._tasks, values, strict=True)) for values in means)
+        return dict(zip(("w", "G", "r", "L"), named, strict=True))
+
+    def trajectory(self) -> dict[str, Any]:
+        if not self._blocks:
+            return {}
+        whole = torch.cat(self._blocks).float()
+        columns = {name: whole[:, i].numpy() for i, name in enumerate(("w", "G", "r", "L"))}
+        return {"step": torch.arange(len(whole)).numpy(), **columns}
+
+
+def run_trial(
+    config: TrialConfig, problem: Problem, report: Callable[[EpochReport], None], device: torch.device
+) -> TrialResult:
+    """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
+
+    Args:
+        config: what to train.
+        problem: the instance that ``config.problem`` and ``config.arguments`` name.
+        report: called after each epoch.
+        device: where to train.
+    """
+    trial = _Training(config, problem, device)
+    try:
+        trial.run(report)
+    except Diverged as error:
+        trial.result.status, trial.result.error = "diverged", str(error)
+    except Exception as error:  # the study goes on and names the trial
+        line = f"{type(error).__name__}: {error}"
+        trial.result.status, trial.result.error = "failed", f"{line}\n\n{traceback.format_exc()}"
+    return trial.close()
+
+
+class _Training:
+    """One run of the training loop and what it leaves behind."""
+
+    def __init__(self, config: TrialConfig, problem: Problem, device: torch.device) -> None:
+        self.config, self.problem, self.device = config, problem, device
+        self.tasks = [task.name for task in problem.tasks]
+        self.result = TrialResult("finished")
+        self.recorder = _Recorder(self.tasks)
+        self.balancer: Balancer | None = None
+
+    def run(self, report: Callable[[EpochReport], None]) -> None:
+        torch.manual_seed(self.config.seed)
+        model = self.problem.build_model(self.config.seed).to(self.device)
+        shared = self.problem.shared_layer(model)
+        self.balancer = build_balancer(self.config.method, self.config.settings, self.tasks, shared)
+        optimizer = self.problem.build_optimizer(model)
+        loader = self.problem.loader("train", self.config.seed)
+        for epoch in range(1, self.config.epochs + 1):
+            start = time.perf_counter()
+            model.train()
+            for batch in loader:
+                self._step(model, optimizer, batch, self.balancer)
+            means = self.recorder.end_epoch()  # waits for the device
+            self.result.seconds += time.perf_counter() - start
+            self._check("the training loss", means["L"])
+            self.result.validation = self._evaluate(model, "val")
+            report(self._epoch_report(epoch, means))
+        if self.config.test:
+            self.result.test = self._evaluate(model, "test")
+
+    def _step(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Any, balancer: Balancer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        losses = self.problem.losses(model, to_device(batch, self.device))
+        if self.result.steps == 0:
+            self.result.initial_losses = {task: float(loss.detach()) for task, loss in losses.items()}
+            self._check("the first loss", self.result.initial_losses)
+        balancer.backward(losses)
+        optimizer.step()
+        assert balancer.last is not None
+        self.recorder.add(balancer.last)
+        self.result.steps += 1
+
+    def _evaluate(self, model: torch.nn.Module, split: Any) -> dict[str, float]:
+        model.eval()
+        with torch.no_grad():
+            metrics = {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
+        if metrics.keys() != set(self.tasks):
+            raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
+        trained = [self.config.settings["task"]] if self.config.method == "single_task" else self.tasks
+        self._check(f"the metric on {split}", {task: metrics[task] for task in trained})
+        return metrics
+
+    def _check(self, what: str, numbers: Mapping[str, float]) -> None:
+        bad = {task: number for task, number in numbers.items() if not math.isfinite(number)}
+        if bad:
+            found = ", ".join(f"{task} = {number}" for task, number in bad.items())
+            raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
+
+    def _epoch_report(self, epoch: int, means: Mapping[str, Mapping[str, float]]) -> EpochReport:
+        finite = {
+            name: {task: value for task, value in values.items() if math.isfinite(value)}
+            for name, values in means.items()
+        }
+        return EpochReport(
+            epoch=epoch,
+            epochs=self.config.epochs,
+            steps=self.result.steps,
+            seconds=self.result.seconds,
+            loss=finite["L"],
+            validation=self.result.validation,
+            weights=finite["w"],
+            gradient_norms=finite["G"],
+            rates=finite["r"],
+        )
+
+    def close(self) -> TrialResult:
+        """Read what the balancer has to say and hand over the result."""
+        if self.balancer is not None and self.result.status == "finished":
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", BalancerWarning)
+                for name, arguments in AVERAGES.items():
+                    mean = self.balancer.mean_weights(**arguments)
+                    mean = close(mean) if self.balancer.positive else mean
+                    self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
+            self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
+        self.result.trajectory = self.recorder.trajectory()
+        return self.result
