@@ -12,6 +12,5 @@ torch.set_num_threads(1)  # small networks: more threads only wait for each othe
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` where torch sees none; .ci/run knows the reason by its first words."""
-    if item.get_closest_marker("gpu") is not None:
-        if not torch.cuda.is_available():
-            pytest.skip("needs a GPU that torch can see")
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a GPU that torch can see")

@@ -1,0 +1,108 @@
+# gradsweep: `make demo` runs a study on this machine, `make test` runs every check.
+PYTHON ?= python3
+VENV ?= .venv
+STUDY ?= studies/census-quick.yaml
+PYTEST_ARGS ?=
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+# What pip may install: constraints.txt, less the pin of a torch that is kept.
+PINS := $(VENV)/constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-quick check constraints browser clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.demo ## install gradsweep into .venv and run the small census study
+	@echo "==> gradsweep run $(STUDY)"
+	@$(BIN)/gradsweep run $(STUDY)
+
+test: $(VENV)/.dev browser check ## linters, type checks and all tests, slow ones too
+	@echo "==> pytest, slow tests too (takes some minutes)"
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.dev ## the tests that take seconds
+	@echo "==> pytest, without the slow tests"
+	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## ruff, mypy and the import contracts
+	@echo "==> ruff check"
+	@$(BIN)/ruff check
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check
+	@echo "==> mypy"
+	@$(BIN)/mypy
+	@echo "==> lint-imports"
+	@$(BIN)/lint-imports
+
+constraints: $(VENV)/.dev ## write constraints.txt anew from what .venv holds
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(BIN)/pip freeze --exclude-editable | \
+	     sed -n -E 's/^([A-Za-z0-9._-]+==[^+ ]+)(\+.*)?$$/\1/p' | \
+	     grep -v -i -E '^(nvidia|cuda|triton|pip|setuptools|wheel)([-_=].*)$$'; } > constraints.new
+	@mv constraints.new constraints.txt
+	@echo "==> constraints.txt: $$(grep -c == constraints.txt) packages pinned"
+
+# The browser tests open the report in Chromium; without one they are skipped.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+	  if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "==> apt-get install chromium, for the browser tests (takes a minute or two)"; \
+	  if apt-get update -qq && \
+	     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; \
+	  then exit 0; fi; \
+	fi; \
+	echo "==> no chromium or google-chrome here: the browser tests will be skipped"
+
+clean: ## remove .venv, build output and caches (results in gradsweep-output/ stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment that is there already is used as it is.
+$(VENV)/.python:
+	@python="$(PYTHON)"; if [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "gradsweep needs Python 3.11 or newer. Found \`$$($$python --version 2>&1 | head -n 1)\`:" \
+	    "name another with \`make PYTHON=python3.12 ...\`."; exit 1; }; \
+	if [ ! -x $(BIN)/python ]; then \
+	  echo "==> $(VENV): a virtual environment with $$($$python --version)"; \
+	  $$python -m venv $(VENV); \
+	fi
+	@touch $@
+
+# A torch that is there before us (say, a CUDA build put there by hand) is kept, whatever its
+# version: then its pin is left out.
+$(PINS): constraints.txt | $(VENV)/.python
+	@if [ ! -e $(VENV)/.our-torch ] && $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	  echo "==> keeping torch $$($(BIN)/python -c 'import torch; print(torch.__version__)')"; \
+	  grep -v '^torch==' constraints.txt > $@; \
+	else cp constraints.txt $@; fi
+
+# The CPU build is a tenth of the size of the CUDA build, and comes from PyTorch's own index. With an
+# NVIDIA driver, or where that index does not answer, the build is the one that pip finds by itself.
+$(VENV)/.torch: $(PINS)
+	@if grep -q '^torch==' $(PINS); then \
+	  touch $(VENV)/.our-torch; \
+	  index=; build="pip's own choice of build"; \
+	  if ! command -v nvidia-smi >/dev/null && command -v curl >/dev/null && \
+	     curl -fsS -m 5 -o /dev/null $(TORCH_CPU_INDEX)/ 2>/dev/null; \
+	  then index="--extra-index-url $(TORCH_CPU_INDEX)"; build="CPU build"; fi; \
+	  echo "==> pip install torch, $$build (takes some minutes)"; \
+	  $(BIN)/pip install -q -c $(PINS) $$index torch; \
+	fi
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "==> pip install -e '.[data]' (takes some minutes)"
+	@$(BIN)/pip install -q -c $(PINS) -e '.[data]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "==> pip install -e '.[data,dev]' (takes some minutes)"
+	@$(BIN)/pip install -q -c $(PINS) -e '.[data,dev]'
+	@touch $@
