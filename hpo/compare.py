@@ -105,7 +105,7 @@ def compare(trials: pd.DataFrame, directions: Mapping[str, int], margin: float) 
         margin: regret in percent of score that counts as equivalent.
     """
     tasks = tuple(directions)
-    search = _scored_search(trials, directions)
+    search = scored_search(trials, directions)
     confirm = trials[(trials["phase"] == "confirm") & (trials["status"] == "finished")].copy()
     for split in ("val", "test"):
         reference = baseline(confirm, tasks, split)
@@ -231,7 +231,8 @@ def _closed(w: ArrayLike) -> Vector:
     return x * scale
 
 
-def _scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
+def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
+    """The trials of the search seed with their validation ``score``, best first, those without one last."""
     search = trials[trials["phase"] != "confirm"].copy()
     search["score"] = score(search, baseline(search, tuple(directions), "val"), directions, "val")
     return search.sort_values("score", kind="stable").reset_index(drop=True)
@@ -329,7 +330,7 @@ def _cost(trials: pd.DataFrame) -> pd.DataFrame:
     search = trials[trials["phase"] != "confirm"]
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {"static search": search[search["kind"].isin(SEARCHED)], "GradNorm, all alpha sweeps": sweeps}
-    recipes = {recipe: runs for recipe, runs in sweeps.groupby("recipe", sort=False)}
+    recipes = {str(recipe): runs for recipe, runs in sweeps.groupby("recipe", sort=False)}
     ways |= {f"GradNorm {recipe}, alpha sweep": runs for recipe, runs in recipes.items()}
     rows = [
         {"way": way, "trials": len(runs), "steps": runs["steps"].sum(), "seconds": runs["seconds"].sum()}

@@ -83,7 +83,7 @@ class Problem(ABC):
 
     @abstractmethod
     def loader(self, split: Split, seed: int) -> Iterable[Any]:
-        """Batches of a split: iterated once an epoch, reshuffled each time for ``train``; ``seed`` fixes the order."""
+        """Batches of a split: iterated once an epoch, for ``train`` in a new order each, fixed by ``seed``."""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:

@@ -200,7 +200,7 @@ class _Training:
         optimizer.zero_grad(set_to_none=True)
         losses = self.problem.losses(model, to_device(batch, self.device))
         if self.result.steps == 0:
-            self.result.initial_losses = {task: float(loss.detach()) for task, loss in losses.items()}
+            self.result.initial_losses = {task: float(losses[task].detach()) for task in self.tasks if task in losses}
             self._check("the first loss", self.result.initial_losses)
         balancer.backward(losses)
         optimizer.step()

@@ -1,0 +1,295 @@
+"""Ray Tune: workers, and the driver's side of a running study. The only file that imports ray.
+
+A Tune trial carries a *cohort*, a list of trial configs with one seed; a `Searcher` of ours hands them out. Why not
+Tune's own restore, its Optuna searcher or its MLflow callback: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.search import Searcher
+
+import hpo.environment  # noqa: F401 - before ray
+from hpo.listener import Listener
+from hpo.plan import Planned
+from hpo.problem import Problem
+from hpo.problems import load_problem
+from hpo.schedule import Next, Schedule
+from hpo.study import Resources
+from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
+
+MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
+RETRIES = 2  # of a trial whose worker or node died
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached, or can never run a trial of this study."""
+
+
+@dataclass
+class Outcome:
+    """How a run of the schedule ended: whether every trial reached its end, and what listeners raised."""
+
+    complete: bool
+    listener_errors: list[str]
+
+
+# --- on the workers
+
+
+def _train_cohort(config: dict[str, Any]) -> None:
+    """The trainable: train each config of the cohort and report its epochs and its result."""
+    for path in config["import_paths"]:
+        if path not in sys.path:
+            sys.path.append(path)  # the user's problem; never before what is installed
+    torch.set_num_threads(max(1, int(config["cpu"])))
+    for identity, settings in zip(config["identities"], config["cohort"], strict=True):
+        trial = TrialConfig(**settings)
+        if trial.identity != identity:
+            raise RuntimeError(f"asked to run trial {identity}, got the config of {trial.identity}")
+        result = _train_one(trial, config["gpu"])
+        tune.report({"identity": identity, "result": [vars(result)]})  # in a list: Tune flattens mappings
+
+
+def _train_one(trial: TrialConfig, gpu: float) -> TrialResult:
+    device, note = _device(gpu)
+    every = -(-trial.epochs // MOST_REPORTS)
+
+    def report(epoch: EpochReport) -> None:
+        if epoch.epoch % every == 0 or epoch.epoch == epoch.epochs:
+            tune.report({"identity": trial.identity, "epoch": [vars(epoch)]})
+
+    try:
+        problem = _prepared(trial.problem, _Frozen(trial.arguments))
+        found = problem.data_hash()
+        if found != trial.data_hash:
+            raise RuntimeError(f"the data of this node have hash {found}, the study's have {trial.data_hash}")
+    except Exception as error:
+        return TrialResult("failed", error=f"{type(error).__name__}: {error}")
+    result = run_trial(trial, problem, report, device)
+    result.alarms += [note] if note else []
+    return result
+
+
+def _device(gpu: float) -> tuple[torch.device, str]:
+    if gpu and torch.cuda.is_available():
+        return torch.device("cuda", 0), ""  # Ray shows a worker only its own
+    note = f"was given {gpu:g} GPU that torch cannot see on this node and trained on the CPU" if gpu else ""
+    return torch.device("cpu"), note
+
+
+class _Frozen(dict[str, Any]):
+    """Arguments as a key of the cache."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(sorted(self.items())))
+
+
+@lru_cache(maxsize=2)
+def _prepared(name: str, arguments: _Frozen) -> Problem:
+    """The problem, once a process; its data once a machine."""
+    problem = load_problem(name, arguments)
+    problem.prepare()
+    return problem
+
+
+# --- in the driver
+
+
+@contextmanager
+def connected(address: str | None, resources: Resources) -> Iterator[str]:
+    """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
+
+    Args:
+        address: of a running cluster; ``None`` starts a local one.
+        resources: what a trial needs.
+
+    Yields:
+        What the cluster is, in words.
+
+    Raises:
+        ClusterError: it does not answer, or no node can ever hold a trial.
+    """
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; else it depends on files in $HOME
+        quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(address=address or "local", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"--address: no Ray cluster answers at {address}: {' '.join(str(error).split())}"
+        ) from None
+    try:
+        yield _checked(resources)
+    finally:
+        ray.shutdown()
+
+
+def _checked(resources: Resources) -> str:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for field, name in (("gpu", "GPU"), ("cpu", "CPU")):
+        need, most = getattr(resources, field), max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if need > most:
+            raise ClusterError(
+                f"resources.{field}: found {need:g} {name} a trial, allowed: at most {most:g}, "
+                f"the most that a node of this cluster has ({len(nodes)} node(s))"
+            )
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
+
+
+def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> Outcome:
+    """Run every trial the schedule hands out; returns when it is done or the user has stopped it.
+
+    Args:
+        schedule: what to run; gets the results.
+        resources: what one trial needs.
+        listeners: told of every trial.
+    """
+    bridge = _Bridge(schedule, resources, listeners)
+    with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _sigterm_as_sigint():
+        tune.Tuner(
+            tune.with_resources(_train_cohort, {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Handout(bridge),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="study",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                callbacks=[_Events(bridge)],
+            ),
+        ).fit()
+    return Outcome(complete=schedule.next() is Next.FINISHED, listener_errors=bridge.errors)
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Tune ends cleanly on SIGINT and aborts on SIGTERM; a preempted machine sends the latter."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Bridge:
+    """What the searcher and the callback share: which Tune trial runs which of ours."""
+
+    def __init__(self, schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> None:
+        self.schedule, self.resources, self.listeners = schedule, resources, listeners
+        self.import_paths = [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path]
+        self.cohorts: dict[str, list[Planned]] = {}
+        self.errors: list[str] = []
+
+    def config(self, cohort: Sequence[Planned]) -> dict[str, Any]:
+        return {
+            "identities": [planned.config.identity for planned in cohort],
+            "cohort": [asdict(planned.config) for planned in cohort],
+            "import_paths": self.import_paths,
+            "cpu": self.resources.cpu,
+            "gpu": self.resources.gpu,
+        }
+
+    def result(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        """Pass on what a worker reported."""
+        planned = next((p for p in self.cohorts[trial_id] if p.config.identity == report.get("identity")), None)
+        if planned is None:
+            return
+        for epoch in report.get("epoch") or []:
+            self.tell("trial_reported", planned, EpochReport(**epoch))
+        for content in report.get("result") or []:
+            self.end(planned, TrialResult(**content))
+
+    def end(self, planned: Planned, result: TrialResult) -> None:
+        if planned.config.identity not in self.schedule.results:
+            self.schedule.finished(planned.config.identity, result)
+            self.tell("trial_ended", planned, result)
+
+    def died(self, trial_id: str, error: object) -> None:
+        """Tune has given up on a trial: its worker died too often, or our own code is wrong."""
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        text = f"the worker ended {RETRIES + 1} times: {lines[-1] if lines else 'no reason given'}"
+        for planned in self.cohorts.get(trial_id, []):
+            self.end(planned, TrialResult("failed", error=f"{text}\n\n{error}"))
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        """A listener's fault must not end the sweep: Tune would stop on it."""
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*arguments)
+            except Exception as error:
+                self.errors.append(f"{type(listener).__name__}.{event}: {type(error).__name__}: {error}")
+
+
+class _Handout(Searcher):
+    """Hands the schedule's trials to Tune, cohort by cohort."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__(metric=None, mode=None)
+        self._bridge = bridge
+
+    def suggest(self, trial_id: str) -> Any:
+        """A cohort, ``None`` to be asked again later, or FINISHED."""
+        planned = self._bridge.schedule.next()
+        if isinstance(planned, Next):
+            return None if planned is Next.WAIT else Searcher.FINISHED
+        self._bridge.cohorts[trial_id] = [planned]
+        return self._bridge.config([planned])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Results have come through the callback; what has none by now never will."""
+        del result
+        self._bridge.died(trial_id, "the trial was stopped" if error else "the trial ended without a result")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: resume reads MLflow."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: resume reads MLflow."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles searchers into a snapshot that is never read."""
+        return {}
+
+
+class _Events(tune.Callback):
+    """Passes Tune's events on."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        self._bridge = bridge
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker begins with a cohort."""
+        for planned in self._bridge.cohorts.get(trial.trial_id, []):
+            self._bridge.tell("trial_started", planned)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        """An epoch or a result."""
+        self._bridge.result(trial.trial_id, result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune has given up on a trial."""
+        self._bridge.died(trial.trial_id, trial.get_error() or "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles callbacks into a snapshot that is never read."""
+        return {}

@@ -1,0 +1,22 @@
+"""What must be in the environment before ray and mlflow are imported. Import this module first."""
+
+from __future__ import annotations
+
+import os
+
+_DEFAULTS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its replacement prints tables even at verbose=0
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to MLflow, not to CSV, JSON and TensorBoard files
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshot is not used: resume reads MLflow
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with its default a call blocks for minutes when the server is away
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+for _name, _value in _DEFAULTS.items():
+    os.environ.setdefault(_name, _value)

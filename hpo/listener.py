@@ -1,0 +1,21 @@
+"""Who wants to know how a study is going: the MLflow writer and the progress view."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from hpo.plan import Planned
+from hpo.trial import EpochReport, TrialResult
+
+
+class Listener(Protocol):
+    """Told of every trial, in the driver, in order. What it raises is counted and does not reach the cluster."""
+
+    def trial_started(self, planned: Planned) -> None:
+        """A worker has begun with it; again if it had to begin again."""
+
+    def trial_reported(self, planned: Planned, report: EpochReport) -> None:
+        """An epoch is over."""
+
+    def trial_ended(self, planned: Planned, result: TrialResult) -> None:
+        """It has its result, whatever its status."""

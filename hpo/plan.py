@@ -1,0 +1,187 @@
+"""From a study and its problem to trials, phase by phase. Pure: decides, runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hpo.compare import AVERAGES, SEARCHED, best_trial, weights_of
+from hpo.problem import Problem
+from hpo.study import StaticSpec, Study, StudyError
+from hpo.trial import TrialConfig
+from search_spaces import explicit, points
+
+PHASES = ("references", "static", "sweep", "confirm")
+FROZEN_RULES = ("loss", "gradient")
+
+Arm = tuple[str, str, dict[str, Any]]  # name, method, settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial with its place in the study."""
+
+    config: TrialConfig
+    phase: str
+    arm: str
+
+    @property
+    def name(self) -> str:
+        """What a person looks for in the MLflow UI."""
+        return f"{self.arm} seed {self.config.seed}"
+
+
+class Plan:
+    """The trials of a study.
+
+    Args:
+        study: the spec.
+        problem: the problem it names, prepared.
+
+    Raises:
+        StudyError: points or options that the design refuses for this number of tasks.
+    """
+
+    def __init__(self, study: Study, problem: Problem) -> None:
+        self.study = study
+        self.tasks = [task.name for task in problem.tasks]
+        self.metrics = {task.name: task.metric for task in problem.tasks}
+        self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}
+        self.epochs = study.epochs or problem.epochs
+        self.data_hash = problem.data_hash()
+        self._points = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)[1:]]
+
+    def references(self) -> list[Planned]:
+        """Single task and uncertainty on the search seed; equal weights are a point of the static search."""
+        arms = [arm for arm in self._reference_arms() if arm[0] != "equal"]
+        return [self._planned("references", arm, self.study.seed) for arm in arms]
+
+    def static(self) -> list[Planned]:
+        """Every point of the design on the search seed; the first is equal weights."""
+        arms: list[Arm] = [("equal", "equal", {})]
+        arms += [(f"static/{i:02d}", "static", {"weights": w}) for i, w in enumerate(self._points, 1)]
+        return [self._planned("static", arm, self.study.seed) for arm in arms]
+
+    def sweep(self, recipe: str, parameters: Mapping[str, float]) -> Planned:
+        """One run of the alpha sweep on the search seed."""
+        return self._planned("sweep", self._gradnorm_arm(recipe, parameters), self.study.seed)
+
+    def sweep_recipe(self, config: TrialConfig) -> str | None:
+        """The recipe whose sweep a finished trial belongs to, ``None`` if it is of another study or phase."""
+        recipe = config.settings.get("recipe")
+        if config.method != "gradnorm" or recipe not in self.study.gradnorm.recipes:
+            return None
+        space, parameters = self.study.gradnorm.space, sweep_parameters(config)
+        if not space.low <= parameters["alpha"] <= space.high or config != self.sweep(recipe, parameters).config:
+            return None
+        return str(recipe)
+
+    def confirm_fixed(self) -> list[Planned]:
+        """What the confirm phase trains whatever the search finds, seed by seed."""
+        arms = [*self._reference_arms(), *((f"frozen/{rule}", "frozen", {"rule": rule}) for rule in FROZEN_RULES)]
+        return self._confirm(arms)
+
+    def confirm_chosen(self, search: pd.DataFrame) -> list[Planned]:
+        """What the search has chosen: the best static points, the best alpha and its E_t[w], seed by seed.
+
+        Args:
+            search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
+        """
+        points = search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+        weights = dict(zip((f"static/{i:02d}" for i in range(1, len(self._points) + 1)), self._points, strict=True))
+        arms: list[Arm] = []
+        for arm in points["arm"].head(self.study.confirm.top_static):
+            arms.append((arm, "equal", {}) if arm == "equal" else (arm, "static", {"weights": weights[arm]}))
+        for recipe in self.study.gradnorm.recipes:
+            best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
+            if best is not None:
+                arms += self._gradnorm_arms(recipe, best)
+        return self._confirm(arms)
+
+    def size(self) -> dict[str, tuple[int, int]]:
+        """For each phase its arms and trials; of the confirm phase at most, since arms may coincide."""
+        gradnorm, confirm, seeds = self.study.gradnorm, self.study.confirm, self.study.seeds
+        sweep = len(gradnorm.recipes) * gradnorm.trials
+        chosen = confirm.top_static + len(gradnorm.recipes) * (1 + len(confirm.averages))
+        arms = len(self._reference_arms()) + len(FROZEN_RULES) + chosen
+        references, static = len(self.references()), len(self.static())
+        return {
+            "references": (references, references),
+            "static": (static, static),
+            "sweep": (sweep, sweep),
+            "confirm": (arms, arms * seeds),
+        }
+
+    def _reference_arms(self) -> list[Arm]:
+        arms: list[Arm] = []
+        for reference in self.study.references:
+            if reference == "single_task":
+                arms += [(f"single_task/{task}", "single_task", {"task": task}) for task in self.tasks]
+            else:
+                arms.append((reference, reference, {}))
+        return arms
+
+    def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Arm:
+        told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
+        label = f"gradnorm/{recipe}/alpha={told['alpha']:g}"
+        label += f",lr={told['learning_rate']:g}" if "learning_rate" in told else ""
+        return label, "gradnorm", {"recipe": recipe, **told}
+
+    def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Arm]:
+        """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
+        parameters = {"alpha": best["alpha"]}
+        if self.study.gradnorm.learning_rate is not None:
+            parameters["learning_rate"] = best["learning_rate"]
+        yield self._gradnorm_arm(recipe, parameters)
+        for average in AVERAGES:
+            if average in self.study.confirm.averages:
+                weights = short_weights(self.tasks, weights_of(best, self.tasks, average))
+                yield f"gradnorm_static/{recipe}/{average}", "static", {"weights": weights}
+
+    def _confirm(self, arms: Sequence[Arm]) -> list[Planned]:
+        return [self._planned("confirm", arm, seed, test=True) for seed in self.study.confirm_seeds for arm in arms]
+
+    def _planned(self, phase: str, arm: Arm, seed: int, test: bool = False) -> Planned:
+        name, method, settings = arm
+        config = TrialConfig(
+            problem=self.study.problem.name,
+            arguments=self.study.problem.arguments,
+            data_hash=self.data_hash,
+            method=method,
+            settings=settings,
+            seed=seed,
+            epochs=self.epochs,
+            test=test,
+        )
+        return Planned(config, phase, name)
+
+
+def sweep_parameters(config: TrialConfig) -> dict[str, float]:
+    """What Optuna chose for a GradNorm trial."""
+    return {name: config.settings[name] for name in ("alpha", "learning_rate") if name in config.settings}
+
+
+def short_weights(tasks: Sequence[str], w: Sequence[float] | Any) -> dict[str, float]:
+    """Weights by task with six digits: what a person can read is exactly what is trained with."""
+    return {task: float(f"{value:.6g}") for task, value in zip(tasks, w, strict=True)}
+
+
+def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
+    """The points of the static search, shape (n, T); the first is equal weights."""
+    try:
+        if not spec.explicit:
+            return points(spec.design, len(tasks), spec.points, seed, **spec.options)
+        return explicit([_row(row, tasks) for row in spec.explicit], len(tasks))
+    except ValueError as error:
+        raise StudyError(f"static: {error}") from None
+
+
+def _row(row: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
+    if not isinstance(row, Mapping):
+        return list(row)
+    if row.keys() != set(tasks):
+        raise ValueError(f"found weights for {sorted(row)}, allowed: exactly the tasks {list(tasks)}")
+    return [row[task] for task in tasks]

@@ -1,0 +1,96 @@
+"""What the report is made from, and the few readings of it that several of its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from hpo.compare import SEARCHED, Comparison, best_trial, weights_of
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that goes into a report.
+
+    Attributes:
+        study: its name.
+        comparison: what `hpo.compare.compare` found.
+        metrics: for each task its metric as a person reads it, "AUC".
+        trajectories: for each recipe the trajectory of the search trial with the best alpha, columns ``step``,
+            ``w/<task>``, ``G/<task>``, ``r/<task>``, ``L/<task>``; may be empty.
+        provenance: where the numbers come from: "study file" (its YAML text), "data hash", "problem", "torch", ...
+        run_links: for each trial's identity the URL, or else the name, of its MLflow run; may be empty.
+        unfinished: trials that diverged or failed, rows of the table given to `compare`, which keeps no confirm
+            trials of this kind; may be empty.
+    """
+
+    study: str
+    comparison: Comparison
+    metrics: Mapping[str, str]
+    trajectories: Mapping[str, pd.DataFrame]
+    provenance: Mapping[str, str]
+    run_links: Mapping[str, str]
+    unfinished: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+class Point(NamedTuple):
+    """An arm and its weights, shape (T,)."""
+
+    arm: str
+    weights: Vector
+
+
+def static_points(comparison: Comparison) -> pd.DataFrame:
+    """The trials of the static search that have a score, best first."""
+    search = comparison.search
+    return search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+
+
+def best_runs(comparison: Comparison) -> dict[str, pd.Series]:
+    """For each recipe the search trial of its best alpha."""
+    runs = comparison.search[comparison.search["kind"] == "gradnorm"]
+    best = {str(recipe): best_trial(group) for recipe, group in runs.groupby("recipe", sort=False)}
+    return {recipe: row for recipe, row in sorted(best.items()) if row is not None}
+
+
+def best_static(comparison: Comparison) -> Point | None:
+    """The best static arm: of the confirm phase, or of the search as long as nothing is confirmed."""
+    arm, tasks = comparison.verdict.static, comparison.tasks
+    if arm:
+        return Point(arm, arm_weights(comparison, arm))
+    row = best_trial(static_points(comparison))
+    return None if row is None else Point(row["arm"], weights_of(row, tasks, "geometric"))
+
+
+def arm_weights(comparison: Comparison, arm: str) -> Vector:
+    """The weights of a confirmed arm, shape (T,)."""
+    row = comparison.arms.loc[comparison.arms["arm"] == arm].iloc[0]
+    return row[[f"w/{task}" for task in comparison.tasks]].to_numpy(dtype=np.float64)
+
+
+def recommended_weights(comparison: Comparison) -> dict[str, float]:
+    """For each task the weight to train with, six digits; empty if no arm is recommended."""
+    if not comparison.recommended:
+        return {}
+    w = arm_weights(comparison, comparison.recommended)
+    return {task: float(f"{value:.6g}") for task, value in zip(comparison.tasks, w, strict=True)}
+
+
+def weight_columns(trials: pd.DataFrame, tasks: Sequence[str], average: str) -> Vector:
+    """E_t[w] of every row, shape (rows, T)."""
+    return trials[[f"{average}/{task}" for task in tasks]].to_numpy(dtype=np.float64)
+
+
+def centred_log_ratios(w: ArrayLike) -> Vector:
+    """``ln w_i - mean_j ln w_j`` along the last axis (Aitchison, 1986); NaN where a weight is not positive."""
+    x = np.asarray(w, dtype=np.float64)
+    logs = np.log(np.where(x > 0, x, np.nan))
+    centred: Vector = logs - logs.mean(axis=-1, keepdims=True)
+    return centred

@@ -1,0 +1,99 @@
+"""Test score of every arm with its 95% interval."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpo.compare import BALANCED, SEARCHED
+from hpo.report.data import ReportData
+from hpo.report.figures.style import RECIPES, REFERENCE, STATIC, Clipped, blank, clip, plain
+from hpo.report.labels import arm_label
+from hpo.report.numbers import bounds, signed
+
+TITLE = "Score of every arm on the test split"
+MISSING = "No arm has a score on the confirm seeds yet."
+WIDE = True
+_ROW = 44  # pixels
+
+_GROUPS = {"GradNorm": (BALANCED, RECIPES[0], "diamond"), "static search": (SEARCHED, STATIC, "circle")}
+
+
+def caption(data: ReportData) -> str:
+    """How to read it."""
+    text = "Further left is better; a bar is the 95% interval over seeds, the dashed line the best static arm."
+    beyond = int(_clipped(_scored(data)).beyond.sum())
+    return text + (f" Triangles at the right edge: {beyond} further out, their score beside the name." * bool(beyond))
+
+
+def figure(data: ReportData) -> go.Figure | None:
+    """A forest plot in the order of the arms table: names above their intervals, so that it fits a phone."""
+    arms = _scored(data)
+    if arms.empty:
+        return None
+    clipped = _clipped(arms)
+    arms = arms.assign(place=range(len(arms), 0, -1), shown=clipped.shown, beyond=clipped.beyond)
+    plot = go.Figure(layout=_layout(arms))
+    kinds = {name: arms["kind"].isin(kinds) for name, (kinds, _, _) in _GROUPS.items()}
+    for name, (_, color, symbol) in _GROUPS.items():
+        _add(plot, arms[kinds[name]], name, color, symbol)
+    _add(plot, arms[~kinds["GradNorm"] & ~kinds["static search"]], "other", REFERENCE, "square")
+    for _, row in arms.iterrows():
+        plot.add_annotation(
+            text=_name(row), x=0, xref="paper", xanchor="left", y=row["place"], yshift=13, showarrow=False
+        )
+    for value in arms.loc[arms["best_static"], "shown"]:
+        plot.add_vline(value, line={"color": STATIC, "dash": "dash", "width": 1.5}, layer="below")
+    return plot
+
+
+def _scored(data: ReportData) -> pd.DataFrame:
+    arms = data.comparison.arms
+    return arms[arms["score_test"].notna()]
+
+
+def _clipped(arms: pd.DataFrame) -> Clipped:
+    return clip(arms["score_test"], keep=arms.loc[arms["best_static"] | arms["recommended"], "score_test"])
+
+
+def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str) -> None:
+    if arms.empty:
+        return
+    error = {
+        "array": (arms["high"] - arms["score_test"]).mask(arms["beyond"]).fillna(0),
+        "arrayminus": (arms["score_test"] - arms["low"]).mask(arms["beyond"]).fillna(0),
+        "thickness": 2,
+        "width": 5,
+    }
+    hover = [
+        f"{plain(arm_label(row['arm']))}<br>score {signed(row['score_test'])}<br>"
+        f"95% interval {bounds(row['low'], row['high'])}<br>{row['seeds']} seeds"
+        for _, row in arms.iterrows()
+    ]
+    symbols = ["triangle-right" if beyond else symbol for beyond in arms["beyond"]]
+    marker = {"color": color, "symbol": symbols, "size": 10}
+    plot.add_scatter(
+        x=arms["shown"], y=arms["place"], mode="markers", name=name, marker=marker, error_x=error,
+        hovertext=hover, hoverinfo="text",
+    )  # fmt: skip
+
+
+def _name(row: pd.Series) -> str:
+    """The arm's label with what marks it; bold if recommended."""
+    label = plain(arm_label(row["arm"]))
+    marks = [name for name in ("recommended", "best_static") if row[name]]
+    text = f"<b>{label}</b>" if row["recommended"] else label
+    text += f" · {', '.join(marks).replace('_', ' ')}" if marks else ""
+    return text + (f" · {signed(row['score_test'])}" if row["beyond"] else "")
+
+
+def _layout(arms: pd.DataFrame) -> dict[str, object]:
+    reached = arms.loc[~arms["beyond"]]
+    low, high = reached[["low", "shown"]].min().min(), reached[["high", "shown"]].max().max()
+    high = max(float(high), float(arms["shown"].max()))
+    pad = 0.06 * (high - low) or 1.0
+    return blank(
+        height=90 + _ROW * len(arms),
+        xaxis={"title": {"text": "score on test, %"}, "range": [low - pad, high + pad]},
+        yaxis={"visible": False, "range": [0.5, len(arms) + 0.75]},
+    )

@@ -1,0 +1,126 @@
+"""Three tasks: the plane of centred log-ratios, where straight distance is the Aitchison distance."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from hpo.compare import weights_of
+from hpo.report.data import ReportData, Vector, best_runs, best_static, centred_log_ratios, weight_columns
+from hpo.report.figures.style import REFERENCE, SCALE, STATIC, blank, clip, plain, recipe_style, thinned, weights_text
+from hpo.report.labels import arm_label
+from hpo.report.numbers import signed
+
+_ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the two others shrink alike
+_RAYS: Vector = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_PATH_POINTS = 300
+
+
+def plane(data: ReportData, points: pd.DataFrame) -> go.Figure:
+    """Static points coloured by score, the paths of w(t), E_t[w] and the best static arm."""
+    w = weight_columns(points, data.comparison.tasks, "geometric")
+    places = _places(w)
+    marked = _marked(data)
+    every = np.vstack([places, *(_places(weights)[None] for weights in marked.values())])
+    reach = 1.12 * float(np.nanmax(np.linalg.norm(every, axis=1)))
+    plot = go.Figure(layout=_layout(reach))
+    _add_frame(plot, data, reach)
+    _add_points(plot, data, points, places, w)
+    _add_paths(plot, data)
+    _add_marked(plot, data, marked)
+    return plot
+
+
+def _places(w: ArrayLike) -> Vector:
+    """Weights (..., 3) as places (..., 2): ``sqrt(2/3) sum_i clr_i u_i`` with unit rays u_i keeps distances."""
+    places: Vector = math.sqrt(2 / 3) * centred_log_ratios(w) @ _RAYS
+    return places
+
+
+def _marked(data: ReportData) -> dict[str, Vector]:
+    """The weights that stand out: E_t[w] by recipe, and the best static arm under the empty name."""
+    runs, best = best_runs(data.comparison), best_static(data.comparison)
+    found = {recipe: weights_of(run, data.comparison.tasks, "geometric") for recipe, run in runs.items()}
+    return found | ({"": best.weights} if best is not None else {})
+
+
+def _add_frame(plot: go.Figure, data: ReportData, reach: float) -> None:
+    """Rays with the tasks' names, rings with the factor by which one weight exceeds the two others."""
+    turn = np.linspace(0, 2 * np.pi, 90)
+    frame = {"color": REFERENCE, "width": 0.7}
+    for power in range(1, int(reach * math.sqrt(1.5) / math.log(10)) + 1):
+        radius = power * math.log(10) / math.sqrt(1.5)
+        plot.add_scatter(
+            x=radius * np.cos(turn), y=radius * np.sin(turn), mode="lines", line=frame, opacity=0.5,
+            hoverinfo="skip", showlegend=False,
+        )  # fmt: skip
+        plot.add_annotation(
+            x=0, y=-radius, text=f"\N{MULTIPLICATION SIGN} {10**power:,}", showarrow=False, yshift=-8, font_size=11
+        )
+    for ray, task in zip(_RAYS, data.comparison.tasks, strict=True):
+        x, y = reach * ray
+        plot.add_scatter(
+            x=[0, x], y=[0, y], mode="lines", line=frame, opacity=0.5, hoverinfo="skip", showlegend=False
+        )
+        anchor = "center" if abs(ray[0]) < 0.1 else "left" if ray[0] < 0 else "right"
+        side = {"yanchor": "bottom"} if ray[1] > 0 else {"yanchor": "top"}
+        plot.add_annotation(
+            x=x, y=y, text=f"more weight on <b>{plain(task)}</b>", showarrow=False, xanchor=anchor, **side
+        )
+
+
+def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places: Vector, w: Vector) -> None:
+    texts = weights_text(w, data.comparison.tasks)
+    hover = [
+        f"{plain(arm_label(arm))}<br>score {signed(score)}<br>{text}"
+        for arm, score, text in zip(points["arm"], points["score"], texts, strict=True)
+    ]
+    bar = {
+        "title": {"text": "score on validation, %", "side": "top"},
+        "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
+    }  # fmt: skip
+    marker = {
+        "color": points["score"][::-1], "colorscale": SCALE, "cmin": points["score"].min(),
+        "cmax": clip(points["score"]).top, "size": 11, "line": {"color": REFERENCE, "width": 1}, "colorbar": bar,
+    }  # fmt: skip
+    x, y = places[::-1].T  # the best on top
+    plot.add_scatter(
+        x=x, y=y, mode="markers", marker=marker, name="static point", hovertext=hover[::-1], hoverinfo="text",
+        showlegend=False,
+    )  # fmt: skip
+
+
+def _add_paths(plot: go.Figure, data: ReportData) -> None:
+    recipes = best_runs(data.comparison)
+    for recipe, table in data.trajectories.items():
+        if recipe in recipes and len(table):
+            w = thinned(table, _PATH_POINTS)[[f"w/{task}" for task in data.comparison.tasks]].to_numpy(dtype=float)
+            line = {"color": recipe_style(recipe, recipes)[0], "width": 1.5}
+            x, y = _places(w).T
+            plot.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+
+
+def _add_marked(plot: go.Figure, data: ReportData, marked: dict[str, Vector]) -> None:
+    recipes = best_runs(data.comparison)
+    for recipe, w in marked.items():
+        (x, y), text = _places(w), weights_text(w[None], data.comparison.tasks)[0]
+        if recipe:
+            color, symbol = recipe_style(recipe, recipes)
+            name, size = f"E_t[w], {plain(recipe)} recipe", 14
+        else:
+            color, symbol, name, size = STATIC, "circle-open", "best static arm", 20
+        marker = {"color": color, "symbol": symbol, "size": size, "line": {"width": 3 if not recipe else 1}}
+        plot.add_scatter(
+            x=[x], y=[y], mode="markers", name=name, marker=marker, hovertext=f"{name}<br>{text}", hoverinfo="text"
+        )
+
+
+def _layout(reach: float) -> dict[str, object]:
+    hidden = {"visible": False, "range": [-1.12 * reach, 1.12 * reach]}
+    return blank(
+        height=560, xaxis=hidden, yaxis={**hidden, "scaleanchor": "x", "range": [-0.75 * reach, 1.15 * reach]}
+    )

@@ -1,0 +1,47 @@
+"""The static points by score, among them the best one and E_t[w]: a line, a plane or profiles, as T asks."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from hpo.report.data import ReportData, static_points
+from hpo.report.figures.points_line import line
+from hpo.report.figures.points_plane import plane
+from hpo.report.figures.points_profiles import profiles
+from hpo.report.figures.style import clip, clip_note
+
+TITLE = "Where the good weights are"
+MISSING = "The static search has no scored point yet."
+WIDE = False
+_CAPTIONS = {
+    2: "A static point's score against the ratio of its two weights; vertical lines are GradNorm's E_t[w] "
+    "(geometric average).",
+    3: "A step in any direction multiplies ratios of weights, so this is the simplex in log-ratios: the centre is "
+    "equal weights, and on a ring a task has 10, 100, ... times the weight of the other two where its ray crosses "
+    "it. Thin lines are the paths of w(t), large markers their geometric average E_t[w].",
+}
+_PROFILES = (
+    "Each line is a static point: its weights relative to their geometric mean; thick lines are the best static "
+    "point and GradNorm's E_t[w] (geometric average)."
+)
+
+
+def caption(data: ReportData) -> str:
+    """How to read it."""
+    T = len(data.comparison.tasks)
+    clipped = clip(static_points(data.comparison)["score"])
+    note = (
+        clip_note(clipped)
+        if T == 2
+        else " The colour scale ends where scores are far out." * bool(clipped.beyond.any())
+    )
+    return _CAPTIONS.get(T, _PROFILES) + note
+
+
+def figure(data: ReportData) -> go.Figure | None:
+    """Drawn in the form that shows T weights best."""
+    points = static_points(data.comparison)
+    if points.empty:
+        return None
+    draw = {2: line, 3: plane}.get(len(data.comparison.tasks), profiles)
+    return draw(data, points)

@@ -1,0 +1,127 @@
+"""What the figures share: colours that colour-blind readers tell apart, light and dark templates, clipping.
+
+The colours (after Okabe and Ito, "Color Universal Design", 2008) have a contrast of 3 or more against both the white
+and the dark page, so that only text and lines of the frame change with the scheme.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+
+STATIC = "#0077BB"
+REFERENCE = "#808080"
+RECIPES = ("#D55E00", "#AA6FAE", "#009E73")
+TASKS = ("#0077BB", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
+SYMBOLS = ("diamond", "square", "cross")
+DASHES = ("solid", "dash", "dot")
+SCALE = "Cividis"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def plain(text: str) -> str:
+    """Text that Plotly shows as it is, where it would read tags."""
+    return html.escape(text, quote=False)
+
+
+def recipe_style(recipe: str, recipes: Iterable[str]) -> tuple[str, str]:
+    """The colour and the marker of a recipe, the same in every figure."""
+    place = sorted(recipes).index(recipe)
+    return RECIPES[place % len(RECIPES)], SYMBOLS[place % len(SYMBOLS)]
+
+
+def task_line(place: int) -> dict[str, str]:
+    """The colour and the dash of a task's line; with more tasks than colours, dashes tell them apart."""
+    return {"color": TASKS[place % len(TASKS)], "dash": DASHES[place // len(TASKS) % len(DASHES)]}
+
+
+def blank(height: int, **layout: Any) -> dict[str, Any]:
+    """The layout that every figure starts from; its colours come with the template when the page draws it."""
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+    return {
+        "template": go.layout.Template(),
+        "height": height,
+        "margin": {"l": 10, "r": 16, "t": 44, "b": 10},
+        "legend": legend,
+        "hovermode": "closest",
+    } | layout
+
+
+def template(ink: str, muted: str, grid: str, surface: str) -> dict[str, Any]:
+    """A Plotly template of four colours: text, axis text, grid lines, and what lies behind hover labels."""
+    axis = {
+        "gridcolor": grid,
+        "zerolinecolor": grid,
+        "zerolinewidth": 1,
+        "linecolor": grid,
+        "tickfont": {"color": muted, "size": 12},
+        "title": {"font": {"color": muted, "size": 13}, "standoff": 8},
+        "automargin": True,
+    }
+    return {
+        "layout": {
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": FONT, "size": 13, "color": ink},
+            "hoverlabel": {"bgcolor": surface, "bordercolor": grid, "font": {"color": ink, "family": FONT}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "coloraxis": {"colorbar": {"outlinewidth": 0}},
+            "annotationdefaults": {"font": {"color": ink, "size": 12}, "arrowcolor": muted},
+            "shapedefaults": {"line": {"color": muted}},
+        }
+    }
+
+
+TEMPLATES = {
+    "light": template(ink="#1a2027", muted="#55606b", grid="#dfe4e9", surface="#ffffff"),
+    "dark": template(ink="#e8ecf0", muted="#a3adb8", grid="#343c45", surface="#20262d"),
+}
+
+
+class Clipped(NamedTuple):
+    """Values no further out than ``top``; ``beyond`` marks those that were."""
+
+    shown: NDArray[np.float64]
+    beyond: NDArray[np.bool_]
+    top: float
+
+
+def clip(values: ArrayLike, keep: Iterable[float] = ()) -> Clipped:
+    """Pull far-out high values in, so that one bad arm does not press all others onto a line.
+
+    ``top`` is the third quartile plus three times the distance from it to the minimum (scores are skewed: only
+    the good side is of interest), or the largest value where that is lower; ``keep`` are values that stay in.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    known = x[np.isfinite(x)]
+    if not len(known):
+        return Clipped(x, np.zeros(len(x), dtype=bool), float("nan"))
+    low, middle = np.quantile(known, [0.0, 0.5])
+    top = min(float(known.max()), max(float(middle + 2 * (middle - low)), *keep, float(low)))
+    return Clipped(np.minimum(x, top), x > top, top)
+
+
+def clip_note(clipped: Clipped) -> str:
+    """What the caption says of values out of range."""
+    count = int(clipped.beyond.sum())
+    return f" {count} beyond the range shown lie at its edge as triangles." if count else ""
+
+
+def weights_text(trials: NDArray[np.float64], tasks: Iterable[str]) -> list[str]:
+    """For each row of weights its hover lines."""
+    names = [plain(task) for task in tasks]
+    return ["<br>".join(f"w {n} {v:.3g}" for n, v in zip(names, row, strict=True)) for row in trials]
+
+
+def thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """About so many rows of a table, evenly spaced, the last among them."""
+    if len(table) <= rows:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, rows).round().astype(int))]

@@ -1,0 +1,92 @@
+"""w(t) of each recipe's best alpha, its averages and the best static weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hpo.compare import AVERAGES, weights_of
+from hpo.report.data import ReportData, best_runs, best_static
+from hpo.report.figures.style import blank, plain, task_line, thinned
+
+TITLE = "How GradNorm moved the weights"
+MISSING = "No trajectory of a GradNorm run is at hand."
+WIDE = True
+_POINTS = 600  # of a curve; more would only make the page heavy
+_SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square"), strict=True))
+
+
+def caption(_: ReportData) -> str:
+    """How to read it."""
+    return (
+        "w(t) over the steps of the best run of each recipe; right of it E_t[w], averaged in three ways. "
+        "Where markers lie on the dashed line of their colour, GradNorm found the best static weights."
+    )
+
+
+def figure(data: ReportData) -> go.Figure | None:
+    """A row a recipe: curves on the left, averages on the right, both over the best static weights."""
+    recipes = {recipe: table for recipe, table in sorted(data.trajectories.items()) if len(table)}
+    if not recipes:
+        return None
+    runs = best_runs(data.comparison)
+    plot = make_subplots(
+        rows=len(recipes), cols=2, shared_yaxes=True, column_widths=[0.8, 0.2], horizontal_spacing=0.02,
+        vertical_spacing=0.16 / len(recipes) + 0.02 * (len(recipes) > 1),
+    )  # fmt: skip
+    for row, (recipe, table) in enumerate(recipes.items(), 1):
+        _add_curves(plot, row, table, data)
+        _add_averages(plot, row, runs.get(recipe), data)
+        _add_title(plot, row, recipe, runs.get(recipe))
+        plot.update_xaxes(title_text="step", row=row, col=1)
+        plot.update_xaxes(tickangle=-40, range=[-0.6, len(AVERAGES) - 0.4], row=row, col=2)
+    plot.update_layout(blank(height=70 + 320 * len(recipes)))
+    plot.update_layout(margin_t=80)
+    plot.update_yaxes(type="log", dtick=1, exponentformat="power", title_text="w", col=1)
+    plot.update_yaxes(type="log", dtick=1, col=2)
+    return plot
+
+
+def _add_curves(plot: go.Figure, row: int, table: pd.DataFrame, data: ReportData) -> None:
+    table = thinned(table, _POINTS)
+    static = best_static(data.comparison)
+    for place, task in enumerate(data.comparison.tasks):
+        w, line = table[f"w/{task}"], task_line(place)
+        name = plain(task)
+        plot.add_scatter(
+            x=table["step"], y=w.where(w > 0), mode="lines", name=name, legendgroup=name, showlegend=row == 1,
+            line={**line, "width": 2}, hovertemplate=f"{name}<br>step %{{x}}: w %{{y:.3g}}<extra></extra>",
+            row=row, col=1,
+        )  # fmt: skip
+        if static is not None and np.isfinite(static.weights[place]):
+            level = {"color": line["color"], "dash": "dash", "width": 1.2}
+            plot.add_hline(static.weights[place], line=level, layer="below", row=row, col="all")
+    if static is not None and row == 1:
+        key = {"color": "#808080", "dash": "dash", "width": 1.2}
+        plot.add_scatter(x=[None], y=[None], mode="lines", name="best static weights", line=key, row=1, col=1)
+
+
+def _add_averages(plot: go.Figure, row: int, run: pd.Series | None, data: ReportData) -> None:
+    if run is None:
+        return
+    tasks = data.comparison.tasks
+    values = {average: weights_of(run, tasks, average) for average in AVERAGES}
+    for place, task in enumerate(tasks):
+        marker = {"color": task_line(place)["color"], "size": 9, "symbol": list(_SYMBOLS.values())}
+        name = plain(task)
+        plot.add_scatter(
+            x=list(AVERAGES), y=[values[average][place] for average in AVERAGES], mode="markers", marker=marker,
+            legendgroup=name, showlegend=False, row=row, col=2,
+            hovertemplate=f"{name}<br>%{{x}} average: w %{{y:.3g}}<extra></extra>",
+        )  # fmt: skip
+
+
+def _add_title(plot: go.Figure, row: int, recipe: str, run: pd.Series | None) -> None:
+    alpha = "" if run is None else f", alpha {run['alpha']:.3g}"
+    axis = plot.get_subplot(row, 1).yaxis
+    plot.add_annotation(
+        text=f"<b>{plain(recipe)} recipe{alpha}</b>", x=0, xref="paper", xanchor="left", y=axis.domain[1],
+        yref="paper", yanchor="bottom", yshift=4, showarrow=False,
+    )  # fmt: skip

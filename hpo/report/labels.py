@@ -1,0 +1,38 @@
+"""Arms in words: "GradNorm static (robust recipe, tail average)" for ``gradnorm_static/robust/tail``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_RULES = {"loss": "1 / first loss", "gradient": "1 / first gradient norm"}
+
+
+def arm_label(arm: str) -> str:
+    """An arm's key as a person says it; a key of unknown form comes back as it is."""
+    kind, *rest = arm.split("/", 2)
+    words = _WORDS.get((kind, len(rest)))
+    return words(*rest) if words else arm
+
+
+def _settings(text: str) -> str:
+    """``alpha=0.5123,lr=0.01`` as "alpha 0.512, lr 0.01"."""
+    pairs = (part.partition("=") for part in text.split(","))
+    return ", ".join(f"{name} {_short(value)}".strip() for name, _, value in pairs)
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.3g}"
+    except ValueError:
+        return value
+
+
+_WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) -> words
+    ("static", 1): "static point {}".format,
+    ("equal", 0): "equal weights".format,
+    ("uncertainty", 0): "uncertainty weighting".format,
+    ("single_task", 1): "single task {}".format,
+    ("frozen", 1): lambda rule: f"frozen weights ({_RULES.get(rule, rule)})",
+    ("gradnorm", 2): lambda recipe, settings: f"GradNorm ({recipe} recipe, {_settings(settings)})",
+    ("gradnorm_static", 2): "GradNorm static ({} recipe, {} average)".format,
+}

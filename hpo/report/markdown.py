@@ -1,0 +1,52 @@
+"""The report as Markdown: what the page says, without its figures."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pandas as pd
+
+from hpo.report.data import ReportData, recommended_weights
+from hpo.report.sections import STUDY_FILE, facts, sections
+from hpo.report.tables import definitions, trials_table
+from hpo.report.words import headline, recommendation, sentences
+
+
+def markdown(data: ReportData) -> str:
+    """The whole report as Markdown."""
+    comparison = data.comparison
+    found, cost = sentences(comparison)
+    parts = [f"# {_text(data.study)}: {headline(comparison)}", _text(found), _text(cost)]
+    parts += [f"**{_text(recommendation(comparison))}**"]
+    weights = recommended_weights(comparison)
+    parts += [_fence(json.dumps(weights, indent=2), "json")] if weights else []
+    if comparison.alarms:
+        parts += ["## Alarms", "\n".join(f"- {_text(alarm)}" for alarm in comparison.alarms)]
+    for section in sections(data):
+        parts += [f"## {section.title}", _text(section.caption), _table(section.table)]
+    parts += ["## What the numbers mean", definitions(comparison)]
+    parts += ["## Provenance", "\n".join(f"- {_text(name)}: {_text(value)}" for name, value in facts(data).items())]
+    if STUDY_FILE in data.provenance:
+        parts += ["### Study file", _fence(data.provenance[STUDY_FILE], "yaml")]
+    parts += ["## Trials", _table(trials_table(data))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: pd.DataFrame) -> str:
+    if table.empty:
+        return "Nothing yet."
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows)
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, no table cell ended early."""
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", one_line)
+
+
+def _fence(text: str, language: str) -> str:
+    """A code block whose fence is longer than any in the text."""
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"

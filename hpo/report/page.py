@@ -1,0 +1,120 @@
+"""The report as one HTML file that asks no server for anything."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from plotly.offline import get_plotlyjs
+
+from hpo.compare import Comparison
+from hpo.report.data import ReportData, recommended_weights
+from hpo.report.figures import FIGURES
+from hpo.report.figures.style import TEMPLATES
+from hpo.report.labels import arm_label
+from hpo.report.numbers import NOTHING, bounds, ratio, signed
+from hpo.report.sections import STUDY_FILE, facts, sections
+from hpo.report.tables import NOTES, definitions, trials_table
+from hpo.report.words import headline, recommendation, sentences
+
+
+class Tile(NamedTuple):
+    """One of the numbers at the top of the page."""
+
+    number: str
+    what: str
+
+
+class Panel(NamedTuple):
+    """A figure as the page shows it; ``missing`` says why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    wide: bool
+    height: int
+    missing: str
+
+
+def page(data: ReportData) -> str:
+    """The whole page."""
+    comparison = data.comparison
+    panels, drawn = _figures(data)
+    return _template().render(
+        study=data.study,
+        verdict=comparison.verdict.kind,
+        headline=headline(comparison),
+        sentences=sentences(comparison),
+        recommendation=recommendation(comparison),
+        recommended=arm_label(comparison.recommended),
+        weights=json.dumps(recommended_weights(comparison), indent=2) if comparison.recommended else "",
+        tiles=_tiles(comparison),
+        alarms=comparison.alarms,
+        definitions=definitions(comparison),
+        sections=sections(data),
+        notes=NOTES,
+        panels=panels,
+        trials=trials_table(data),
+        facts=facts(data),
+        study_file=data.provenance.get(STUDY_FILE, ""),
+        figures=_json(drawn),
+        templates=_json(TEMPLATES),
+        plotly=get_plotlyjs(),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("hpo.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("page.html.j2")
+
+
+def _figures(data: ReportData) -> tuple[list[Panel], dict[str, object]]:
+    """What stands where a figure goes, and for those there are Plotly's JSON."""
+    panels, drawn = [], {}
+    for name, module in FIGURES.items():
+        figure = module.figure(data)
+        if figure is None:
+            panels.append(Panel(name, module.TITLE, "", False, 0, module.MISSING))
+        else:
+            caption = module.caption(data)
+            panels.append(Panel(name, module.TITLE, caption, module.WIDE, figure.layout.height, ""))
+            drawn[name] = json.loads(figure.to_json())
+    return panels, drawn
+
+
+def _json(content: object) -> str:
+    """JSON that cannot end the script element around it."""
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _tiles(comparison: Comparison) -> list[Tile]:
+    regret = comparison.verdict.regret
+    interval = bounds(regret.low, regret.high)
+    known = f"regret, percentage points (95% interval {interval})" if interval != NOTHING else "regret"
+    tiles = [Tile(signed(regret.mean), known), *_cost_tiles(comparison)]
+    near = comparison.distances.sort_values("aitchison").head(1)
+    tiles += [Tile(ratio(f), "off by this factor: E_t[w] from the best static weights") for f in near["factor"]]
+    return [tile for tile in tiles if tile.number != NOTHING]
+
+
+def _cost_tiles(comparison: Comparison) -> list[Tile]:
+    cost = comparison.cost
+    ways = cost[cost["way"].str.startswith("GradNorm") & (cost["trials"] > 0)]
+    sweeps = ways[ways["way"] == "GradNorm, all alpha sweeps"]
+    return [
+        Tile(
+            f"{ratio(row[f'{unit}_ratio'])} \N{MULTIPLICATION SIGN}",
+            f"the static search's {unit}, all alpha sweeps",
+        )
+        for _, row in sweeps.iterrows()
+        for unit in ("steps", "seconds")
+    ]

@@ -1,0 +1,193 @@
+"""The comparison as tables for people (text in every cell), and as tables for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from hpo.compare import Comparison
+from hpo.report.data import ReportData
+from hpo.report.labels import arm_label
+from hpo.report.numbers import (
+    NOTHING,
+    bounds,
+    count,
+    duration,
+    metric,
+    ratio,
+    signed,
+    signed_with_bounds,
+    weight,
+)
+
+NOTES = "Notes"  # the column whose words the page shows as badges
+_REFERENCE = "single_task"
+_TRIAL_COLUMNS = ["phase", "arm", "seed", "status", "score_val", "score_test", "steps", "seconds", "identity"]
+
+
+def arms_table(data: ReportData) -> pd.DataFrame:
+    """One row an arm, best validation score first; single-task networks, which define the score, left out."""
+    comparison = data.comparison
+    arms = comparison.arms[comparison.arms["kind"] != _REFERENCE]
+    planned = int(arms["seeds"].max()) if len(arms) else 0
+    lost = _lost(data)
+    rows = [_arm_row(row, comparison, planned, lost.get(row["arm"], [])) for _, row in arms.iterrows()]
+    known = set(comparison.arms["arm"])
+    rows += [{"Arm": arm_label(arm), NOTES: ", ".join(notes)} for arm, notes in lost.items() if arm not in known]
+    return pd.DataFrame(rows).fillna(NOTHING) if rows else pd.DataFrame(columns=["Arm", NOTES])
+
+
+def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[str]) -> dict[str, str]:
+    marks = [("recommended", row["recommended"]), ("best static", row["best_static"])]
+    marks += [("best GradNorm", row["arm"] == comparison.verdict.arm)]
+    notes = [name for name, applies in marks if applies] + lost
+    if row["seeds"] < planned:
+        notes.append(f"{row['seeds']} of {planned} seeds")
+    return {
+        "Arm": arm_label(row["arm"]),
+        NOTES: ", ".join(notes),
+        "Seeds": count(row["seeds"]),
+        "Score, validation": signed(row["score_val"]),
+        "Score, test (95% interval)": signed_with_bounds(row["score_test"], row["low"], row["high"]),
+        "Regret (95% interval)": signed_with_bounds(row["regret"], row["regret_low"], row["regret_high"]),
+        "Against best static": row["verdict"] or NOTHING,
+        **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
+    }
+
+
+def _lost(data: ReportData) -> dict[str, list[str]]:
+    """For each confirm arm what became of the trials that did not finish, as "diverged: seed 2"."""
+    if data.unfinished.empty:
+        return {}
+    trials = data.unfinished[data.unfinished["phase"] == "confirm"]
+    return {
+        str(arm): [f"{status}: seed {_listed(some['seed'])}" for status, some in group.groupby("status")]
+        for arm, group in trials.groupby("arm")
+    }
+
+
+def _listed(values: pd.Series) -> str:
+    return " and ".join(str(value) for value in sorted(values))
+
+
+def metrics_table(data: ReportData) -> pd.DataFrame:
+    """For each arm its metrics on the test split, mean over seeds; the single-task networks in the first row."""
+    arms = data.comparison.arms
+    if arms.empty:
+        return pd.DataFrame()
+    heads = {task: _metric_head(task, data) for task in data.comparison.tasks}
+    reference = {
+        head: metric(float(value))
+        for task, head in heads.items()
+        for value in arms.loc[arms["arm"] == f"{_REFERENCE}/{task}", f"test/{task}"]
+    }
+    rows = [{"Arm": "single-task networks", **reference}] if reference else []
+    for _, row in arms[arms["kind"] != _REFERENCE].iterrows():
+        rows.append(
+            {"Arm": arm_label(row["arm"])} | {head: metric(row[f"test/{task}"]) for task, head in heads.items()}
+        )
+    return pd.DataFrame(rows, columns=["Arm", *heads.values()]).fillna(NOTHING)
+
+
+def _metric_head(task: str, data: ReportData) -> str:
+    better = "lower" if data.comparison.directions[task] > 0 else "higher"
+    return f"{task}: {data.metrics.get(task, 'metric')} ({better} is better)"
+
+
+def cost_table(comparison: Comparison) -> pd.DataFrame:
+    """What each way to find weights took, and how many times the static search that is."""
+    return pd.DataFrame(
+        {
+            "Way to find weights": row["way"],
+            "Trials": count(row["trials"]),
+            "Steps": count(row["steps"]),
+            "Steps, times static": ratio(row["steps_ratio"]),
+            "Time": duration(row["seconds"]),
+            "Time, times static": ratio(row["seconds_ratio"]),
+        }
+        for _, row in comparison.cost.iterrows()
+        if row["trials"]
+    )
+
+
+def distances_table(comparison: Comparison) -> pd.DataFrame:
+    """How far E_t[w] of each recipe's best alpha is from the best static weights."""
+    return pd.DataFrame(
+        {
+            "Recipe": row["recipe"],
+            "E_t[w], average": row["average"],
+            "alpha": weight(row["alpha"]),
+            "Aitchison distance": weight(row["aitchison"]),
+            "L2 distance": weight(row["l2"]),
+            "Off by a factor of": ratio(row["factor"]),
+            **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
+        }
+        for _, row in comparison.distances.iterrows()
+    )
+
+
+def ranks_table(comparison: Comparison) -> pd.DataFrame:
+    """Where one run of each recipe's best alpha would stand among the static points."""
+    return pd.DataFrame(
+        {
+            "Recipe": row["recipe"],
+            "Best alpha": weight(row["alpha"]),
+            "Score, validation": signed(row["score"]),
+            "Rank": f"{row['rank']} of {row['points'] + 1}",
+        }
+        for _, row in comparison.ranks.iterrows()
+    )
+
+
+def trials_table(data: ReportData) -> pd.DataFrame:
+    """Every trial in a line; ``Run`` holds its MLflow run's link."""
+    return pd.DataFrame(_trial_rows(all_trials(data), data.run_links))
+
+
+def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for _, row in trials.iterrows():
+        yield {
+            "Phase": row["phase"],
+            "Arm": arm_label(row["arm"]),
+            "Seed": str(row["seed"]),
+            "Status": row["status"],
+            "Score, validation": signed(row["score_val"]),
+            "Score, test": signed(row["score_test"]),
+            "Steps": count(row["steps"]),
+            "Time": duration(row["seconds"]),
+            "Identity": row["identity"],
+            "Run": links.get(row["identity"], NOTHING),
+        }
+
+
+def all_trials(data: ReportData) -> pd.DataFrame:
+    """Every trial with its numbers as they are: ``score_val``, ``score_test`` and the columns given to `compare`."""
+    search = data.comparison.search.rename(columns={"score": "score_val"})
+    whole = pd.concat([part for part in (search, data.comparison.confirm, data.unfinished) if len(part)] or [search])
+    whole = whole.drop_duplicates("identity").reindex(columns=list(dict.fromkeys([*_TRIAL_COLUMNS, *whole.columns])))
+    return whole.reset_index(drop=True)
+
+
+def arms_numbers(comparison: Comparison) -> pd.DataFrame:
+    """The arms with their numbers as they are, and their label."""
+    labels = [arm_label(arm) for arm in comparison.arms["arm"]]
+    table = comparison.arms.copy()
+    table.insert(1, "label", labels)
+    return table
+
+
+def definitions(comparison: Comparison) -> str:
+    """What the numbers in the tables mean."""
+    return (
+        "A score is the mean over tasks of the relative change against single-task networks, in percent; lower is "
+        "better, and below 0 the multitask network beats them. Regret is an arm's score minus the score of the best "
+        "static arm, paired by seed, in percentage points. Arms are chosen on validation and read on test, on seeds "
+        f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent."
+    )
+
+
+def interval_text(comparison: Comparison) -> str:
+    """The 95% interval of the verdict's regret."""
+    return bounds(comparison.verdict.regret.low, comparison.verdict.regret.high)

@@ -1,0 +1,119 @@
+"""The verdict in words: what was found, what it cost, what to do. Plain when GradNorm loses or costs more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from hpo.compare import Comparison, Verdict
+from hpo.report.data import recommended_weights
+from hpo.report.labels import arm_label
+from hpo.report.numbers import bounds, duration, ratio, signed
+
+_HEADLINES = {
+    "better": "GradNorm beats the static search",
+    "equivalent": "GradNorm matches the static search",
+    "worse": "GradNorm loses to the static search",
+    "inconclusive": "Inconclusive: more seeds are needed",
+    "none": "No verdict yet",
+}
+_FINDINGS = {
+    "better": "{arm} is better than {static}, the best static arm: {regret}.",
+    "equivalent": "{arm} is equivalent to {static}, the best static arm, within a margin of {margin}: {regret}.",
+    "worse": "GradNorm loses: {arm} is worse than {static}, the best static arm: {regret}.",
+    "inconclusive": "Whether {arm} is better or worse than {static}, the best static arm, is open: {regret}; {gap}.",
+}
+
+
+def headline(comparison: Comparison) -> str:
+    """The verdict in a few words."""
+    return _HEADLINES[comparison.verdict.kind]
+
+
+def sentences(comparison: Comparison) -> tuple[str, str]:
+    """What was found on the test split, and what finding weights cost."""
+    return _finding(comparison), _cost(comparison)
+
+
+def recommendation(comparison: Comparison) -> str:
+    """What to do, in one line."""
+    weights = recommended_weights(comparison)
+    if not weights:
+        return "Nothing to train with yet: let the study come to its end (the same command again resumes it)."
+    listed = ", ".join(f"{task} {value:g}" for task, value in weights.items())
+    advice = f"Train with {arm_label(comparison.recommended)}: {listed}."
+    return f"{advice} {_CAUTIONS[comparison.verdict.kind]}".strip()
+
+
+_CAUTIONS = {
+    "better": "",
+    "equivalent": "",
+    "worse": "",
+    "inconclusive": "It is the best on validation so far; raise `seeds` in the study file for a verdict.",
+    "none": "It is the best on validation so far; the same command again resumes the study.",
+}
+
+
+def _finding(comparison: Comparison) -> str:
+    verdict, margin = comparison.verdict, comparison.margin
+    if verdict.kind == "none":
+        return f"There is no verdict yet: {verdict.reason}."
+    text = _FINDINGS[verdict.kind].format(
+        arm=arm_label(verdict.arm),
+        static=arm_label(verdict.static),
+        margin=f"{margin:g}",
+        regret=_regret(verdict, margin),
+        gap=_gap(verdict, margin),
+    )
+    return text[0].upper() + text[1:]
+
+
+def _regret(verdict: Verdict, margin: float) -> str:
+    mean, low, high, seeds = verdict.regret
+    interval = f"95% interval {bounds(low, high)}, " if math.isfinite(low) else ""
+    plural = "seed" if seeds == 1 else "seeds"
+    told = "" if verdict.kind == "equivalent" else f", margin {margin:g}"
+    return f"regret {signed(mean)} percentage points ({interval}{seeds} {plural}, test split{told})"
+
+
+def _gap(verdict: Verdict, margin: float) -> str:
+    """What an inconclusive verdict lacks."""
+    _, low, high, seeds = verdict.regret
+    if not math.isfinite(low):
+        return "one seed gives no interval"
+    needed = math.ceil(seeds * ((high - low) / 2 / margin) ** 2)
+    if needed <= seeds:
+        return "the interval holds both 0 and regrets beyond the margin"
+    return f"the interval is wider than the margin, and about {needed:,} seeds would make it as narrow"
+
+
+def _cost(comparison: Comparison) -> str:
+    cost = {str(row["way"]): row for _, row in comparison.cost.iterrows()}
+    static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
+    if not static["trials"] or not sweeps["trials"]:
+        missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["trials"]]
+        return f"The cost cannot be compared yet: no trial of the {' or the '.join(missing)} is there."
+    both = f"({duration(sweeps['seconds'])} against {duration(static['seconds'])})"
+    text = f"{_cost_opening(sweeps)} all alpha sweeps took {_times(sweeps)} {both}"
+    return f"{text}; one GradNorm run took {_times(_one_run(comparison, cost))}."
+
+
+def _cost_opening(sweeps: pd.Series) -> str:
+    more = [unit for unit in ("steps", "seconds") if sweeps[f"{unit}_ratio"] > 1]
+    if more:
+        return f"GradNorm cost more {' and more '.join(more)} than the static search:"
+    return "GradNorm cost less than the static search:"
+
+
+def _times(row: pd.Series) -> str:
+    return f"{ratio(row['steps_ratio'])} times its steps and {ratio(row['seconds_ratio'])} times its measured seconds"
+
+
+def _one_run(comparison: Comparison, cost: Mapping[str, pd.Series]) -> pd.Series:
+    """One run of the recipe that the verdict is on, or else of the first."""
+    recipes = comparison.arms.loc[comparison.arms["arm"] == comparison.verdict.arm, "recipe"].tolist()
+    wanted = [f"GradNorm {recipe}, one run" for recipe in recipes]
+    ways = [way for way in cost if way.endswith(", one run")]
+    return cost[next((way for way in wanted if way in ways), ways[0])]

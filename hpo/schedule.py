@@ -1,0 +1,203 @@
+"""Which trial runs next: the phases of a study, independent of what runs them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+
+from hpo.compare import AVERAGES, TRIAL_COLUMNS, scored_search
+from hpo.plan import PHASES, Plan, Planned, sweep_parameters
+from hpo.sweep import Sweep
+from hpo.trial import TrialResult
+
+
+class Next(Enum):
+    """What `Schedule.next` says when it has no trial to hand out."""
+
+    WAIT = "wait"  # for a result
+    FINISHED = "finished"
+
+
+class Schedule:
+    """Hands out trials in the order of the phases, as early as their inputs are there, each config once.
+
+    References and static points come first; the alpha sweeps run beside what is left of them and beside the arms of
+    the confirm phase that need no search; last come the arms that the search has chosen.
+
+    Args:
+        plan: the study's trials.
+        results: by identity what earlier launches have finished.
+        sweeps: by recipe. ``None`` runs nothing: the schedule then only reads ``results``.
+    """
+
+    def __init__(
+        self, plan: Plan, results: Mapping[str, TrialResult], sweeps: Mapping[str, Sweep] | None = None
+    ) -> None:
+        self.plan = plan
+        self.results = dict(results)
+        self._sweeps = dict(sweeps or {})
+        self._swept: list[Planned] = []
+        self._told: set[str] = set()
+        self._running: dict[str, Planned] = {}
+        self._chosen: list[Planned] | None = None
+        self._search = plan.references() + plan.static()
+        self._fixed = plan.confirm_fixed()
+        self._queue = deque(self._search)
+        self._later = deque(self._fixed)
+
+    def adopt(self, planned: Planned) -> None:
+        """Count a sweep trial of an earlier launch."""
+        if planned.config.identity not in {known.config.identity for known in self._swept}:
+            self._swept.append(planned)
+
+    def next(self) -> Planned | Next:
+        """The next trial to run, which then counts as running."""
+        self._settle()
+        planned = self._waiting(self._queue) or self._ask() or self._waiting(self._later)
+        if planned is None and self._choose():
+            planned = self._waiting(self._later)
+        if planned is not None:
+            self._running[planned.config.identity] = planned
+            return planned
+        return Next.WAIT if self._running else Next.FINISHED
+
+    def finished(self, identity: str, result: TrialResult) -> None:
+        """A trial reached its end, whatever its status."""
+        self._running.pop(identity, None)
+        self.results[identity] = result
+        self._settle()
+
+    def planned(self) -> Iterator[Planned]:
+        """Every trial known so far, finished or not; a config that two arms share comes under both."""
+        self._choose()
+        seen: set[tuple[str, str]] = set()
+        for planned in chain(self._search, self._swept, self._fixed, self._chosen or []):
+            place = planned.arm, planned.config.identity
+            if place not in seen:
+                seen.add(place)
+                yield planned
+
+    @property
+    def asking(self) -> bool:
+        """Whether a sweep has trials that it has not asked for yet."""
+        return any(sweep.remaining for sweep in self._sweeps.values())
+
+    def progress(self) -> dict[str, dict[str, int]]:
+        """For each phase the number of trials total, done, running and failed (diverged trials are done)."""
+        counts = {phase: {"total": 0, "done": 0, "running": 0, "failed": 0} for phase in PHASES}
+        seen: set[str] = set()
+        for planned in self.planned():
+            identity, count = planned.config.identity, counts[planned.phase]
+            if identity in seen:
+                continue
+            seen.add(identity)
+            count["total"] += 1
+            result = self.results.get(identity)
+            count["running"] += identity in self._running
+            count["done"] += result is not None and result.status != "failed"
+            count["failed"] += result is not None and result.status == "failed"
+        size = self.plan.size()
+        counts["sweep"]["total"] = max(counts["sweep"]["total"], size["sweep"][1])
+        if self._chosen is None:
+            counts["confirm"]["total"] = size["confirm"][1]
+        return counts
+
+    def table(self) -> pd.DataFrame:
+        """What `hpo.compare.compare` reads: one row for each trial with a result."""
+        return self._table(self.planned())
+
+    def _waiting(self, queue: deque[Planned]) -> Planned | None:
+        while queue:
+            planned = queue.popleft()
+            identity = planned.config.identity
+            if identity not in self.results and identity not in self._running:
+                return planned
+        return None
+
+    def _ask(self) -> Planned | None:
+        """A trial of a sweep that has not too many running to learn from those before."""
+        for recipe, sweep in self._sweeps.items():
+            while sum(p.config.settings["recipe"] == recipe for p in self._open()) < max(2, sweep.trials // 3):
+                parameters = sweep.ask()
+                if parameters is None:
+                    break
+                planned = self.plan.sweep(recipe, parameters)
+                self.adopt(planned)
+                if planned.config.identity not in self.results and planned.config.identity not in self._running:
+                    return planned
+                self._told.discard(planned.config.identity)
+                self._settle()
+        return None
+
+    def _open(self) -> list[Planned]:
+        return [planned for planned in self._running.values() if planned.phase == "sweep"]
+
+    def _settle(self) -> None:
+        """Tell the sweeps the scores that can be known: those whose single-task references have ended."""
+        open_sweep = [p for p in self._swept if self._ended(p) and p.config.identity not in self._told]
+        references = [planned for planned in self._search if planned.phase == "references"]
+        if not open_sweep or not all(self._ended(planned) for planned in references):
+            return
+        search = self._scored()
+        for planned in open_sweep:
+            identity = planned.config.identity
+            score = float(search.loc[search["identity"] == identity, "score"].iloc[0])
+            self._told.add(identity)
+            if sweep := self._sweeps.get(str(planned.config.settings["recipe"])):
+                sweep.tell(identity, score if np.isfinite(score) else None)
+
+    def _choose(self) -> bool:
+        """Plan the arms that depend on the search, once the search has ended."""
+        if self._chosen is not None:
+            return False
+        if self.asking or not all(self._ended(planned) for planned in chain(self._search, self._swept)):
+            return False
+        self._chosen = self.plan.confirm_chosen(self._scored())
+        self._later.extend(self._chosen)
+        return True
+
+    def _table(self, trials: Iterable[Planned]) -> pd.DataFrame:
+        rows = [_row(p, self.results[p.config.identity], self.plan.tasks) for p in trials if self._ended(p)]
+        return pd.DataFrame(rows, columns=_columns(self.plan.tasks))
+
+    def _ended(self, planned: Planned) -> bool:
+        return planned.config.identity in self.results
+
+    def _scored(self) -> pd.DataFrame:
+        table = self._table([*self._search, *self._swept])
+        return scored_search(table, self.plan.directions)
+
+
+def _columns(tasks: list[str]) -> list[str]:
+    groups = ("val", "test", *AVERAGES)
+    return [*TRIAL_COLUMNS, "learning_rate", *(f"{group}/{task}" for group in groups for task in tasks)]
+
+
+def _row(planned: Planned, result: TrialResult, tasks: list[str]) -> dict[str, object]:
+    config = planned.config
+    parameters = sweep_parameters(config)
+    kind, *rest = planned.arm.split("/")
+    groups = {
+        "val": result.validation,
+        "test": result.test,
+        **{name: result.averages.get(name, {}) for name in AVERAGES},
+    }
+    return {
+        "identity": config.identity,
+        "arm": planned.arm,
+        "phase": planned.phase,
+        "kind": kind,
+        "recipe": rest[0] if kind in ("gradnorm", "gradnorm_static") else "",
+        "alpha": parameters.get("alpha", np.nan),
+        "learning_rate": parameters.get("learning_rate", np.nan),
+        "seed": config.seed,
+        "status": result.status,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        **{f"{group}/{task}": values.get(task, np.nan) for group, values in groups.items() for task in tasks},
+    }

@@ -1,0 +1,52 @@
+"""The end of a study on the terminal."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hpo.compare import Comparison
+from hpo.report.numbers import NOTHING, signed
+
+MARKS = {"recommended": "bold green", "best_static": "bold"}
+
+
+def arms(comparison: Comparison) -> Table:
+    """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
+    table = Table(
+        title="Score: percent against single-task networks, lower is better. ± 95%, paired over seeds.",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    table.add_column("arm", no_wrap=True)
+    for column in ("validation", "test", "regret"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for _, row in comparison.arms[comparison.arms["kind"] != "single_task"].iterrows():
+        style = next((style for mark, style in MARKS.items() if row[mark]), None)
+        table.add_row(*_cells(row), style=style)
+    return table
+
+
+def _cells(row: pd.Series) -> list[str]:
+    notes = [row["verdict"]] if row["verdict"] else []
+    notes += [name for mark, name in (("recommended", "recommended"), ("best_static", "best static")) if row[mark]]
+    return [
+        row["arm"],
+        signed(row["score_val"]),
+        signed(row["score_test"]),
+        _plus_minus(row["regret"], row["regret_high"]),
+        ", ".join(notes),
+    ]
+
+
+def _plus_minus(mean: float, high: float) -> str:
+    """A mean with half its interval, "-0.42 ± 0.38"; Student's interval is symmetric."""
+    if not math.isfinite(mean):
+        return NOTHING
+    return f"{signed(mean)} ± {high - mean:.2f}" if math.isfinite(high) else signed(mean)

@@ -1,0 +1,491 @@
+"""MLflow: one experiment a study, one parent run a launch, one child run a trial. The only file that imports mlflow.
+
+The driver alone writes, from one thread, in batches. A run is found again by the identity of its trial, metrics carry
+timestamps made from the run's start and the step, so that writing the same trial twice leaves one of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import logging
+import os
+import platform
+import queue
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import hpo.environment  # noqa: F401  isort: skip - before mlflow
+import pandas as pd
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from hpo import __version__
+from hpo.plan import Planned
+from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
+
+CHUNK = 1000  # metrics a request; MLflow's own limit
+FLUSH_SECONDS = 1.0  # between two requests for one running trial
+CLOSE_SECONDS = 60.0  # to deliver what is left
+TRAJECTORY = "trajectory.parquet"
+LAUNCH, TRIAL = "launch", "trial"
+
+logging.getLogger("alembic").setLevel(logging.ERROR)
+logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+class TrackingError(RuntimeError):
+    """The tracking backend cannot be used."""
+
+
+@dataclass
+class Record:
+    """A trial as MLflow holds it."""
+
+    run_id: str
+    config: TrialConfig
+    result: TrialResult
+
+
+def embedded_uri(output: Path) -> str:
+    """The default backend: SQLite beside the output."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+class Tracking:
+    """The experiment of one study.
+
+    Args:
+        uri: of the backend: ``http(s)://``, ``sqlite:///``, ``postgresql+psycopg://``, ...
+        study: name of the study and of the experiment.
+        output: folder whose ``artifacts/`` a local backend stores artifacts in.
+        create: make database and experiment if they are not there.
+
+    Raises:
+        TrackingError: the backend does not answer or cannot be used; the study is not there and must not be created.
+    """
+
+    def __init__(self, uri: str, study: str, output: Path, create: bool = True) -> None:
+        self.uri, self.study = uri, study
+        _check_answers(uri)
+        if not create and (path := _sqlite_path(uri)) and not path.exists():
+            raise TrackingError(f"--tracking-uri: {uri} holds no study; run it first: gradsweep run")
+        try:
+            self.client = MlflowClient(uri)
+            found = self.client.get_experiment_by_name(study)
+            if found is None and create:
+                found = self._create(output)
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            raise TrackingError(f"--tracking-uri: {uri} cannot be used: {_first_line(error)}") from None
+        if found is None:
+            raise TrackingError(f"--tracking-uri: {uri} holds no study {study!r}; run it first: gradsweep run")
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
+            )
+        self.experiment_id: str = found.experiment_id
+        self._runs: dict[str, str] = {}  # identity -> run id
+
+    def _create(self, output: Path) -> Experiment:
+        location = None
+        if path := _sqlite_path(self.uri):
+            location = (output / "artifacts" / self.study).resolve().as_uri()
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
+        tags = {"gradsweep.version": __version__}
+        with contextlib.suppress(MlflowException):  # another launch may have been first
+            self.client.create_experiment(self.study, artifact_location=location, tags=tags)
+        found = self.client.get_experiment_by_name(self.study)
+        assert found is not None
+        return found
+
+    def records(self) -> list[Record]:
+        """Every trial of the experiment that has reached an end."""
+        records = []
+        for run in self._search(TRIAL):
+            self._runs[run.data.tags["gradsweep.identity"]] = run.info.run_id
+            if run.data.tags.get("gradsweep.status") in ("finished", "diverged", "failed"):
+                records.append(_record(run))
+        return records
+
+    def reconcile(self) -> int:
+        """Close the runs that a killed driver left open; their trials run again, in the same runs. How many."""
+        stale = [run for run in [*self._search(TRIAL), *self._search(LAUNCH)] if run.info.status == "RUNNING"]
+        for run in stale:
+            self.client.set_tag(run.info.run_id, "gradsweep.status", "interrupted")
+            self.client.set_terminated(run.info.run_id, "KILLED")
+        return len(stale)
+
+    def start_launch(self, study_file: str) -> str:
+        """Open the parent run of a launch."""
+        number = len(self._search(LAUNCH)) + 1
+        tags = {
+            "mlflow.runName": f"{self.study} launch {number}",
+            "gradsweep.kind": LAUNCH,
+            "gradsweep.status": "running",
+            "gradsweep.python": platform.python_version(),
+            "gradsweep.machine": machine(),
+            **_source_tags(),
+        }
+        run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        self.client.log_text(run_id, study_file, "study.yaml")
+        return run_id
+
+    def latest_launch(self) -> str | None:
+        """The parent run of the last launch."""
+        launches = self._search(LAUNCH)
+        return max(launches, key=lambda run: run.info.start_time).info.run_id if launches else None
+
+    def end_launch(self, run_id: str, status: str) -> None:
+        """Close a parent run; status ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.client.set_tag(run_id, "gradsweep.status", "interrupted" if status == "KILLED" else status.lower())
+        self.client.set_terminated(run_id, status)
+
+    def log_report(self, run_id: str, files: Sequence[Path], note: str, metrics: Mapping[str, float]) -> None:
+        """Attach the report to a parent run; ``note`` (Markdown) is what the UI shows as its description."""
+        for file in files:
+            self.client.log_artifact(run_id, str(file), "report")
+        self.client.set_tag(run_id, "mlflow.note.content", note)
+        self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
+        start = self.client.get_run(run_id).info.start_time
+        self.client.log_batch(run_id, metrics=[Metric(k, v, start, 0) for k, v in metrics.items()])
+
+    def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Add scores to the runs of trials, by identity, so that the UI can sort by them."""
+        for run in self._search(TRIAL):
+            wanted = scores.get(run.data.tags["gradsweep.identity"], {})
+            new = {name: value for name, value in wanted.items() if run.data.metrics.get(name) != value}
+            if new:
+                at = run.info.start_time
+                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, at, 0) for k, v in new.items()])
+
+    def trajectory(self, identity: str) -> pd.DataFrame | None:
+        """The per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
+        run_id = self._runs.get(identity)
+        if run_id is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return pd.read_parquet(self.client.download_artifacts(run_id, TRAJECTORY, folder))
+            except (MlflowException, OSError):
+                return None
+
+    def links(self) -> dict[str, str]:
+        """For each trial the address of its run: of its page where a server shows it, else its id."""
+        server = self.uri.startswith(("http://", "https://"))
+        page = f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
+        return {identity: page + run_id if server else run_id for identity, run_id in self._runs.items()}
+
+    def run_of(self, identity: str) -> str | None:
+        """The run of a trial that was ever begun."""
+        return self._runs.get(identity)
+
+    def _search(self, kind: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`gradsweep.kind` = '{kind}'",
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+@dataclass
+class _Pending:
+    """What is still to be written of one trial."""
+
+    planned: Planned
+    started: int  # milliseconds
+    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    result: TrialResult | None = None
+    ended: int = 0
+    run_id: str | None = None
+    flushed: float = 0.0
+
+
+class Writer:
+    """A `hpo.listener.Listener` that writes trials to MLflow from one thread; it never raises into the driver.
+
+    Args:
+        tracking: the experiment.
+        launch: the parent run.
+    """
+
+    def __init__(self, tracking: Tracking, launch: str) -> None:
+        self._tracking, self._launch = tracking, launch
+        self._queue: queue.SimpleQueue[tuple[str, Any, Any, int] | None] = queue.SimpleQueue()
+        self._pending: dict[str, _Pending] = {}
+        self._closing = threading.Event()
+        self.faults = 0
+        self.last_fault = ""
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def trial_started(self, planned: Planned) -> None:
+        """See `Listener`."""
+        self._put("start", planned, None)
+
+    def trial_reported(self, planned: Planned, report: EpochReport) -> None:
+        """See `Listener`."""
+        self._put("epoch", planned, report)
+
+    def trial_ended(self, planned: Planned, result: TrialResult) -> None:
+        """See `Listener`."""
+        self._put("end", planned, result)
+
+    def close(self) -> list[str]:
+        """Write what is left and close the runs of trials that did not end. Names of trials not in MLflow."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS + 10)
+        return [pending.planned.name for pending in self._pending.values() if pending.result is not None]
+
+    def _put(self, event: str, planned: Planned, content: Any) -> None:
+        self._queue.put((event, planned, content, int(time.time() * 1000)))
+
+    def _work(self) -> None:
+        while not self._closing.is_set():
+            self._take(block=True)
+            self._flush(every=FLUSH_SECONDS)
+        self._take(block=False)
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._pending and time.monotonic() < deadline and not self._flush(every=0.0):
+            self._closing.wait(0)
+            time.sleep(1.0)  # the backend refused; it may come back
+        self._kill_open()
+
+    def _take(self, block: bool) -> None:
+        """Move what the driver has told into the pending trials."""
+        with contextlib.suppress(queue.Empty):
+            item = self._queue.get(block, FLUSH_SECONDS) if block else self._queue.get_nowait()
+            while True:
+                if item is not None:
+                    self._note(*item)
+                item = self._queue.get_nowait()
+
+    def _note(self, event: str, planned: Planned, content: Any, now: int) -> None:
+        identity = planned.config.identity
+        pending = self._pending.setdefault(identity, _Pending(planned, now))
+        if event == "epoch":
+            pending.metrics += list(_epoch_metrics(content))
+        elif event == "end":
+            pending.result, pending.ended = content, now
+            pending.metrics += list(_result_metrics(content))
+
+    def _flush(self, every: float) -> bool:
+        """Write the trials that are due; false if the backend refused."""
+        for identity, pending in list(self._pending.items()):
+            due = pending.result is not None or pending.run_id is None or pending.metrics
+            if not due or (pending.result is None and time.monotonic() - pending.flushed < every):
+                continue
+            try:
+                self._write(pending)
+            except Exception as error:  # a fault of the backend must not reach Tune
+                self.faults += 1
+                self.last_fault = f"{type(error).__name__}: {_first_line(error)}"
+                return False
+            if pending.result is not None:
+                del self._pending[identity]
+        return True
+
+    def _write(self, pending: _Pending) -> None:
+        client, pending.flushed = self._tracking.client, time.monotonic()
+        first = pending.run_id is None
+        run_id = pending.run_id or self._open(pending)
+        metrics = [Metric(key, value, pending.started + step, step) for key, value, step in pending.metrics]
+        params = _params(pending.planned.config) if first else []
+        tags = _end_tags(pending.result) if pending.result is not None else []
+        for i in range(0, max(len(metrics), 1), CHUNK):
+            client.log_batch(run_id, metrics=metrics[i : i + CHUNK], params=params if i == 0 else [])
+        pending.metrics.clear()
+        if pending.result is None:
+            return
+        self._write_trajectory(run_id, pending)
+        client.log_batch(run_id, tags=tags)  # last: a run that says finished has everything
+        status = "FAILED" if pending.result.status == "failed" else "FINISHED"
+        client.set_terminated(run_id, status, end_time=pending.ended)
+
+    def _open(self, pending: _Pending) -> str:
+        """Find or create the run of a trial."""
+        identity = pending.planned.config.identity
+        tags = _start_tags(pending.planned, self._launch)
+        known = self._tracking.run_of(identity)
+        if known is None:
+            run = self._tracking.client.create_run(
+                self._tracking.experiment_id,
+                start_time=pending.started,
+                tags=tags,
+                run_name=pending.planned.name,
+            )
+            known = run.info.run_id
+            self._tracking._runs[identity] = known
+        else:
+            pending.started = self._tracking.client.get_run(known).info.start_time
+            self._tracking.client.update_run(known, status="RUNNING", name=pending.planned.name)
+            self._tracking.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
+        pending.run_id = known
+        return known
+
+    def _write_trajectory(self, run_id: str, pending: _Pending) -> None:
+        result = pending.result
+        if result is None or not result.trajectory:
+            return
+        tasks = list(result.initial_losses)
+        frame = pd.DataFrame({"step": result.trajectory["step"]})
+        for name in ("w", "G", "r", "L"):
+            for i, task in enumerate(tasks):
+                frame[f"{name}/{task}"] = result.trajectory[name][:, i]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / TRAJECTORY
+            frame.to_parquet(path, index=False)
+            self._tracking.client.log_artifact(run_id, str(path))
+
+    def _kill_open(self) -> None:
+        """Close the runs of trials that were stopped; the next launch continues them."""
+        for pending in self._pending.values():
+            if pending.result is None and pending.run_id is not None:
+                with contextlib.suppress(Exception):
+                    self._tracking.client.set_tag(pending.run_id, "gradsweep.status", "interrupted")
+                    self._tracking.client.set_terminated(pending.run_id, "KILLED")
+
+
+def serve(uri: str, host: str, port: int) -> subprocess.Popen[bytes]:
+    """Start MLflow's server over a local backend: one worker, no job runner."""
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    return subprocess.Popen([*command, "--host", host, "--port", str(port)], env=environment)
+
+
+def machine() -> str:
+    """This machine in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def _check_answers(uri: str) -> None:
+    """Ask a server's port before MLflow's patient client does."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        raise TrackingError(f"--tracking-uri: nothing answers at {uri}: {error}") from None
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if commit.returncode == 0:
+        tags["mlflow.source.git.commit"] = commit.stdout.strip()
+    return tags | {"gradsweep.version": __version__, "gradsweep.torch": torch.__version__}
+
+
+def _start_tags(planned: Planned, launch: str) -> dict[str, str]:
+    config = planned.config
+    return {
+        "mlflow.parentRunId": launch,
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": "gradsweep",
+        "gradsweep.kind": TRIAL,
+        "gradsweep.identity": config.identity,
+        "gradsweep.config": json.dumps(asdict(config)),
+        "gradsweep.phase": planned.phase,
+        "gradsweep.arm": planned.arm,
+        "gradsweep.method": config.method,
+        "gradsweep.seed": str(config.seed),
+        "gradsweep.status": "running",
+        "gradsweep.error": "",
+        "gradsweep.version": __version__,
+        "gradsweep.torch": torch.__version__,
+    }
+
+
+def _end_tags(result: TrialResult) -> list[RunTag]:
+    tags = {"gradsweep.status": result.status, "gradsweep.error": result.error[:4000]}
+    tags |= {"gradsweep.alarms": json.dumps(result.alarms)} if result.alarms else {}
+    tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses))}
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _params(config: TrialConfig) -> list[Param]:
+    """What decides the trial; nothing that a later launch may name otherwise."""
+    flat: dict[str, Any] = {"method": config.method, "seed": config.seed, "epochs": config.epochs}
+    for key, value in config.settings.items():
+        flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
+    flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
+    flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
+    return [Param(key, str(value)[:6000]) for key, value in flat.items()]
+
+
+def _epoch_metrics(report: EpochReport) -> Iterator[tuple[str, float, int]]:
+    groups = {
+        "loss": report.loss,
+        "val": report.validation,
+        "w": report.weights,
+        "G": report.gradient_norms,
+        "r": report.rates,
+    }
+    for group, values in groups.items():
+        for task, value in values.items():
+            yield f"{group}/{task}", value, report.epoch
+
+
+def _result_metrics(result: TrialResult) -> Iterator[tuple[str, float, int]]:
+    yield "steps", float(result.steps), 0
+    yield "seconds", result.seconds, 0
+    groups = {"final_val": result.validation, "test": result.test, "initial_loss": result.initial_losses}
+    groups |= {f"mean_w_{name}": result.averages.get(name, {}) for name in AVERAGES}
+    for group, values in groups.items():
+        for task, value in values.items():
+            yield f"{group}/{task}", value, 0
+
+
+def _record(run: Run) -> Record:
+    tags, metrics = run.data.tags, run.data.metrics
+
+    def group(name: str) -> dict[str, float]:
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+
+    result = TrialResult(
+        status=tags["gradsweep.status"],
+        steps=int(metrics.get("steps", 0)),
+        seconds=metrics.get("seconds", 0.0),
+        validation=group("final_val"),
+        test=group("test"),
+        averages={name: group(f"mean_w_{name}") for name in AVERAGES},
+        initial_losses=group("initial_loss"),
+        alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
+        error=tags.get("gradsweep.error", ""),
+    )
+    return Record(run.info.run_id, TrialConfig(**json.loads(tags["gradsweep.config"])), result)
