@@ -192,12 +192,13 @@ def ui(
     if tracking_uri is None and not (output / "mlflow.db").exists():
         raise launch.OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
     address = f"http://{host}:{port}"
+    page = f"{address}/#/experiments?{tracking.UI_VIEW}"
     server = tracking.serve(uri, host, port)
     try:
         if _healthy(address, server):
-            console.print(f"MLflow UI: {address}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+            console.print(f"MLflow UI: {page}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
             if browser:
-                webbrowser.open(address)
+                webbrowser.open(page)
         if server.wait():
             raise launch.OutputError(f"--port: MLflow's server did not start on {address}; see its message above")
     except KeyboardInterrupt:

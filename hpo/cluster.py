@@ -10,28 +10,23 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import hpo.environment  # noqa: F401  isort: skip - before ray
 import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-import hpo.environment  # noqa: F401 - before ray
 from hpo.listener import Listener
 from hpo.plan import Planned
-from hpo.problem import Problem
-from hpo.problems import load_problem
 from hpo.schedule import Next, Schedule
 from hpo.study import Resources
-from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
+from hpo.trial import EpochReport, TrialResult
 
-MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
 RETRIES = 2  # of a trial whose worker or node died
 
 
@@ -45,68 +40,6 @@ class Outcome:
 
     complete: bool
     listener_errors: list[str]
-
-
-# --- on the workers
-
-
-def _train_cohort(config: dict[str, Any]) -> None:
-    """The trainable: train each config of the cohort and report its epochs and its result."""
-    for path in config["import_paths"]:
-        if path not in sys.path:
-            sys.path.append(path)  # the user's problem; never before what is installed
-    torch.set_num_threads(max(1, int(config["cpu"])))
-    for identity, settings in zip(config["identities"], config["cohort"], strict=True):
-        trial = TrialConfig(**settings)
-        if trial.identity != identity:
-            raise RuntimeError(f"asked to run trial {identity}, got the config of {trial.identity}")
-        result = _train_one(trial, config["gpu"])
-        tune.report({"identity": identity, "result": [vars(result)]})  # in a list: Tune flattens mappings
-
-
-def _train_one(trial: TrialConfig, gpu: float) -> TrialResult:
-    device, note = _device(gpu)
-    every = -(-trial.epochs // MOST_REPORTS)
-
-    def report(epoch: EpochReport) -> None:
-        if epoch.epoch % every == 0 or epoch.epoch == epoch.epochs:
-            tune.report({"identity": trial.identity, "epoch": [vars(epoch)]})
-
-    try:
-        problem = _prepared(trial.problem, _Frozen(trial.arguments))
-        found = problem.data_hash()
-        if found != trial.data_hash:
-            raise RuntimeError(f"the data of this node have hash {found}, the study's have {trial.data_hash}")
-    except Exception as error:
-        return TrialResult("failed", error=f"{type(error).__name__}: {error}")
-    result = run_trial(trial, problem, report, device)
-    result.alarms += [note] if note else []
-    return result
-
-
-def _device(gpu: float) -> tuple[torch.device, str]:
-    if gpu and torch.cuda.is_available():
-        return torch.device("cuda", 0), ""  # Ray shows a worker only its own
-    note = f"was given {gpu:g} GPU that torch cannot see on this node and trained on the CPU" if gpu else ""
-    return torch.device("cpu"), note
-
-
-class _Frozen(dict[str, Any]):
-    """Arguments as a key of the cache."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(repr(sorted(self.items())))
-
-
-@lru_cache(maxsize=2)
-def _prepared(name: str, arguments: _Frozen) -> Problem:
-    """The problem, once a process; its data once a machine."""
-    problem = load_problem(name, arguments)
-    problem.prepare()
-    return problem
-
-
-# --- in the driver
 
 
 @contextmanager
@@ -140,7 +73,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[str]:
 
 
 def _checked(resources: Resources) -> str:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     for field, name in (("gpu", "GPU"), ("cpu", "CPU")):
         need, most = getattr(resources, field), max((node.get(name, 0.0) for node in nodes), default=0.0)
         if need > most:
@@ -152,6 +85,35 @@ def _checked(resources: Resources) -> str:
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
 
+def _trainable() -> Callable[[dict[str, Any]], None]:
+    """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
+    side, pandas and scipy and optuna among it.
+    """
+
+    def train(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        from hpo.worker import train_cohort
+
+        train_cohort(config, tune.report)
+
+    return train
+
+
+def _slots(resources: Resources) -> int:
+    """How many trials the cluster can run at once."""
+    return sum(
+        int(
+            min(node.get(name, 0.0) / need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need)
+        )
+        for node in _nodes()
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> Outcome:
     """Run every trial the schedule hands out; returns when it is done or the user has stopped it.
 
@@ -161,9 +123,10 @@ def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener])
         listeners: told of every trial.
     """
     bridge = _Bridge(schedule, resources, listeners)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(bridge.most_waiting)  # else 1 for a searcher of one's own
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _sigterm_as_sigint():
         tune.Tuner(
-            tune.with_resources(_train_cohort, {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune.with_resources(_trainable(), {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=_Handout(bridge),
                 num_samples=-1,
@@ -198,6 +161,9 @@ class _Bridge:
         self.schedule, self.resources, self.listeners = schedule, resources, listeners
         self.import_paths = [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path]
         self.cohorts: dict[str, list[Planned]] = {}
+        # Tune keeps a worker for the next trial only if that is waiting when the last one ends, so each slot needs
+        # one in waiting; not more, since what is handed out late can still learn from results.
+        self.most_waiting = _slots(resources) + 1
         self.errors: list[str] = []
 
     def config(self, cohort: Sequence[Planned]) -> dict[str, Any]:
@@ -249,6 +215,8 @@ class _Handout(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """A cohort, ``None`` to be asked again later, or FINISHED."""
+        if self._bridge.schedule.waiting >= self._bridge.most_waiting:
+            return None
         planned = self._bridge.schedule.next()
         if isinstance(planned, Next):
             return None if planned is Next.WAIT else Searcher.FINISHED
@@ -280,6 +248,7 @@ class _Events(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""
         for planned in self._bridge.cohorts.get(trial.trial_id, []):
+            self._bridge.schedule.begun(planned.config.identity)
             self._bridge.tell("trial_started", planned)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:

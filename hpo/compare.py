@@ -111,7 +111,7 @@ def compare(trials: pd.DataFrame, directions: Mapping[str, int], margin: float) 
         reference = baseline(confirm, tasks, split)
         confirm[f"score_{split}"] = score(confirm, reference, directions, split)
     arms = _arms(confirm, tasks, margin)
-    verdict = _verdict(arms)
+    verdict = _verdict(confirm, margin)
     return Comparison(
         tasks=tasks,
         directions=dict(directions),
@@ -241,14 +241,12 @@ def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.Dat
 def _arms(confirm: pd.DataFrame, tasks: Sequence[str], margin: float) -> pd.DataFrame:
     """One row an arm; the best static arm is chosen on validation and read on test."""
     groups = {str(name): group for name, group in confirm.groupby("arm", sort=False)}
-    means = {name: group["score_val"].mean() for name, group in groups.items()}
-    static = _best(groups, means, SEARCHED)
-    recommended = _best(groups, means, FIXED)
+    static, recommended = _best(confirm, SEARCHED), _best(confirm, FIXED)
     rows = []
     for name, group in groups.items():
         first, score_test = group.iloc[0], interval(group["score_test"].dropna())
         row = {column: first[column] for column in ("arm", "kind", "recipe", "alpha")}
-        row |= {"seeds": len(group), "score_val": means[name], "score_test": score_test.mean}
+        row |= {"seeds": len(group), "score_val": group["score_val"].mean(), "score_test": score_test.mean}
         row |= {"low": score_test.low, "high": score_test.high, "steps": group["steps"].mean()}
         row |= {"seconds": group["seconds"].mean(), "recommended": name == recommended, "best_static": name == static}
         row |= _against(group, groups.get(static), margin) if name != static else _against(group, None, margin)
@@ -261,10 +259,15 @@ def _arms(confirm: pd.DataFrame, tasks: Sequence[str], margin: float) -> pd.Data
     return table.sort_values("score_val", kind="stable", na_position="last").reset_index(drop=True)
 
 
-def _best(groups: Mapping[str, pd.DataFrame], means: Mapping[str, float], kinds: Sequence[str]) -> str:
-    """The arm of these kinds with the lowest mean validation score."""
-    among = {n: m for n, m in means.items() if groups[n]["kind"].iloc[0] in kinds and np.isfinite(m)}
-    return min(among, key=lambda name: among[name]) if among else ""
+def _best(confirm: pd.DataFrame, kinds: Sequence[str]) -> str:
+    """The arm of these kinds with the lowest mean validation score; empty if none has one.
+
+    Only arms that have a score on as many seeds as any of them: a mean over the seeds that went well is no better.
+    """
+    scored = confirm[confirm["kind"].isin(kinds) & confirm["score_val"].notna()]
+    means = scored.groupby("arm", sort=False)["score_val"].agg(["size", "mean"])
+    means = means[means["size"] == means["size"].max()]
+    return "" if means.empty else str(means["mean"].idxmin())
 
 
 def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) -> dict[str, object]:
@@ -283,19 +286,17 @@ def _mean_weights(group: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]
     return {f"w/{task}": float(value) for task, value in zip(tasks, mean, strict=True)}
 
 
-def _verdict(arms: pd.DataFrame) -> Verdict:
+def _verdict(confirm: pd.DataFrame, margin: float) -> Verdict:
     nothing = Interval(float("nan"), float("nan"), float("nan"), 0)
-    static = next(iter(arms.loc[arms["best_static"], "arm"]), "")
-    ours = arms[arms["kind"].isin(BALANCED) & arms["score_val"].notna()]
+    static, ours = _best(confirm, SEARCHED), _best(confirm, BALANCED)
     if not static:
         return Verdict("none", nothing, "", "", "no static arm has a score on the confirm seeds")
-    if ours.empty:
+    if not ours:
         return Verdict("none", nothing, "", static, "no GradNorm arm has a score on the confirm seeds")
-    row = ours.iloc[0]  # arms are sorted by validation score
-    found = Interval(row["regret"], row["regret_low"], row["regret_high"], int(row["seeds"]))
-    if not row["verdict"]:
-        return Verdict("none", found, row["arm"], static, "no seed has a test score of both arms")
-    return Verdict(row["verdict"], found, row["arm"], static)
+    regrets = regret(confirm[confirm["arm"] == ours], confirm[confirm["arm"] == static], "test")
+    if regrets.empty:
+        return Verdict("none", nothing, ours, static, "no seed has a test score of both arms")
+    return Verdict(judge(regrets, margin), interval(regrets), ours, static)
 
 
 def _distances(search: pd.DataFrame, arms: pd.DataFrame, static: str, tasks: Sequence[str]) -> pd.DataFrame:
@@ -331,6 +332,7 @@ def _cost(trials: pd.DataFrame) -> pd.DataFrame:
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {"static search": search[search["kind"].isin(SEARCHED)], "GradNorm, all alpha sweeps": sweeps}
     recipes = {str(recipe): runs for recipe, runs in sweeps.groupby("recipe", sort=False)}
+    whole_runs = {recipe: runs[runs["status"] == "finished"] for recipe, runs in recipes.items()}
     ways |= {f"GradNorm {recipe}, alpha sweep": runs for recipe, runs in recipes.items()}
     rows = [
         {"way": way, "trials": len(runs), "steps": runs["steps"].sum(), "seconds": runs["seconds"].sum()}
@@ -343,7 +345,7 @@ def _cost(trials: pd.DataFrame) -> pd.DataFrame:
             "steps": runs["steps"].mean(),
             "seconds": runs["seconds"].mean(),
         }
-        for recipe, runs in recipes.items()
+        for recipe, runs in whole_runs.items()
     ]
     table = pd.DataFrame(rows)
     for unit in ("steps", "seconds"):

@@ -11,8 +11,8 @@ _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to MLflow, not to CSV, JSON and TensorBoard files
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's snapshot is not used: resume reads MLflow
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with its default a call blocks for minutes when the server is away
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

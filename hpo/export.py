@@ -46,7 +46,6 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
         raise ExportError(f"--arm: found {name!r}, allowed: {', '.join(allowed) or 'none yet'}")
     row = arms.loc[arms["arm"] == name].iloc[0]
     trials = comparison.confirm[comparison.confirm["arm"] == name]
-    rest = name.split("/")[1:]
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -57,7 +56,7 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
         "arm": name,
         "recommended": name == comparison.recommended,
         "method": row["kind"],
-        **_gradnorm(row, rest, comparison),
+        **_gradnorm(row, comparison),
         "runs": [runs[identity] for identity in trials["identity"] if identity in runs],
         "seeds": [int(seed) for seed in trials["seed"]],
         "problem": {
@@ -92,11 +91,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _gradnorm(row: pd.Series, rest: list[str], comparison: Comparison) -> dict[str, Any]:
+def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
     """Recipe, average and alpha, where the weights come from a GradNorm run."""
     if row["kind"] != "gradnorm_static":
         return {"recipe": None, "average": None, "alpha": None}
-    recipe, average = rest
+    _, recipe, average = row["arm"].split("/")
     found = comparison.ranks.loc[comparison.ranks["recipe"] == recipe, "alpha"]
     return {"recipe": recipe, "average": average, "alpha": float(found.iloc[0]) if len(found) else None}
 

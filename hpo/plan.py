@@ -71,13 +71,12 @@ class Plan:
 
     def sweep_recipe(self, config: TrialConfig) -> str | None:
         """The recipe whose sweep a finished trial belongs to, ``None`` if it is of another study or phase."""
-        recipe = config.settings.get("recipe")
+        recipe, parameters, ranges = config.settings.get("recipe"), sweep_parameters(config), self._ranges()
         if config.method != "gradnorm" or recipe not in self.study.gradnorm.recipes:
             return None
-        space, parameters = self.study.gradnorm.space, sweep_parameters(config)
-        if not space.low <= parameters["alpha"] <= space.high or config != self.sweep(recipe, parameters).config:
+        if parameters.keys() != ranges.keys():
             return None
-        return str(recipe)
+        return str(recipe) if config == self.sweep(recipe, parameters).config else None
 
     def confirm_fixed(self) -> list[Planned]:
         """What the confirm phase trains whatever the search finds, seed by seed."""
@@ -105,9 +104,10 @@ class Plan:
         """For each phase its arms and trials; of the confirm phase at most, since arms may coincide."""
         gradnorm, confirm, seeds = self.study.gradnorm, self.study.confirm, self.study.seeds
         sweep = len(gradnorm.recipes) * gradnorm.trials
-        chosen = confirm.top_static + len(gradnorm.recipes) * (1 + len(confirm.averages))
+        static = len(self.static())
+        chosen = min(confirm.top_static, static) + len(gradnorm.recipes) * (1 + len(confirm.averages))
         arms = len(self._reference_arms()) + len(FROZEN_RULES) + chosen
-        references, static = len(self.references()), len(self.static())
+        references = len(self.references())
         return {
             "references": (references, references),
             "static": (static, static),
@@ -124,18 +124,22 @@ class Plan:
                 arms.append((reference, reference, {}))
         return arms
 
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """What the sweep searches, and where."""
+        spec = self.study.gradnorm
+        return {"alpha": spec.alpha} | ({"learning_rate": spec.learning_rate} if spec.learning_rate else {})
+
     def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Arm:
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
+        for name, (low, high) in self._ranges().items():
+            told[name] = min(max(told[name], low), high)  # rounding must not leave the range
         label = f"gradnorm/{recipe}/alpha={told['alpha']:g}"
         label += f",lr={told['learning_rate']:g}" if "learning_rate" in told else ""
         return label, "gradnorm", {"recipe": recipe, **told}
 
     def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Arm]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
-        parameters = {"alpha": best["alpha"]}
-        if self.study.gradnorm.learning_rate is not None:
-            parameters["learning_rate"] = best["learning_rate"]
-        yield self._gradnorm_arm(recipe, parameters)
+        yield self._gradnorm_arm(recipe, {name: best[name] for name in self._ranges()})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
                 weights = short_weights(self.tasks, weights_of(best, self.tasks, average))
@@ -174,14 +178,16 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
     try:
         if not spec.explicit:
             return points(spec.design, len(tasks), spec.points, seed, **spec.options)
-        return explicit([_row(row, tasks) for row in spec.explicit], len(tasks))
+        return explicit([_row(k, row, tasks) for k, row in enumerate(spec.explicit)], len(tasks))
+    except StudyError:
+        raise
     except ValueError as error:
         raise StudyError(f"static: {error}") from None
 
 
-def _row(row: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
-    if not isinstance(row, Mapping):
-        return list(row)
-    if row.keys() != set(tasks):
-        raise ValueError(f"found weights for {sorted(row)}, allowed: exactly the tasks {list(tasks)}")
-    return [row[task] for task in tasks]
+def _row(k: int, row: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
+    named = isinstance(row, Mapping)
+    if row.keys() != set(tasks) if isinstance(row, Mapping) else len(row) != len(tasks):
+        found = dict(row) if isinstance(row, Mapping) else list(row)
+        raise StudyError(f"static[{k}]: found {found}, allowed: a number for each of the tasks {', '.join(tasks)}")
+    return [row[task] for task in tasks] if isinstance(row, Mapping) else list(row)

@@ -96,7 +96,7 @@ class View:
             self._printed = now
             counts = self._schedule.progress()
             phases = ", ".join(f"{phase} {count['done']}/{count['total']}" for phase, count in counts.items())
-            self._console.print(f"{phases}; {self._left()}", highlight=False)
+            self._console.print(f"{phases}; {self._left()}", highlight=False, soft_wrap=True)
 
     def _draw(self) -> None:
         counts = self._schedule.progress()

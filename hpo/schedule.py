@@ -44,6 +44,7 @@ class Schedule:
         self._swept: list[Planned] = []
         self._told: set[str] = set()
         self._running: dict[str, Planned] = {}
+        self._begun: set[str] = set()
         self._chosen: list[Planned] | None = None
         self._search = plan.references() + plan.static()
         self._fixed = plan.confirm_fixed()
@@ -66,9 +67,20 @@ class Schedule:
             return planned
         return Next.WAIT if self._running else Next.FINISHED
 
+    @property
+    def waiting(self) -> int:
+        """How many trials have been handed out that no worker has begun."""
+        return len(self._running) - len(self._begun)
+
+    def begun(self, identity: str) -> None:
+        """A worker has begun with a trial."""
+        if identity in self._running:
+            self._begun.add(identity)
+
     def finished(self, identity: str, result: TrialResult) -> None:
         """A trial reached its end, whatever its status."""
         self._running.pop(identity, None)
+        self._begun.discard(identity)
         self.results[identity] = result
         self._settle()
 
@@ -98,11 +110,14 @@ class Schedule:
             seen.add(identity)
             count["total"] += 1
             result = self.results.get(identity)
-            count["running"] += identity in self._running
+            count["running"] += identity in self._begun
             count["done"] += result is not None and result.status != "failed"
             count["failed"] += result is not None and result.status == "failed"
         size = self.plan.size()
-        counts["sweep"]["total"] = max(counts["sweep"]["total"], size["sweep"][1])
+        if self._sweeps:  # a sweep that asks for one alpha twice runs it once, and so has fewer trials than planned
+            counts["sweep"]["total"] += sum(sweep.remaining for sweep in self._sweeps.values())
+        else:
+            counts["sweep"]["total"] = max(counts["sweep"]["total"], size["sweep"][1])
         if self._chosen is None:
             counts["confirm"]["total"] = size["confirm"][1]
         return counts

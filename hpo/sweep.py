@@ -62,12 +62,16 @@ class Sweep:
         self._study = optuna.create_study(
             study_name=name, storage=storage or InMemoryStorage(), sampler=space.sampler(seed), load_if_exists=True
         )
-        for trial in self._study.get_trials(deepcopy=False):
+        self._distributions = _distributions(space)
+        earlier = self._study.get_trials(deepcopy=False)
+        for trial in earlier:
             self._take_up(trial)
         unknown = [identity for identity in self._parameters if identity not in self._numbers]
         self._asked = sum(len(numbers) for numbers in self._numbers.values()) - len(self._again) + len(unknown)
-        if not self._study.get_trials(deepcopy=False):
-            for point in space.starting_points()[:trials]:
+        waiting = [trial.system_attrs.get("fixed_params") for trial in earlier if trial.state == TrialState.WAITING]
+        known = {*self._parameters, *self._numbers}
+        for point in space.starting_points()[:trials]:
+            if point not in waiting and identify(point) not in known:
                 self._study.enqueue_trial(point)
 
     @property
@@ -102,7 +106,7 @@ class Sweep:
                     state=state,
                     value=score,
                     params=dict(self._parameters[identity]),
-                    distributions=self._distributions(),
+                    distributions=self._distributions,
                     user_attrs={"identity": identity},
                 )
             )
@@ -111,7 +115,7 @@ class Sweep:
         """Sort a trial of an earlier launch: it has a result, or it runs again."""
         if trial.state not in _ASKED:
             return
-        if set(trial.params) != set(self._distributions()):  # its driver was killed while it asked
+        if set(trial.params) != set(self._distributions):  # its driver was killed while it asked
             if trial.state == TrialState.RUNNING:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             return
@@ -120,7 +124,8 @@ class Sweep:
         if identity not in self._parameters:
             self._again.append(trial.params)
 
-    def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        probe = optuna.create_study(storage=InMemoryStorage()).ask()
-        self.space.suggest(probe)
-        return dict(probe.distributions)
+
+def _distributions(space: AlphaSpace) -> dict[str, optuna.distributions.BaseDistribution]:
+    probe = optuna.create_study(storage=InMemoryStorage()).ask()
+    space.suggest(probe)
+    return dict(probe.distributions)

@@ -11,37 +11,34 @@ from rich.table import Table
 from hpo.compare import Comparison
 from hpo.report.numbers import NOTHING, signed
 
-MARKS = {"recommended": "bold green", "best_static": "bold"}
+MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
+LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
+    "→ recommended, * best static arm, to which regret and verdict refer."
+)
 
 
 def arms(comparison: Comparison) -> Table:
     """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
-    table = Table(
-        title="Score: percent against single-task networks, lower is better. ± 95%, paired over seeds.",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-    )
+    table = Table(title=LEGEND, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", min_width=2, no_wrap=True)
     table.add_column("arm", no_wrap=True)
-    for column in ("validation", "test", "regret"):
+    for column in ("val", "test", "regret"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for _, row in comparison.arms[comparison.arms["kind"] != "single_task"].iterrows():
-        style = next((style for mark, style in MARKS.items() if row[mark]), None)
+        style = next((style for mark, (_, style) in MARKS.items() if row[mark]), None)
         table.add_row(*_cells(row), style=style)
     return table
 
 
 def _cells(row: pd.Series) -> list[str]:
-    notes = [row["verdict"]] if row["verdict"] else []
-    notes += [name for mark, name in (("recommended", "recommended"), ("best_static", "best static")) if row[mark]]
     return [
+        "".join(sign for mark, (sign, _) in MARKS.items() if row[mark]),
         row["arm"],
         signed(row["score_val"]),
         signed(row["score_test"]),
         _plus_minus(row["regret"], row["regret_high"]),
-        ", ".join(notes),
+        row["verdict"],
     ]
 
 

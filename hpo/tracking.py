@@ -32,19 +32,29 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy import Engine, event
 
 from hpo import __version__
 from hpo.plan import Planned
 from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
 
-CHUNK = 1000  # metrics a request; MLflow's own limit
 FLUSH_SECONDS = 1.0  # between two requests for one running trial
 CLOSE_SECONDS = 60.0  # to deliver what is left
 TRAJECTORY = "trajectory.parquet"
+UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
+ENDED = ("finished", "diverged", "failed")
 LAUNCH, TRIAL = "launch", "trial"
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+@event.listens_for(Engine, "connect")
+def _relax_sqlite(connection: Any, _: Any) -> None:
+    """No fsync a transaction: in WAL mode a database stays whole in a power cut, and loses at most its last second."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=normal")
 
 
 class TrackingError(RuntimeError):
@@ -105,7 +115,7 @@ class Tracking:
             location = (output / "artifacts" / self.study).resolve().as_uri()
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
-        tags = {"gradsweep.version": __version__}
+        tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
         with contextlib.suppress(MlflowException):  # another launch may have been first
             self.client.create_experiment(self.study, artifact_location=location, tags=tags)
         found = self.client.get_experiment_by_name(self.study)
@@ -117,7 +127,7 @@ class Tracking:
         records = []
         for run in self._search(TRIAL):
             self._runs[run.data.tags["gradsweep.identity"]] = run.info.run_id
-            if run.data.tags.get("gradsweep.status") in ("finished", "diverged", "failed"):
+            if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED:
                 records.append(_record(run))
         return records
 
@@ -187,11 +197,17 @@ class Tracking:
         """For each trial the address of its run: of its page where a server shows it, else its id."""
         server = self.uri.startswith(("http://", "https://"))
         page = f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
-        return {identity: page + run_id if server else run_id for identity, run_id in self._runs.items()}
+        return {
+            identity: f"{page}{run_id}?{UI_VIEW}" if server else run_id for identity, run_id in self._runs.items()
+        }
 
     def run_of(self, identity: str) -> str | None:
         """The run of a trial that was ever begun."""
         return self._runs.get(identity)
+
+    def add(self, identity: str, run_id: str) -> None:
+        """Remember the run of a trial that was begun just now."""
+        self._runs[identity] = run_id
 
     def _search(self, kind: str) -> list[Run]:
         runs: list[Run] = []
@@ -220,6 +236,7 @@ class _Pending:
     result: TrialResult | None = None
     ended: int = 0
     run_id: str | None = None
+    artifacts: str = ""  # where the run keeps them
     flushed: float = 0.0
 
 
@@ -309,21 +326,19 @@ class Writer:
         return True
 
     def _write(self, pending: _Pending) -> None:
+        """Few calls: each is a transaction or a request."""
         client, pending.flushed = self._tracking.client, time.monotonic()
-        first = pending.run_id is None
+        first, result = pending.run_id is None, pending.result
         run_id = pending.run_id or self._open(pending)
         metrics = [Metric(key, value, pending.started + step, step) for key, value, step in pending.metrics]
         params = _params(pending.planned.config) if first else []
-        tags = _end_tags(pending.result) if pending.result is not None else []
-        for i in range(0, max(len(metrics), 1), CHUNK):
-            client.log_batch(run_id, metrics=metrics[i : i + CHUNK], params=params if i == 0 else [])
+        client.log_batch(run_id, metrics, params, _end_tags(result) if result else [])
         pending.metrics.clear()
-        if pending.result is None:
+        if result is None:
             return
-        self._write_trajectory(run_id, pending)
-        client.log_batch(run_id, tags=tags)  # last: a run that says finished has everything
-        status = "FAILED" if pending.result.status == "failed" else "FINISHED"
-        client.set_terminated(run_id, status, end_time=pending.ended)
+        self._write_trajectory(pending, result)
+        status = "FAILED" if result.status == "failed" else "FINISHED"
+        client.set_terminated(run_id, status, pending.ended)  # last: a run that has ended has everything
 
     def _open(self, pending: _Pending) -> str:
         """Find or create the run of a trial."""
@@ -338,27 +353,26 @@ class Writer:
                 run_name=pending.planned.name,
             )
             known = run.info.run_id
-            self._tracking._runs[identity] = known
+            self._tracking.add(identity, known)
         else:
-            pending.started = self._tracking.client.get_run(known).info.start_time
+            run = self._tracking.client.get_run(known)
+            pending.started = run.info.start_time
             self._tracking.client.update_run(known, status="RUNNING", name=pending.planned.name)
             self._tracking.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
-        pending.run_id = known
+        pending.run_id, pending.artifacts = known, run.info.artifact_uri
         return known
 
-    def _write_trajectory(self, run_id: str, pending: _Pending) -> None:
-        result = pending.result
-        if result is None or not result.trajectory:
+    def _write_trajectory(self, pending: _Pending, result: TrialResult) -> None:
+        if not result.trajectory:
             return
         tasks = list(result.initial_losses)
-        frame = pd.DataFrame({"step": result.trajectory["step"]})
+        columns = {"step": result.trajectory["step"]}
         for name in ("w", "G", "r", "L"):
-            for i, task in enumerate(tasks):
-                frame[f"{name}/{task}"] = result.trajectory[name][:, i]
+            columns |= {f"{name}/{task}": result.trajectory[name][:, i] for i, task in enumerate(tasks)}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / TRAJECTORY
-            frame.to_parquet(path, index=False)
-            self._tracking.client.log_artifact(run_id, str(path))
+            pd.DataFrame(columns).to_parquet(path, index=False)
+            get_artifact_repository(pending.artifacts, self._tracking.uri).log_artifact(str(path))
 
     def _kill_open(self) -> None:
         """Close the runs of trials that were stopped; the next launch continues them."""

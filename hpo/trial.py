@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 import time
 import traceback
 import warnings
@@ -13,11 +14,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from balancers import Balancer, BalancerWarning, StepRecord
-from balancers.base import close
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
 
@@ -128,7 +129,9 @@ class _Recorder:
         self._rows.append(torch.stack([record.weights, G, r, record.losses]))
 
     def end_epoch(self) -> dict[str, dict[str, float]]:
-        """Means over the epoch of w, G, r and L for each task; absent where never measured."""
+        """Means over the epoch of w, G, r and L for each task; NaN where never measured."""
+        if not self._rows:
+            raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
         block = torch.stack(self._rows).cpu()
         self._rows.clear()
         self._blocks.append(block)
@@ -172,12 +175,13 @@ class _Training:
     def __init__(self, config: TrialConfig, problem: Problem, device: torch.device) -> None:
         self.config, self.problem, self.device = config, problem, device
         self.tasks = [task.name for task in problem.tasks]
+        self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
         self.result = TrialResult("finished")
         self.recorder = _Recorder(self.tasks)
         self.balancer: Balancer | None = None
 
     def run(self, report: Callable[[EpochReport], None]) -> None:
-        torch.manual_seed(self.config.seed)
+        _seed(self.config.seed)
         model = self.problem.build_model(self.config.seed).to(self.device)
         shared = self.problem.shared_layer(model)
         self.balancer = build_balancer(self.config.method, self.config.settings, self.tasks, shared)
@@ -200,7 +204,10 @@ class _Training:
         optimizer.zero_grad(set_to_none=True)
         losses = self.problem.losses(model, to_device(batch, self.device))
         if self.result.steps == 0:
-            self.result.initial_losses = {task: float(losses[task].detach()) for task in self.tasks if task in losses}
+            scalars = {task: loss for task, loss in losses.items() if isinstance(loss, Tensor) and loss.numel() == 1}
+            self.result.initial_losses = {
+                task: float(scalars[task].detach()) for task in self.tasks if task in scalars
+            }
             self._check("the first loss", self.result.initial_losses)
         balancer.backward(losses)
         optimizer.step()
@@ -214,12 +221,12 @@ class _Training:
             metrics = {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
         if metrics.keys() != set(self.tasks):
             raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
-        trained = [self.config.settings["task"]] if self.config.method == "single_task" else self.tasks
-        self._check(f"the metric on {split}", {task: metrics[task] for task in trained})
+        self._check(f"the metric on {split}", metrics)
         return metrics
 
     def _check(self, what: str, numbers: Mapping[str, float]) -> None:
-        bad = {task: number for task, number in numbers.items() if not math.isfinite(number)}
+        """What a single-task trial does to the other tasks does not matter."""
+        bad = {task: number for task, number in numbers.items() if task in self.trained and not math.isfinite(number)}
         if bad:
             found = ", ".join(f"{task} = {number}" for task, number in bad.items())
             raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
@@ -248,8 +255,14 @@ class _Training:
                 warnings.simplefilter("always", BalancerWarning)
                 for name, arguments in AVERAGES.items():
                     mean = self.balancer.mean_weights(**arguments)
-                    mean = close(mean) if self.balancer.positive else mean
                     self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
         self.result.trajectory = self.recorder.trajectory()
         return self.result
+
+
+def _seed(seed: int) -> None:
+    """Every global generator that a problem may draw from; a worker process trains many trials."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,90 @@
+"""What a trial costs outside training: wall-clock of a whole study of trivial trials, MLflow included.
+
+    python -m benchmarks.overhead            # 40 and 400 trials; about a minute
+
+The figure is the time from the first to the last trial over the number of trials, Ray's and MLflow's starts left
+out and named beside it. Goal: 0.15 s at 40 trials, 0.05 s at 400.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from hpo import cluster, launch
+from hpo.tracking import machine
+
+STUDY = {
+    "problem": "benchmarks.trivial:Trivial",
+    "seeds": 1,
+    "gradnorm": {"recipes": ["robust"], "trials": 1},
+    "confirm": {"top_static": 1, "averages": ["tail"]},
+}
+
+
+def study_of(trials: int, folder: Path) -> Path:
+    """A study of so many trials, nearly all of them static points."""
+    path = folder / f"overhead-{trials}.yaml"
+    content = {"name": f"overhead-{trials}", **STUDY, "static": {"design": "dirichlet", "points": 10}}
+    path.write_text(yaml.safe_dump(content))
+    fixed = sum(count for _, count in launch.open_plan(path).size().values()) - 10
+    content["static"] = {"design": "dirichlet", "points": trials - fixed}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def measure(trials: int) -> tuple[float, float]:
+    """Seconds from start to end of all trials, delivered to MLflow, and seconds of the whole command."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = study_of(trials, Path(folder))
+        where = launch.place(Path(folder) / "output", None)
+        begin = time.perf_counter()
+        with Stopwatch() as watch:
+            finished = launch.run_study(path, where, None, Console(file=io.StringIO()))
+        whole = time.perf_counter() - begin
+        assert finished.complete, finished.failed
+        assert not finished.failed, finished.failed
+        return watch.seconds, whole
+
+
+class Stopwatch:
+    """Times `cluster.run` and the delivery that follows it, from inside the command."""
+
+    def __enter__(self) -> Stopwatch:
+        self.seconds = 0.0
+        self._run, self._end = cluster.run, launch.Writer.close
+        watch = self
+
+        def run(*arguments: object) -> object:
+            watch._begin = time.perf_counter()
+            return self._run(*arguments)  # type: ignore[arg-type]
+
+        def close(writer: launch.Writer) -> list[str]:
+            lost = self._end(writer)
+            watch.seconds = time.perf_counter() - watch._begin
+            return lost
+
+        cluster.run, launch.Writer.close = run, close  # type: ignore[assignment, method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cluster.run, launch.Writer.close = self._run, self._end  # type: ignore[method-assign]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trials", nargs="*", type=int, default=[40, 400])
+    print(f"{machine()}\n{'trials':>7} {'s a trial':>10} {'all trials s':>13} {'whole command s':>16}")
+    for trials in parser.parse_args().trials:
+        seconds, whole = measure(trials)
+        print(f"{trials:>7} {seconds / trials:>10.3f} {seconds:>13.1f} {whole:>16.1f}")
+
+
+if __name__ == "__main__":
+    main()
