@@ -19,7 +19,7 @@ LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, 
 
 def arms(comparison: Comparison) -> Table:
     """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
-    table = Table(title=LEGEND, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=LEGEND, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", min_width=2, no_wrap=True)
     table.add_column("arm", no_wrap=True)
     for column in ("val", "test", "regret"):
@@ -35,8 +35,8 @@ def _cells(row: pd.Series) -> list[str]:
     return [
         "".join(sign for mark, (sign, _) in MARKS.items() if row[mark]),
         row["arm"],
-        signed(row["score_val"]),
-        signed(row["score_test"]),
+        _short(row["score_val"]),
+        _short(row["score_test"]),
         _plus_minus(row["regret"], row["regret_high"]),
         row["verdict"],
     ]
@@ -46,4 +46,9 @@ def _plus_minus(mean: float, high: float) -> str:
     """A mean with half its interval, "-0.42 ± 0.38"; Student's interval is symmetric."""
     if not math.isfinite(mean):
         return NOTHING
-    return f"{signed(mean)} ± {high - mean:.2f}" if math.isfinite(high) else signed(mean)
+    return f"{_short(mean)} ± {_short(high - mean).lstrip('+')}" if math.isfinite(high) else _short(mean)
+
+
+def _short(value: float) -> str:
+    """A signed number in at most five characters up to 1,000: "-0.42", "+49.6", "+102"."""
+    return f"{value:+.1f}" if 10 <= abs(value) < 100 else signed(value)

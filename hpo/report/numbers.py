@@ -11,7 +11,8 @@ def signed(value: float) -> str:
     """A score or a regret: "+1.23", "-0.40", "+1,204"."""
     if not math.isfinite(value):
         return NOTHING
-    return f"{value:+.2f}" if abs(value) < 100 else f"{value:+,.0f}"
+    text = f"{value:+.2f}" if abs(value) < 100 else f"{value:+,.0f}"
+    return text if text.strip("+-0.") else "0.00"
 
 
 def bounds(low: float, high: float) -> str:

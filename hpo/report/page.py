@@ -13,11 +13,10 @@ from hpo.compare import Comparison
 from hpo.report.data import ReportData, recommended_weights
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
-from hpo.report.labels import arm_label
 from hpo.report.numbers import NOTHING, bounds, ratio, signed
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.tables import NOTES, definitions, trials_table
-from hpo.report.words import headline, recommendation, sentences
+from hpo.report.words import advice, headline, sentences
 
 
 class Tile(NamedTuple):
@@ -47,8 +46,7 @@ def page(data: ReportData) -> str:
         verdict=comparison.verdict.kind,
         headline=headline(comparison),
         sentences=sentences(comparison),
-        recommendation=recommendation(comparison),
-        recommended=arm_label(comparison.recommended),
+        advice=advice(comparison),
         weights=json.dumps(recommended_weights(comparison), indent=2) if comparison.recommended else "",
         tiles=_tiles(comparison),
         alarms=comparison.alarms,
@@ -83,7 +81,7 @@ def _figures(data: ReportData) -> tuple[list[Panel], dict[str, object]]:
     for name, module in FIGURES.items():
         figure = module.figure(data)
         if figure is None:
-            panels.append(Panel(name, module.TITLE, "", False, 0, module.MISSING))
+            panels.append(Panel(name, module.TITLE, "", module.WIDE, 0, module.MISSING))
         else:
             caption = module.caption(data)
             panels.append(Panel(name, module.TITLE, caption, module.WIDE, figure.layout.height, ""))
@@ -102,7 +100,9 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     known = f"regret, percentage points (95% interval {interval})" if interval != NOTHING else "regret"
     tiles = [Tile(signed(regret.mean), known), *_cost_tiles(comparison)]
     near = comparison.distances.sort_values("aitchison").head(1)
-    tiles += [Tile(ratio(f), "off by this factor: E_t[w] from the best static weights") for f in near["factor"]]
+    tiles += [
+        Tile(ratio(f), "times off at most: GradNorm's E_t[w] from the best static weights") for f in near["factor"]
+    ]
     return [tile for tile in tiles if tile.number != NOTHING]
 
 

@@ -12,7 +12,6 @@ from hpo.report.data import ReportData
 from hpo.report.labels import arm_label
 from hpo.report.numbers import (
     NOTHING,
-    bounds,
     count,
     duration,
     metric,
@@ -52,7 +51,7 @@ def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[st
         "Score, validation": signed(row["score_val"]),
         "Score, test (95% interval)": signed_with_bounds(row["score_test"], row["low"], row["high"]),
         "Regret (95% interval)": signed_with_bounds(row["regret"], row["regret_low"], row["regret_high"]),
-        "Against best static": row["verdict"] or NOTHING,
+        "Verdict": row["verdict"] or NOTHING,
         **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
     }
 
@@ -186,8 +185,3 @@ def definitions(comparison: Comparison) -> str:
         "static arm, paired by seed, in percentage points. Arms are chosen on validation and read on test, on seeds "
         f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent."
     )
-
-
-def interval_text(comparison: Comparison) -> str:
-    """The 95% interval of the verdict's regret."""
-    return bounds(comparison.verdict.regret.low, comparison.verdict.regret.high)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from hpo.compare import Comparison, Verdict
+from hpo.compare import Comparison, Interval, Verdict
 from hpo.report.data import recommended_weights
 from hpo.report.labels import arm_label
 from hpo.report.numbers import bounds, duration, ratio, signed
@@ -40,18 +42,22 @@ def sentences(comparison: Comparison) -> tuple[str, str]:
 def recommendation(comparison: Comparison) -> str:
     """What to do, in one line."""
     weights = recommended_weights(comparison)
-    if not weights:
+    return advice(comparison, ": " + ", ".join(f"{task} {value:.4g}" for task, value in weights.items()))
+
+
+def advice(comparison: Comparison, weights: str = "") -> str:
+    """What to do; ``weights`` follow the arm's name."""
+    if not comparison.recommended:
         return "Nothing to train with yet: let the study come to its end (the same command again resumes it)."
-    listed = ", ".join(f"{task} {value:g}" for task, value in weights.items())
-    advice = f"Train with {arm_label(comparison.recommended)}: {listed}."
-    return f"{advice} {_CAUTIONS[comparison.verdict.kind]}".strip()
+    text = f"Train with {arm_label(comparison.recommended)}{weights}."
+    return f"{text} {_CAUTIONS[comparison.verdict.kind]}".strip()
 
 
 _CAUTIONS = {
     "better": "",
     "equivalent": "",
     "worse": "",
-    "inconclusive": "It is the best on validation so far; raise `seeds` in the study file for a verdict.",
+    "inconclusive": "It is the best on validation so far; raise seeds in the study file for a verdict.",
     "none": "It is the best on validation so far; the same command again resumes the study.",
 }
 
@@ -80,13 +86,25 @@ def _regret(verdict: Verdict, margin: float) -> str:
 
 def _gap(verdict: Verdict, margin: float) -> str:
     """What an inconclusive verdict lacks."""
-    _, low, high, seeds = verdict.regret
+    _, low, high, _ = verdict.regret
     if not math.isfinite(low):
         return "one seed gives no interval"
-    needed = math.ceil(seeds * ((high - low) / 2 / margin) ** 2)
-    if needed <= seeds:
+    if (high - low) / 2 <= margin:
         return "the interval holds both 0 and regrets beyond the margin"
-    return f"the interval is wider than the margin, and about {needed:,} seeds would make it as narrow"
+    needed = _seeds_needed(verdict.regret, margin)
+    amount = f"about {needed:,}" if needed else "more than 1,000"
+    return (
+        f"the interval is wider than the margin, and with this scatter it takes {amount} seeds to make it as narrow"
+    )
+
+
+def _seeds_needed(regret: Interval, margin: float) -> int:
+    """The smallest n <= 1000 with ``t_{n-1} s / sqrt(n) <= margin``, s the scatter found; 0 if there is none."""
+    n = np.arange(2, 1001)
+    width = stats.t.ppf(0.975, n - 1) / np.sqrt(n)  # half the interval, in units of s
+    s = (regret.high - regret.low) / 2 / width[regret.seeds - 2]
+    enough = n[s * width <= margin]
+    return int(enough[0]) if len(enough) else 0
 
 
 def _cost(comparison: Comparison) -> str:

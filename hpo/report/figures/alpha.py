@@ -30,7 +30,7 @@ def figure(data: ReportData) -> go.Figure | None:
     if not sweep["score"].notna().any():
         return None
     best = best_trial(static_points(data.comparison))
-    clipped = clip(sweep["score"], keep=() if best is None else (best["score"],))
+    clipped = clip(sweep["score"], 2.0, keep=() if best is None else (best["score"],))
     sweep = sweep.assign(shown=clipped.shown, out=clipped.beyond | sweep["score"].isna())
     sweep["shown"] = sweep["shown"].fillna(clipped.top)
     plot = go.Figure(layout=blank(height=420))

@@ -14,14 +14,17 @@ from hpo.report.numbers import bounds, signed
 TITLE = "Score of every arm on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
 WIDE = True
-_ROW = 44  # pixels
+_ROW = 46  # pixels
 
 _GROUPS = {"GradNorm": (BALANCED, RECIPES[0], "diamond"), "static search": (SEARCHED, STATIC, "circle")}
 
 
 def caption(data: ReportData) -> str:
     """How to read it."""
-    text = "Further left is better; a bar is the 95% interval over seeds, the dashed line the best static arm."
+    text = (
+        "Further left is better; a bar is the 95% interval over seeds, the dashed line the best static arm. "
+        "The recommended arm is in bold."
+    )
     beyond = int(_clipped(_scored(data)).beyond.sum())
     return text + (f" Triangles at the right edge: {beyond} further out, their score beside the name." * bool(beyond))
 
@@ -37,10 +40,10 @@ def figure(data: ReportData) -> go.Figure | None:
     kinds = {name: arms["kind"].isin(kinds) for name, (kinds, _, _) in _GROUPS.items()}
     for name, (_, color, symbol) in _GROUPS.items():
         _add(plot, arms[kinds[name]], name, color, symbol)
-    _add(plot, arms[~kinds["GradNorm"] & ~kinds["static search"]], "other", REFERENCE, "square")
+    _add(plot, arms[~kinds["GradNorm"] & ~kinds["static search"]], "other methods", REFERENCE, "square")
     for _, row in arms.iterrows():
         plot.add_annotation(
-            text=_name(row), x=0, xref="paper", xanchor="left", y=row["place"], yshift=13, showarrow=False
+            text=_name(row), x=0, xref="paper", xanchor="left", y=row["place"], yshift=16, showarrow=False
         )
     for value in arms.loc[arms["best_static"], "shown"]:
         plot.add_vline(value, line={"color": STATIC, "dash": "dash", "width": 1.5}, layer="below")
@@ -53,7 +56,7 @@ def _scored(data: ReportData) -> pd.DataFrame:
 
 
 def _clipped(arms: pd.DataFrame) -> Clipped:
-    return clip(arms["score_test"], keep=arms.loc[arms["best_static"] | arms["recommended"], "score_test"])
+    return clip(arms["score_test"], 2.0, keep=arms.loc[arms["best_static"] | arms["recommended"], "score_test"])
 
 
 def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str) -> None:
@@ -79,11 +82,9 @@ def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str
 
 
 def _name(row: pd.Series) -> str:
-    """The arm's label with what marks it; bold if recommended."""
+    """The arm's label, bold if recommended, with its score if that is out of range."""
     label = plain(arm_label(row["arm"]))
-    marks = [name for name in ("recommended", "best_static") if row[name]]
     text = f"<b>{label}</b>" if row["recommended"] else label
-    text += f" · {', '.join(marks).replace('_', ' ')}" if marks else ""
     return text + (f" · {signed(row['score_test'])}" if row["beyond"] else "")
 
 

@@ -14,7 +14,7 @@ TITLE = "What finding weights took"
 MISSING = "No trial of the static search or of an alpha sweep is there yet."
 WIDE = False
 _PANELS = {"steps": ("steps", count), "seconds": ("measured time", duration)}
-_ROW = 52  # pixels
+_ROW = 56  # pixels
 
 
 def caption(_: ReportData) -> str:
@@ -31,25 +31,29 @@ def figure(data: ReportData) -> go.Figure | None:
     cost = cost.assign(place=range(len(cost), 0, -1))
     plot = make_subplots(rows=1, cols=2, horizontal_spacing=0.06, shared_yaxes=True)
     for column, (unit, (title, write)) in enumerate(_PANELS.items(), 1):
-        text = [f"{write(row[unit])} ({ratio(row[f'{unit}_ratio'])})" for _, row in cost.iterrows()]
+        text = [_text(write(row[unit]), row[f"{unit}_ratio"]) for _, row in cost.iterrows()]
         _add(plot, column, cost, unit, text)
-        reach = [0, 1.7 * cost[unit].max() or 1]  # room for the text beside the longest bar
+        reach = [0, 2.5 * cost[unit].max() or 1]  # room for the text beside the longest bar
         plot.update_xaxes(
             title_text=title, range=reach, showticklabels=False, showgrid=False, zeroline=True, row=1, col=column
         )
     for _, row in cost.iterrows():
         plot.add_annotation(
-            text=plain(row["way"]), x=0, xref="paper", xanchor="left", y=row["place"], yshift=17, showarrow=False
+            text=plain(row["way"]), x=0, xref="paper", xanchor="left", y=row["place"], yshift=19, showarrow=False
         )
     plot.update_yaxes(visible=False, range=[0.5, len(cost) + 0.75])
-    plot.update_layout(blank(height=60 + _ROW * len(cost), showlegend=False), margin_t=10)
+    plot.update_layout(blank(height=60 + _ROW * len(cost), showlegend=False))
     return plot
+
+
+def _text(amount: str, times: float) -> str:
+    return amount if times == 1 else f"{amount} ({ratio(times)} \N{MULTIPLICATION SIGN})"
 
 
 def _add(plot: go.Figure, column: int, cost: pd.DataFrame, unit: str, text: list[str]) -> None:
     colors = [STATIC if way == "static search" else RECIPES[0] for way in cost["way"]]
     plot.add_bar(
-        x=cost[unit], y=cost["place"], orientation="h", width=0.34, marker_color=colors, text=text,
+        x=cost[unit], y=cost["place"], orientation="h", width=0.32, marker_color=colors, text=text,
         textposition="outside", cliponaxis=False, hovertext=[plain(way) for way in cost["way"]],
         hoverinfo="text", row=1, col=column,
     )  # fmt: skip

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,12 +48,12 @@ def figure(data: ReportData) -> go.Figure | None:
 
 
 def _clipped(data: ReportData) -> Clipped:
-    return clip(static_points(data.comparison)["score"])
+    return clip(static_points(data.comparison)["score"], 0.5)
 
 
 def _distances(points: pd.DataFrame, target: NDArray[np.float64], data: ReportData, kind: str) -> list[float]:
-    read: Callable[[object], float] = lambda found: float(getattr(found, kind))  # noqa: E731
-    return [read(distance_between(w, target)) for w in weight_columns(points, data.comparison.tasks, "geometric")]
+    every = weight_columns(points, data.comparison.tasks, "geometric")
+    return [float(distance_between(w, target)._asdict()[kind]) for w in every]
 
 
 def _add(

@@ -16,7 +16,7 @@ def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
     """Static points as markers, E_t[w] as vertical lines, the best static arm ringed."""
     tasks = data.comparison.tasks
     w = weight_columns(points, tasks, "geometric")
-    clipped = clip(points["score"])
+    clipped = clip(points["score"], 0.5)
     plot = go.Figure(layout=blank(height=420))
     hover = [
         f"{plain(arm_label(a))}<br>score {signed(s)}" for a, s in zip(points["arm"], points["score"], strict=True)
@@ -34,7 +34,7 @@ def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
         plot.add_vline(a / b, line=style)
         plot.add_scatter(x=[None], y=[None], mode="lines", line=style, name=f"E_t[w], {plain(recipe)} recipe")
     axis = f"w {plain(tasks[0])} / w {plain(tasks[1])}"
-    plot.update_xaxes(type="log", title_text=axis, exponentformat="power", dtick=1)
+    plot.update_xaxes(type="log", title_text=axis, tickformat="~g", dtick=1)
     plot.update_yaxes(title_text="score on validation, %")
     return plot
 

@@ -17,6 +17,7 @@ from hpo.report.numbers import signed
 
 _ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the two others shrink alike
 _RAYS: Vector = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_BETWEEN = math.radians(30)  # midway between two rays, where the rings' numbers stand
 _PATH_POINTS = 300
 
 
@@ -49,28 +50,39 @@ def _marked(data: ReportData) -> dict[str, Vector]:
 
 
 def _add_frame(plot: go.Figure, data: ReportData, reach: float) -> None:
-    """Rays with the tasks' names, rings with the factor by which one weight exceeds the two others."""
-    turn = np.linspace(0, 2 * np.pi, 90)
+    """Rays with the tasks' names, and rings."""
     frame = {"color": REFERENCE, "width": 0.7}
-    for power in range(1, int(reach * math.sqrt(1.5) / math.log(10)) + 1):
-        radius = power * math.log(10) / math.sqrt(1.5)
-        plot.add_scatter(
-            x=radius * np.cos(turn), y=radius * np.sin(turn), mode="lines", line=frame, opacity=0.5,
-            hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
-        plot.add_annotation(
-            x=0, y=-radius, text=f"\N{MULTIPLICATION SIGN} {10**power:,}", showarrow=False, yshift=-8, font_size=11
-        )
-    for ray, task in zip(_RAYS, data.comparison.tasks, strict=True):
-        x, y = reach * ray
+    for power in _powers(reach):
+        _add_ring(plot, power, frame)
+    for place, task in enumerate(data.comparison.tasks):
+        x, y = reach * _RAYS[place]
         plot.add_scatter(
             x=[0, x], y=[0, y], mode="lines", line=frame, opacity=0.5, hoverinfo="skip", showlegend=False
         )
-        anchor = "center" if abs(ray[0]) < 0.1 else "left" if ray[0] < 0 else "right"
-        side = {"yanchor": "bottom"} if ray[1] > 0 else {"yanchor": "top"}
+        side = {"xanchor": ("center", "left", "right")[place], "yanchor": "top" if place else "bottom"}
+        text = f"more weight on<br><b>{plain(task)}</b>"
         plot.add_annotation(
-            x=x, y=y, text=f"more weight on <b>{plain(task)}</b>", showarrow=False, xanchor=anchor, **side
+            x=(0, -1.1, 1.1)[place] * reach, y=y * (1.4 if place else 1), text=text, showarrow=False, **side
         )
+
+
+def _powers(reach: float) -> range:
+    """The powers of ten of at most five rings."""
+    most = int(reach * math.sqrt(1.5) / math.log(10))
+    step = -(-most // 5) or 1
+    return range(step, most + 1, step)
+
+
+def _add_ring(plot: go.Figure, power: int, line: dict[str, object]) -> None:
+    """Where a task's ray crosses it, the task's weight is 10**power times each of the other two."""
+    radius, turn = power * math.log(10) / math.sqrt(1.5), np.linspace(0, 2 * np.pi, 90)
+    plot.add_scatter(
+        x=radius * np.cos(turn), y=radius * np.sin(turn), mode="lines", line=line, opacity=0.5, hoverinfo="skip",
+        showlegend=False,
+    )  # fmt: skip
+    text = f"\N{MULTIPLICATION SIGN} {10**power:,}"
+    x, y = radius * math.cos(_BETWEEN), radius * math.sin(_BETWEEN)
+    plot.add_annotation(x=x, y=y, text=text, showarrow=False, font_size=10)
 
 
 def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places: Vector, w: Vector) -> None:
@@ -80,12 +92,12 @@ def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places:
         for arm, score, text in zip(points["arm"], points["score"], texts, strict=True)
     ]
     bar = {
-        "title": {"text": "score on validation, %", "side": "top"},
+        "title": {"text": "score on validation, %", "side": "top", "font": {"size": 13}},
         "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
     }  # fmt: skip
     marker = {
         "color": points["score"][::-1], "colorscale": SCALE, "cmin": points["score"].min(),
-        "cmax": clip(points["score"]).top, "size": 11, "line": {"color": REFERENCE, "width": 1}, "colorbar": bar,
+        "cmax": clip(points["score"], 0.5).top, "size": 11, "line": {"color": REFERENCE, "width": 1}, "colorbar": bar,
     }  # fmt: skip
     x, y = places[::-1].T  # the best on top
     plot.add_scatter(
@@ -120,7 +132,6 @@ def _add_marked(plot: go.Figure, data: ReportData, marked: dict[str, Vector]) ->
 
 
 def _layout(reach: float) -> dict[str, object]:
-    hidden = {"visible": False, "range": [-1.12 * reach, 1.12 * reach]}
-    return blank(
-        height=560, xaxis=hidden, yaxis={**hidden, "scaleanchor": "x", "range": [-0.75 * reach, 1.15 * reach]}
-    )
+    x = {"visible": False, "range": [-1.12 * reach, 1.12 * reach]}
+    y = {**x, "range": [-1.05 * reach, 1.2 * reach], "scaleanchor": "x"}
+    return blank(height=640, meta={"aspect": 1.25}, xaxis=x, yaxis=y)

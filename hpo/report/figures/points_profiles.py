@@ -28,7 +28,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     if best is not None:
         _add_thick(plot, names, best.weights, "best static arm", STATIC, "circle")
     axis = "weight / geometric mean of the weights"
-    plot.update_yaxes(type="log", title_text=axis, exponentformat="power", dtick=1)
+    plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1)
     return plot
 
 
@@ -38,7 +38,7 @@ def _relative(w: Vector) -> Vector:
 
 
 def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, w: Vector) -> None:
-    low, top = float(points["score"].min()), clip(points["score"]).top
+    low, top = float(points["score"].min()), clip(points["score"], 0.5).top
     shade = ((points["score"].clip(upper=top) - low) / ((top - low) or 1.0)).tolist()
     colors = sample_colorscale(SCALE, shade)
     rows = list(zip(points["arm"], points["score"], _relative(w), colors, strict=True))
@@ -48,7 +48,7 @@ def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, w: Vect
             hovertext=f"{plain(arm_label(arm))}<br>score {signed(score)}", hoverinfo="text",
         )  # fmt: skip
     bar = {
-        "title": {"text": "score on validation, %", "side": "top"},
+        "title": {"text": "score on validation, %", "side": "top", "font": {"size": 13}},
         "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.16, "yanchor": "top", "outlinewidth": 0,
     }  # fmt: skip
     scale = {"color": [low, top], "colorscale": SCALE, "cmin": low, "cmax": top, "colorbar": bar, "opacity": 0}

@@ -16,9 +16,9 @@ WIDE = False
 _CAPTIONS = {
     2: "A static point's score against the ratio of its two weights; vertical lines are GradNorm's E_t[w] "
     "(geometric average).",
-    3: "A step in any direction multiplies ratios of weights, so this is the simplex in log-ratios: the centre is "
-    "equal weights, and on a ring a task has 10, 100, ... times the weight of the other two where its ray crosses "
-    "it. Thin lines are the paths of w(t), large markers their geometric average E_t[w].",
+    3: "Equal weights are in the centre; along a ray the named task's weight grows to 10, 100, ... times each of "
+    "the other two, and straight distance is the Aitchison distance. Thin lines are the paths of w(t), large markers "
+    "their geometric average E_t[w].",
 }
 _PROFILES = (
     "Each line is a static point: its weights relative to their geometric mean; thick lines are the best static "
@@ -29,7 +29,7 @@ _PROFILES = (
 def caption(data: ReportData) -> str:
     """How to read it."""
     T = len(data.comparison.tasks)
-    clipped = clip(static_points(data.comparison)["score"])
+    clipped = clip(static_points(data.comparison)["score"], 0.5)
     note = (
         clip_note(clipped)
         if T == 2

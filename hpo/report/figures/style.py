@@ -15,13 +15,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-STATIC = "#0077BB"
+STATIC = "#1380C6"
 REFERENCE = "#808080"
 RECIPES = ("#D55E00", "#AA6FAE", "#009E73")
-TASKS = ("#0077BB", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
+TASKS = ("#1380C6", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
 SYMBOLS = ("diamond", "square", "cross")
 DASHES = ("solid", "dash", "dot")
-SCALE = "Cividis"
+SCALE = ["rgb(19,128,198)", "rgb(164,170,176)", "rgb(201,138,0)"]  # of scores, the best first
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -43,18 +43,18 @@ def task_line(place: int) -> dict[str, str]:
 
 def blank(height: int, **layout: Any) -> dict[str, Any]:
     """The layout that every figure starts from; its colours come with the template when the page draws it."""
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
         "template": go.layout.Template(),
         "height": height,
-        "margin": {"l": 10, "r": 16, "t": 44, "b": 10},
+        "margin": {"l": 10, "r": 16, "t": 10, "b": 10},
         "legend": legend,
         "hovermode": "closest",
     } | layout
 
 
 def template(ink: str, muted: str, grid: str, surface: str) -> dict[str, Any]:
-    """A Plotly template of four colours: text, axis text, grid lines, and what lies behind hover labels."""
+    """A Plotly template of four colours: text, axis text, grid lines, and what lies behind text on a figure."""
     axis = {
         "gridcolor": grid,
         "zerolinecolor": grid,
@@ -72,8 +72,7 @@ def template(ink: str, muted: str, grid: str, surface: str) -> dict[str, Any]:
             "hoverlabel": {"bgcolor": surface, "bordercolor": grid, "font": {"color": ink, "family": FONT}},
             "xaxis": axis,
             "yaxis": axis,
-            "coloraxis": {"colorbar": {"outlinewidth": 0}},
-            "annotationdefaults": {"font": {"color": ink, "size": 12}, "arrowcolor": muted},
+            "annotationdefaults": {"font": {"color": ink, "size": 12}, "bgcolor": surface, "borderpad": 0},
             "shapedefaults": {"line": {"color": muted}},
         }
     }
@@ -81,7 +80,7 @@ def template(ink: str, muted: str, grid: str, surface: str) -> dict[str, Any]:
 
 TEMPLATES = {
     "light": template(ink="#1a2027", muted="#55606b", grid="#dfe4e9", surface="#ffffff"),
-    "dark": template(ink="#e8ecf0", muted="#a3adb8", grid="#343c45", surface="#20262d"),
+    "dark": template(ink="#e8ecf0", muted="#a3adb8", grid="#343c45", surface="#1b2026"),
 }
 
 
@@ -93,18 +92,20 @@ class Clipped(NamedTuple):
     top: float
 
 
-def clip(values: ArrayLike, keep: Iterable[float] = ()) -> Clipped:
+def clip(values: ArrayLike, reach: float, keep: Iterable[float] = ()) -> Clipped:
     """Pull far-out high values in, so that one bad arm does not press all others onto a line.
 
-    ``top`` is the third quartile plus three times the distance from it to the minimum (scores are skewed: only
-    the good side is of interest), or the largest value where that is lower; ``keep`` are values that stay in.
+    Args:
+        values: scores, of which the low ones are of interest.
+        reach: ``top`` lies so many times the distance from the minimum to the third quartile above the latter.
+        keep: values that stay in.
     """
     x = np.asarray(values, dtype=np.float64)
     known = x[np.isfinite(x)]
     if not len(known):
         return Clipped(x, np.zeros(len(x), dtype=bool), float("nan"))
-    low, middle = np.quantile(known, [0.0, 0.5])
-    top = min(float(known.max()), max(float(middle + 2 * (middle - low)), *keep, float(low)))
+    low, quartile = np.quantile(known, [0.0, 0.75])
+    top = min(float(known.max()), max([float(quartile + reach * (quartile - low)), *keep]))
     return Clipped(np.minimum(x, top), x > top, top)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -37,16 +39,26 @@ def figure(data: ReportData) -> go.Figure | None:
         vertical_spacing=0.16 / len(recipes) + 0.02 * (len(recipes) > 1),
     )  # fmt: skip
     for row, (recipe, table) in enumerate(recipes.items(), 1):
-        _add_curves(plot, row, table, data)
         _add_averages(plot, row, runs.get(recipe), data)
+        _add_curves(plot, row, table, data)
         _add_title(plot, row, recipe, runs.get(recipe))
-        plot.update_xaxes(title_text="step", row=row, col=1)
         plot.update_xaxes(tickangle=-40, range=[-0.6, len(AVERAGES) - 0.4], row=row, col=2)
     plot.update_layout(blank(height=70 + 320 * len(recipes)))
-    plot.update_layout(margin_t=80)
-    plot.update_yaxes(type="log", dtick=1, exponentformat="power", title_text="w", col=1)
-    plot.update_yaxes(type="log", dtick=1, col=2)
+    plot.update_layout(legend_y=1 + 0.1 / len(recipes))
+    plot.update_xaxes(title_text="step", row=len(recipes), col=1)
+    plot.update_yaxes(title_text="w", col=1)
+    plot.update_yaxes(type="log", dtick=1, tickformat="~g", range=_range(recipes.values(), data))
     return plot
+
+
+def _range(tables: Iterable[pd.DataFrame], data: ReportData) -> list[float]:
+    """The powers of ten that hold all curves and the best static weights, the same for every recipe."""
+    columns = [f"w/{task}" for task in data.comparison.tasks]
+    every = np.concatenate([table[columns].to_numpy(dtype=np.float64).ravel() for table in tables])
+    static = best_static(data.comparison)
+    every = every if static is None else np.append(every, static.weights)
+    logs = np.log10(every[np.isfinite(every) & (every > 0)])
+    return [float(logs.min()) - 0.2, float(logs.max()) + 0.2]
 
 
 def _add_curves(plot: go.Figure, row: int, table: pd.DataFrame, data: ReportData) -> None:
@@ -61,10 +73,10 @@ def _add_curves(plot: go.Figure, row: int, table: pd.DataFrame, data: ReportData
             row=row, col=1,
         )  # fmt: skip
         if static is not None and np.isfinite(static.weights[place]):
-            level = {"color": line["color"], "dash": "dash", "width": 1.2}
+            level = {"color": line["color"], "dash": "dash", "width": 1.5}
             plot.add_hline(static.weights[place], line=level, layer="below", row=row, col="all")
     if static is not None and row == 1:
-        key = {"color": "#808080", "dash": "dash", "width": 1.2}
+        key = {"color": "#808080", "dash": "dash", "width": 1.5}
         plot.add_scatter(x=[None], y=[None], mode="lines", name="best static weights", line=key, row=1, col=1)
 
 

@@ -1,0 +1,72 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpo.report.figures import FIGURES
+from hpo.report.figures.points_plane import _places
+from hpo.report.figures.style import RECIPES, STATIC, TASKS, TEMPLATES, clip, thinned
+from tests.hpo.report.builder import Builder
+
+
+@pytest.mark.parametrize("T", [2, 3, 5, 7])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_finished_study_has_every_figure(name, T):
+    data = Builder(T=T).data()
+    figure = FIGURES[name].figure(data)
+    assert figure is not None
+    assert json.loads(figure.to_json())["data"]
+    assert FIGURES[name].caption(data).endswith(".")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_without_its_data_a_figure_is_none_and_says_why(name):
+    data = replace(Builder(phases=()).data(), trajectories={})
+    figure = FIGURES[name].figure(data)
+    assert figure is None
+    assert FIGURES[name].MISSING.endswith(".")
+
+
+def test_plane_keeps_aitchison_distances():
+    from hpo.compare import distance
+
+    random = np.random.default_rng(0)
+    v, w = random.dirichlet(np.ones(3), 50), random.dirichlet(np.ones(3), 50)
+    between = np.linalg.norm(_places(v) - _places(w), axis=1)
+    np.testing.assert_allclose(between, [distance(a, b).aitchison for a, b in zip(v, w, strict=True)])
+
+
+def test_clip_pulls_in_what_is_far_out_and_keeps_what_it_must():
+    values = [1.0, 1.1, 1.2, 1.3, 900.0, np.nan]
+    clipped = clip(values, 2.0)
+    assert clipped.beyond.tolist() == [False] * 4 + [True, False]
+    assert clipped.shown[4] == clipped.top < 3
+    assert clip(values, 2.0, keep=[900.0]).beyond.sum() == 0
+    assert np.isnan(clip([np.nan], 2.0).top)
+
+
+def test_thinned_keeps_both_ends():
+    table = Builder().trajectory("robust", steps=100_000)
+    short = thinned(table, 600)
+    assert (len(short), short["step"].iloc[0], short["step"].iloc[-1]) == (600, 0, 99_999)
+
+
+def _luminance(color):
+    channels = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def _contrast(a, b):
+    low, high = sorted([_luminance(a), _luminance(b)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", TEMPLATES)
+def test_colours_stand_out_on_light_and_dark(scheme):
+    layout = TEMPLATES[scheme]["layout"]
+    surface = layout["annotationdefaults"]["bgcolor"]
+    assert min(_contrast(color, surface) for color in {STATIC, *RECIPES, *TASKS}) >= 3
+    assert _contrast(layout["font"]["color"], surface) >= 7
+    assert _contrast(layout["xaxis"]["tickfont"]["color"], surface) >= 4.5

@@ -1,0 +1,172 @@
+"""The page in a real browser: offline, in both schemes, on a phone, and in the MLflow UI's kind of frame."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from hpo.report import ReportData, write_report
+from hpo.report.figures import FIGURES
+from tests.hpo.report.builder import Builder
+
+pytestmark = pytest.mark.slow
+SAID = re.compile("Copied|Press")
+HEADLINES = {
+    "better": "beats",
+    "equivalent": "matches",
+    "worse": "loses",
+    "inconclusive": "Inconclusive",
+    "none": "No verdict",
+}
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """A page with what it asked for and what it complained about."""
+
+    def __init__(self, browser: Browser, url: str, width: int = 1280, scheme: str = "light") -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page.set_default_timeout(30_000)
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self._console(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(url)
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+    def drawn(self) -> Page:
+        self.page.wait_for_selector("body[data-drawn]")
+        return self.page
+
+
+def written(data: ReportData, folder: Path) -> str:
+    return write_report(data, folder)["html"].as_uri()
+
+
+@pytest.mark.parametrize("T", [2, 3, 5])
+def test_every_figure_is_drawn_offline_and_without_complaint(browser, tmp_path, T):
+    url = written(Builder(T=T).data(), tmp_path)
+    seen = Seen(browser, url)
+    page = seen.drawn()
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.plot')].map(p => {"
+        " const b = p.querySelector('svg.main-svg').getBoundingClientRect();"
+        " return [p.id, b.width, b.height, p.querySelectorAll('.point, path.js-line').length]; })"
+    )
+    assert [name for name, *_ in sizes] == [f"figure-{name}" for name in FIGURES]
+    assert all(width > 300 and height > 200 and marks > 0 for _, width, height, marks in sizes)
+    assert [asked for asked in seen.requests if asked != url and not asked.startswith("data:")] == []
+    assert seen.complaints == []
+
+
+@pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive", "none"])
+def test_the_page_opens_with_the_verdict(browser, tmp_path, verdict):
+    phases = ("references", "static") if verdict == "none" else Builder.phases
+    seen = Seen(browser, written(Builder(verdict=verdict, phases=phases).data(), tmp_path))
+    page = seen.drawn()
+    assert HEADLINES[verdict] in page.inner_text("h1")
+    assert page.locator("h1").bounding_box()["y"] < 200
+    assert seen.complaints == []
+
+
+def test_weights_can_be_copied(browser, tmp_path):
+    data = Builder().data()
+    page = Seen(browser, written(data, tmp_path)).drawn()
+    shown = json.loads(page.inner_text("#weights"))
+    assert list(shown) == list(data.comparison.tasks)
+    assert sum(shown.values()) == pytest.approx(3, rel=1e-5)
+    page.click("#copy")
+    page.locator("#copy", has_text=SAID).wait_for()
+
+
+@pytest.mark.parametrize("T", [3, 7])
+def test_a_phone_scrolls_down_only(browser, tmp_path, T):
+    page = Seen(browser, written(Builder(T=T).data(), tmp_path), width=390).drawn()
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("[...document.querySelectorAll('.plot svg.main-svg')].every(s => s.clientWidth <= 390)")
+
+
+def test_dark_follows_the_reader_and_changes_with_him(browser, tmp_path):
+    page = Seen(browser, written(Builder().data(), tmp_path), scheme="dark").drawn()
+
+    def brightness(selector: str, style: str) -> float:
+        color = page.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{style}']")
+        return sum(int(part) for part in color.strip("rgba()").split(",")[:3]) / 765
+
+    assert brightness("body", "backgroundColor") < 0.2
+    assert brightness("#figure-alpha .xtick text", "fill") > 0.5
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector("body[data-drawn=light]")
+    assert brightness("body", "backgroundColor") > 0.8
+    assert brightness("#figure-alpha .xtick text", "fill") < 0.5
+
+
+def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, tmp_path):
+    """As the MLflow UI shows an HTML artifact."""
+    write_report(Builder().data(), tmp_path)
+    (tmp_path / "ui.html").write_text(
+        "<iframe sandbox='allow-scripts' width=1200 height=800></iframe><script>fetch('report.html')"
+        ".then(r => r.blob()).then(b => { document.querySelector('iframe').src = URL.createObjectURL(b); })</script>"
+    )
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        seen = Seen(browser, f"{address}/ui.html")
+        frame = seen.page.frame_locator("iframe")
+        frame.locator("body[data-drawn]").wait_for()
+        assert frame.locator(".plot svg.main-svg").count() >= len(FIGURES)
+        frame.locator("#copy").click()
+        frame.locator("#copy", has_text=SAID).wait_for()
+        asked = {url for url in seen.requests if not url.startswith(("blob:", "data:"))}
+        assert asked <= {f"{address}/{name}" for name in ("ui.html", "report.html", "favicon.ico")}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_names_are_text_and_never_markup(browser, tmp_path):
+    evil = "<script>document.title='caught'</script>"
+    image = "<img src=x onerror=document.title='caught'>"
+    data = Builder(tasks=(evil, image, "</pre>")).data()
+    alarms = (evil, image)
+    links = dict.fromkeys(data.run_links, f"javascript:{evil}")
+    comparison = replace(data.comparison, alarms=alarms)
+    facts = {**data.provenance, "study file": f"</pre>{evil}", image: evil}
+    data = replace(data, study=evil, comparison=comparison, provenance=facts, run_links=links)
+    seen = Seen(browser, written(data, tmp_path))
+    page = seen.drawn()
+    assert "caught" not in page.title().replace("'caught'", "")
+    assert page.locator("img").count() == 0
+    assert page.locator("a[href^=javascript]").count() == 0
+    assert evil in page.inner_text(".alarms")
+    assert evil in page.locator("#figure-trajectories .legendtext").all_text_contents()
+    assert seen.complaints == []

@@ -1,0 +1,102 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpo.report import write_report
+from hpo.report.labels import arm_label
+from hpo.report.numbers import NOTHING, signed, weight
+from hpo.report.tables import arms_table, cost_table, distances_table, metrics_table, ranks_table, trials_table
+from tests.hpo.report.builder import Builder
+
+UNFINISHED = [(), ("references",), ("references", "static"), ("references", "static", "sweep")]
+
+
+def test_the_arms_table_marks_recommended_and_best_static():
+    data = Builder().data()
+    table = arms_table(data).set_index("Arm")
+    comparison = data.comparison
+    assert "recommended" in table.loc[arm_label(comparison.recommended), "Notes"]
+    assert "best static" in table.loc[arm_label(comparison.verdict.static), "Notes"]
+    assert not any(arm.startswith("single task") for arm in table.index)
+    row = comparison.arms.iloc[0]
+    assert table.iloc[0]["Score, validation"] == signed(row["score_val"])
+    assert table.iloc[0]["w age"] == weight(row["w/age"])
+
+
+def test_arms_that_lost_trials_say_so():
+    lost, gone = "gradnorm_static/paper/tail", "frozen/loss"
+    data = Builder(diverged=(lost, gone), seeds=4).data()
+    table = arms_table(data).set_index("Arm")
+    assert table.loc[arm_label(lost), "Notes"].endswith("diverged: seed 2, 3 of 4 seeds")
+
+
+def test_an_arm_of_which_nothing_finished_stays_in_the_table():
+    row = arms_table(Builder(diverged=("frozen/loss",), diverged_seeds=(1, 2), seeds=2).data()).set_index("Arm")
+    assert row.loc["frozen weights (1 / first loss)", "Notes"] == "diverged: seed 1 and 2"
+    assert row.loc["frozen weights (1 / first loss)", "Seeds"] == NOTHING
+
+
+def test_the_metrics_table_starts_with_the_single_task_networks():
+    table = metrics_table(Builder().data())
+    assert table["Arm"][0] == "single-task networks"
+    assert list(table.columns[1:]) == [
+        "income: AUC (higher is better)",
+        "never_married: AUC (higher is better)",
+        "age: MAE (lower is better)",
+    ]
+    assert table.iloc[0, 1].startswith("0.94")
+
+
+def test_cost_distances_and_ranks():
+    comparison = Builder().data().comparison
+    assert cost_table(comparison)["Steps, times static"][0] == "1"
+    assert list(distances_table(comparison)["Recipe"]) == list(comparison.distances["recipe"])
+    assert set(ranks_table(comparison)["Rank"]) <= {f"{rank} of 25" for rank in range(1, 26)}
+
+
+@pytest.mark.parametrize("T", [2, 3, 5])
+def test_csv_holds_every_number_as_it_is(T, tmp_path):
+    data = Builder(T=T).data()
+    files = write_report(data, tmp_path / "new" / "folder")
+    arms = pd.read_csv(files["arms"])
+    expected = data.comparison.arms
+    assert list(arms["arm"]) == list(expected["arm"])
+    for column in expected.select_dtypes("number"):
+        np.testing.assert_array_equal(arms[column], expected[column].astype(float))
+    trials = pd.read_csv(files["trials"]).set_index("identity")
+    assert trials.index.is_unique
+    assert len(trials) == len(Builder(T=T).trials())
+    for table, score in ((data.comparison.search, "score"), (data.comparison.confirm, "score_test")):
+        column = "score_val" if score == "score" else score
+        np.testing.assert_array_equal(trials.loc[table["identity"], column], table[score])
+
+
+def test_trials_link_to_their_runs():
+    table = trials_table(Builder().data())
+    assert table["Run"].str.startswith("http://127.0.0.1:5000/").all()
+    assert "diverged" in set(table["Status"])
+
+
+@pytest.mark.parametrize("phases", UNFINISHED)
+def test_an_unfinished_study_has_a_report(phases, tmp_path):
+    files = write_report(Builder(phases=phases).data(), tmp_path)
+    assert set(files) == {"html", "markdown", "arms", "trials"}
+    assert "No verdict yet" in files["html"].read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arms.csv", "report.html", "report.md", "trials.csv"]
+
+
+def test_markdown_says_what_the_page_says(tmp_path):
+    data = Builder(verdict="worse").data()
+    text = write_report(data, tmp_path)["markdown"].read_text()
+    assert text.startswith("# census-quick: GradNorm loses to the static search\n")
+    for said in ("## Alarms", "## Arms", "## Cost", '"age": 2.9', "```yaml\nname: census-quick", "## Trials"):
+        assert said in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.count(" | ") for line in rows[:2]} == {rows[0].count(" | ")}
+
+
+def test_markdown_keeps_text_from_becoming_markup(tmp_path):
+    data = Builder(tasks=("<script>", "a|b", "c")).data()
+    text = write_report(data, tmp_path)["markdown"].read_text()
+    assert "w \\<script\\>" in text
+    assert "w a\\|b" in text
