@@ -1,0 +1,82 @@
+"""Draw the pictures of the README from a finished study: python docs/pictures.py [OUTPUT] [STUDY]
+
+Starts MLflow's server over the output folder, and a headless Chromium. Default: gradsweep-output census-quick.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from mlflow import MlflowClient
+from playwright.sync_api import Page, sync_playwright
+
+from hpo.cli import _healthy as healthy
+from hpo.tracking import UI_VIEW, embedded_uri, serve
+
+IMAGES = Path(__file__).parent / "images"
+BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+PORT = 5097
+
+
+def report(page: Page, output: Path, study: str) -> None:
+    """The verdict and the figures of the report."""
+    page.set_viewport_size({"width": 1180, "height": 900})
+    page.goto((output / study / "report" / "report.html").resolve().as_uri())
+    page.locator(".plotly .main-svg").first.wait_for()
+    page.screenshot(path=IMAGES / "report.png", clip={"x": 0, "y": 0, "width": 1180, "height": 620})
+    for name, heading in {"trajectories": "How GradNorm moved", "static-points": "Where the good weights are"}.items():
+        card = page.locator("figure", has_text=heading).first
+        card.scroll_into_view_if_needed()
+        card.screenshot(path=IMAGES / f"{name}.png")
+
+
+def ui(page: Page, output: Path, study: str, address: str) -> None:
+    """MLflow's table of runs with the columns that matter, and a trial's curves."""
+    client = MlflowClient(embedded_uri(output))
+    experiment = client.get_experiment_by_name(study)
+    assert experiment is not None
+    page.set_viewport_size({"width": 1500, "height": 900})
+    page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs?{UI_VIEW}")
+    page.get_by_text(f"{study} launch 1").wait_for()
+    hide_assistant(page)
+    page.screenshot(path=IMAGES / "mlflow-runs.png")
+    chosen = client.search_runs(
+        [experiment.experiment_id], "tags.`gradsweep.method` = 'gradnorm' and params.recipe = 'robust'", max_results=1
+    )
+    run = chosen[0].info.run_id
+    page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs/{run}/model-metrics?{UI_VIEW}")
+    page.locator(".js-plotly-plot .main-svg").nth(3).wait_for()
+    hide_assistant(page)
+    page.screenshot(path=IMAGES / "mlflow-metrics.png")
+
+
+def hide_assistant(page: Page) -> None:
+    """Close MLflow's assistant, which takes a third of the page."""
+    close = page.get_by_role("button", name="Close")
+    if close.count():
+        close.first.click()
+
+
+def main() -> None:
+    """Make every picture."""
+    output, study = Path(sys.argv[1] if len(sys.argv) > 1 else "gradsweep-output"), "census-quick"
+    study = sys.argv[2] if len(sys.argv) > 2 else study
+    IMAGES.mkdir(exist_ok=True)
+    server, address = serve(embedded_uri(output), "127.0.0.1", PORT), f"http://127.0.0.1:{PORT}"
+    try:
+        healthy(address, server)
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=BROWSER)
+            page = browser.new_page()
+            report(page, output, study)
+            ui(page, output, study, address)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
