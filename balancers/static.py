@@ -93,15 +93,14 @@ class SingleTask(Balancer):
         super().__init__(tasks)
         if task not in self.tasks:
             fail("task", f"one of {self.tasks}", repr(task))
-        self._index = self.tasks.index(task)
-        self._w = torch.zeros(len(self.tasks))
-        self._w[self._index] = 1.0
+        self.task = task
+        self._w = torch.tensor([float(name == task) for name in self.tasks])
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
         L = self._collect(losses)
         self._used(StepRecord(self._w, L.detach()))
-        return L[self._index]
+        return losses[self.task].squeeze()  # not a slice of L: its gradient would run, as zeros, through every head
 
     def _mean(self, kind: Average, start: float) -> Tensor:
         del kind, start

@@ -175,19 +175,19 @@ def short_weights(tasks: Sequence[str], w: Sequence[float] | Any) -> dict[str, f
 
 def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
     """The points of the static search, shape (n, T); the first is equal weights."""
+    rows = [_row(k, point, tasks) for k, point in enumerate(spec.explicit)]
     try:
-        if not spec.explicit:
-            return points(spec.design, len(tasks), spec.points, seed, **spec.options)
-        return explicit([_row(k, row, tasks) for k, row in enumerate(spec.explicit)], len(tasks))
-    except StudyError:
-        raise
+        if rows:
+            return explicit(rows, len(tasks))
+        return points(spec.design, len(tasks), spec.points, seed, **spec.options)
     except ValueError as error:
         raise StudyError(f"static: {error}") from None
 
 
-def _row(k: int, row: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
-    named = isinstance(row, Mapping)
-    if row.keys() != set(tasks) if isinstance(row, Mapping) else len(row) != len(tasks):
-        found = dict(row) if isinstance(row, Mapping) else list(row)
-        raise StudyError(f"static[{k}]: found {found}, allowed: a number for each of the tasks {', '.join(tasks)}")
-    return [row[task] for task in tasks] if isinstance(row, Mapping) else list(row)
+def _row(k: int, point: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
+    """An explicit point in the order of the tasks."""
+    w: dict[Any, float] = dict(point if isinstance(point, Mapping) else enumerate(point))
+    keys = tasks if isinstance(point, Mapping) else range(len(tasks))
+    if w.keys() != set(keys):
+        raise StudyError(f"static[{k}]: found {point}, allowed: a number for each of the tasks {', '.join(tasks)}")
+    return [w[key] for key in keys]

@@ -16,6 +16,7 @@ from search_spaces import AlphaSpace
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Parameters = Mapping[str, float]
+RERUN = "again"  # marks a trial of Optuna's that repeats one that failed in an earlier launch
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.FAIL)
 
 
@@ -59,6 +60,8 @@ class Sweep:
         self._parameters = dict(finished or {})
         self._numbers: defaultdict[str, list[int]] = defaultdict(list)  # two of Optuna's trials may be one of ours
         self._again: deque[Parameters] = deque()
+        self._failed: set[str] = set()  # what Optuna holds for failed and what runs again
+        self._asked = 0
         self._study = optuna.create_study(
             study_name=name, storage=storage or InMemoryStorage(), sampler=space.sampler(seed), load_if_exists=True
         )
@@ -66,10 +69,9 @@ class Sweep:
         earlier = self._study.get_trials(deepcopy=False)
         for trial in earlier:
             self._take_up(trial)
-        unknown = [identity for identity in self._parameters if identity not in self._numbers]
-        self._asked = sum(len(numbers) for numbers in self._numbers.values()) - len(self._again) + len(unknown)
+        self._asked += sum(identity not in self._numbers for identity in self._parameters)
         waiting = [trial.system_attrs.get("fixed_params") for trial in earlier if trial.state == TrialState.WAITING]
-        known = {*self._parameters, *self._numbers}
+        known = {*self._parameters, *self._numbers, *self._failed}
         for point in space.starting_points()[:trials]:
             if point not in waiting and identify(point) not in known:
                 self._study.enqueue_trial(point)
@@ -85,7 +87,9 @@ class Sweep:
             return None
         self._asked += 1
         if self._again:
-            return self._again.popleft()
+            parameters = self._again.popleft()
+            self._parameters[self._identify(parameters)] = parameters
+            return parameters
         self._study.sampler = self.space.sampler(self.seed + self._asked)  # the same, resumed or not
         trial = self._study.ask()
         parameters = self.space.suggest(trial)
@@ -107,22 +111,27 @@ class Sweep:
                     value=score,
                     params=dict(self._parameters[identity]),
                     distributions=self._distributions,
-                    user_attrs={"identity": identity},
+                    user_attrs={"identity": identity} | ({RERUN: True} if identity in self._failed else {}),
                 )
             )
 
     def _take_up(self, trial: optuna.trial.FrozenTrial) -> None:
         """Sort a trial of an earlier launch: it has a result, or it runs again."""
-        if trial.state not in _ASKED:
+        if trial.state not in _ASKED or RERUN in trial.user_attrs:
             return
         if set(trial.params) != set(self._distributions):  # its driver was killed while it asked
             if trial.state == TrialState.RUNNING:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             return
         identity = self._identify(trial.params)
-        self._numbers[identity].append(trial.number)
-        if identity not in self._parameters:
+        if identity in self._parameters:
+            self._asked += 1
+        else:
             self._again.append(trial.params)
+            if trial.state == TrialState.FAIL:  # Optuna's verdict is final: the new one becomes another trial
+                self._failed.add(identity)
+                return
+        self._numbers[identity].append(trial.number)
 
 
 def _distributions(space: AlphaSpace) -> dict[str, optuna.distributions.BaseDistribution]:

@@ -204,10 +204,9 @@ class _Training:
         optimizer.zero_grad(set_to_none=True)
         losses = self.problem.losses(model, to_device(batch, self.device))
         if self.result.steps == 0:
-            scalars = {task: loss for task, loss in losses.items() if isinstance(loss, Tensor) and loss.numel() == 1}
-            self.result.initial_losses = {
-                task: float(scalars[task].detach()) for task in self.tasks if task in scalars
-            }
+            found = {task: losses.get(task) for task in self.tasks}
+            scalars = {task: loss for task, loss in found.items() if isinstance(loss, Tensor) and loss.numel() == 1}
+            self.result.initial_losses = {task: float(loss.detach()) for task, loss in scalars.items()}
             self._check("the first loss", self.result.initial_losses)
         balancer.backward(losses)
         optimizer.step()

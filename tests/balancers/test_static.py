@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from balancers import Frozen, Static
+from balancers import Frozen, SingleTask, Static
 from balancers.testing import TASKS, TinyNetwork
 from balancers.weights_file import SCHEMA, VERSION
 
@@ -88,3 +88,12 @@ def test_production_imports_torch_alone():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_single_task_is_not_touched_by_the_losses_of_the_others():
+    network = TinyNetwork()
+    losses = network.losses()
+    losses["odd"] = losses["odd"] * float("nan")
+    SingleTask(list(TASKS), "far").backward(losses)
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in network.trunk.parameters())
+    assert network.heads["odd"].weight.grad is None
