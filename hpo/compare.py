@@ -10,6 +10,7 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 ``recipe``, ``alpha``  of GradNorm arms, else empty and NaN
 ``seed``, ``status``   ``finished``, ``diverged``, ``failed``
 ``steps``, ``seconds`` what training it took
+``alarms``             what the trial itself had to say, a line each
 ``val/<task>``         metric on the validation split; ``test/<task>`` on the test split, NaN outside confirm
 ``arithmetic/<task>``  E_t[w]; also ``geometric/<task>`` and ``tail/<task>``; the weights themselves if fixed
 =====================  ==================================================================================
@@ -28,7 +29,19 @@ from scipy import stats
 
 Vector = NDArray[np.float64]
 
-TRIAL_COLUMNS = ["identity", "arm", "phase", "kind", "recipe", "alpha", "seed", "status", "steps", "seconds"]
+TRIAL_COLUMNS = [
+    "identity",
+    "arm",
+    "phase",
+    "kind",
+    "recipe",
+    "alpha",
+    "seed",
+    "status",
+    "steps",
+    "seconds",
+    "alarms",
+]
 AVERAGES = ("arithmetic", "geometric", "tail")
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
@@ -355,20 +368,38 @@ def _cost(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _alarms(trials: pd.DataFrame, confirm: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> list[str]:
-    alarms = []
-    for status in ("diverged", "failed"):
-        names = sorted(set(trials.loc[trials["status"] == status, "arm"]))
-        if names:
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            alarms.append(f"{len(names)} arms had trials that {status}: {shown}")
-    for task, value in baseline(confirm, tasks, "test").items():
-        if len(confirm) and not np.isfinite(value):
-            alarms.append(f"task {task} has no single-task reference and is left out of every score")
-        elif value == 0:
-            alarms.append(f"task {task}: its single-task reference is 0, so it is left out of every score")
+    """What a reader must know before he believes the rest, one line each."""
+    alarms = [
+        f"{_trials(trials[trials['status'] == status])} {status}"
+        for status in ("diverged", "failed")
+        if (trials["status"] == status).any()
+    ]
+    for phase, table, split in (
+        ("search", trials[trials["phase"] != "confirm"], "val"),
+        ("confirm", confirm, "test"),
+    ):
+        alarms += _reference_alarms(phase, baseline(table, tasks, split)) if len(table) else []
     if len(arms) and arms["seeds"].max() < 3:
         alarms.append(f"only {arms['seeds'].max()} seed(s): no interval is worth much below 3")
     steps = confirm["steps"].unique()
     if len(steps) > 1:
         alarms.append(f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}")
-    return alarms
+    told = trials.assign(alarm=trials["alarms"].str.split("\n")).explode("alarm")
+    told = told[told["alarm"].fillna("") != ""]
+    return alarms + [f"{_trials(group)}: {alarm}" for alarm, group in told.groupby("alarm", sort=False)]
+
+
+def _reference_alarms(phase: str, reference: pd.Series) -> list[str]:
+    return [
+        f"{phase} seeds: the single-task reference of {task} {'is 0' if value == 0 else 'did not finish'}, "
+        "so the task is left out of every score there"
+        for task, value in reference.items()
+        if value == 0 or not np.isfinite(value)
+    ]
+
+
+def _trials(trials: pd.DataFrame) -> str:
+    """How many trials, of which arms: "3 trials (static/07, gradnorm/paper/alpha=0)"."""
+    arms = list(dict.fromkeys(trials["arm"]))
+    shown = ", ".join(arms[:4]) + (f" and {len(arms) - 4} more arms" if len(arms) > 4 else "")
+    return f"{len(trials)} trial{'s' if len(trials) > 1 else ''} ({shown})"

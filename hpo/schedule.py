@@ -214,5 +214,6 @@ def _row(planned: Planned, result: TrialResult, tasks: list[str]) -> dict[str, o
         "status": result.status,
         "steps": result.steps,
         "seconds": result.seconds,
+        "alarms": "\n".join(result.alarms),
         **{f"{group}/{task}": values.get(task, np.nan) for group, values in groups.items() for task in tasks},
     }

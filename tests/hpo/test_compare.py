@@ -37,6 +37,7 @@ def row(arm: str, seed: int, val: float = 0.0, test: float = NAN, **more: Any) -
         "status": "finished",
         "steps": 100,
         "seconds": 10.0,
+        "alarms": "",
         **{f"val/{task}": 1 + d * val / 100 for task, d in DIRECTIONS.items()},
         **{f"test/{task}": 1 + d * test / 100 for task, d in DIRECTIONS.items()},
         **{f"{average}/{task}": 1.0 for average in AVERAGES for task in DIRECTIONS},
@@ -295,7 +296,7 @@ def test_an_arm_that_diverged_on_a_seed_is_no_best_arm() -> None:
         lucky, arm("static/02", [2.0] * 3, [2.0] * 3), arm("gradnorm/paper/alpha=1", [0.0] * 3, [0.0] * 3)
     )
     assert (comparison.recommended, comparison.verdict.static) == ("static/02", "static/02")
-    assert comparison.alarms[0] == "1 arms had trials that diverged: static/01"
+    assert comparison.alarms[0] == "2 trials (static/01) diverged"
     alone = compared(lucky)
     assert alone.recommended == "static/01"  # better than none
 
@@ -383,7 +384,8 @@ def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:
     trials.loc[trials["arm"] == "equal", "test/accuracy"] = 0.96  # 4 percent worse
     comparison = compare(trials, DIRECTIONS, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(4.0)
-    assert "task error has no single-task reference and is left out of every score" in comparison.alarms
+    rest = "the single-task reference of error did not finish, so the task is left out of every score there"
+    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
 
 
 def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
@@ -391,17 +393,21 @@ def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
     trials.loc[trials["arm"] == "single_task/error", ["val/error", "test/error"]] = 0.0
     comparison = compare(trials, DIRECTIONS, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(2.0)
-    assert "task error: its single-task reference is 0, so it is left out of every score" in comparison.alarms
+    rest = "the single-task reference of error is 0, so the task is left out of every score there"
+    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
 
 
 def test_alarms() -> None:
     assert compared(arm("equal", [0.0] * 3, [0.0] * 3)).alarms == ()
     rows = [row(f"static/0{i}", 0, status="failed") for i in range(1, 8)]
+    rows += [row("static/08", 0, alarms="no GPU\nslow"), row("static/09", 0, alarms="slow")]
     comparison = compared(rows, [row("equal", 1, 0.0, 0.0, steps=50)], seeds=1)
     assert comparison.alarms == (
-        "7 arms had trials that failed: static/01, static/02, static/03, static/04, static/05 and 2 more",
+        "7 trials (static/01, static/02, static/03, static/04 and 3 more arms) failed",
         "only 1 seed(s): no interval is worth much below 3",
         "arms took unequal numbers of steps: [50, 100]",
+        "1 trial (static/08): no GPU",
+        "2 trials (static/08, static/09): slow",
     )
 
 
