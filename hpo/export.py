@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import pandas as pd
 
 from balancers.weights_file import SCHEMA, VERSION
 from hpo.compare import FIXED, Comparison, interval
+from hpo.files import write_text
 from hpo.plan import Plan, short_weights
 
 PACKAGES = ("gradsweep", "torch", "ray", "optuna", "mlflow", "numpy", "pandas")
@@ -78,17 +78,6 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
 def write_weights(path: Path, content: Mapping[str, Any]) -> None:
     """Write a weights file under a temporary name and rename it."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:

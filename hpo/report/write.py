@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from hpo.files import write_text
 from hpo.report.data import ReportData
 from hpo.report.markdown import markdown
 from hpo.report.page import page
@@ -17,21 +17,10 @@ def write_report(data: ReportData, folder: Path) -> dict[str, Path]:
     Returns:
         The files by what they are: ``html``, ``markdown``, ``arms``, ``trials``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         "html": ("report.html", page(data)),
         "markdown": ("report.md", markdown(data)),
         "arms": ("arms.csv", arms_numbers(data.comparison).to_csv(index=False)),
         "trials": ("trials.csv", all_trials(data).to_csv(index=False)),
     }
-    return {name: _write(folder / file, content) for name, (file, content) in contents.items()}
-
-
-def _write(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return {name: write_text(folder / file, content) for name, (file, content) in contents.items()}
