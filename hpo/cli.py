@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
+import socket
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo import __version__
-from hpo.problem import ProblemError
-from hpo.study import StudyError
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 DEFAULT_OUTPUT = Path("gradsweep-output")
@@ -64,8 +68,12 @@ def run(
     from hpo import launch
 
     where = launch.place(output, tracking_uri)
-    finished = launch.run_study(study, where, address, console)
-    if not finished.complete:
+    try:
+        with _interruptible():
+            finished = launch.run_study(study, where, address, console)
+    except KeyboardInterrupt:
+        finished = None
+    if finished is None or not finished.complete:
         console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
         raise typer.Exit(STOPPED)
     if not finished.ran:
@@ -146,8 +154,7 @@ def export(
 
     found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri))
     comparison = compare(schedule.table(), found.directions, found.study.margin)
-    runs = {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
-    content = weights_content(found, comparison, arm, runs)
+    content = weights_content(found, comparison, arm, launch.runs_of(schedule, store))
     try:
         write_weights(file, content)
     except OSError as error:
@@ -184,28 +191,37 @@ def ui(
     from hpo import launch, tracking
 
     if tracking_uri and tracking_uri.startswith(("http://", "https://")):
-        console.print(f"The UI is at {tracking_uri}", highlight=False, soft_wrap=True)
+        console.print(f"The UI is at {tracking.shown_uri(tracking_uri)}", highlight=False, soft_wrap=True)
         if browser:
             webbrowser.open(tracking_uri)
         return
-    uri = tracking_uri or tracking.embedded_uri(output)
     if tracking_uri is None and not (output / "mlflow.db").exists():
         raise launch.OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise launch.OutputError(f"--port: {host}:{port} cannot be listened on: {error.strerror}") from None
     address = f"http://{host}:{port}"
-    page = f"{address}/#/experiments?{tracking.UI_VIEW}"
-    server = tracking.serve(uri, host, port)
-    try:
-        if _healthy(address, server):
-            console.print(f"MLflow UI: {page}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
-            if browser:
-                webbrowser.open(page)
-        if server.wait():
-            raise launch.OutputError(f"--port: MLflow's server did not start on {address}; see its message above")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.terminate()
-        server.wait()
+    with suppress(KeyboardInterrupt), _interruptible(), tempfile.TemporaryFile() as log:
+        server = tracking.serve(tracking_uri or tracking.embedded_uri(output), host, port, log)
+        try:
+            _show(server, f"{address}/#/experiments?{tracking.UI_VIEW}", address, browser)
+            if server.wait():
+                log.seek(0)
+                last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise launch.OutputError(f"MLflow's server ended: {last}")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _show(server: Any, page: str, address: str, browser: bool) -> None:
+    """Tell where the UI is, once it is there."""
+    if _healthy(address, server):
+        console.print(f"MLflow UI: {page}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        if browser:
+            webbrowser.open(page)
 
 
 def _healthy(address: str, server: Any, seconds: float = 60.0) -> bool:
@@ -219,6 +235,20 @@ def _healthy(address: str, server: Any, seconds: float = 60.0) -> bool:
     return False
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a preempted machine or a closed terminal end a command as Ctrl-C does, not in the middle of things."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:  # else nohup, or a caller's own
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -230,7 +260,7 @@ def options(
 
 
 def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 on failed trials."""
+    """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 if anything failed."""
     from hpo import terminal
     from hpo.report import recommendation, sentences
 
@@ -242,23 +272,36 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
     console.print(recommendation(finished.comparison), markup=False, highlight=False)
-    where = [("Report", str(finished.report))]
-    where += [("Weights", str(finished.weights))] if finished.weights else []
-    default = "" if output == DEFAULT_OUTPUT else f" --output {output}"
-    where.append(("MLflow UI", f"gradsweep ui{f' --tracking-uri {tracking_uri}' if tracking_uri else default}"))
     console.print()
-    for name, place in where:
-        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
+    _places(finished, output, tracking_uri)
+    for fault in finished.faults:
+        console.print(f"\n{fault}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     if finished.failed:
-        console.print(f"\n{len(finished.failed)} trials failed:", style="bold red")
+        plural = "s" if len(finished.failed) > 1 else ""
+        console.print(
+            f"\n{len(finished.failed)} trial{plural} failed; the same command tries again:", style="bold red"
+        )
         for name, error in finished.failed.items():
             line = error.splitlines()[0] if error else "no reason given"
-            console.print(f"  {name}: {line}", markup=False, highlight=False)
+            console.print(f"  {name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if finished.failed or finished.faults:
         raise typer.Exit(FAILED)
 
 
+def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
+    """Where report and weights file are, and the command that opens the UI on the same backend."""
+    from hpo.tracking import shown_uri
+
+    options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
+    options = f" --tracking-uri {shown_uri(tracking_uri)}" if tracking_uri else options
+    where = [("Report", str(finished.report))]
+    where += [("Weights", str(finished.weights))] if finished.weights else []
+    for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:
+        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)
+
+
 def main() -> None:
-    """Entry point: one line and exit code 2 for bad input, 130 after Ctrl-C."""
+    """Entry point: exit code 2 and a line for each thing that is wrong with the input, 130 after Ctrl-C."""
     try:
         app()
     except KeyboardInterrupt:
@@ -266,11 +309,12 @@ def main() -> None:
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        for line in str(error).splitlines():
+            Console(stderr=True).print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
 
 
 def _is_bad_input(error: Exception) -> bool:
-    """The errors that are about what the user gave us; their modules are imported by the commands that raise them."""
-    names = {"ClusterError", "ExportError", "OutputError", "TrackingError"}
-    return isinstance(error, StudyError | ProblemError | FileNotFoundError) or type(error).__name__ in names
+    """The errors that are about what the user gave us, by name: the commands that raise them import their modules."""
+    names = {"ClusterError", "ExportError", "OutputError", "ProblemError", "StudyError", "TrackingError"}
+    return isinstance(error, FileNotFoundError) or not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import hpo.environment  # noqa: F401  isort: skip - before ray
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
 from hpo.listener import Listener
@@ -34,12 +36,8 @@ class ClusterError(RuntimeError):
     """The cluster cannot be reached, or can never run a trial of this study."""
 
 
-@dataclass
-class Outcome:
-    """How a run of the schedule ended: whether every trial reached its end, and what listeners raised."""
-
-    complete: bool
-    listener_errors: list[str]
+class _Stopped(BaseException):
+    """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
 
 
 @contextmanager
@@ -57,19 +55,34 @@ def connected(address: str | None, resources: Resources) -> Iterator[str]:
         ClusterError: it does not answer, or no node can ever hold a trial.
     """
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is not None and address != "auto":
+        _knock(address)
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; else it depends on files in $HOME
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(address=address or "local", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(
-            f"--address: no Ray cluster answers at {address}: {' '.join(str(error).split())}"
-        ) from None
+    except (RuntimeError, ValueError, OSError, RayError) as error:
+        where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
+        raise ClusterError(f"{where}: {' '.join(str(error).split())}") from None
     try:
         yield _checked(resources)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes, with pages of warnings."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdigit():
+        raise ClusterError(
+            f"--address: found {address!r}, allowed: host:port of the cluster's head, or auto on one of its nodes; "
+            "the driver needs the cluster's network, so that Ray Client's ray:// will not do"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"--address: no Ray cluster answers at {address}: {error}") from None
 
 
 def _checked(resources: Resources) -> str:
@@ -114,17 +127,20 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> Outcome:
-    """Run every trial the schedule hands out; returns when it is done or the user has stopped it.
+def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> list[str]:
+    """Run every trial the schedule hands out; returns when it is done or a signal has stopped it.
 
     Args:
         schedule: what to run; gets the results.
         resources: what one trial needs.
         listeners: told of every trial.
+
+    Returns:
+        What listeners raised.
     """
     bridge = _Bridge(schedule, resources, listeners)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(bridge.most_waiting)  # else 1 for a searcher of one's own
-    with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _sigterm_as_sigint():
+    with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _stoppable(bridge), suppress(_Stopped):
         tune.Tuner(
             tune.with_resources(_trainable(), {"cpu": resources.cpu, "gpu": resources.gpu}),
             tune_config=tune.TuneConfig(
@@ -141,17 +157,29 @@ def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener])
                 callbacks=[_Events(bridge)],
             ),
         ).fit()
-    return Outcome(complete=schedule.next() is Next.FINISHED, listener_errors=bridge.errors)
+    return bridge.errors
 
 
 @contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Tune ends cleanly on SIGINT and aborts on SIGTERM; a preempted machine sends the latter."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+def _stoppable(bridge: _Bridge) -> Iterator[None]:
+    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def restore(*_: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(*_: object) -> None:
+        bridge.stopping = True
+        restore()
+
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # under nohup
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()
 
 
 class _Bridge:
@@ -165,6 +193,7 @@ class _Bridge:
         # one in waiting; not more, since what is handed out late can still learn from results.
         self.most_waiting = _slots(resources) + 1
         self.errors: list[str] = []
+        self.stopping = False
 
     def config(self, cohort: Sequence[Planned]) -> dict[str, Any]:
         return {
@@ -244,6 +273,11 @@ class _Events(tune.Callback):
 
     def __init__(self, bridge: _Bridge) -> None:
         self._bridge = bridge
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Several times a second."""
+        if self._bridge.stopping:
+            raise _Stopped
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from hpo.compare import Comparison, best_trial, compare
 from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem
-from hpo.progress import View
+from hpo.progress import View, kind_of
 from hpo.report import ReportData, sentences, write_report
 from hpo.schedule import Schedule
 from hpo.study import Study, load_study
@@ -40,6 +41,11 @@ class Place:
     output: Path
     uri: str
 
+    @property
+    def shown(self) -> str:
+        """The backend for a person's eyes."""
+        return tracking.shown_uri(self.uri)
+
     def folder(self, study: str) -> Path:
         """Of one study: report, weights file, Optuna's journal."""
         return self.output / study
@@ -54,24 +60,13 @@ class Finished:
     weights: Path | None
     failed: Mapping[str, str]  # trial's name -> error
     complete: bool
-    ran: int  # trials of this launch
+    ran: int = 0  # trials of this launch
+    faults: Sequence[str] = ()  # what went wrong beside the trials
 
 
 def place(output: Path, uri: str | None) -> Place:
-    """The output folder, made and tried, and the tracking backend, by default SQLite in that folder.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    output = output.resolve()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".gradsweep"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"--output: {output} cannot be written: {error.strerror}") from None
-    return Place(output, uri or tracking.embedded_uri(output))
+    """The output folder, and the tracking backend, by default SQLite in that folder."""
+    return Place(output.resolve(), uri or tracking.embedded_uri(output))
 
 
 def open_plan(path: Path, prepare: bool = True) -> Plan:
@@ -96,45 +91,103 @@ def run_study(path: Path, where: Place, address: str | None, console: Console) -
     with console.status("preparing data") if console.is_terminal else ExitStack():
         plan = open_plan(path)
     folder = where.folder(plan.study.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    tracking.check_answers(where.uri)
+    with _locked(folder), ExitStack() as parent:
+        store = Tracking(where.uri, plan.study.name, where.output)
+        store.reconcile()
+        schedule = _schedule(plan, store.records(), folder / "optuna.journal")
+        before, launch, faults = set(schedule.results), None, list[str]()
+        if not _complete(schedule):
+            from hpo import cluster  # ray takes seconds to import; a finished study does not need it
+
+            with cluster.connected(address, plan.study.resources) as nodes:
+                launch = parent.enter_context(_launch(store, path))
+                console.print(f"{plan.study.name}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
+                faults = _run(schedule, store, launch, console)
+        finished = conclude(plan, schedule, store, where, path, folder, launch)
+    ran = len(set(schedule.results) - before)
+    return replace(finished, ran=ran, faults=[*faults, *finished.faults])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The study's folder, made if need be, for one launch at a time."""
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        raise OutputError(f"--output: another launch of study {plan.study.name!r} is running in {folder}") from None
+        raise OutputError(f"--output: another launch of study {folder.name!r} is running in {folder}") from None
+    except OSError as error:
+        raise OutputError(f"--output: {folder} cannot be written: {error.strerror}") from None
     with lock:
-        store = Tracking(where.uri, plan.study.name, where.output)
-        schedule = _schedule(plan, store.records(), folder / "optuna.journal")
-        launch: str | None = None
-        ran, faults = 0, list[str]()
-        if not _complete(schedule):
-            launch, ran, faults = _run(plan, schedule, store, address, path, console)
-        finished = conclude(plan, schedule, store, where, path, folder, launch)
-    for fault in faults:
-        console.print(fault, style="yellow", markup=False, highlight=False)
-    return Finished(**{**vars(finished), "ran": ran})
+        yield
+
+
+@contextmanager
+def _launch(store: Tracking, path: Path) -> Iterator[str]:
+    """The parent run of a launch, closed however the launch ends; `conclude` closes one that came to its end."""
+    launch = store.start_launch(path.read_text(encoding="utf-8"))
+    try:
+        yield launch
+    except BaseException as error:
+        with suppress(Exception):  # the backend may be what is at fault
+            store.end_launch(launch, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+
+
+def _run(schedule: Schedule, store: Tracking, launch: str, console: Console) -> list[str]:
+    """Run the schedule. What went wrong beside the trials."""
+    from hpo import cluster
+
+    writer, view = Writer(store, launch), View(schedule, console)
+    try:
+        with view.shown():
+            faults = list(dict.fromkeys(cluster.run(schedule, schedule.plan.study.resources, [writer, view])))
+    finally:
+        lost = writer.close()
+    if lost:
+        some = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        faults.append(f"MLflow did not take {len(lost)} trials, which will run again ({writer.last_fault}): {some}")
+    return faults
 
 
 def conclude(
     plan: Plan, schedule: Schedule, store: Tracking, where: Place, path: Path, folder: Path, launch: str | None
 ) -> Finished:
-    """Compare what there is, write report and weights, and attach them to the study's parent run."""
+    """Compare what there is, write report and weights, and attach them to the study's parent run.
+
+    Raises:
+        OutputError: ``folder`` cannot be written.
+    """
     trials = schedule.table()
     comparison = compare(trials, plan.directions, plan.study.margin)
-    files = write_report(_report_data(plan, store, comparison, trials, where, path), folder / "report")
-    weights = None
-    if comparison.recommended:
-        weights = folder / "weights.json"
-        runs = {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
-        write_weights(weights, weights_content(plan, comparison, None, runs))
+    comparison = replace(comparison, alarms=(*comparison.alarms, *_trial_alarms(schedule)))
+    weights = folder / "weights.json" if comparison.recommended else None
+    try:
+        files = write_report(_report_data(plan, store, comparison, trials, where, path), folder / "report")
+        if weights:
+            write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
     complete, failed = _complete(schedule), _failed(schedule)
-    if parent := launch or store.latest_launch():
-        attached = [*files.values(), *([weights] if weights else [])]
-        store.log_report(parent, attached, "\n\n".join(sentences(comparison)), _headline(comparison))
-        store.log_scores(_scores(comparison))
-    if launch:
-        store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
-    return Finished(comparison, files["html"], weights, failed, complete, 0)
+    finished = Finished(comparison, files["html"], weights, failed, complete)
+    try:
+        if parent := launch or store.latest_launch():
+            attached = [*files.values(), *([weights] if weights else [])]
+            store.log_report(parent, attached, "\n\n".join(sentences(comparison)), _headline(comparison))
+            store.log_scores(_scores(comparison))
+        if launch:
+            store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
+    except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
+        fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
+        return replace(finished, faults=[fault])
+    return finished
+
+
+def runs_of(schedule: Schedule, store: Tracking) -> dict[str, str]:
+    """For each trial that was ever begun its MLflow run."""
+    return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 
 
 def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
@@ -142,32 +195,6 @@ def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
     plan = open_plan(path, prepare=False)
     store = Tracking(where.uri, plan.study.name, where.output, create=False)
     return plan, _schedule(plan, store.records(), None), store
-
-
-def _run(
-    plan: Plan, schedule: Schedule, store: Tracking, address: str | None, path: Path, console: Console
-) -> tuple[str, int, list[str]]:
-    """Run the schedule on a cluster. The launch's run, how many trials it ran, and what went wrong beside them."""
-    from hpo import cluster  # ray takes seconds to import; a finished study does not need it
-
-    before = set(schedule.results)
-    with cluster.connected(address, plan.study.resources) as nodes:
-        store.reconcile()
-        launch = store.start_launch(path.read_text(encoding="utf-8"))
-        console.print(f"{plan.study.name}: {nodes}; MLflow at {store.uri}", highlight=False, soft_wrap=True)
-        writer, view = Writer(store, launch), View(schedule, console)
-        try:
-            with view.shown():
-                outcome = cluster.run(schedule, plan.study.resources, [writer, view])
-        except BaseException:
-            store.end_launch(launch, "KILLED")
-            raise
-        finally:
-            lost = writer.close()
-    faults = list(dict.fromkeys(outcome.listener_errors))
-    if lost:
-        faults.append(f"{len(lost)} trials could not be written to MLflow and will run again: {writer.last_fault}")
-    return launch, len(set(schedule.results) - before), faults
 
 
 def _schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:
@@ -224,6 +251,15 @@ def _failed(schedule: Schedule) -> dict[str, str]:
     return failed
 
 
+def _trial_alarms(schedule: Schedule) -> list[str]:
+    """What trials had to tell, one line for each kind of alarm."""
+    kinds: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for planned in schedule.planned():
+        for alarm in getattr(schedule.results.get(planned.config.identity), "alarms", []):
+            kinds[kind_of(alarm)].append((planned.name, alarm))
+    return [f"{len(told)} trials, such as {told[0][0]}: {told[0][1]}" for told in kinds.values()]
+
+
 def _report_data(
     plan: Plan, store: Tracking, comparison: Comparison, trials: pd.DataFrame, where: Place, path: Path
 ) -> ReportData:
@@ -255,7 +291,7 @@ def _provenance(plan: Plan, where: Place, path: Path) -> dict[str, str]:
         "data hash": plan.data_hash,
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",
         "epochs": str(plan.epochs),
-        "tracking": where.uri,
+        "tracking": where.shown,
         "machine": tracking.machine(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},

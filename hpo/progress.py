@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,10 @@ class View:
         self._schedule, self._console = schedule, console
         self._start = self._printed = time.monotonic()
         self._before = self._done()
+        self._alarms, self._started = set[str](), set[str]()
         self._bars = Progress(
             TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             _Counts(),
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
@@ -68,7 +70,9 @@ class View:
 
     def trial_started(self, planned: Planned) -> None:
         """See `Listener`."""
-        del planned
+        if planned.config.identity in self._started:
+            self._tell(f"worker died: {planned.name} begins again", "yellow")
+        self._started.add(planned.config.identity)
         self._changed()
 
     def trial_reported(self, planned: Planned, report: EpochReport) -> None:
@@ -79,12 +83,16 @@ class View:
     def trial_ended(self, planned: Planned, result: TrialResult) -> None:
         """See `Listener`."""
         if result.status != "finished":
-            style = "red" if result.status == "failed" else "yellow"
             line = result.error.splitlines()[0] if result.error else ""
-            self._console.print(
-                f"{result.status}: {planned.name}: {line}", style=style, markup=False, highlight=False
-            )
+            self._tell(f"{result.status}: {planned.name}: {line}", "red" if result.status == "failed" else "yellow")
+        for alarm in result.alarms:
+            if kind_of(alarm) not in self._alarms:
+                self._alarms.add(kind_of(alarm))
+                self._tell(f"{planned.name}: {alarm} (told once; the end names all)", "yellow")
         self._changed()
+
+    def _tell(self, line: str, style: str) -> None:
+        self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _changed(self) -> None:
         now = time.monotonic()
@@ -102,7 +110,7 @@ class View:
         counts = self._schedule.progress()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
         for name, count in {**counts, "all": whole}.items():
-            note = self._left() if name == "all" else ""
+            note = self._left().rpartition(", about ")[2] if name == "all" else ""  # all fits in 80 columns
             total = max(count["total"], 1)
             ended, fields = (
                 count["done"] + count["failed"],
@@ -122,6 +130,11 @@ class View:
         new = done - self._before
         left = f", about {_clock(elapsed / new * (total - done))} left" if new else ""
         return f"{_clock(elapsed)} elapsed{left}"
+
+
+def kind_of(alarm: str) -> str:
+    """An alarm without its numbers: many trials may tell the same with other figures."""
+    return re.sub(r"\d[\d.]*", "", alarm)
 
 
 def _clock(seconds: float) -> str:

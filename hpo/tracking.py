@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import json
 import logging
+import math
 import os
 import platform
 import queue
@@ -23,8 +24,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import hpo.environment  # noqa: F401  isort: skip - before mlflow
 import pandas as pd
@@ -33,7 +34,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import __version__
 from hpo.plan import Planned
@@ -42,6 +44,9 @@ from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
 FLUSH_SECONDS = 1.0  # between two requests for one running trial
 CLOSE_SECONDS = 60.0  # to deliver what is left
 TRAJECTORY = "trajectory.parquet"
+CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
+MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
+DATABASES = ("postgresql", "mysql", "mssql")
 UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
 ENDED = ("finished", "diverged", "failed")
 LAUNCH, TRIAL = "launch", "trial"
@@ -52,7 +57,7 @@ logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 @event.listens_for(Engine, "connect")
 def _relax_sqlite(connection: Any, _: Any) -> None:
-    """No fsync a transaction: in WAL mode a database stays whole in a power cut, and loses at most its last second."""
+    """No fsync a transaction: in WAL mode a power cut leaves a database whole and takes its last second at most."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=normal")
 
@@ -79,7 +84,7 @@ class Tracking:
     """The experiment of one study.
 
     Args:
-        uri: of the backend: ``http(s)://``, ``sqlite:///``, ``postgresql+psycopg://``, ...
+        uri: of the backend: ``http(s)://``, ``sqlite:///``, ``postgresql://``, ...
         study: name of the study and of the experiment.
         output: folder whose ``artifacts/`` a local backend stores artifacts in.
         create: make database and experiment if they are not there.
@@ -90,18 +95,19 @@ class Tracking:
 
     def __init__(self, uri: str, study: str, output: Path, create: bool = True) -> None:
         self.uri, self.study = uri, study
-        _check_answers(uri)
+        shown = shown_uri(uri)
         if not create and (path := _sqlite_path(uri)) and not path.exists():
-            raise TrackingError(f"--tracking-uri: {uri} holds no study; run it first: gradsweep run")
+            raise TrackingError(f"--tracking-uri: {shown} holds no study; run it first: gradsweep run")
+        check_answers(uri)
         try:
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(study)
             if found is None and create:
                 found = self._create(output)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
-            raise TrackingError(f"--tracking-uri: {uri} cannot be used: {_first_line(error)}") from None
+            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {_first_line(error, uri)}") from None
         if found is None:
-            raise TrackingError(f"--tracking-uri: {uri} holds no study {study!r}; run it first: gradsweep run")
+            raise TrackingError(f"--tracking-uri: {shown} holds no study {study!r}; run it first: gradsweep run")
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
@@ -110,9 +116,10 @@ class Tracking:
         self._runs: dict[str, str] = {}  # identity -> run id
 
     def _create(self, output: Path) -> Experiment:
-        location = None
-        if path := _sqlite_path(self.uri):
+        location = None  # a server has its own
+        if not _is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
+        if path := _sqlite_path(self.uri):
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
         tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
@@ -170,8 +177,7 @@ class Tracking:
             self.client.log_artifact(run_id, str(file), "report")
         self.client.set_tag(run_id, "mlflow.note.content", note)
         self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
-        start = self.client.get_run(run_id).info.start_time
-        self.client.log_batch(run_id, metrics=[Metric(k, v, start, 0) for k, v in metrics.items()])
+        self.client.log_batch(run_id, metrics=[Metric(k, v, _now(), 0) for k, v in metrics.items()])
 
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them."""
@@ -179,8 +185,11 @@ class Tracking:
             wanted = scores.get(run.data.tags["gradsweep.identity"], {})
             new = {name: value for name, value in wanted.items() if run.data.metrics.get(name) != value}
             if new:
-                at = run.info.start_time
-                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, at, 0) for k, v in new.items()])
+                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, _now(), 0) for k, v in new.items()])
+
+    def fault(self, error: Exception) -> str:
+        """An error of the backend in one line."""
+        return f"{type(error).__name__}: {_first_line(error, self.uri)}"
 
     def trajectory(self, identity: str) -> pd.DataFrame | None:
         """The per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
@@ -195,10 +204,10 @@ class Tracking:
 
     def links(self) -> dict[str, str]:
         """For each trial the address of its run: of its page where a server shows it, else its id."""
-        server = self.uri.startswith(("http://", "https://"))
-        page = f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
+        page = f"{shown_uri(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
         return {
-            identity: f"{page}{run_id}?{UI_VIEW}" if server else run_id for identity, run_id in self._runs.items()
+            identity: f"{page}{run_id}?{UI_VIEW}" if _is_server(self.uri) else run_id
+            for identity, run_id in self._runs.items()
         }
 
     def run_of(self, identity: str) -> str | None:
@@ -232,11 +241,13 @@ class _Pending:
 
     planned: Planned
     started: int  # milliseconds
-    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    epochs: list[EpochReport] = field(default_factory=list)
     result: TrialResult | None = None
     ended: int = 0
     run_id: str | None = None
+    earlier: dict[str, float] = field(default_factory=dict)  # what the run holds of an earlier launch
     artifacts: str = ""  # where the run keeps them
+    has_params: bool = False
     flushed: float = 0.0
 
 
@@ -278,7 +289,7 @@ class Writer:
         return [pending.planned.name for pending in self._pending.values() if pending.result is not None]
 
     def _put(self, event: str, planned: Planned, content: Any) -> None:
-        self._queue.put((event, planned, content, int(time.time() * 1000)))
+        self._queue.put((event, planned, content, _now()))
 
     def _work(self) -> None:
         while not self._closing.is_set():
@@ -304,22 +315,22 @@ class Writer:
         identity = planned.config.identity
         pending = self._pending.setdefault(identity, _Pending(planned, now))
         if event == "epoch":
-            pending.metrics += list(_epoch_metrics(content))
+            pending.epochs.append(content)
         elif event == "end":
             pending.result, pending.ended = content, now
-            pending.metrics += list(_result_metrics(content))
 
     def _flush(self, every: float) -> bool:
         """Write the trials that are due; false if the backend refused."""
         for identity, pending in list(self._pending.items()):
-            due = pending.result is not None or pending.run_id is None or pending.metrics
+            due = pending.result is not None or pending.run_id is None or pending.epochs
             if not due or (pending.result is None and time.monotonic() - pending.flushed < every):
                 continue
             try:
                 self._write(pending)
             except Exception as error:  # a fault of the backend must not reach Tune
                 self.faults += 1
-                self.last_fault = f"{type(error).__name__}: {_first_line(error)}"
+                self.last_fault = self._tracking.fault(error)
+                self._pending[identity] = self._pending.pop(identity)  # if it is at fault, let others pass
                 return False
             if pending.result is not None:
                 del self._pending[identity]
@@ -328,12 +339,15 @@ class Writer:
     def _write(self, pending: _Pending) -> None:
         """Few calls: each is a transaction or a request."""
         client, pending.flushed = self._tracking.client, time.monotonic()
-        first, result = pending.run_id is None, pending.result
+        result = pending.result
         run_id = pending.run_id or self._open(pending)
-        metrics = [Metric(key, value, pending.started + step, step) for key, value, step in pending.metrics]
-        params = _params(pending.planned.config) if first else []
+        metrics = [metric for report in pending.epochs for metric in _epoch_metrics(report, pending.started)]
+        if result is not None:
+            metrics += [m for m in _result_metrics(result, pending.ended) if pending.earlier.get(m.key) != m.value]
+        params = [] if pending.has_params else _params(pending.planned.config)
         client.log_batch(run_id, metrics, params, _end_tags(result) if result else [])
-        pending.metrics.clear()
+        pending.has_params = True
+        pending.epochs.clear()
         if result is None:
             return
         self._write_trajectory(pending, result)
@@ -356,7 +370,7 @@ class Writer:
             self._tracking.add(identity, known)
         else:
             run = self._tracking.client.get_run(known)
-            pending.started = run.info.start_time
+            pending.started, pending.earlier = run.info.start_time, run.data.metrics
             self._tracking.client.update_run(known, status="RUNNING", name=pending.planned.name)
             self._tracking.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
         pending.run_id, pending.artifacts = known, run.info.artifact_uri
@@ -383,11 +397,14 @@ class Writer:
                     self._tracking.client.set_terminated(pending.run_id, "KILLED")
 
 
-def serve(uri: str, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start MLflow's server over a local backend: one worker, no job runner."""
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
-    return subprocess.Popen([*command, "--host", host, "--port", str(port)], env=environment)
+def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
+
+    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
+    """
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def machine() -> str:
@@ -395,44 +412,87 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
-def _check_answers(uri: str) -> None:
-    """Ask a server's port before MLflow's patient client does."""
+def shown_uri(uri: str) -> str:
+    """A URI without its password."""
     parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if colon else uri
+
+
+def check_answers(uri: str) -> None:
+    """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
+
+    Raises:
+        TrackingError: nothing answers, or MLflow cannot use this kind of backend.
+    """
+    scheme, shown = urlsplit(uri).scheme, shown_uri(uri)
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=5).close()
-    except OSError as error:
-        raise TrackingError(f"--tracking-uri: nothing answers at {uri}: {error}") from None
+        if _is_server(uri):
+            _knock(uri)
+        elif scheme.split("+")[0] in DATABASES:
+            wait = {} if scheme.startswith("mssql") else {"connect_timeout": 5}
+            create_engine(uri, connect_args=wait).connect().close()
+        elif not uri.startswith("sqlite:///"):
+            raise TrackingError(
+                f"--tracking-uri: found {shown!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
+                "postgresql://user@host/database, mysql://..., mssql://..."
+            )
+    except ModuleNotFoundError as error:
+        hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"
+        raise TrackingError(f"--tracking-uri: {shown} needs a package that is not installed: {hint}") from None
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        raise TrackingError(f"--tracking-uri: nothing answers at {shown}: {_first_line(error, uri)}") from None
+
+
+def _knock(uri: str) -> None:
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+def _first_line(error: BaseException, uri: str) -> str:
+    lines = [line.strip() for line in str(error).replace(uri, shown_uri(uri)).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
 def _source_tags() -> dict[str, str]:
-    tags = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if commit.returncode == 0:
+    tags = {"mlflow.user": _user(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         tags["mlflow.source.git.commit"] = commit.stdout.strip()
     return tags | {"gradsweep.version": __version__, "gradsweep.torch": torch.__version__}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def _start_tags(planned: Planned, launch: str) -> dict[str, str]:
     config = planned.config
     return {
         "mlflow.parentRunId": launch,
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": "gradsweep",
         "gradsweep.kind": TRIAL,
         "gradsweep.identity": config.identity,
-        "gradsweep.config": json.dumps(asdict(config)),
+        **_config_tags(config),
         "gradsweep.phase": planned.phase,
         "gradsweep.arm": planned.arm,
         "gradsweep.method": config.method,
@@ -442,6 +502,21 @@ def _start_tags(planned: Planned, launch: str) -> dict[str, str]:
         "gradsweep.version": __version__,
         "gradsweep.torch": torch.__version__,
     }
+
+
+def _config_tags(config: TrialConfig) -> dict[str, str]:
+    """The config as JSON, in as many tags as it needs."""
+    text = json.dumps(asdict(config))
+    starts = range(0, len(text), CONFIG_CHARACTERS)
+    return {f"gradsweep.config{f'.{i}' if i else ''}": text[k : k + CONFIG_CHARACTERS] for i, k in enumerate(starts)}
+
+
+def _config_of(tags: Mapping[str, str]) -> TrialConfig:
+    """The inverse of `_config_tags`."""
+    text, i = tags["gradsweep.config"], 1
+    while part := tags.get(f"gradsweep.config.{i}"):
+        text, i = text + part, i + 1
+    return TrialConfig(**json.loads(text))
 
 
 def _end_tags(result: TrialResult) -> list[RunTag]:
@@ -461,7 +536,8 @@ def _params(config: TrialConfig) -> list[Param]:
     return [Param(key, str(value)[:6000]) for key, value in flat.items()]
 
 
-def _epoch_metrics(report: EpochReport) -> Iterator[tuple[str, float, int]]:
+def _epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
+    """Their times are made from run and epoch, so that a trial that begins again writes the same points."""
     groups = {
         "loss": report.loss,
         "val": report.validation,
@@ -471,17 +547,18 @@ def _epoch_metrics(report: EpochReport) -> Iterator[tuple[str, float, int]]:
     }
     for group, values in groups.items():
         for task, value in values.items():
-            yield f"{group}/{task}", value, report.epoch
+            yield Metric(f"{group}/{task}", value, started + report.epoch, report.epoch)
 
 
-def _result_metrics(result: TrialResult) -> Iterator[tuple[str, float, int]]:
-    yield "steps", float(result.steps), 0
-    yield "seconds", result.seconds, 0
+def _result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
+    """Their time is that of the end, so that of a trial that failed and ran again the last values count."""
+    yield Metric("steps", float(result.steps), ended, 0)
+    yield Metric("seconds", result.seconds, ended, 0)
     groups = {"final_val": result.validation, "test": result.test, "initial_loss": result.initial_losses}
     groups |= {f"mean_w_{name}": result.averages.get(name, {}) for name in AVERAGES}
     for group, values in groups.items():
         for task, value in values.items():
-            yield f"{group}/{task}", value, 0
+            yield Metric(f"{group}/{task}", value, ended, 0)
 
 
 def _record(run: Run) -> Record:
@@ -489,7 +566,7 @@ def _record(run: Run) -> Record:
 
     def group(name: str) -> dict[str, float]:
         prefix = f"{name}/"
-        return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+        return {key.removeprefix(prefix): _finite_or_not(v) for key, v in metrics.items() if key.startswith(prefix)}
 
     result = TrialResult(
         status=tags["gradsweep.status"],
@@ -502,4 +579,9 @@ def _record(run: Run) -> Record:
         alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
         error=tags.get("gradsweep.error", ""),
     )
-    return Record(run.info.run_id, TrialConfig(**json.loads(tags["gradsweep.config"])), result)
+    return Record(run.info.run_id, _config_of(tags), result)
+
+
+def _finite_or_not(value: float) -> float:
+    """A number that MLflow has stored; it takes NaN, and the largest number for infinity."""
+    return math.copysign(math.inf, value) if abs(value) >= MLFLOW_INFINITY else value

@@ -1,0 +1,156 @@
+"""What the end-to-end tests share: a study in a folder of its own, the command, and what MLflow holds afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from rich.console import Console
+
+from hpo import cli, launch
+
+COMMAND = str(Path(sys.executable).parent / "gradsweep")
+MARK = "GRADSWEEP_TEST_MARK"  # in the environment of a command and of all that it starts
+TRIALS = 23  # of `Case.study` with two seeds
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 90.0, what: str = "") -> Any:
+    """Poll; the first true value, or an AssertionError."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what or condition}"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class Case:
+    """A study of `problems_for_tests.Steered` in a folder of its own."""
+
+    folder: Path
+    name: str = "steered"
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.mark = uuid4().hex
+
+    def study(self, **changes: Any) -> Path:
+        """Write the study file: 23 trials with two seeds, 15 with one."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "problem": {"name": "tests.hpo.problems_for_tests:Steered", "folder": str(self.folder)},
+            "seeds": 2,
+            "references": ["single_task", "equal"],
+            "static": {"points": 3},
+            "gradnorm": {"recipes": ["robust"], "trials": 2},
+            "confirm": {"top_static": 1, "averages": ["tail"]},
+        }
+        path = self.folder / "study.yaml"
+        path.write_text(yaml.safe_dump(content | changes))
+        return path
+
+    def steer(self, **what: Any) -> None:
+        """See `Steered`."""
+        new = self.folder / "steer.new"
+        new.write_text(json.dumps(what))
+        new.replace(self.folder / "steer.json")
+
+    def starts(self) -> int:
+        """How many training runs were begun."""
+        path = self.folder / "starts"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "gradsweep-output"
+
+    @property
+    def results(self) -> Path:
+        """Report, weights file, Optuna's journal."""
+        return self.output / self.name
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.output / 'mlflow.db'}"
+
+    def start(
+        self, *arguments: str, environment: dict[str, str] | None = None, before: Sequence[str] = (), **more: Any
+    ) -> subprocess.Popen[str]:
+        """Start the command in the folder, where it finds the study as ``study.yaml``."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more
+        environment = {**kept, MARK: self.mark, **(environment or {})}
+        return subprocess.Popen([*before, COMMAND, *arguments], cwd=self.folder, env=environment, **more)
+
+    def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        process = self.start(*arguments, **more)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run(self, uri: str | None = None, address: str | None = None) -> tuple[launch.Finished, str]:
+        """Run the study in this process: how it ended and what it printed."""
+        console = Console(file=StringIO(), width=200)
+        where = launch.place(self.output, uri)
+        finished = launch.run_study(self.folder / "study.yaml", where, address, console)
+        return finished, console.file.getvalue()  # type: ignore[attr-defined]
+
+    def runs(self, kind: str = "trial", uri: str | None = None) -> list[Run]:
+        """What MLflow holds: the study's ``trial`` or ``launch`` runs."""
+        client = MlflowClient(uri or self.uri)
+        experiment = client.get_experiment_by_name(self.name)
+        return list(
+            client.search_runs(
+                [experiment.experiment_id],
+                f"tags.`gradsweep.kind` = '{kind}'",
+                order_by=["attributes.start_time ASC"],
+            )
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """What the command has started, in whatever process group, and is alive."""
+        return [process for process in psutil.process_iter() if _mark(process) == self.mark]
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(MARK)
+    except psutil.Error:
+        return None
+
+
+def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process: its exit code and what it printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["gradsweep", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return (ended.value.code or 0, *capsys.readouterr())
+
+
+def assert_quiet(printed: str) -> None:
+    """Nothing in it is Ray's, MLflow's or Optuna's own."""
+    assert not re.search(r"\x1b|\r|INFO|WARN|Ray Tune|ray\.|Registry|alembic|trainable|View run|━", printed)
+
+
+def assert_complete(runs: list[Run], trials: int = TRIALS) -> None:
+    """Every trial once, all of them finished."""
+    identities = [run.data.tags["gradsweep.identity"] for run in runs]
+    assert len(set(identities)) == len(identities) == trials
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["gradsweep.status"] for run in runs} == {"finished"}

@@ -1,0 +1,190 @@
+"""The command line: help, what needs no study to have run, and bad input."""
+
+import re
+import subprocess
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import pytest
+
+from hpo import __version__
+from tests.hpo.runs_for_tests import COMMAND, Case, main
+
+COMMANDS = ("run", "plan", "report", "export", "problems", "ui")
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A study file in the current folder; no environment variable names a backend."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    case = Case(tmp_path)
+    case.study()
+    return case
+
+
+@pytest.fixture
+def refused(case: Case, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command: exit code 2, one line on stderr, which is returned, and nothing left behind."""
+
+    def run(*arguments: str, leaves: Collection[str] = ()) -> str:
+        before = set(case.folder.rglob("*"))
+        code, out, err = main(capsys, *arguments)
+        assert (code, out) == (2, ""), err
+        assert re.fullmatch(r"error: [^\n]+\n", err)
+        assert {path.name for path in set(case.folder.rglob("*")) - before} <= set(leaves)
+        return err.removeprefix("error: ").rstrip()
+
+    return run
+
+
+class TestHelp:
+    def test_the_installed_command_knows_its_version(self, tmp_path):
+        done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"gradsweep {__version__}\n", "")
+
+    def test_help_lists_the_commands(self, capsys):
+        code, out, err = main(capsys, "--help")
+        assert (code, err) == (0, "")
+        assert all(re.search(rf"│ {command} +[A-Z]", out) for command in COMMANDS)
+        assert "\x1b" not in out
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_and_option_is_explained(self, command, capsys):
+        code, out, err = main(capsys, command, "--help")
+        assert (code, err) == (0, "")
+        assert f"Usage: gradsweep {command}" in out
+        for line in out.splitlines():
+            if re.match(r"│ +(\*|-)", line):
+                assert re.search(r" [A-Z]\w*[a-z]\w*['. ]", line), line
+
+    def test_no_arguments_show_the_help(self, capsys):
+        code, out, err = main(capsys)
+        assert "Usage: gradsweep" in out + err
+        assert code == 2
+
+
+class TestBefore:
+    def test_plan_tells_arms_trials_epochs_and_resources(self, case, capsys):
+        case.study(resources={"cpu": 0.5, "gpu": 0.25})
+        code, out, err = main(capsys, "plan", "study.yaml")
+        assert (code, err) == (0, "")
+        counts = dict(re.findall(r"│ (\w+) +│ +\d* │ +(\d+) │", out.partition("static points")[0]))
+        assert counts == {"references": "2", "static": "3", "sweep": "2", "confirm": "16", "all": "23"}
+        assert "46 epochs, 2 a trial" in out
+        assert "Each trial takes 0.5 CPU, 0.25 GPU." in out
+        assert re.search(r"│ static/02 │ +[\d.]+ │ +[\d.]+ │", out)
+        assert not case.output.exists()
+        assert case.starts() == 0
+
+    def test_problems_lists_what_a_study_can_name(self, capsys):
+        code, out, err = main(capsys, "problems")
+        assert (code, err) == (0, "")
+        for text in ("census", "toy", "income", "preset", "package.module:Class"):
+            assert text in out
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"sead": 3}, "study.yaml: sead: unknown key, allowed here: name, problem, "),
+            ({"seeds": 0}, "study.yaml: seeds: found 0, allowed: a number >= 1"),
+            ({"problem": "cencus"}, "problem: found 'cencus' (did you mean 'census'?), allowed are "),
+            ({"problem": "nowhere.at_all:Class"}, "problem: 'nowhere.at_all:Class' names the module "),
+            (
+                {"problem": "tests.hpo.problems_for_tests:Lacking"},
+                "problem: class 'tests.hpo.problems_for_tests:Lacking' lacks the methods 'evaluate', 'loader'",
+            ),
+            (
+                {"problem": {"name": "tests.hpo.problems_for_tests:Named", "name_of": "x"}},
+                "problem: 'tests.hpo.problems_for_tests:Named' got the arguments 'name_of', allowed are 'task'",
+            ),
+            (
+                {"problem": {"name": "tests.hpo.problems_for_tests:Named", "task": "depth[0]"}},
+                "problem: 'tests.hpo.problems_for_tests:Named' refused its arguments: tasks: found the name 'depth[0",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["run", "plan"])
+    def test_in_the_study_file(self, refused, case, command, changes, message):
+        case.study(**changes)
+        assert refused(command, "study.yaml").startswith(message)
+
+    def test_two_faults_are_two_lines(self, case, capsys):
+        case.study(seeds=0, margin=-1)
+        code, _, err = main(capsys, "run", "study.yaml")
+        assert code == 2
+        assert [line.split(": ")[:3] for line in err.splitlines()] == [
+            ["error", "study.yaml", "seeds"],
+            ["error", "study.yaml", "margin"],
+        ]
+
+    @pytest.mark.parametrize("command", ["run", "plan", "report", "export"])
+    def test_no_study_file(self, refused, command):
+        assert refused(command, "nowhere.yaml") == "nowhere.yaml: cannot be read: No such file or directory"
+
+    @pytest.mark.parametrize("command", ["report", "export"])
+    def test_no_run_yet(self, refused, case, command):
+        message = refused(command, "study.yaml")
+        assert message == f"--tracking-uri: {case.uri} holds no study; run it first: gradsweep run"
+
+    def test_ui_of_no_study(self, refused):
+        assert refused("ui", "--no-browser") == (
+            "--output: gradsweep-output holds no studies; run one first: gradsweep run STUDY.yaml"
+        )
+
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("http://127.0.0.1:9", "nothing answers at http://127.0.0.1:9: [Errno 111] Connection refused"),
+            ("http://somebody:secret@127.0.0.1:9", "nothing answers at http://somebody:***@127.0.0.1:9: "),
+            ("http://127.0.0.1:port", "nothing answers at http://127.0.0.1:port: Port could not be cast"),
+            ("http://", "nothing answers at http://: it names no host"),
+            ("ftp://127.0.0.1/x", "found 'ftp://127.0.0.1/x', allowed: http://host:port, "),
+            ("mlruns", "found 'mlruns', allowed: http://host:port, "),
+            ("sqlite:////dev/null/mlflow.db", "sqlite:////dev/null/mlflow.db cannot be used: "),
+            ("mysql://127.0.0.1:9/x", "mysql://127.0.0.1:9/x needs a package that is not installed: pip install "),
+        ],
+    )
+    def test_a_tracking_uri_that_does_not_answer(self, refused, uri, message):
+        leaves = {"gradsweep-output", "steered", ".lock"} if uri.startswith("sqlite") else ()
+        found = refused("run", "study.yaml", "--tracking-uri", uri, leaves=leaves)
+        assert found.startswith(f"--tracking-uri: {message}")
+
+    def test_a_database_server_that_does_not_answer(self, refused):
+        pytest.importorskip("psycopg")
+        uri = "postgresql+psycopg://somebody:secret@127.0.0.1:9/mlflow"
+        message = refused("run", "study.yaml", "--tracking-uri", uri)
+        assert message.startswith("--tracking-uri: nothing answers at postgresql+psycopg://somebody:***@127.0.0.1:9/")
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:9", "head", "ray://127.0.0.1:10001"])
+    def test_an_address_without_a_cluster(self, case, capsys, address):
+        code, out, err = main(capsys, "run", "study.yaml", "--address", address)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"error: --address: (no Ray cluster answers at|found) '?{address}'?[:,] .*\n", err)
+
+    def test_an_output_folder_below_a_file(self, refused):
+        message = refused("run", "study.yaml", "--output", "study.yaml/output")
+        assert re.fullmatch(r"--output: \S+/study.yaml/output/steered cannot be written: Not a directory", message)
+
+    def test_data_that_are_not_there(self, refused, case, monkeypatch):
+        (case.folder / "data").mkdir()
+        monkeypatch.setenv("GRADSWEEP_CENSUS", str(case.folder / "data"))
+        monkeypatch.setenv("GRADSWEEP_CACHE", str(case.folder / "cache"))
+        case.study(problem="census")
+        message = refused("run", "study.yaml")
+        assert message.startswith(f"no file {case.folder}/data/census_income_1994_1995_train.csv; correct ")
+        assert "pip install 'gradsweep[data]'" in message
+
+    def test_data_that_are_damaged(self, refused, case, monkeypatch):
+        (case.folder / "data").mkdir()
+        for split in ("train", "test"):
+            (case.folder / "data" / f"census_income_1994_1995_{split}.csv").write_text("1,2,3\n")
+        monkeypatch.setenv("GRADSWEEP_CENSUS", str(case.folder / "data"))
+        monkeypatch.setenv("GRADSWEEP_CACHE", str(case.folder / "cache"))
+        case.study(problem="census")
+        message = refused("run", "study.yaml")
+        assert message.startswith(f"data: {case.folder}/data/census_income_1994_1995_")
+        assert "sha256" in message
