@@ -134,13 +134,13 @@ def _mark(process: psutil.Process) -> str | None:
         return None
 
 
-def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def main(captured: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run the command in this process: its exit code and what it printed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["gradsweep", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-    return (ended.value.code or 0, *capsys.readouterr())
+    return (ended.value.code or 0, *captured.readouterr())
 
 
 def assert_quiet(printed: str) -> None:

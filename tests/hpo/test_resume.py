@@ -167,17 +167,18 @@ class TestInterrupted:
 class TestFaults:
     """Trials that raise, diverge, or lose their worker."""
 
-    def test_failed_trials_are_named_and_the_others_finish(self, case):
+    def test_failed_trials_are_named_and_the_others_finish(self, case, capfd, monkeypatch):
         case.steer(fail=[4, 12], kill=[7])
-        done = case.command("run", "study.yaml")
-        assert (done.returncode, done.stderr) == (1, "")
-        named = done.stdout.partition("2 trials failed; the same command tries again:\n")[2].splitlines()
+        monkeypatch.chdir(case.folder)
+        code, out, err = main(capfd, "run", "study.yaml")
+        assert (code, err) == (1, "")
+        named = out.partition("2 trials failed; the same command tries again:\n")[2].splitlines()
         assert [re.sub(r"^  \S+ seed \d: ", "", line) for line in named] == [
             f"OSError: the disk of start {start} is full" for start in (4, 12)
         ]
-        assert re.search(r"^failed: \S+ seed \d: OSError: the disk of start 4 is full$", done.stdout, re.MULTILINE)
-        assert re.search(r"^worker died: \S+ seed \d begins again$", done.stdout, re.MULTILINE)
-        assert "Worker exit" not in done.stdout
+        assert re.search(r"^failed: \S+ seed \d: OSError: the disk of start 4 is full$", out, re.MULTILINE)
+        assert re.search(r"^worker died: \S+ seed \d begins again$", out, re.MULTILINE)
+        assert "Worker exit" not in out
         assert (case.results / "report" / "report.html").exists()
         assert case.starts() == TRIALS + 1
 

@@ -149,7 +149,7 @@ class TestWriter:
         assert record.result.initial_losses == {"depth": math.inf, "normals": 1e308}
 
     def test_a_trial_that_mlflow_refuses_does_not_hold_up_others(self, store, monkeypatch):
-        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 3.0)
+        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 1.5)
         bad = planned(seed=1)
         writer = Writer(store, "parent")
         for trial in (bad, planned(seed=2), planned(seed=3)):
@@ -296,7 +296,7 @@ class TestServer:
 
     def test_what_never_arrives_is_named(self, server, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 2.0)
+        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 1.0)
         store = Tracking(server.url, "lost server", tmp_path)
         writer = Writer(store, store.start_launch("name: x"))
         server.stop()
