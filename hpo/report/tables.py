@@ -35,7 +35,7 @@ def arms_table(data: ReportData) -> pd.DataFrame:
     rows = [_arm_row(row, comparison, planned, lost.get(row["arm"], [])) for _, row in arms.iterrows()]
     known = set(comparison.arms["arm"])
     rows += [{"Arm": arm_label(arm), NOTES: ", ".join(notes)} for arm, notes in lost.items() if arm not in known]
-    return pd.DataFrame(rows).fillna(NOTHING) if rows else pd.DataFrame(columns=["Arm", NOTES])
+    return pd.DataFrame(rows, dtype=object).fillna(NOTHING) if rows else pd.DataFrame(columns=["Arm", NOTES])
 
 
 def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[str]) -> dict[str, str]:
@@ -87,7 +87,7 @@ def metrics_table(data: ReportData) -> pd.DataFrame:
         rows.append(
             {"Arm": arm_label(row["arm"])} | {head: metric(row[f"test/{task}"]) for task, head in heads.items()}
         )
-    return pd.DataFrame(rows, columns=["Arm", *heads.values()]).fillna(NOTHING)
+    return pd.DataFrame(rows, columns=["Arm", *heads.values()], dtype=object).fillna(NOTHING)
 
 
 def _metric_head(task: str, data: ReportData) -> str:

@@ -19,7 +19,7 @@ _HEADLINES = {
     "equivalent": "GradNorm matches the static search",
     "worse": "GradNorm loses to the static search",
     "inconclusive": "Inconclusive: more seeds are needed",
-    "none": "No verdict yet",
+    "none": "No verdict",
 }
 _FINDINGS = {
     "better": "{arm} is better than {static}, the best static arm: {regret}.",
@@ -48,7 +48,10 @@ def recommendation(comparison: Comparison) -> str:
 def advice(comparison: Comparison, weights: str = "") -> str:
     """What to do; ``weights`` follow the arm's name."""
     if not comparison.recommended:
-        return "Nothing to train with yet: let the study come to its end (the same command again resumes it)."
+        return (
+            "Nothing to train with: no arm with fixed weights has come through the confirm phase. "
+            "If the study was stopped, the same command again resumes it."
+        )
     text = f"Train with {arm_label(comparison.recommended)}{weights}."
     return f"{text} {_CAUTIONS[comparison.verdict.kind]}".strip()
 
@@ -65,7 +68,7 @@ _CAUTIONS = {
 def _finding(comparison: Comparison) -> str:
     verdict, margin = comparison.verdict, comparison.margin
     if verdict.kind == "none":
-        return f"There is no verdict yet: {verdict.reason}."
+        return f"There is no verdict: {verdict.reason}."
     text = _FINDINGS[verdict.kind].format(
         arm=arm_label(verdict.arm),
         static=arm_label(verdict.static),
@@ -110,9 +113,9 @@ def _seeds_needed(regret: Interval, margin: float) -> int:
 def _cost(comparison: Comparison) -> str:
     cost = {str(row["way"]): row for _, row in comparison.cost.iterrows()}
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
-    if not static["trials"] or not sweeps["trials"]:
-        missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["trials"]]
-        return f"The cost cannot be compared yet: no trial of the {' or the '.join(missing)} is there."
+    missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
+    if missing:
+        return f"The cost cannot be compared: no trial of the {' or the '.join(missing)} has trained."
     both = f"({duration(sweeps['seconds'])} against {duration(static['seconds'])})"
     text = f"{_cost_opening(sweeps)} all alpha sweeps took {_times(sweeps)} {both}"
     return f"{text}; one GradNorm run took {_times(_one_run(comparison, cost))}."

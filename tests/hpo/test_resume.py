@@ -234,7 +234,7 @@ class TestFaults:
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, err) == (0, "")
         assert len(re.findall(r"^diverged: .* is not finite after \d steps: ", out, re.MULTILINE)) == case.starts()
-        assert "There is no verdict yet: " in out
+        assert "There is no verdict: " in out
         assert "Weights" not in out
         assert not (case.results / "weights.json").exists()
         assert (case.results / "report" / "report.html").exists()
