@@ -233,7 +233,8 @@ class TestFaults:
         monkeypatch.chdir(case.folder)
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, err) == (0, "")
-        assert len(re.findall(r"^diverged: .* is not finite after \d steps: ", out, re.MULTILINE)) == case.starts()
+        diverged = re.findall(r"^diverged: .* is not finite after \d steps: ", out, re.MULTILINE)
+        assert len(diverged) == case.starts() - 2  # single_task/far off, twice, does not train the task that is NaN
         assert "There is no verdict: " in out
         assert "Weights" not in out
         assert not (case.results / "weights.json").exists()
