@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from hpo import cluster, launch
-from hpo.tracking import machine
+from hpo.backend import machine
 
 STUDY = {
     "problem": "benchmarks.trivial:Trivial",

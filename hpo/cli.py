@@ -7,9 +7,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -188,10 +185,10 @@ def ui(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Open MLflow's UI on the backend that the studies of this output folder use; Ctrl-C ends it."""
-    from hpo import launch, tracking
+    from hpo import backend, launch
 
     if tracking_uri and tracking_uri.startswith(("http://", "https://")):
-        console.print(f"The UI is at {tracking.shown_uri(tracking_uri)}", highlight=False, soft_wrap=True)
+        console.print(f"The UI is at {backend.shown_uri(tracking_uri)}", highlight=False, soft_wrap=True)
         if browser:
             webbrowser.open(tracking_uri)
         return
@@ -204,9 +201,9 @@ def ui(
             raise launch.OutputError(f"--port: {host}:{port} cannot be listened on: {error.strerror}") from None
     address = f"http://{host}:{port}"
     with suppress(KeyboardInterrupt), _interruptible(), tempfile.TemporaryFile() as log:
-        server = tracking.serve(tracking_uri or tracking.embedded_uri(output), host, port, log)
+        server = backend.serve(tracking_uri or backend.embedded_uri(output), host, port, log)
         try:
-            _show(server, f"{address}/#/experiments?{tracking.UI_VIEW}", address, browser)
+            _show(server, f"{address}/#/experiments?{backend.UI_VIEW}", address, browser)
             if server.wait():
                 log.seek(0)
                 last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -218,21 +215,12 @@ def ui(
 
 def _show(server: Any, page: str, address: str, browser: bool) -> None:
     """Tell where the UI is, once it is there."""
-    if _healthy(address, server):
+    from hpo.backend import healthy
+
+    if healthy(address, server):
         console.print(f"MLflow UI: {page}   (Ctrl-C ends it)", highlight=False, soft_wrap=True)
         if browser:
             webbrowser.open(page)
-
-
-def _healthy(address: str, server: Any, seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    return False
 
 
 @contextmanager
@@ -290,7 +278,7 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
 
 def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
     """Where report and weights file are, and the command that opens the UI on the same backend."""
-    from hpo.tracking import shown_uri
+    from hpo.backend import shown_uri
 
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     options = f" --tracking-uri {shown_uri(tracking_uri)}" if tracking_uri else options
@@ -303,7 +291,7 @@ def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
 def main() -> None:
     """Entry point: exit code 2 and a line for each thing that is wrong with the input, 130 after Ctrl-C."""
     try:
-        app()
+        app(prog_name="gradsweep")  # also when run as a module
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except Exception as error:

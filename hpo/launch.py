@@ -16,7 +16,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from hpo import tracking
+from hpo import backend
 from hpo.compare import Comparison, best_trial, compare
 from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.plan import Plan, sweep_parameters
@@ -44,7 +44,7 @@ class Place:
     @property
     def shown(self) -> str:
         """The backend for a person's eyes."""
-        return tracking.shown_uri(self.uri)
+        return backend.shown_uri(self.uri)
 
     def folder(self, study: str) -> Path:
         """Of one study: report, weights file, Optuna's journal."""
@@ -66,7 +66,7 @@ class Finished:
 
 def place(output: Path, uri: str | None) -> Place:
     """The output folder, and the tracking backend, by default SQLite in that folder."""
-    return Place(output.resolve(), uri or tracking.embedded_uri(output))
+    return Place(output.resolve(), uri or backend.embedded_uri(output))
 
 
 def open_plan(path: Path, prepare: bool = True) -> Plan:
@@ -91,7 +91,7 @@ def run_study(path: Path, where: Place, address: str | None, console: Console) -
     with console.status("preparing data") if console.is_terminal else ExitStack():
         plan = open_plan(path)
     folder = where.folder(plan.study.name)
-    tracking.check_answers(where.uri)
+    backend.check_answers(where.uri)
     with _locked(folder), ExitStack() as parent:
         store = Tracking(where.uri, plan.study.name, where.output)
         store.reconcile()
@@ -292,7 +292,7 @@ def _provenance(plan: Plan, where: Place, path: Path) -> dict[str, str]:
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",
         "epochs": str(plan.epochs),
         "tracking": where.shown,
-        "machine": tracking.machine(),
+        "machine": backend.machine(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }

@@ -14,18 +14,15 @@ import math
 import os
 import platform
 import queue
-import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import hpo.environment  # noqa: F401  isort: skip - before mlflow
 import pandas as pd
@@ -34,10 +31,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
 
 from hpo import __version__
+from hpo.backend import UI_VIEW, TrackingError, check_answers, first_line, is_server, machine, shown_uri, sqlite_path
 from hpo.plan import Planned
 from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
 
@@ -46,24 +42,11 @@ CLOSE_SECONDS = 60.0  # to deliver what is left
 TRAJECTORY = "trajectory.parquet"
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
 MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
-DATABASES = ("postgresql", "mysql", "mssql")
-UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
 ENDED = ("finished", "diverged", "failed")
 LAUNCH, TRIAL = "launch", "trial"
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow").setLevel(logging.ERROR)
-
-
-@event.listens_for(Engine, "connect")
-def _relax_sqlite(connection: Any, _: Any) -> None:
-    """No fsync a transaction: in WAL mode a power cut leaves a database whole and takes its last second at most."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute("PRAGMA synchronous=normal")
-
-
-class TrackingError(RuntimeError):
-    """The tracking backend cannot be used."""
 
 
 @dataclass
@@ -73,11 +56,6 @@ class Record:
     run_id: str
     config: TrialConfig
     result: TrialResult
-
-
-def embedded_uri(output: Path) -> str:
-    """The default backend: SQLite beside the output."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 class Tracking:
@@ -96,7 +74,7 @@ class Tracking:
     def __init__(self, uri: str, study: str, output: Path, create: bool = True) -> None:
         self.uri, self.study = uri, study
         shown = shown_uri(uri)
-        if not create and (path := _sqlite_path(uri)) and not path.exists():
+        if not create and (path := sqlite_path(uri)) and not path.exists():
             raise TrackingError(f"--tracking-uri: {shown} holds no study; run it first: gradsweep run")
         check_answers(uri)
         try:
@@ -105,7 +83,7 @@ class Tracking:
             if found is None and create:
                 found = self._create(output)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
-            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {_first_line(error, uri)}") from None
+            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, uri)}") from None
         if found is None:
             raise TrackingError(f"--tracking-uri: {shown} holds no study {study!r}; run it first: gradsweep run")
         if found.lifecycle_stage != "active":
@@ -117,9 +95,9 @@ class Tracking:
 
     def _create(self, output: Path) -> Experiment:
         location = None  # a server has its own
-        if not _is_server(self.uri):
+        if not is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
-        if path := _sqlite_path(self.uri):
+        if path := sqlite_path(self.uri):
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
         tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
@@ -189,7 +167,7 @@ class Tracking:
 
     def fault(self, error: Exception) -> str:
         """An error of the backend in one line."""
-        return f"{type(error).__name__}: {_first_line(error, self.uri)}"
+        return f"{type(error).__name__}: {first_line(error, self.uri)}"
 
     def trajectory(self, identity: str) -> pd.DataFrame | None:
         """The per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
@@ -206,7 +184,7 @@ class Tracking:
         """For each trial the address of its run: of its page where a server shows it, else its id."""
         page = f"{shown_uri(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
         return {
-            identity: f"{page}{run_id}?{UI_VIEW}" if _is_server(self.uri) else run_id
+            identity: f"{page}{run_id}?{UI_VIEW}" if is_server(self.uri) else run_id
             for identity, run_id in self._runs.items()
         }
 
@@ -395,74 +373,6 @@ class Writer:
                 with contextlib.suppress(Exception):
                     self._tracking.client.set_tag(pending.run_id, "gradsweep.status", "interrupted")
                     self._tracking.client.set_terminated(pending.run_id, "KILLED")
-
-
-def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
-
-    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
-    """
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def machine() -> str:
-    """This machine in words."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-
-
-def shown_uri(uri: str) -> str:
-    """A URI without its password."""
-    parts = urlsplit(uri)
-    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if colon else uri
-
-
-def check_answers(uri: str) -> None:
-    """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
-
-    Raises:
-        TrackingError: nothing answers, or MLflow cannot use this kind of backend.
-    """
-    scheme, shown = urlsplit(uri).scheme, shown_uri(uri)
-    try:
-        if _is_server(uri):
-            _knock(uri)
-        elif scheme.split("+")[0] in DATABASES:
-            wait = {} if scheme.startswith("mssql") else {"connect_timeout": 5}
-            create_engine(uri, connect_args=wait).connect().close()
-        elif not uri.startswith("sqlite:///"):
-            raise TrackingError(
-                f"--tracking-uri: found {shown!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
-                "postgresql://user@host/database, mysql://..., mssql://..."
-            )
-    except ModuleNotFoundError as error:
-        hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"
-        raise TrackingError(f"--tracking-uri: {shown} needs a package that is not installed: {hint}") from None
-    except (OSError, ValueError, SQLAlchemyError) as error:
-        raise TrackingError(f"--tracking-uri: nothing answers at {shown}: {_first_line(error, uri)}") from None
-
-
-def _knock(uri: str) -> None:
-    parts = urlsplit(uri)
-    if not parts.hostname:
-        raise ValueError("it names no host")
-    socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
-
-
-def _is_server(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _first_line(error: BaseException, uri: str) -> str:
-    lines = [line.strip() for line in str(error).replace(uri, shown_uri(uri)).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _now() -> int:

@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from hpo import tracking
-from hpo.cli import _healthy
+from hpo import backend, tracking
+from hpo.backend import TrackingError, shown_uri
 from hpo.plan import Planned
-from hpo.tracking import Record, Tracking, TrackingError, Writer, shown_uri
+from hpo.tracking import Record, Tracking, Writer
 from hpo.trial import EpochReport, TrialConfig, TrialResult
 from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet, main, wait_until
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
@@ -61,13 +61,13 @@ def write(store: Tracking, trial: Planned, end: TrialResult | None, epochs: int 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds a database, whose migrations take seconds; each test has a study of its own in it."""
     folder = tmp_path_factory.mktemp("tracking")
-    Tracking(tracking.embedded_uri(folder), "first", folder)
+    Tracking(backend.embedded_uri(folder), "first", folder)
     return folder
 
 
 @pytest.fixture
 def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(tracking.embedded_uri(folder), request.node.name, folder)
+    return Tracking(backend.embedded_uri(folder), request.node.name, folder)
 
 
 def again(store: Tracking, folder: Path) -> tuple[Tracking, list[Record]]:
@@ -235,8 +235,8 @@ class Server:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log, pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)  # a server keeps its artifacts there unless told otherwise
-            self.process = tracking.serve(f"sqlite:///{self.folder / 'server.db'}", "127.0.0.1", self.port, log)
-        assert _healthy(self.url, self.process), (self.folder / "log").read_text()
+            self.process = backend.serve(f"sqlite:///{self.folder / 'server.db'}", "127.0.0.1", self.port, log)
+        assert backend.healthy(self.url, self.process), (self.folder / "log").read_text()
 
     def stop(self) -> None:
         if self.process is not None:

@@ -1,0 +1,121 @@
+"""Where MLflow's backend is: its URI, whether it answers, and its server over a database."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+
+DATABASES = ("postgresql", "mysql", "mssql")
+UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
+
+
+class TrackingError(RuntimeError):
+    """The tracking backend cannot be used."""
+
+
+def embedded_uri(output: Path) -> str:
+    """The default backend: SQLite beside the output."""
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
+
+    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
+    """
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> bool:
+    """Wait until a server that was started answers; false if it ended or took too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def machine() -> str:
+    """This machine in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def shown_uri(uri: str) -> str:
+    """A URI without its password."""
+    parts = urlsplit(uri)
+    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if colon else uri
+
+
+def check_answers(uri: str) -> None:
+    """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
+
+    Raises:
+        TrackingError: nothing answers, or MLflow cannot use this kind of backend.
+    """
+    scheme, shown = urlsplit(uri).scheme, shown_uri(uri)
+    try:
+        if is_server(uri):
+            _knock(uri)
+        elif scheme.split("+")[0] in DATABASES:
+            wait = {} if scheme.startswith("mssql") else {"connect_timeout": 5}
+            create_engine(uri, connect_args=wait).connect().close()
+        elif not uri.startswith("sqlite:///"):
+            raise TrackingError(
+                f"--tracking-uri: found {shown!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
+                "postgresql://user@host/database, mysql://..., mssql://..."
+            )
+    except ModuleNotFoundError as error:
+        hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"
+        raise TrackingError(f"--tracking-uri: {shown} needs a package that is not installed: {hint}") from None
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        raise TrackingError(f"--tracking-uri: nothing answers at {shown}: {first_line(error, uri)}") from None
+
+
+def _knock(uri: str) -> None:
+    parts = urlsplit(uri)
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI names a tracking server rather than a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite backend, ``None`` for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def first_line(error: BaseException, uri: str) -> str:
+    """What an error says first, without the URI's password."""
+    lines = [line.strip() for line in str(error).replace(uri, shown_uri(uri)).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@event.listens_for(Engine, "connect")
+def _relax_sqlite(connection: Any, _: Any) -> None:
+    """No fsync a transaction: in WAL mode a power cut leaves a database whole and takes its last second at most."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=normal")
