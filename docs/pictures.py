@@ -33,30 +33,21 @@ def report(page: Page, output: Path, study: str) -> None:
 
 
 def ui(page: Page, output: Path, study: str, address: str) -> None:
-    """MLflow's table of runs with the columns that matter, and a trial's curves."""
+    """The curves of a GradNorm trial in MLflow's UI."""
     client = MlflowClient(embedded_uri(output))
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None
-    page.set_viewport_size({"width": 1500, "height": 900})
-    page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs?{UI_VIEW}")
-    page.get_by_text(f"{study} launch 1").wait_for()
-    hide_assistant(page)
-    page.screenshot(path=IMAGES / "mlflow-runs.png")
     chosen = client.search_runs(
         [experiment.experiment_id], "tags.`gradsweep.method` = 'gradnorm' and params.recipe = 'robust'", max_results=1
     )
     run = chosen[0].info.run_id
+    page.set_viewport_size({"width": 1500, "height": 900})
     page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs/{run}/model-metrics?{UI_VIEW}")
     page.locator(".js-plotly-plot .main-svg").nth(3).wait_for()
-    hide_assistant(page)
-    page.screenshot(path=IMAGES / "mlflow-metrics.png")
-
-
-def hide_assistant(page: Page) -> None:
-    """Close MLflow's assistant, which takes a third of the page."""
     close = page.get_by_role("button", name="Close")
     if close.count():
-        close.first.click()
+        close.first.click()  # MLflow's assistant, which takes a third of the page
+    page.screenshot(path=IMAGES / "mlflow-metrics.png")
 
 
 def main() -> None:
