@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hpo.report import write_report
+from hpo.report import page, write_report
 from hpo.report.labels import arm_label
-from hpo.report.numbers import NOTHING, signed, weight
+from hpo.report.numbers import NOTHING, ratio, signed, weight
 from hpo.report.tables import arms_table, cost_table, distances_table, metrics_table, ranks_table, trials_table
 from tests.hpo.report.builder import Builder
 
@@ -100,3 +102,14 @@ def test_markdown_keeps_text_from_becoming_markup(tmp_path):
     text = write_report(data, tmp_path)["markdown"].read_text()
     assert "w \\<script\\>" in text
     assert "w a\\|b" in text
+
+
+@pytest.mark.parametrize("arm", ["gradnorm_static/paper/tail", "gradnorm/robust/alpha=0.25"])
+def test_the_distance_in_the_verdict_is_that_of_its_arm_not_the_smallest(arm):
+    comparison = Builder().data().comparison
+    comparison = replace(comparison, verdict=replace(comparison.verdict, arm=arm))
+    kind, recipe, average = arm.split("/")
+    table = comparison.distances.set_index(["recipe", "average"])["factor"]
+    tile = page._tiles(comparison)[-1]
+    assert tile.number == ratio(table[recipe, average if kind == "gradnorm_static" else "arithmetic"])
+    assert f"({recipe} recipe, " in tile.what
