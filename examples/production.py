@@ -1,16 +1,12 @@
-"""Production training with the weights a study has exported: python examples/production.py weights.json"""
-
-import sys
-
-from torch.optim import Adam
+"""Production training with what `gradsweep export` wrote to weights.json: python -m examples.production"""
 
 from balancers import Static  # needs torch alone
 from examples.own_problem import Digits  # your network and your data
 
 problem = Digits()
 model = problem.build_model(seed=0)
-optimizer = Adam(model.parameters())
-balancer = Static.load(sys.argv[1], tasks=["digit", "ink"])
+optimizer = problem.build_optimizer(model)
+balancer = Static.load("weights.json", tasks=["digit", "ink"])
 for batch in problem.loader("train", seed=0) * problem.epochs:
     optimizer.zero_grad()
     balancer.backward(problem.losses(model, batch))

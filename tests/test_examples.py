@@ -1,0 +1,56 @@
+"""The examples run as their first lines say, and are as short as the README says."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from balancers.weights_file import SCHEMA, VERSION
+from hpo.launch import open_plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str, folder: Path) -> str:
+    """Run Python as a user would, without what gradsweep itself has put into this process's environment."""
+    ours = ("TUNE_", "RAY_", "MLFLOW_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_production_training_with_a_weights_file(tmp_path):
+    weights = {"schema": SCHEMA, "version": VERSION, "tasks": ["digit", "ink"], "weights": {"digit": 1.9, "ink": 0.1}}
+    (tmp_path / "weights.json").write_text(json.dumps(weights))
+    metrics = ast.literal_eval(run("-m", "examples.production", folder=tmp_path))
+    assert metrics["digit"] > 0.7
+    assert metrics["ink"] > 0.7
+    assert len((ROOT / "examples" / "production.py").read_text().splitlines()) < 15
+
+
+def test_a_problem_of_ones_own(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = open_plan(ROOT / "examples" / "own_problem.yaml")
+    assert plan.tasks == ["digit", "ink"]
+    assert len((ROOT / "examples" / "own_problem.py").read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("example", "words"), [("own_optuna.py", "alpha"), ("own_tuner.py", "metres")])
+def test_the_parts_in_somebody_elses_sweep(example, words, tmp_path):
+    assert words in run(str(ROOT / "examples" / example), folder=tmp_path)
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_studies_can_be_read(study):
+    plan = open_plan(study, prepare=False)
+    assert plan.study.name == study.stem
+    assert sum(trials for _, trials in plan.size().values()) > 20
