@@ -386,7 +386,8 @@ def _alarms(trials: pd.DataFrame, confirm: pd.DataFrame, arms: pd.DataFrame, tas
         alarms.append(f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}")
     told = trials.assign(alarm=trials["alarms"].str.split("\n")).explode("alarm")
     told = told[told["alarm"].fillna("") != ""]
-    return alarms + [f"{_trials(group)}: {alarm}" for alarm, group in told.groupby("alarm", sort=False)]
+    kinds = told.groupby(told["alarm"].str.replace(r"[\d.]+", "#", regex=True), sort=False)  # one line for all counts
+    return alarms + [f"{_trials(group)}: {group['alarm'].iloc[0]}" for _, group in kinds]
 
 
 def _reference_alarms(phase: str, reference: pd.Series) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from hpo.compare import Comparison, best_trial, compare
 from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem
-from hpo.progress import View, kind_of
+from hpo.progress import View
 from hpo.report import ReportData, sentences, write_report
 from hpo.schedule import Schedule
 from hpo.study import Study, load_study
@@ -162,7 +161,6 @@ def conclude(
     """
     trials = schedule.table()
     comparison = compare(trials, plan.directions, plan.study.margin)
-    comparison = replace(comparison, alarms=(*comparison.alarms, *_trial_alarms(schedule)))
     weights = folder / "weights.json" if comparison.recommended else None
     try:
         files = write_report(_report_data(plan, store, comparison, trials, where, path), folder / "report")
@@ -249,15 +247,6 @@ def _failed(schedule: Schedule) -> dict[str, str]:
         if result is not None and result.status == "failed":
             failed[planned.name] = result.error
     return failed
-
-
-def _trial_alarms(schedule: Schedule) -> list[str]:
-    """What trials had to tell, one line for each kind of alarm."""
-    kinds: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for planned in schedule.planned():
-        for alarm in getattr(schedule.results.get(planned.config.identity), "alarms", []):
-            kinds[kind_of(alarm)].append((planned.name, alarm))
-    return [f"{len(told)} trials, such as {told[0][0]}: {told[0][1]}" for told in kinds.values()]
 
 
 def _report_data(

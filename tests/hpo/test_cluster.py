@@ -37,7 +37,7 @@ def test_trials_share_or_own_a_gpu_and_say_if_torch_cannot_see_it(tmp_path, addr
     assert finished.complete
     assert printed.startswith("steered: 2 node(s), 4 CPU, 2 GPU; MLflow at ")
     assert len([line for line in printed.splitlines() if UNSEEN in line]) == 1
-    assert finished.comparison.alarms[-1].startswith("15 trials, such as single_task/near seed 0: was given ")
+    assert finished.comparison.alarms[-1].startswith("15 trials (single_task/near, ")
     assert UNSEEN in (case.results / "report" / "report.html").read_text()
     runs = case.runs()
     assert_complete(runs, 15)
