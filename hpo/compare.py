@@ -18,6 +18,7 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -386,8 +387,13 @@ def _alarms(trials: pd.DataFrame, confirm: pd.DataFrame, arms: pd.DataFrame, tas
         alarms.append(f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}")
     told = trials.assign(alarm=trials["alarms"].str.split("\n")).explode("alarm")
     told = told[told["alarm"].fillna("") != ""]
-    kinds = told.groupby(told["alarm"].str.replace(r"[\d.]+", "#", regex=True), sort=False)  # one line for all counts
+    kinds = told.groupby(told["alarm"].map(kind_of), sort=False)  # one line for all counts
     return alarms + [f"{_trials(group)}: {group['alarm'].iloc[0]}" for _, group in kinds]
+
+
+def kind_of(alarm: str) -> str:
+    """An alarm without its numbers: many trials may tell the same with other figures."""
+    return re.sub(r"\d[\d.]*", "", alarm)
 
 
 def _reference_alarms(phase: str, reference: pd.Series) -> list[str]:

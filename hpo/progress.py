@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from hpo.compare import kind_of
 from hpo.plan import PHASES, Planned
 from hpo.schedule import Schedule
 from hpo.trial import EpochReport, TrialResult
@@ -130,11 +130,6 @@ class View:
         new = done - self._before
         left = f", about {_clock(elapsed / new * (total - done))} left" if new else ""
         return f"{_clock(elapsed)} elapsed{left}"
-
-
-def kind_of(alarm: str) -> str:
-    """An alarm without its numbers: many trials may tell the same with other figures."""
-    return re.sub(r"\d[\d.]*", "", alarm)
 
 
 def _clock(seconds: float) -> str:
