@@ -53,10 +53,10 @@ class Adaptive(Balancer):
         self._means.load_state_dict(state["means"])
         self._not_finite = state["not_finite"].clone()
 
-    def _change(self, gradient: Tensor, valid: Tensor) -> Tensor:
-        """Adam's change for this step; zero and counted where ``valid`` is false."""
+    def _moved(self, vector: Tensor, gradient: Tensor, valid: Tensor) -> Tensor:
+        """The vector after Adam's step; as it was, and counted, where ``valid`` is false."""
         self._not_finite = self._not_finite + ~valid
-        return self._adam.change(gradient, valid)
+        return self._adam.moved(vector, gradient, valid)
 
     def _used(self, record: StepRecord) -> None:
         super()._used(record)

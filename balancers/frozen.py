@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from balancers.base import Balancer, StepRecord, close, fail
-from balancers.shared_gradients import Shared, gradient_norms, mean_over_ranks, parameters_of
+from balancers.shared_gradients import Shared, mean_over_ranks, norms_of, parameters_of, task_gradients
 
 
 class Frozen(Balancer):
@@ -45,13 +45,19 @@ class Frozen(Balancer):
         """See `Balancer.__call__`."""
         L = self._collect(losses)
         if self._step == 0:
-            self._start(L.detach() if self.rule == "loss" else gradient_norms(losses, self.tasks, self._parameters))
+            self._start(self._measure(losses, L.detach()))
         self._used(StepRecord(self._w, L.detach()))
         return (self._w * L).sum()
 
+    def _measure(self, losses: Mapping[str, Tensor], values: Tensor) -> Tensor:
+        """L_i(0) or ||grad_W L_i(0)||, shape (T,)."""
+        if self.rule == "loss":
+            return mean_over_ranks(values)[0]
+        gradients = task_gradients([losses[task] for task in self.tasks], self.tasks, self._parameters)
+        return norms_of(mean_over_ranks(*gradients))
+
     def _start(self, measured: Tensor) -> None:
         """Settle the weights; waits for the device, once a run."""
-        (measured,) = mean_over_ranks(measured)
         for task, value in zip(self.tasks, measured.tolist(), strict=True):
             if not 0 < value < float("inf"):
                 fail(f"{self.rule} of {task} in the first step", "finite and > 0", value)

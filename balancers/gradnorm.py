@@ -10,9 +10,19 @@ from torch import Tensor
 
 from balancers.adaptive import Adaptive
 from balancers.base import StepRecord, close, fail, warn
-from balancers.shared_gradients import Shared, gradient_norms, mean_over_ranks, parameters_of
+from balancers.deferred import deferred
+from balancers.one_pass import NoCut, OnePass, find_cut
+from balancers.shared_gradients import Shared, mean_over_ranks, norms_of, parameters_of, task_gradients
+from balancers.window import Window
 
 Parametrization = Literal["linear", "log"]
+
+
+class Path(NamedTuple):
+    """How the T gradients of W are taken: ``"one pass"`` or ``"task by task"``, and why."""
+
+    name: str
+    why: str
 
 
 class Balance(NamedTuple):
@@ -75,9 +85,13 @@ class GradNorm(Adaptive):
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
             for cross-entropy over C classes (the paper's footnote 2).
         lr: learning rate of the weights' Adam; the paper's 0.025.
-        update_every: measure gradients and move w at every so many steps.
+        update_every: measure gradients and move w at every so many steps; the others cost what a static step costs.
         freeze_after: keep w from this step on.
         floor: smallest w in the linear parametrisation.
+        accumulate: backward passes that make one step (gradient accumulation). `backward` then fills ``.grad`` with
+            the mean over them; the loss that a call returns is to be divided by the caller, as frameworks do. w moves
+            once a step, by the gradients of the whole, as in one large batch.
+        one_pass: ``False`` takes the T gradients task by task even where the graph can be cut; see `path`.
 
     Raises:
         ValueError: a parameter out of its range; in the first step a loss L_i(0) that is not finite and above 0, or,
@@ -108,6 +122,8 @@ class GradNorm(Adaptive):
         update_every: int = 1,
         freeze_after: int | None = None,
         floor: float = 1e-3,
+        accumulate: int = 1,
+        one_pass: bool = True,
     ) -> None:
         super().__init__(tasks, lr)
         if not 0 <= alpha < float("inf"):
@@ -120,10 +136,14 @@ class GradNorm(Adaptive):
             fail("freeze_after", ">= 0 or None", freeze_after)
         if not 0 < floor < 1:
             fail("floor", "in (0, 1)", floor)
+        if accumulate < 1:
+            fail("accumulate", ">= 1", accumulate)
         self.alpha, self.parametrization, self.floor = alpha, parametrization, floor
         self.update_every, self.freeze_after = update_every, freeze_after
         self._parameters = parameters_of(shared)
-        self._balanced = initial_weights == "balanced"
+        self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
+        self._window = Window(accumulate)
+        self._path = Path("task by task", "asked for by `one_pass = False`") if not one_pass else None
         if not isinstance(initial_weights, str):
             self._w = close(self._per_task("initial_weights", initial_weights))
         elif initial_weights not in ("ones", "balanced"):
@@ -159,30 +179,103 @@ class GradNorm(Adaptive):
         """How often a weight was stopped at the floor. Reading it waits for the device."""
         return int(self._floor_hits.item())
 
+    @property
+    def path(self) -> Path | None:
+        """How the last step that moved w took the T gradients, and why; ``None`` before the first.
+
+        ``"one pass"``: all heads and the trunk ran once. ``"task by task"``: each loss ran back to W by itself
+        first, since the graph has no place where the tasks' gradients could be told apart.
+        """
+        return self._path
+
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """See `Balancer.__call__`."""
+        """The weighted sum ``sum_i w_i(t) L_i``, a scalar; its ``backward()`` moves w to w(t+1).
+
+        In a step that moves w the scalar's graph is one node, which runs the one backward pass when it is asked for
+        its gradient: use ``.backward()`` on it, or on a multiple of it (GradScaler, gradient accumulation), or on its
+        sum with other terms, and not ``torch.autograd.grad``.
+
+        Args:
+            losses: for each task a scalar loss with its graph.
+
+        Raises:
+            ValueError: see `Balancer.__call__`; also, when its gradient is asked for, as `GradNorm` says.
+        """
         L = self._collect(losses)
-        values, moves = L.detach(), self._moves()
-        norms = None
-        if moves or (self._balanced and self._step == 0):
-            values, norms = mean_over_ranks(values, gradient_norms(losses, self.tasks, self._parameters))
-        if self._step == 0:
-            self._start(values, norms)
-        w = self._w
-        record = StepRecord(w, values)
-        if moves and norms is not None and self._initial_losses is not None:
+        if self._measures():
+            return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L, scale))
+        loss = (self._w * L).sum()
+        self._close(L.detach(), [])
+        return loss
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """See `Balancer.backward`."""
+        L = self._collect(losses)
+        scale = None if self._window.size == 1 else L.new_tensor(1 / self._window.size)
+        if self._measures():
+            self._train(losses, L, scale)
+            return
+        torch.autograd.backward(L, self._w if scale is None else self._w * scale)
+        self._close(L.detach(), [])
+
+    def _train(self, losses: Mapping[str, Tensor], L: Tensor, scale: Tensor | None) -> None:
+        """Fill ``.grad`` with the gradient of ``scale sum_i w_i L_i`` and measure, in one pass where it can be."""
+        ordered, values = [losses[task] for task in self.tasks], L.detach()
+        if self._step == 0 or self._unbalanced:
+            self._start(ordered, values, scale)
+        factors = self._w if scale is None else self._w * scale
+        if not self._moves():
+            torch.autograd.backward(L, factors)
+            self._close(values, [])
+            return
+        one_pass = self._one_pass(ordered)
+        if one_pass:
+            gradients = one_pass.run(L, factors)
+        else:
+            gradients = task_gradients(ordered, self.tasks, self._parameters, scale)
+            torch.autograd.backward(L, factors)
+            gradients = [g * self._w.to(g).view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+        self._close(values, gradients, scale)
+
+    def _one_pass(self, losses: Sequence[Tensor]) -> OnePass | None:
+        """The cut of this step's graph, where there is one."""
+        if self._path is not None and "asked" in self._path.why:
+            return None
+        try:
+            cut = find_cut(losses, self._parameters)
+        except NoCut as reason:
+            self._path = Path("task by task", str(reason))
+            return None
+        self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
+        return OnePass(cut, self._parameters, self.tasks)
+
+    def _close(self, values: Tensor, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
+        """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i (times scale) are given."""
+        whole = self._window.add(values, gradients, scale)
+        if whole is None:
+            return
+        values, gradients, scale = whole
+        w, record = self._w, StepRecord(self._w, values)
+        if gradients:
+            values, *gradients = mean_over_ranks(values, *gradients)
+            if self._initial_losses is None:
+                self._initial_losses = values.clone()
+            norms = norms_of(gradients).to(w) / (w if scale is None else w * scale)
             now = balance(w, norms, values, self._initial_losses, self.alpha)
             record = StepRecord(w, values, now.gradient_norms, now.rates)
-            self._w = self._moved(w, now.gradient)
+            self._w = self._next(w, now.gradient)
+        elif self._initial_losses is None:
+            self._initial_losses = values.clone()
         self._used(record)
-        return (w * L).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
         L0 = self._initial_losses
         return super().state_dict() | {
             "initial_losses": None if L0 is None else L0.clone(),
+            "unbalanced": self._unbalanced,
             "floor_hits": self._floor_hits.clone(),
+            "window": self._window.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -190,39 +283,48 @@ class GradNorm(Adaptive):
         super().load_state_dict(state)
         L0 = state["initial_losses"]
         self._initial_losses = None if L0 is None else L0.clone()
+        self._unbalanced = bool(state["unbalanced"])
         self._floor_hits = state["floor_hits"].clone()
+        self._window.load_state_dict(state["window"])
 
     def _moves(self) -> bool:
         """Whether this step moves w."""
         frozen = self.freeze_after is not None and self._step >= self.freeze_after
         return not frozen and self._step % self.update_every == 0
 
-    def _start(self, losses: Tensor, norms: Tensor | None) -> None:
-        """Settle L(0) and w(0). The one place that waits for the device, once a run."""
-        for task, loss in zip(self.tasks, losses.tolist(), strict=True):
+    def _measures(self) -> bool:
+        """Whether this step needs gradients of W: it moves w, or w has yet to be settled."""
+        return self._moves() or self._step == 0 or self._unbalanced
+
+    def _start(self, losses: Sequence[Tensor], values: Tensor, scale: Tensor | None) -> None:
+        """Look at the first losses and gradients and balance w(0). The one place that waits for the device.
+
+        Gradients that overflow under a GradScaler, as its first steps may, leave the balance to the next step.
+        """
+        for task, loss in zip(self.tasks, values.tolist(), strict=True):
             if not 0 < loss < float("inf"):
                 fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
-        if self._initial_losses is None:
-            self._initial_losses = losses.clone()
-        if self._balanced and norms is not None:
-            for task, norm in zip(self.tasks, norms.tolist(), strict=True):
-                if not 0 < norm < float("inf"):
-                    fail(
-                        "initial_weights",
-                        f"'ones' where a gradient on the shared layer is {norm} ({task})",
-                        "balanced",
-                    )
-            self._w = close(1 / norms)
+        gradients = task_gradients(losses, self.tasks, self._parameters, scale)
+        if not self._unbalanced:
+            return
+        norms = norms_of(mean_over_ranks(*gradients)).to(values)
+        if scale is not None and not bool(norms.isfinite().all()):
+            return
+        for task, norm in zip(self.tasks, norms.tolist(), strict=True):
+            if not 0 < norm < float("inf"):
+                fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
+        self._w, self._unbalanced = close(1 / norms), False
 
-    def _moved(self, w: Tensor, gradient: Tensor) -> Tensor:
+    def _next(self, w: Tensor, gradient: Tensor) -> Tensor:
         """One step of Adam on w or on ln w, then the scale: w(t+1)."""
         valid = gradient.isfinite().all()
-        if self.parametrization == "log":
-            change = self._change(w * gradient, valid)  # dL_grad/d ln w_i = w_i dL_grad/dw_i
-            return torch.where(valid, len(self.tasks) * (w.log() - change).softmax(0), w)
-        moved = w - self._change(gradient, valid)
-        self._floor_hits = self._floor_hits + (moved < self.floor).sum()
-        return torch.where(valid, close(moved.clamp(min=self.floor)), w)
+        if self.parametrization == "log":  # dL_grad/d ln w_i = w_i dL_grad/dw_i
+            moved = len(self.tasks) * self._moved(w.log(), w * gradient, valid).softmax(0)
+        else:
+            moved = self._moved(w, gradient, valid)
+            self._floor_hits += (moved < self.floor).sum()
+            moved = close(moved.clamp(min=self.floor))
+        return torch.where(valid, moved, w)
 
     def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
         """A number > 0 for each task as a tensor of shape (T,)."""
@@ -236,6 +338,7 @@ class GradNorm(Adaptive):
     def _move(self, like: Tensor) -> None:
         super()._move(like)
         self._floor_hits = self._floor_hits.to(like.device)
+        self._window.to(like)
         if self._initial_losses is not None:
             self._initial_losses = self._initial_losses.to(like)
 

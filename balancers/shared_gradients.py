@@ -1,8 +1,8 @@
-"""The gradient norm of each task's loss on the shared layer."""
+"""The gradient of each task's loss on the shared layer, and its norm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -32,31 +32,57 @@ def parameters_of(shared: Shared) -> list[Tensor]:
     return parameters
 
 
-def gradient_norms(losses: Mapping[str, Tensor], tasks: Sequence[str], parameters: Sequence[Tensor]) -> Tensor:
-    """``||grad_W L_i||_2`` for each task, shape (T,), detached; the graph stays.
-
-    Under data parallel training the gradients are averaged over the ranks before the norm is taken, as the
-    network's own gradient is.
+def task_gradients(
+    losses: Sequence[Tensor], tasks: Sequence[str], parameters: Sequence[Tensor], scale: Tensor | None = None
+) -> list[Tensor]:
+    """``grad_W L_i``, task by task through the graph, which stays.
 
     Args:
         losses: for each task its own scalar with graph (not a slice of a stack, whose gradient would run through
             every head).
-        tasks: the order of the result.
+        tasks: their names.
         parameters: W.
+        scale: multiplies every gradient.
+
+    Returns:
+        For each parameter of W the T gradients, shape (T, \\*shape), detached.
 
     Raises:
         ValueError: a loss does not depend on W.
     """
     rows = []
-    for task in tasks:
-        gradients = torch.autograd.grad(losses[task].squeeze(), parameters, retain_graph=True, allow_unused=True)
-        if all(g is None for g in gradients):
-            raise ValueError(f"Loss of task `{task}` should depend on the shared layer. Found no gradient there.")
-        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-        rows.append(_at_least_float(torch.cat([part.flatten() for part in parts])))
-    (averaged,) = mean_over_ranks(torch.stack(rows))
-    norms: Tensor = torch.linalg.vector_norm(averaged, dim=1)
-    return norms
+    for task, loss in zip(tasks, losses, strict=True):
+        factor = None if scale is None else scale.to(loss).reshape(loss.shape)
+        rows.append(torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True))
+        if all(gradient is None for gradient in rows[-1]):
+            raise independent(task)
+    return stack_rows(rows, parameters)
+
+
+def independent(task: str) -> ValueError:
+    """The error of a loss that does not depend on W."""
+    return ValueError(f"Loss of task `{task}` should depend on the shared layer. Found no gradient there.")
+
+
+def stack_rows(rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """T gradients of each parameter, shape (T, \\*shape) each; zero where a task does not depend on it."""
+    filled = [
+        [torch.zeros_like(p) if g is None else g for g, p in zip(row, parameters, strict=True)] for row in rows
+    ]
+    return [torch.stack(column) for column in zip(*filled, strict=True)]
+
+
+def norms_of(gradients: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of each task's gradient over all parameters of W: from (T, \\*shape) each to shape (T,).
+
+    At least in single precision: half is too coarse for a norm over a whole layer.
+    """
+    parts = [
+        torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.promote_types(g.dtype, torch.float32))
+        for g in gradients
+    ]
+    whole: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return whole
 
 
 def mean_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -65,12 +91,7 @@ def mean_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     averaged = []
     for tensor in tensors:
-        total = tensor.clone()
+        total = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
         dist.all_reduce(total)
         averaged.append(total / dist.get_world_size())
     return tuple(averaged)
-
-
-def _at_least_float(tensor: Tensor) -> Tensor:
-    """Half precision is too coarse for a norm over a whole layer."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

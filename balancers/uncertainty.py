@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from balancers.adaptive import Adaptive
@@ -47,6 +48,7 @@ class Uncertainty(Adaptive):
         L = self._collect(losses)
         w, values = self._w, L.detach()
         self._used(StepRecord(w, values))
-        change = self._change(1 - w * values, values.isfinite().all())
-        self._w = w * change.exp()  # s moves by -change, w = exp(-s)
+        valid = values.isfinite().all()
+        s = self._moved(-w.log(), 1 - w * values, valid)
+        self._w = torch.where(valid, (-s).exp(), w)
         return (w * L).sum()
