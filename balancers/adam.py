@@ -24,10 +24,10 @@ class VectorAdam:
         self._moments = [torch.zeros(size), torch.zeros(size)]
         self._steps = torch.zeros(())  # single precision, as the kernel wants it
 
-    def moved(self, vector: Tensor, gradient: Tensor, valid: Tensor) -> Tensor:
-        """The vector after one step; itself, and the moments untouched, where ``valid`` (a bool) is false."""
-        vector, (first, second) = vector.clone(), self._moments
-        self._steps += valid
+    def move(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
+        """One step in place; vector and moments stay as they are where ``refused`` (a float) is 1."""
+        first, second = self._moments
+        self._steps += 1
         torch._fused_adam_(
             [vector],
             [gradient],
@@ -42,9 +42,9 @@ class VectorAdam:
             eps=self._eps,
             amsgrad=False,
             maximize=False,
-            found_inf=(~valid).float(),
+            found_inf=refused,
         )
-        return vector
+        self._steps -= refused
 
     def to(self, like: Tensor) -> None:
         """Move to the device and dtype of a tensor."""

@@ -53,10 +53,10 @@ class Adaptive(Balancer):
         self._means.load_state_dict(state["means"])
         self._not_finite = state["not_finite"].clone()
 
-    def _moved(self, vector: Tensor, gradient: Tensor, valid: Tensor) -> Tensor:
-        """The vector after Adam's step; as it was, and counted, where ``valid`` is false."""
-        self._not_finite = self._not_finite + ~valid
-        return self._adam.moved(vector, gradient, valid)
+    def _move_by(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
+        """Adam's step in place; where ``refused``, a bool, the vector stays as it is and the step is counted."""
+        self._not_finite += refused
+        self._adam.move(vector, gradient, refused.float())
 
     def _used(self, record: StepRecord) -> None:
         super()._used(record)
@@ -76,3 +76,8 @@ class Adaptive(Balancer):
         if count > self._reported:
             warn(f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them.")
             self._reported = count
+
+
+def not_finite(values: Tensor) -> Tensor:
+    """Whether any of a few numbers is not finite: a bool on their device, in three small operations."""
+    return values.sum() * 0 != 0

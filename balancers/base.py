@@ -141,6 +141,7 @@ class Balancer(ABC):
         """The losses in task order, shape (T,), with their graph; also moves our state to their device."""
         if losses.keys() != set(self.tasks):
             self._fail_tasks(losses)
+        scalars = []
         for task in self.tasks:
             loss = losses[task]
             if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -148,7 +149,8 @@ class Balancer(ABC):
                 raise ValueError(f"Loss of task `{task}` should be a scalar tensor. Found {found}.")
             if not loss.requires_grad:
                 raise ValueError(f"Loss of task `{task}` should have a graph. Found `requires_grad = False`.")
-        L = torch.stack([losses[task].reshape(()) for task in self.tasks])
+            scalars.append(loss.reshape(()) if loss.dim() else loss)
+        L = torch.stack(scalars)
         if L.dtype in (torch.float16, torch.bfloat16):
             L = L.float()  # ratios of losses need more than half precision
         if self._w.device != L.device or self._w.dtype != L.dtype:

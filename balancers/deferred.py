@@ -18,7 +18,7 @@ class _Deferred(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[None, None, None]:
         run, ctx.run = ctx.run, None
         if run is None:
@@ -33,4 +33,4 @@ def deferred(value: Tensor, run: Callable[[Tensor], None]) -> Tensor:
     Like reentrant checkpointing, ``run`` may call the autograd engine itself, so hooks on parameters (data parallel
     training) work as in a plain backward pass.
     """
-    return _Deferred.apply(torch.zeros((), requires_grad=True), value, run)  # type: ignore[no-any-return]
+    return _Deferred.apply(torch.zeros((), requires_grad=True), value, run)  # type: ignore[no-any-return,no-untyped-call]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from balancers.base import Balancer, StepRecord, close, fail
-from balancers.shared_gradients import Shared, mean_over_ranks, norms_of, parameters_of, task_gradients
+from balancers.shared_gradients import Shared, mean_over_ranks, parameters_of, task_gradients
 
 
 class Frozen(Balancer):
@@ -53,8 +53,8 @@ class Frozen(Balancer):
         """L_i(0) or ||grad_W L_i(0)||, shape (T,)."""
         if self.rule == "loss":
             return mean_over_ranks(values)[0]
-        gradients = task_gradients([losses[task] for task in self.tasks], self.tasks, self._parameters)
-        return norms_of(mean_over_ranks(*gradients))
+        ordered = [losses[task] for task in self.tasks]
+        return task_gradients(ordered, self.tasks, self._parameters, values.new_ones(len(values))).norms()
 
     def _start(self, measured: Tensor) -> None:
         """Settle the weights; waits for the device, once a run."""

@@ -8,11 +8,18 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive
+from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord, close, fail, warn
 from balancers.deferred import deferred
 from balancers.one_pass import NoCut, OnePass, find_cut
-from balancers.shared_gradients import Shared, mean_over_ranks, norms_of, parameters_of, task_gradients
+from balancers.shared_gradients import (
+    Shared,
+    TaskGradients,
+    mean_over_ranks,
+    norms_of,
+    parameters_of,
+    task_gradients,
+)
 from balancers.window import Window
 
 Parametrization = Literal["linear", "log"]
@@ -26,35 +33,36 @@ class Path(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The quantities of Algorithm 1 at one step, each of shape (T,)."""
+    """The quantities of Algorithm 1 at one step, each of shape (T,) but the last, a bool."""
 
-    gradient: Tensor  # dL_grad/dw_i
-    gradient_norms: Tensor  # G_i
+    gradient: Tensor  # dL_grad/d ln w_i
     rates: Tensor  # r_i
     targets: Tensor  # Gbar * r_i ** alpha
+    refused: Tensor  # a loss or a norm is not finite
 
 
-def balance(w: Tensor, norms: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> Balance:
-    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to w, in closed form.
+def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> Balance:
+    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to ln w, in closed form.
 
     Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
-    ``dL_grad/dw_i = sign(G_i - target_i) ||grad_W L_i||`` exactly; no second derivative is needed. Where G_i meets
-    its target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
+    ``w_i dL_grad/dw_i = sign(G_i - target_i) G_i`` exactly; no second derivative is needed. Where G_i meets its
+    target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
+
+    Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
 
     Args:
-        w: weights, shape (T,), > 0.
-        norms: ``||grad_W L_i||_2`` of the *unweighted* losses, shape (T,).
+        G: ``||grad_W w_i L_i||_2``, shape (T,).
         losses: L_i(t), shape (T,).
         initial_losses: L_i(0), shape (T,).
         alpha: strength of the restoring force.
     """
-    G = w * norms
+    T = len(G)
     progress = losses / initial_losses  # Ltilde_i
-    r = progress / progress.mean()
-    target = G.mean() * r**alpha
+    share = progress / progress.sum()  # r_i / T
+    target = share**alpha * (G.sum() * T ** (alpha - 1))
     gap = G - target
-    met = gap.abs() <= 8 * torch.finfo(gap.dtype).eps * target
-    return Balance(gap.sign() * norms * ~met, G, r, target)
+    open_ = torch.sub(gap.abs(), target, alpha=8 * torch.finfo(gap.dtype).eps) > 0
+    return Balance(torch.copysign(G, gap) * open_, share * T, target, not_finite(gap))
 
 
 class GradNorm(Adaptive):
@@ -205,7 +213,7 @@ class GradNorm(Adaptive):
         if self._measures():
             return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L, scale))
         loss = (self._w * L).sum()
-        self._close(L.detach(), [])
+        self._close(L.detach())
         return loss
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
@@ -216,7 +224,7 @@ class GradNorm(Adaptive):
             self._train(losses, L, scale)
             return
         torch.autograd.backward(L, self._w if scale is None else self._w * scale)
-        self._close(L.detach(), [])
+        self._close(L.detach())
 
     def _train(self, losses: Mapping[str, Tensor], L: Tensor, scale: Tensor | None) -> None:
         """Fill ``.grad`` with the gradient of ``scale sum_i w_i L_i`` and measure, in one pass where it can be."""
@@ -226,15 +234,14 @@ class GradNorm(Adaptive):
         factors = self._w if scale is None else self._w * scale
         if not self._moves():
             torch.autograd.backward(L, factors)
-            self._close(values, [])
+            self._close(values)
             return
-        one_pass = self._one_pass(ordered)
+        one_pass, keep = self._one_pass(ordered), self._window.size > 1
         if one_pass:
-            gradients = one_pass.run(L, factors)
+            gradients = one_pass.run(L, factors, keep)
         else:
-            gradients = task_gradients(ordered, self.tasks, self._parameters, scale)
+            gradients = task_gradients(ordered, self.tasks, self._parameters, factors, keep)
             torch.autograd.backward(L, factors)
-            gradients = [g * self._w.to(g).view(-1, *[1] * (g.dim() - 1)) for g in gradients]
         self._close(values, gradients, scale)
 
     def _one_pass(self, losses: Sequence[Tensor]) -> OnePass | None:
@@ -249,24 +256,34 @@ class GradNorm(Adaptive):
         self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
         return OnePass(cut, self._parameters, self.tasks)
 
-    def _close(self, values: Tensor, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
+    def _close(self, values: Tensor, gradients: TaskGradients | None = None, scale: Tensor | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i (times scale) are given."""
-        whole = self._window.add(values, gradients, scale)
-        if whole is None:
+        norms = None
+        if self._window.size > 1:
+            whole = self._window.add(values, gradients.rows() if gradients else [], scale)
+            if whole is None:
+                return
+            values, rows, scale = whole
+            norms = norms_of(mean_over_ranks(*rows)) if rows else None
+        elif gradients:
+            norms = gradients.norms()
+        if norms is not None:
+            self._rebalance(mean_over_ranks(values)[0], norms, scale)
             return
-        values, gradients, scale = whole
-        w, record = self._w, StepRecord(self._w, values)
-        if gradients:
-            values, *gradients = mean_over_ranks(values, *gradients)
-            if self._initial_losses is None:
-                self._initial_losses = values.clone()
-            norms = norms_of(gradients).to(w) / (w if scale is None else w * scale)
-            now = balance(w, norms, values, self._initial_losses, self.alpha)
-            record = StepRecord(w, values, now.gradient_norms, now.rates)
-            self._w = self._next(w, now.gradient)
-        elif self._initial_losses is None:
+        if self._initial_losses is None:
             self._initial_losses = values.clone()
-        self._used(record)
+        self._used(StepRecord(self._w, values))
+
+    def _rebalance(self, values: Tensor, G: Tensor, scale: Tensor | None) -> None:
+        """Move w by G_i (times scale), shape (T,), and close the step."""
+        if self._initial_losses is None:
+            self._initial_losses = values.clone()
+        w, G = self._w, G.to(values)
+        if scale is not None:
+            G = G / scale
+        now = balance(G, values, self._initial_losses, self.alpha)
+        self._w = self._next(w, now)
+        self._used(StepRecord(w, values, G, now.rates))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
@@ -304,10 +321,11 @@ class GradNorm(Adaptive):
         for task, loss in zip(self.tasks, values.tolist(), strict=True):
             if not 0 < loss < float("inf"):
                 fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
-        gradients = task_gradients(losses, self.tasks, self._parameters, scale)
+        factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
+        gradients = task_gradients(losses, self.tasks, self._parameters, factors)
         if not self._unbalanced:
             return
-        norms = norms_of(mean_over_ranks(*gradients)).to(values)
+        norms = gradients.norms().to(values)
         if scale is not None and not bool(norms.isfinite().all()):
             return
         for task, norm in zip(self.tasks, norms.tolist(), strict=True):
@@ -315,16 +333,18 @@ class GradNorm(Adaptive):
                 fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
         self._w, self._unbalanced = close(1 / norms), False
 
-    def _next(self, w: Tensor, gradient: Tensor) -> Tensor:
+    def _next(self, w: Tensor, now: Balance) -> Tensor:
         """One step of Adam on w or on ln w, then the scale: w(t+1)."""
-        valid = gradient.isfinite().all()
-        if self.parametrization == "log":  # dL_grad/d ln w_i = w_i dL_grad/dw_i
-            moved = len(self.tasks) * self._moved(w.log(), w * gradient, valid).softmax(0)
+        if self.parametrization == "log":
+            moved = w.log()
+            self._move_by(moved, now.gradient, now.refused)
+            moved = moved.softmax(0) * len(self.tasks)
         else:
-            moved = self._moved(w, gradient, valid)
+            moved = w.clone()
+            self._move_by(moved, now.gradient / w, now.refused)
             self._floor_hits += (moved < self.floor).sum()
             moved = close(moved.clamp(min=self.floor))
-        return torch.where(valid, moved, w)
+        return torch.where(now.refused, w, moved)
 
     def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
         """A number > 0 for each task as a tensor of shape (T,)."""

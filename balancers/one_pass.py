@@ -10,20 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
+from torch.nn.parallel import distributed
 
-from balancers.shared_gradients import independent, stack_rows
+from balancers.shared_gradients import TaskGradients, independent
 from balancers.shared_product import AccumulateGrad, Product, product_at
 
-_SPREADS = "_DDPSinkBackward"  # passes its k-th gradient to its k-th input: one node around all outputs of a DDP model
+_Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
 
-Edge = tuple[Node, int]
+_AT_ONCE = 1 << 19  # bytes of gradients in one product on a CPU: about half of a second-level cache
+
+Edge = tuple[Any, int]  # of a node (or None), and which of its inputs
 
 
 class NoCut(Exception):  # noqa: N818 - an answer, not an error
@@ -52,13 +53,18 @@ class Cut:
 
 
 @dataclass
-class _Heads:
-    """What the walk from the losses down to the entries has seen."""
+class _Graph:
+    """What lies below the losses.
 
-    masks: dict[Node, int] = field(default_factory=dict)  # bit i: task i flows into the node
-    parents: dict[Node, list[tuple[Node, int, int]]] = field(default_factory=dict)  # parent, its output, node's input
-    leaves: dict[Node, None] = field(default_factory=dict)  # in the order seen
-    entries: list[Node] = field(default_factory=list)
+    Attributes:
+        task: for each node the first task that reached it: its only one, unless the node is of the trunk.
+        edges: for each node its inputs.
+        meets: nodes that a second task reached.
+    """
+
+    task: dict[Any, int] = field(default_factory=dict)
+    edges: dict[Node, Sequence[Edge]] = field(default_factory=dict)
+    meets: dict[Node, None] = field(default_factory=dict)
 
 
 def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
@@ -73,82 +79,80 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     """
     if len(losses) == 1:
         raise NoCut("there is one task")
-    heads = _walk_heads(losses)
-    if any(heads.masks[loss.grad_fn] & (heads.masks[loss.grad_fn] - 1) for loss in losses if loss.grad_fn):
+    graph = _walk(losses)
+    readers = _below(graph)
+    if any(loss.grad_fn in readers for loss in losses):
         raise NoCut("the losses of several tasks come out of one operation")
-    readers = _walk_trunk(heads.entries)
-    shared = {id(parameter) for parameter in parameters}
-    if any(id(leaf.variable) in shared for leaf in heads.leaves):
-        raise NoCut("a head reads the weights of the shared layer itself")
+    leaves = {node: node.variable for node in graph.task if type(node) is AccumulateGrad}
+    own = {id(parameter) for parameter in parameters}
+    own_nodes = {node for node, leaf in leaves.items() if id(leaf) in own}
     feeders: dict[Node, list[tuple[int, Edge]]] = {}
-    for entry in heads.entries:
-        for parent, output, index in heads.parents[entry]:
-            feeders.setdefault(parent, []).append((output, (entry, index)))
-    below = [node for node in readers if type(node) is AccumulateGrad]
-    leaves = [leaf.variable for leaf in dict.fromkeys([*heads.leaves, *below])]
+    entries: dict[Node, None] = {}
+    for node, edges in graph.edges.items():
+        if node in readers:
+            continue
+        for output, edge in enumerate(edges):
+            child = edge[0]
+            if child in own_nodes:
+                raise NoCut("a head reads the weights of the shared layer itself")
+            if child in readers and child not in leaves:
+                feeders.setdefault(node, []).append((output, edge))
+                entries[child] = None
     return Cut(
         feeders=feeders,
-        task={node: heads.masks[node].bit_length() - 1 for node in feeders},
-        entries=heads.entries,
-        leaves=[leaf for leaf in leaves if id(leaf) not in shared],
-        product=product_at(heads.entries[0], parameters, readers) if len(heads.entries) == 1 else None,
-        retain=not _parts_come_first(feeders, heads.entries),
+        task={node: graph.task[node] for node in feeders},
+        entries=list(entries),
+        leaves=[leaf for leaf in leaves.values() if id(leaf) not in own],
+        product=product_at(next(iter(entries)), parameters, readers) if len(entries) == 1 else None,
+        retain=not _parts_come_first(feeders, list(entries)),
     )
 
 
-def _walk_heads(losses: Sequence[Tensor]) -> _Heads:
-    """Visit nodes from the newest to the oldest, so that all that flows into a node is known when it is its turn.
-
-    Like autograd's engine this trusts that a node is newer than its inputs, and it stops where that fails.
-    """
-    heads, heap, ties = _Heads(), [], count()
-    masks, parents, leaves = heads.masks, heads.parents, heads.leaves
+def _walk(losses: Sequence[Tensor]) -> _Graph:
+    """Visit every node once and note who reached it first, and whether another task reached it too."""
+    graph = _Graph()
+    task, all_edges, meets = graph.task, graph.edges, graph.meets
     for i, loss in enumerate(losses):
-        node = loss.grad_fn
-        if node is None:
+        root: Any = loss.grad_fn
+        if root is None:
             raise NoCut("a loss is itself a parameter")
-        if node not in masks:
-            heappush(heap, (-node._sequence_nr(), next(ties), node))  # type: ignore[attr-defined]
-        masks[node] = masks.get(node, 0) | 1 << i
-    while heap:
-        age, _, node = heappop(heap)
-        mask = masks[node]
-        if mask & (mask - 1):
-            heads.entries.append(node)
+        if root in task:
+            meets[root] = None
             continue
-        for output, (child, index) in enumerate(node.next_functions):
-            while type(child).__name__ == _SPREADS:
-                child, index = child.next_functions[index]
-            if child is None:
-                continue
-            if type(child) is AccumulateGrad:
-                leaves[child] = None
-                continue
-            if child in masks:
-                masks[child] |= mask
-                parents.setdefault(child, []).append((node, output, index))
-                continue
-            key = -child._sequence_nr()  # type: ignore[attr-defined]
-            if key <= age:
-                raise NoCut("the graph was built by several threads")
-            masks[child] = mask
-            parents[child] = [(node, output, index)]
-            heappush(heap, (key, next(ties), child))
-    return heads
+        task[root] = i
+        stack = [root]
+        while stack:
+            node = stack.pop()
+            edges: Sequence[Edge] = node.next_functions
+            all_edges[node] = edges
+            for k, (child, index) in enumerate(edges):
+                if type(child) is _Sink:
+                    child, index = child.next_functions[index]
+                    edges = all_edges[node] = (*edges[:k], (child, index), *edges[k + 1 :])
+                if child is None:
+                    continue
+                first = task.get(child)
+                if first is None:
+                    task[child] = i
+                    if type(child) is not AccumulateGrad:
+                        stack.append(child)
+                elif first != i:
+                    meets[child] = None
+    return graph
 
 
-def _walk_trunk(entries: Sequence[Node]) -> dict[Node, list[Node]]:
-    """For each node below the entries, the nodes that flow into it."""
-    stack, readers = list(entries), dict[Node, list[Node]]()
+def _below(graph: _Graph) -> dict[Node, int]:
+    """The trunk, all that several tasks reach, leaves apart that only heads read: for each node its readers in it."""
+    stack = [node for node in graph.meets if type(node) is not AccumulateGrad]
+    readers = dict.fromkeys(stack, 0)
     while stack:
-        node = stack.pop()
-        for child, _ in node.next_functions:
+        for child, _ in graph.edges[stack.pop()]:
             if child is None:
                 continue
             if child in readers:
-                readers[child].append(node)
+                readers[child] += 1
                 continue
-            readers[child] = [node]
+            readers[child] = 1
             if type(child) is not AccumulateGrad:
                 stack.append(child)
     return readers
@@ -158,10 +162,10 @@ def _parts_come_first(feeders: Mapping[Node, Any], entries: Sequence[Node]) -> b
     """Whether the engine, which runs the newest node first, runs all heads before any entry."""
     if len(entries) == 1:
         return True  # it waits for its feeders
-    if len({node._input_metadata[0].device for node in [*feeders, *entries]}) > 1:  # type: ignore[attr-defined]
+    if len({node._input_metadata[0].device for node in [*feeders, *entries]}) > 1:
         return False  # a queue a device
-    newest = max(node._sequence_nr() for node in entries)  # type: ignore[attr-defined]
-    return all(node._sequence_nr() > newest for node in feeders)  # type: ignore[attr-defined]
+    newest = max(node._sequence_nr() for node in entries)
+    return all(node._sequence_nr() > newest for node in feeders)
 
 
 class OnePass:
@@ -173,31 +177,45 @@ class OnePass:
         tasks: names of the tasks.
     """
 
+    _found: TaskGradients
+
     def __init__(self, cut: Cut, parameters: Sequence[Tensor], tasks: Sequence[str]) -> None:
         self._cut, self._parameters, self._tasks = cut, list(parameters), tasks
+        self._open = [0] * len(tasks)  # feeders of each task that have yet to run
+        for task in cut.task.values():
+            self._open[task] += 1
         self._parts: list[dict[Edge, Tensor]] = [{} for _ in tasks]
-        self._open = len(cut.feeders)
-        self._rows: list[Tensor] = []
+        self._left = len(tasks)
+        self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
-    def run(self, L: Tensor, factors: Tensor) -> list[Tensor]:
+    def run(self, L: Tensor, factors: Tensor, keep: bool) -> TaskGradients:
         """Fill ``.grad`` of every parameter, W's too, with the gradient of ``sum_i factors_i L_i``.
 
         Args:
             L: the losses with their graph, shape (T,).
             factors: shape (T,).
+            keep: see `TaskGradients`.
 
         Returns:
-            For each parameter of W the T gradients ``factors_i grad L_i``, shape (T, \\*shape).
+            The T gradients of W, ``factors_i grad L_i``.
 
+        Raises:
+            ValueError: a loss does not depend on W.
         """
-        cut = self._cut
+        cut, self._found = self._cut, TaskGradients(self._parameters, len(self._tasks), keep)
+        for task, feeders in zip(self._tasks, self._open, strict=True):
+            if not feeders:
+                raise independent(task)
         for node, outputs in cut.feeders.items():
             node.register_hook(self._keep(cut.task[node], outputs))
         edges = {edge: None for outputs in cut.feeders.values() for _, edge in outputs}
         # An entry among the inputs: then what flows into it is computed even if W is all there is below.
-        inputs = [*cut.leaves, *(GradientEdge(*edge) for edge in edges)]
-        torch.autograd.backward(L, factors, retain_graph=cut.retain, inputs=inputs)
-        return self._rows
+        inputs: Any = [*cut.leaves, *(GradientEdge(*edge) for edge in edges)]
+        try:
+            torch.autograd.backward(L, factors, retain_graph=cut.retain, inputs=inputs)
+        finally:
+            del self._cut  # nodes hold hooks that hold us: a circle would keep the graph until garbage is collected
+        return self._found
 
     def _keep(self, task: int, outputs: Sequence[tuple[int, Edge]]) -> Any:
         parts = self._parts[task]
@@ -207,28 +225,40 @@ class OnePass:
                 part = gradients[output]
                 if part is not None:
                     parts[edge] = parts[edge] + part if edge in parts else part
-            self._open -= 1
-            if not self._open:
-                self._finish_shared_layer()
+            self._open[task] -= 1
+            if not self._open[task]:
+                self._close_head(task)
 
         return hook
 
-    def _finish_shared_layer(self) -> None:
-        """All parts are there and the trunk has not run: W's gradients, which its own pass then leaves out."""
-        parts, product = self._parts, self._cut.product
-        self._parts = []
-        if product is not None and all(parts):
-            self._rows = product.gradients(torch.stack([next(iter(part.values())) for part in parts]))
+    def _close_head(self, task: int) -> None:
+        """All parts of a task are there: its gradients of W. After the last head, W's own."""
+        parts, product = self._parts[task], self._cut.product
+        if product is None:
+            edges, flows = [GradientEdge(*edge) for edge in parts], list(parts.values())
+            row: Sequence[Tensor | None] = ()
+            if parts:
+                row = torch.autograd.grad(edges, self._parameters, flows, retain_graph=True, allow_unused=True)
+            if all(gradient is None for gradient in row):
+                raise independent(self._tasks[task])
+            self._found.add([task], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
         else:
-            self._rows = stack_rows([self._row(i, part) for i, part in enumerate(parts)], self._parameters)
-        torch.autograd.backward(self._parameters, [row.sum(0) for row in self._rows])
+            if not parts:
+                raise independent(self._tasks[task])
+            (self._waiting[task],) = parts.values()
+        parts.clear()
+        self._left -= 1
+        if product is not None:
+            self._multiply(product)
+        if not self._left:
+            torch.autograd.backward(self._parameters, self._found.sum())
 
-    def _row(self, task: int, parts: Mapping[Edge, Tensor]) -> Sequence[Tensor | None]:
-        """One task's gradient of each parameter of W, from what flows into the entries."""
-        edges, flows = [GradientEdge(*edge) for edge in parts], list(parts.values())
-        row: Sequence[Tensor | None] = []
-        if parts:
-            row = torch.autograd.grad(edges, self._parameters, flows, retain_graph=True, allow_unused=True)
-        if all(gradient is None for gradient in row):
-            raise independent(self._tasks[task])
-        return row
+    def _multiply(self, product: Product) -> None:
+        """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""
+        part = next(iter(self._waiting.values()))
+        limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE
+        if self._left and (len(self._waiting) + 1) * part.numel() * part.element_size() <= limit:
+            return
+        tasks = sorted(self._waiting)
+        self._found.add(tasks, product.gradients([self._waiting[task] for task in tasks]))
+        self._waiting.clear()

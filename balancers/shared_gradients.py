@@ -32,31 +32,87 @@ def parameters_of(shared: Shared) -> list[Tensor]:
     return parameters
 
 
+class TaskGradients:
+    """Takes in the T tasks' gradients of W. Keeps their norms and their sum; the gradients themselves, T times the
+    size of W, only where the norm is of a mean over ranks or over backward passes.
+
+    Args:
+        parameters: W.
+        tasks: T.
+        keep: keep the gradients for `rows`.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], tasks: int, keep: bool) -> None:
+        self._parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
+        self._norms: list[tuple[Sequence[int], Tensor]] = []
+        self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
+        self._sum: list[Tensor | None] = [None] * len(parameters)
+
+    def add(self, tasks: Sequence[int], rows: Sequence[Tensor | None]) -> None:
+        """Take in the gradients of n tasks.
+
+        Args:
+            tasks: their numbers.
+            rows: for each parameter a tensor of shape (n, \\*shape); ``None`` where nothing depends on it.
+        """
+        if self._keep:
+            pairs = zip(rows, self._parameters, strict=True)
+            filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
+            self._rows.append((tasks, filled))
+        else:
+            self._norms.append((tasks, norms_of([row for row in rows if row is not None])))
+        for k, (row, parameter) in enumerate(zip(rows, self._parameters, strict=True)):
+            if row is None:
+                continue
+            total, so_far = row.sum(0, dtype=parameter.dtype) if len(row) > 1 else row[0], self._sum[k]
+            self._sum[k] = total if so_far is None else so_far + total
+
+    def sum(self) -> list[Tensor]:
+        """For each parameter the sum over the tasks."""
+        pairs = zip(self._sum, self._parameters, strict=True)
+        return [torch.zeros_like(p) if total is None else total for total, p in pairs]
+
+    def norms(self) -> Tensor:
+        """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,)."""
+        return norms_of(mean_over_ranks(*self.rows())) if self._keep else self._in_order(self._norms)
+
+    def rows(self) -> list[Tensor]:
+        """For each parameter all T gradients, shape (T, \\*shape), where they were kept."""
+        columns = range(len(self._parameters))
+        return [self._in_order([(tasks, rows[k]) for tasks, rows in self._rows]) for k in columns]
+
+    def _in_order(self, pieces: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
+        tasks, piece = pieces[0]
+        if list(tasks) == list(range(self._tasks)):
+            return piece
+        by_task = {task: one for tasks, piece in pieces for task, one in zip(tasks, piece.unbind(), strict=True)}
+        return torch.stack([by_task[task] for task in range(self._tasks)])
+
+
 def task_gradients(
-    losses: Sequence[Tensor], tasks: Sequence[str], parameters: Sequence[Tensor], scale: Tensor | None = None
-) -> list[Tensor]:
-    """``grad_W L_i``, task by task through the graph, which stays.
+    losses: Sequence[Tensor], tasks: Sequence[str], parameters: Sequence[Tensor], factors: Tensor, keep: bool = False
+) -> TaskGradients:
+    """``factors_i grad_W L_i``, task by task through the graph, which stays.
 
     Args:
         losses: for each task its own scalar with graph (not a slice of a stack, whose gradient would run through
             every head).
         tasks: their names.
         parameters: W.
-        scale: multiplies every gradient.
-
-    Returns:
-        For each parameter of W the T gradients, shape (T, \\*shape), detached.
+        factors: shape (T,).
+        keep: see `TaskGradients`.
 
     Raises:
         ValueError: a loss does not depend on W.
     """
-    rows = []
-    for task, loss in zip(tasks, losses, strict=True):
-        factor = None if scale is None else scale.to(loss).reshape(loss.shape)
-        rows.append(torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True))
-        if all(gradient is None for gradient in rows[-1]):
+    found = TaskGradients(parameters, len(tasks), keep)
+    for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
+        factor = factor.to(loss).reshape(loss.shape)
+        row = torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True)
+        if all(gradient is None for gradient in row):
             raise independent(task)
-    return stack_rows(rows, parameters)
+        found.add([i], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
+    return found
 
 
 def independent(task: str) -> ValueError:
@@ -64,30 +120,29 @@ def independent(task: str) -> ValueError:
     return ValueError(f"Loss of task `{task}` should depend on the shared layer. Found no gradient there.")
 
 
-def stack_rows(rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """T gradients of each parameter, shape (T, \\*shape) each; zero where a task does not depend on it."""
-    filled = [
-        [torch.zeros_like(p) if g is None else g for g, p in zip(row, parameters, strict=True)] for row in rows
-    ]
-    return [torch.stack(column) for column in zip(*filled, strict=True)]
-
-
 def norms_of(gradients: Sequence[Tensor]) -> Tensor:
     """The 2-norm of each task's gradient over all parameters of W: from (T, \\*shape) each to shape (T,).
 
     At least in single precision: half is too coarse for a norm over a whole layer.
     """
-    parts = [
-        torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.promote_types(g.dtype, torch.float32))
-        for g in gradients
-    ]
+    parts = []
+    for g in gradients:
+        wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else None
+        parts.append(torch.linalg.vector_norm(g, dim=tuple(range(1, g.dim())), dtype=wide))
+    if len(parts) == 2:
+        return torch.hypot(*parts)
     whole: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return whole
 
 
+def several_ranks() -> bool:
+    """Whether there is a process group of more than one rank."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def mean_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Each tensor averaged over the ranks of a running process group, so that all ranks hold the same numbers."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several_ranks():
         return tensors
     averaged = []
     for tensor in tensors:

@@ -2,60 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-AccumulateGrad: type = torch._C._functions.AccumulateGrad  # the node of a leaf
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]  # the node of a leaf
+
+
+_aten = torch.ops.aten
+_relu, _gelu = _aten.threshold_backward.default, _aten.gelu_backward.default
+_silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
+# Activations that may stand above W: what their node saved, and dL/d(input) of n stacked dL/d(output).
+_ACTIVATIONS: dict[str, tuple[str, Callable[[Tensor, Tensor, Any], Tensor]]] = {
+    "ReluBackward0": ("_saved_result", lambda parts, saved, _: _relu(parts, saved, 0)),
+    "GeluBackward0": (
+        "_saved_self",
+        lambda parts, saved, node: _gelu(parts, saved.expand_as(parts), approximate=node._saved_approximate),
+    ),
+    "SiluBackward0": ("_saved_self", lambda parts, saved, _: _silu(parts, saved)),
+    "TanhBackward0": ("_saved_result", lambda parts, saved, _: _tanh(parts, saved)),
+    "SigmoidBackward0": ("_saved_result", lambda parts, saved, _: _sigmoid(parts, saved)),
+}
 
 
 @dataclass
 class Product:
-    """A product ``x W^T + b`` with at most rectifiers above it.
+    """A product ``x W^T + b`` with at most activations above it.
 
     Attributes:
         x: what W is multiplied with, shape (N, in).
-        rectified: outputs of the rectifiers above, the uppermost first.
-        weight: the number of the weight among W's parameters.
-        bias: the number of the bias, if it has one.
+        activations: nodes above, the uppermost first.
+        numbers: the place of the weight, and of the bias if it has one, among W's parameters.
     """
 
     x: Tensor
-    rectified: list[Tensor]
-    weight: int
-    bias: int | None
+    activations: list[Node]
+    numbers: list[int]
 
-    def gradients(self, parts: Tensor) -> list[Tensor]:
-        """From dL_i/d(features), shape (T, \\*features), the T gradients of each parameter: (T, out, in), (T, out)."""
-        for result in self.rectified:
-            parts = torch.ops.aten.threshold_backward(parts, result, 0)
-        parts = parts.reshape(len(parts), len(self.x), -1)
-        rows = {self.weight: torch.matmul(parts.transpose(1, 2), self.x)}
-        if self.bias is not None:
-            rows[self.bias] = parts.sum(1)
-        return [rows[k] for k in sorted(rows)]
+    def gradients(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """From n tasks' dL_i/d(features) their gradients of each parameter.
+
+        Returns:
+            In the order of W's parameters, shapes (n, out, in) and (n, out).
+        """
+        stacked = torch.stack(tuple(parts))
+        for node in self.activations:
+            saved, derivative = _ACTIVATIONS[type(node).__name__]
+            stacked = derivative(stacked, getattr(node, saved), node)
+        stacked = stacked.reshape(len(parts), len(self.x), -1)
+        found = [torch.matmul(stacked.transpose(1, 2), self.x)]
+        if len(self.numbers) > 1:
+            found.append(stacked.sum(1))
+        return [found[self.numbers.index(k)] for k in range(len(found))]
 
 
-def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node, Sequence[Node]]) -> Product | None:
+def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node, int]) -> Product | None:
     """The product with W right below a node, if W is used there and nowhere else.
 
     Args:
         entry: where the graph is cut.
         parameters: W.
-        readers: for each node below, the nodes that flow into it.
+        readers: for each node below, how many nodes flow into it.
     """
-    node, rectified = entry, []
-    while type(node).__name__ == "ReluBackward0":
-        rectified.append(node._saved_result.detach())  # type: ignore[attr-defined]
+    node, activations = entry, []
+    while type(node).__name__ in _ACTIVATIONS:
+        activations.append(node)
         node = node.next_functions[0][0]  # type: ignore[assignment]
-        if node is not None and len(readers[node]) > 1:
+        if node is not None and readers[node] > 1:
             return None
     if type(node).__name__ in ("ViewBackward0", "UnsafeViewBackward0"):  # inputs of more than two dimensions
         node = node.next_functions[0][0]  # type: ignore[assignment]
-    if node is None or (node is not entry and len(readers[node]) > 1):
+    if node is None or (node is not entry and readers[node] > 1):
         return None
     edges = [child for child, _ in node.next_functions]
     if type(node).__name__ == "AddmmBackward0" and node._saved_alpha == 1 == node._saved_beta:  # type: ignore[attr-defined]
@@ -66,18 +87,18 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
     else:
         return None
     numbers = {id(parameter): k for k, parameter in enumerate(parameters)}
-    found = [numbers.get(id(leaf)) for leaf in leaves]
-    if x is None or found[0] is None or len(parameters) != len(found) or None in found:
+    found = [numbers[id(leaf)] for leaf in leaves if id(leaf) in numbers]
+    if x is None or not len(found) == len(leaves) == len(parameters):
         return None
-    return Product(x.detach(), rectified, found[0], found[1] if len(found) == 2 else None)
+    return Product(x.detach(), activations, found)
 
 
-def _leaf(node: Node | None, readers: Mapping[Node, Sequence[Node]], transposed: bool = False) -> Tensor | None:
+def _leaf(node: Node | None, readers: Mapping[Node, int], transposed: bool = False) -> Tensor | None:
     """The leaf below a node, through a transposition and a cast to half precision, if nothing else reads it."""
     turns = 0
-    while node is not None and len(readers[node]) == 1:
+    while node is not None and readers[node] == 1:
         if type(node) is AccumulateGrad:
-            return node.variable if turns == transposed else None  # type: ignore[attr-defined,no-any-return]
+            return node.variable if turns == transposed else None  # type: ignore[attr-defined]
         kind = type(node).__name__
         if kind not in ("TBackward0", "ToCopyBackward0"):
             return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive
+from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord
 
 
@@ -48,7 +48,7 @@ class Uncertainty(Adaptive):
         L = self._collect(losses)
         w, values = self._w, L.detach()
         self._used(StepRecord(w, values))
-        valid = values.isfinite().all()
-        s = self._moved(-w.log(), 1 - w * values, valid)
-        self._w = torch.where(valid, (-s).exp(), w)
+        s, refused = -w.log(), not_finite(values)
+        self._move_by(s, 1 - w * values, refused)
+        self._w = torch.where(refused, w, (-s).exp())
         return (w * L).sum()
