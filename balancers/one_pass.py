@@ -8,7 +8,7 @@ goes on these give the T gradients of W, whose sum is W's gradient, so that the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.nn.parallel import distributed
+from torch.utils.checkpoint import CheckpointFunction
 
 from balancers.shared_gradients import TaskGradients, independent
 from balancers.shared_product import AccumulateGrad, Product, product_at
 
 _Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
+
+_Reentrant: Any = CheckpointFunction._backward_cls  # runs backward by itself, which `inputs` does not allow
 
 _AT_ONCE = 1 << 19  # bytes of gradients in one product on a CPU: about half of a second-level cache
 
@@ -86,6 +89,11 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     leaves = {node: node.variable for node in graph.task if type(node) is AccumulateGrad}
     own = {id(parameter) for parameter in parameters}
     own_nodes = {node for node, leaf in leaves.items() if id(leaf) in own}
+    kinds = {type(node) for node in graph.task}
+    if _Reentrant in kinds:
+        raise NoCut("a part is checkpointed with use_reentrant=True")
+    if any(kind.__name__ == "CompiledFunctionBackward" and _reads(graph, kind, own_nodes) for kind in kinds):
+        raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
     feeders: dict[Node, list[tuple[int, Edge]]] = {}
     entries: dict[Node, None] = {}
     for node, edges in graph.edges.items():
@@ -156,6 +164,11 @@ def _below(graph: _Graph) -> dict[Node, int]:
             if type(child) is not AccumulateGrad:
                 stack.append(child)
     return readers
+
+
+def _reads(graph: _Graph, kind: type, leaves: Collection[Node]) -> bool:
+    """Whether a node of this kind has one of the leaves among its inputs."""
+    return any(child in leaves for node, edges in graph.edges.items() if type(node) is kind for child, _ in edges)
 
 
 def _parts_come_first(feeders: Mapping[Node, Any], entries: Sequence[Node]) -> bool:
@@ -251,6 +264,7 @@ class OnePass:
         if product is not None:
             self._multiply(product)
         if not self._left:
+            self._cut.product = None  # holds tensors that the trunk's pass can free
             torch.autograd.backward(self._parameters, self._found.sum())
 
     def _multiply(self, product: Product) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,17 +17,18 @@ AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-de
 _aten = torch.ops.aten
 _relu, _gelu = _aten.threshold_backward.default, _aten.gelu_backward.default
 _silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
-# Activations that may stand above W: what their node saved, and dL/d(input) of n stacked dL/d(output).
-_ACTIVATIONS: dict[str, tuple[str, Callable[[Tensor, Tensor, Any], Tensor]]] = {
-    "ReluBackward0": ("_saved_result", lambda parts, saved, _: _relu(parts, saved, 0)),
-    "GeluBackward0": (
-        "_saved_self",
-        lambda parts, saved, node: _gelu(parts, saved.expand_as(parts), approximate=node._saved_approximate),
-    ),
-    "SiluBackward0": ("_saved_self", lambda parts, saved, _: _silu(parts, saved)),
-    "TanhBackward0": ("_saved_result", lambda parts, saved, _: _tanh(parts, saved)),
-    "SigmoidBackward0": ("_saved_result", lambda parts, saved, _: _sigmoid(parts, saved)),
+# Activations that may stand above W: from their node, dL/d(input) as a function of n stacked dL/d(output).
+_ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    "ReluBackward0": lambda node: _with(_relu, node._saved_result, 0),
+    "GeluBackward0": lambda node: _with(partial(_gelu, approximate=node._saved_approximate), node._saved_self),
+    "SiluBackward0": lambda node: _with(_silu, node._saved_self),
+    "TanhBackward0": lambda node: _with(_tanh, node._saved_result),
+    "SigmoidBackward0": lambda node: _with(_sigmoid, node._saved_result),
 }
+
+
+def _with(derivative: Callable[..., Tensor], saved: Tensor, *more: Any) -> Callable[[Tensor], Tensor]:
+    return lambda parts: derivative(parts, saved.detach().expand_as(parts), *more)
 
 
 @dataclass
@@ -35,12 +37,12 @@ class Product:
 
     Attributes:
         x: what W is multiplied with, shape (N, in).
-        activations: nodes above, the uppermost first.
+        activations: derivatives of those above, the uppermost first.
         numbers: the place of the weight, and of the bias if it has one, among W's parameters.
     """
 
     x: Tensor
-    activations: list[Node]
+    activations: list[Callable[[Tensor], Tensor]]
     numbers: list[int]
 
     def gradients(self, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -50,9 +52,8 @@ class Product:
             In the order of W's parameters, shapes (n, out, in) and (n, out).
         """
         stacked = torch.stack(tuple(parts))
-        for node in self.activations:
-            saved, derivative = _ACTIVATIONS[type(node).__name__]
-            stacked = derivative(stacked, getattr(node, saved), node)
+        for derivative in self.activations:
+            stacked = derivative(stacked)
         stacked = stacked.reshape(len(parts), len(self.x), -1)
         found = [torch.matmul(stacked.transpose(1, 2), self.x)]
         if len(self.numbers) > 1:
@@ -69,8 +70,8 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
         readers: for each node below, how many nodes flow into it.
     """
     node, activations = entry, []
-    while type(node).__name__ in _ACTIVATIONS:
-        activations.append(node)
+    while derivative := _ACTIVATIONS.get(type(node).__name__):
+        activations.append(derivative(node))
         node = node.next_functions[0][0]  # type: ignore[assignment]
         if node is not None and readers[node] > 1:
             return None

@@ -1,0 +1,155 @@
+"""One backward pass gives what T passes give, whatever the graph looks like; where it cannot, the fallback does."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from balancers import GradNorm
+from balancers.one_pass import OnePass
+from balancers.shared_product import Product
+from balancers.testing import TASKS, TinyNetwork
+from tests.balancers.networks import CASES, linear
+
+
+@pytest.fixture
+def double_precision():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def step(balancer, found, called):
+    for leaf in found.leaves:
+        leaf.grad = None
+    losses = found.losses()
+    if called:
+        balancer(losses).backward()
+    else:
+        balancer.backward(losses)
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["backward", "called"])
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_and_norms_are_those_of_plain_autograd(name, called, double_precision):
+    torch._dynamo.reset()
+    path, make = CASES[name]
+    found = make()
+    shared = [found.shared] if isinstance(found.shared, nn.Parameter) else found.shared
+    W = list(shared.parameters()) if isinstance(shared, nn.Module) else shared
+    tasks = list(found.losses())
+    balancer = GradNorm(tasks, found.shared, 0.5, initial_weights={t: 1.0 + i for i, t in enumerate(tasks)})
+    for _ in range(2):
+        step(balancer, found, called)
+        losses, w = list(found.losses().values()), balancer.last.weights
+        gradients = [leaf.grad for leaf in found.leaves]
+        for leaf in found.leaves:
+            leaf.grad = None
+        sum(weight * loss for weight, loss in zip(w, losses, strict=True)).backward(retain_graph=True)
+        for leaf, gradient in zip(found.leaves, gradients, strict=True):
+            assert (leaf.grad is None) == (gradient is None)
+            if gradient is not None:
+                torch.testing.assert_close(gradient, leaf.grad)
+        norms = []
+        for weight, loss in zip(w, losses, strict=True):
+            row = torch.autograd.grad(weight * loss, W, retain_graph=True, allow_unused=True)
+            norms.append(torch.cat([g.flatten() for g in row if g is not None]).norm())
+        torch.testing.assert_close(balancer.last.gradient_norms, torch.stack(norms))
+    assert balancer.path.name == path, balancer.path
+
+
+@pytest.mark.parametrize("name", ["linear and relu", "linear on tokens", "linear and gelu", "linear and silu"])
+def test_a_linear_layer_takes_the_batched_product(name, monkeypatch):
+    seen = []
+    plain = Product.gradients
+    monkeypatch.setattr(Product, "gradients", lambda self, parts: seen.append(len(parts)) or plain(self, parts))
+    found = CASES[name][1]()
+    step(GradNorm(list(found.losses()), found.shared), found, called=False)
+    assert seen == [4]
+
+
+def test_large_parts_go_through_in_turn(monkeypatch):
+    seen = []
+    plain = Product.gradients
+    monkeypatch.setattr(Product, "gradients", lambda self, parts: seen.append(len(parts)) or plain(self, parts))
+    found = CASES["many tasks of large features"][1]()
+    step(GradNorm(list(found.losses()), found.shared), found, called=False)
+    assert sum(seen) == 7
+    assert len(seen) > 1
+
+
+def test_one_pass_can_be_turned_off_and_gives_the_same():
+    def path(one_pass):
+        torch.manual_seed(0)
+        found = linear(torch.relu)
+        balancer = GradNorm.robust(list(found.losses()), found.shared, one_pass=one_pass)
+        assert balancer.path is None or not one_pass
+        for _ in range(5):
+            step(balancer, found, called=False)
+        return balancer.weights, balancer.path
+
+    (one, one_path), (two, two_path) = path(True), path(False)
+    torch.testing.assert_close(one, two)
+    assert one_path.name == "one pass"
+    assert two_path == ("task by task", "asked for by `one_pass = False`")
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_step_leaves_no_circle_of_references(called, monkeypatch):
+    """The graph, whose hooks hold the pass, must be free when the step ends, not at the next garbage collection."""
+    passes, plain = [], OnePass.run
+    monkeypatch.setattr(OnePass, "run", lambda self, *given: passes.append(weakref.ref(self)) or plain(self, *given))
+    found = linear(torch.relu)
+    balancer = GradNorm(list(found.losses()), found.shared)
+    gc.disable()
+    try:
+        step(balancer, found, called)
+        assert [one() for one in passes] == [None]
+    finally:
+        gc.enable()
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what would wait for a device: reading a number from a tensor, copying one to the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert "_local_scalar_dense" not in str(function), "a step waits for the device"
+        assert "nonzero" not in str(function), "a step waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("settings", [{}, {"one_pass": False}, {"update_every": 2}, {"accumulate": 2}])
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust])
+def test_no_step_but_the_first_waits_for_the_device(recipe, settings):
+    network = TinyNetwork()
+    balancer = recipe(list(TASKS), network.shared, **settings)
+    balancer.backward(network.losses())
+    for _ in range(40):
+        losses = network.losses()
+        with NoHost():
+            balancer.backward(losses)
+
+
+def test_steps_between_updates_do_nothing_more_than_a_static_step():
+    """With ``update_every`` the other steps take the plain backward pass: no walk, no gradient of W apart."""
+    network = TinyNetwork()
+    balancer = GradNorm(list(TASKS), network.shared, update_every=4)
+    balancer.backward(network.losses())
+    with torch.profiler.profile() as ours:
+        balancer.backward(network.losses())
+    with torch.profiler.profile() as plain:
+        (balancer.weights * torch.stack(list(network.losses().values()))).sum().backward()
+    count = [sum(e.name.startswith("aten::") for e in profile.events()) for profile in (ours, plain)]
+    assert count[0] <= count[1] + 4, count
+
+
+def test_a_graph_that_was_freed_says_so():
+    network = TinyNetwork()
+    loss = GradNorm(list(TASKS), network.shared)(network.losses())
+    loss.backward()
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
