@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
-from torch.nn.parallel import distributed
 from torch.utils.checkpoint import CheckpointFunction
 
-from balancers.shared_gradients import TaskGradients, independent
+from balancers.shared_gradients import Sink, TaskGradients, independent
 from balancers.shared_product import AccumulateGrad, Product, product_at
-
-_Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
 
 _Reentrant: Any = CheckpointFunction._backward_cls  # runs backward by itself, which `inputs` does not allow
 
@@ -134,7 +131,7 @@ def _walk(losses: Sequence[Tensor]) -> _Graph:
             edges: Sequence[Edge] = node.next_functions
             all_edges[node] = edges
             for k, (child, index) in enumerate(edges):
-                if type(child) is _Sink:
+                if type(child) is Sink:
                     child, index = child.next_functions[index]
                     edges = all_edges[node] = (*edges[:k], (child, index), *edges[k + 1 :])
                 if child is None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import distributed
 
 from balancers.base import fail
+
+Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
 
 Shared = nn.Module | nn.Parameter | Sequence[nn.Parameter]
 
@@ -106,13 +111,38 @@ def task_gradients(
         ValueError: a loss does not depend on W.
     """
     found = TaskGradients(parameters, len(tasks), keep)
-    for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
-        factor = factor.to(loss).reshape(loss.shape)
-        row = torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True)
-        if all(gradient is None for gradient in row):
-            raise independent(task)
-        found.add([i], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
+    with _unnoticed_by_ddp(losses):
+        for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
+            factor = factor.to(loss).reshape(loss.shape)
+            row = torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True)
+            if all(gradient is None for gradient in row):
+                raise independent(task)
+            found.add([i], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
     return found
+
+
+@contextmanager
+def _unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
+    """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. Ours for
+    W alone is not that one."""
+    seen, stack, models = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
+    while stack:
+        node: Any = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node) is Sink:
+            models.append(node.ddp_weakref())
+        else:
+            stack.extend(child for child, _ in node.next_functions)
+    waiting = {model for model in models if model.static_graph and not model._static_graph_delay_allreduce_enqueued}
+    try:
+        for model in waiting:
+            model._static_graph_delay_allreduce_enqueued = True
+        yield
+    finally:
+        for model in waiting:
+            model._static_graph_delay_allreduce_enqueued = False
 
 
 def independent(task: str) -> ValueError:

@@ -1,52 +1,106 @@
-"""Several ranks hold the same weights as one process on the joined batch."""
+"""Under data parallel training all ranks hold the same weights, and both they and the gradients are those of one
+process on the joined batch."""
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from balancers import GradNorm
-from balancers.testing import TASKS, TinyNetwork
+from balancers.testing import TASKS
 
+STEPS = 20
 RECIPES = {"paper": GradNorm.paper, "robust": GradNorm.robust}
+# How DDP is told to look for parameters that a step did not use; each wraps the graph in its own way.
+WRAPS = {"plain": {}, "unused": {"find_unused_parameters": True}, "static graph": {"static_graph": True}}
+CASES = [
+    ("paper", "plain", "backward", {}),
+    ("robust", "plain", "backward", {}),
+    ("robust", "plain", "called", {}),
+    ("robust", "unused", "backward", {}),
+    ("robust", "unused", "called", {}),
+    ("robust", "static graph", "backward", {}),
+    ("paper", "static graph", "called", {}),
+    ("robust", "plain", "backward", {"one_pass": False}),
+    ("robust", "plain", "backward", {"update_every": 3}),
+    ("robust", "plain", "backward", {"accumulate": 2, "initial_weights": "ones"}),  # balance is of the first part
+]
 
 
-def weights_path(recipe, network, average_gradients):
-    balancer = RECIPES[recipe](list(TASKS), network.shared, alpha=0.5)
+class Network(nn.Module):
+    """A trunk and three heads; the forward pass gives each head's output."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6))
+        self.heads = nn.ModuleDict({task: nn.Linear(6, 1) for task in TASKS})
+
+    def forward(self, x):
+        features = self.trunk(x).relu()
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def batch(step, share):
+    """A new batch of 24 for each step, of which a rank sees its share."""
+    generator = torch.Generator().manual_seed(step)
+    x, y = torch.randn(24, 5, generator=generator), torch.randn(24, 3, generator=generator)
+    return x[share], {task: y[share, i : i + 1] for i, task in enumerate(TASKS)}
+
+
+def train(case, network, model, share):
+    """Weights and gradients after every step."""
+    recipe, _, style, settings = case
+    balancer = RECIPES[recipe](list(TASKS), network.trunk[-1], alpha=0.5, **settings)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
-    path = []
-    for _ in range(20):
+    weights, gradients, parts = [], [], settings.get("accumulate", 1)
+    for step in range(STEPS):
         optimizer.zero_grad()
-        balancer.backward(network.losses())
-        if average_gradients:
-            for parameter in network.parameters():
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= dist.get_world_size()
+        x, y = batch(step, share)
+        for part in range(parts):
+            rows = slice(part * len(x) // parts, (part + 1) * len(x) // parts)
+            outputs = model(x[rows])
+            losses = {t: 30.0**i * (outputs[t] - y[t][rows]).square().mean() for i, t in enumerate(TASKS)}
+            if style == "called":
+                balancer(losses).backward()
+            else:
+                balancer.backward(losses)
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
         optimizer.step()
-        path.append(balancer.weights)
-    return torch.stack(path)
+        weights.append(balancer.weights)
+    if settings.get("one_pass", True):
+        assert balancer.path.name == "one pass", balancer.path
+    return torch.stack(weights), torch.stack(gradients)
 
 
 def work(rank, ranks, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     try:
-        for recipe in RECIPES:
-            network = TinyNetwork()
-            share = slice(rank * 16 // ranks, (rank + 1) * 16 // ranks)
-            network.inputs = network.inputs[share]
-            network.targets = {task: target[share] for task, target in network.targets.items()}
-            torch.save(weights_path(recipe, network, average_gradients=True), f"{folder}/{recipe}-{rank}.pt")
+        share = slice(rank * 24 // ranks, (rank + 1) * 24 // ranks)
+        found = []
+        for case in CASES:
+            network = Network()
+            found.append(train(case, network, DistributedDataParallel(network, **WRAPS[case[1]]), share))
+        torch.save(found, f"{folder}/{rank}.pt")
         dist.barrier()  # a rank that leaves first takes the others' connections with it
     finally:
         dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_ranks_agree_bit_for_bit_and_with_one_process(tmp_path):
-    mp.spawn(work, args=(2, str(tmp_path)), nprocs=2)
-    for recipe in RECIPES:
-        first, second = (torch.load(tmp_path / f"{recipe}-{rank}.pt", weights_only=True) for rank in range(2))
-        assert torch.equal(first, second)
-        alone = weights_path(recipe, TinyNetwork(), average_gradients=False)
-        torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_agree_bit_for_bit_and_with_one_process(ranks, tmp_path):
+    mp.spawn(work, args=(ranks, str(tmp_path)), nprocs=ranks)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+    for case, *of_ranks in zip(CASES, *found, strict=True):
+        for weights, gradients in of_ranks[1:]:
+            assert torch.equal(weights, of_ranks[0][0]), case
+            assert torch.equal(gradients, of_ranks[0][1]), case
+        network = Network()
+        weights, gradients = train(case, network, network, slice(None))
+        torch.testing.assert_close(of_ranks[0][0], weights, rtol=1e-5, atol=1e-6, msg=str(case))
+        scale = gradients.abs().max()
+        torch.testing.assert_close(of_ranks[0][1] / scale, gradients / scale, rtol=0, atol=1e-6, msg=str(case))
