@@ -74,7 +74,10 @@ class Adaptive(Balancer):
     def _report(self) -> None:
         count = self.not_finite_steps
         if count > self._reported:
-            warn(f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them.")
+            warn(
+                f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them. "
+                "A few at the start are GradScaler's search for its scale."
+            )
             self._reported = count
 
 

@@ -151,7 +151,8 @@ class GradNorm(Adaptive):
         self._parameters = parameters_of(shared)
         self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
         self._window = Window(accumulate)
-        self._path = Path("task by task", "asked for by `one_pass = False`") if not one_pass else None
+        self._path = None if one_pass else Path("task by task", "asked for by `one_pass = False`")
+        self._try_one_pass = one_pass
         if not isinstance(initial_weights, str):
             self._w = close(self._per_task("initial_weights", initial_weights))
         elif initial_weights not in ("ones", "balanced"):
@@ -238,15 +239,15 @@ class GradNorm(Adaptive):
             return
         one_pass, keep = self._one_pass(ordered), self._window.size > 1
         if one_pass:
-            gradients = one_pass.run(L, factors, keep)
+            gradients = one_pass.run(L, factors, keep, scale)
         else:
-            gradients = task_gradients(ordered, self.tasks, self._parameters, factors, keep)
+            gradients = task_gradients(ordered, self.tasks, self._parameters, factors, keep, scale)
             torch.autograd.backward(L, factors)
-        self._close(values, gradients, scale)
+        self._close(values, gradients)
 
     def _one_pass(self, losses: Sequence[Tensor]) -> OnePass | None:
         """The cut of this step's graph, where there is one."""
-        if self._path is not None and "asked" in self._path.why:
+        if not self._try_one_pass:
             return None
         try:
             cut = find_cut(losses, self._parameters)
@@ -256,31 +257,29 @@ class GradNorm(Adaptive):
         self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
         return OnePass(cut, self._parameters, self.tasks)
 
-    def _close(self, values: Tensor, gradients: TaskGradients | None = None, scale: Tensor | None = None) -> None:
-        """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i (times scale) are given."""
+    def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
+        """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
         norms = None
         if self._window.size > 1:
-            whole = self._window.add(values, gradients.rows() if gradients else [], scale)
+            whole = self._window.add(values, gradients.rows() if gradients else [])
             if whole is None:
                 return
-            values, rows, scale = whole
+            values, rows = whole
             norms = norms_of(mean_over_ranks(*rows)) if rows else None
         elif gradients:
             norms = gradients.norms()
         if norms is not None:
-            self._rebalance(mean_over_ranks(values)[0], norms, scale)
+            self._rebalance(mean_over_ranks(values)[0], norms)
             return
         if self._initial_losses is None:
             self._initial_losses = values.clone()
         self._used(StepRecord(self._w, values))
 
-    def _rebalance(self, values: Tensor, G: Tensor, scale: Tensor | None) -> None:
-        """Move w by G_i (times scale), shape (T,), and close the step."""
+    def _rebalance(self, values: Tensor, G: Tensor) -> None:
+        """Move w by G_i, shape (T,), and close the step."""
         if self._initial_losses is None:
             self._initial_losses = values.clone()
         w, G = self._w, G.to(values)
-        if scale is not None:
-            G = G / scale
         now = balance(G, values, self._initial_losses, self.alpha)
         self._w = self._next(w, now)
         self._used(StepRecord(w, values, G, now.rates))
@@ -322,7 +321,7 @@ class GradNorm(Adaptive):
             if not 0 < loss < float("inf"):
                 fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
         factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
-        gradients = task_gradients(losses, self.tasks, self._parameters, factors)
+        gradients = task_gradients(losses, self.tasks, self._parameters, factors, scale=scale)
         if not self._unbalanced:
             return
         norms = gradients.norms().to(values)

@@ -198,13 +198,13 @@ class OnePass:
         self._left = len(tasks)
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
-    def run(self, L: Tensor, factors: Tensor, keep: bool) -> TaskGradients:
+    def run(self, L: Tensor, factors: Tensor, keep: bool, scale: Tensor | None) -> TaskGradients:
         """Fill ``.grad`` of every parameter, W's too, with the gradient of ``sum_i factors_i L_i``.
 
         Args:
             L: the losses with their graph, shape (T,).
             factors: shape (T,).
-            keep: see `TaskGradients`.
+            keep, scale: see `TaskGradients`; the scale is one of the factors.
 
         Returns:
             The T gradients of W, ``factors_i grad L_i``.
@@ -212,7 +212,7 @@ class OnePass:
         Raises:
             ValueError: a loss does not depend on W.
         """
-        cut, self._found = self._cut, TaskGradients(self._parameters, len(self._tasks), keep)
+        cut, self._found = self._cut, TaskGradients(self._parameters, len(self._tasks), keep, scale)
         for task, feeders in zip(self._tasks, self._open, strict=True):
             if not feeders:
                 raise independent(task)

@@ -45,10 +45,13 @@ class TaskGradients:
         parameters: W.
         tasks: T.
         keep: keep the gradients for `rows`.
+        scale: what they come multiplied with (by a GradScaler, say). Norms and rows are without it: squares of scaled
+            gradients may overflow where these do not.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], tasks: int, keep: bool) -> None:
+    def __init__(self, parameters: Sequence[Tensor], tasks: int, keep: bool, scale: Tensor | None) -> None:
         self._parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
+        self._scale = scale
         self._norms: list[tuple[Sequence[int], Tensor]] = []
         self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
         self._sum: list[Tensor | None] = [None] * len(parameters)
@@ -60,12 +63,13 @@ class TaskGradients:
             tasks: their numbers.
             rows: for each parameter a tensor of shape (n, \\*shape); ``None`` where nothing depends on it.
         """
+        plain = rows if self._scale is None else [None if row is None else _wide(row) / self._scale for row in rows]
         if self._keep:
-            pairs = zip(rows, self._parameters, strict=True)
+            pairs = zip(plain, self._parameters, strict=True)
             filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
             self._rows.append((tasks, filled))
         else:
-            self._norms.append((tasks, norms_of([row for row in rows if row is not None])))
+            self._norms.append((tasks, norms_of([row for row in plain if row is not None])))
         for k, (row, parameter) in enumerate(zip(rows, self._parameters, strict=True)):
             if row is None:
                 continue
@@ -95,7 +99,12 @@ class TaskGradients:
 
 
 def task_gradients(
-    losses: Sequence[Tensor], tasks: Sequence[str], parameters: Sequence[Tensor], factors: Tensor, keep: bool = False
+    losses: Sequence[Tensor],
+    tasks: Sequence[str],
+    parameters: Sequence[Tensor],
+    factors: Tensor,
+    keep: bool = False,
+    scale: Tensor | None = None,
 ) -> TaskGradients:
     """``factors_i grad_W L_i``, task by task through the graph, which stays.
 
@@ -105,12 +114,12 @@ def task_gradients(
         tasks: their names.
         parameters: W.
         factors: shape (T,).
-        keep: see `TaskGradients`.
+        keep, scale: see `TaskGradients`; the scale is one of the factors.
 
     Raises:
         ValueError: a loss does not depend on W.
     """
-    found = TaskGradients(parameters, len(tasks), keep)
+    found = TaskGradients(parameters, len(tasks), keep, scale)
     with _unnoticed_by_ddp(losses):
         for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
             factor = factor.to(loss).reshape(loss.shape)
@@ -155,14 +164,15 @@ def norms_of(gradients: Sequence[Tensor]) -> Tensor:
 
     At least in single precision: half is too coarse for a norm over a whole layer.
     """
-    parts = []
-    for g in gradients:
-        wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else None
-        parts.append(torch.linalg.vector_norm(g, dim=tuple(range(1, g.dim())), dtype=wide))
+    parts = [torch.linalg.vector_norm(_wide(g), dim=tuple(range(1, g.dim()))) for g in gradients]
     if len(parts) == 2:
         return torch.hypot(*parts)
     whole: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return whole
+
+
+def _wide(gradient: Tensor) -> Tensor:
+    return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
 
 
 def several_ranks() -> bool:

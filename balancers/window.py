@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from balancers.base import fail
+
 
 class Window:
     """Sums losses and gradients over ``size`` backward passes; their means are those of one large batch.
@@ -22,23 +24,16 @@ class Window:
         self._values = torch.zeros(0)
         self._gradients: list[Tensor] = []
 
-    def add(
-        self, values: Tensor, gradients: Sequence[Tensor], scale: Tensor | None
-    ) -> tuple[Tensor, Sequence[Tensor], Tensor | None] | None:
+    def add(self, values: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
         """Take in one backward pass.
 
         Args:
             values: losses, shape (T,).
             gradients: for each parameter of W the T gradients, (T, \\*shape) each, or none.
-            scale: what the gradients were multiplied with.
 
         Returns:
             The same of the whole step, if it ends here: means of the losses and of the gradients.
         """
-        if self.size == 1:
-            return values, gradients, scale
-        if scale is not None:
-            gradients = [g / scale.to(g) for g in gradients]
         first = self._seen == 0
         self._values = values.clone() if first else self._values + values
         self._gradients = (
@@ -47,7 +42,7 @@ class Window:
         self._seen += 1
         if self._seen < self.size:
             return None
-        whole = self._values / self.size, [g / self.size for g in self._gradients], None
+        whole = self._values / self.size, [g / self.size for g in self._gradients]
         self._seen, self._values, self._gradients = 0, torch.zeros(0), []
         return whole
 
@@ -66,6 +61,12 @@ class Window:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Continue from `state_dict`.
+
+        Raises:
+            ValueError: the state is of windows of another size.
+        """
+        if int(state["size"]) != self.size:
+            fail("accumulate", f"{state['size']}, as in the state", self.size)
         self._seen = int(state["seen"])
         self._values, self._gradients = state["values"].clone(), [g.clone() for g in state["gradients"]]

@@ -44,6 +44,8 @@ SETTINGS = {
     "every": {"update_every": 3},
     "freeze": {"freeze_after": 4, "parametrization": "log"},
     "frozen from the start": {"freeze_after": 0, "initial_weights": "balanced"},
+    "every and freeze": {"update_every": 2, "freeze_after": 7, "initial_weights": "balanced"},
+    "task by task": {"one_pass": False, "parametrization": "log", "initial_weights": "balanced"},
     "losses": {"initial_losses": {"near": 1.0, "far": 30.0, "odd": 900.0}},
 }
 

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from balancers import GradNorm
@@ -24,23 +25,42 @@ CASES = [
     ("robust", "static graph", "backward", {}),
     ("paper", "static graph", "called", {}),
     ("robust", "plain", "backward", {"one_pass": False}),
+    ("robust", "joint norm", "backward", {}),
+    ("paper", "joint norm", "called", {}),
     ("robust", "plain", "backward", {"update_every": 3}),
     ("robust", "plain", "backward", {"accumulate": 2, "initial_weights": "ones"}),  # balance is of the first part
 ]
 
 
+class JointNorm(nn.Module):
+    """What SyncBatchNorm does, on a CPU: statistics of the joined batch, so that backward passes talk."""
+
+    def forward(self, x):
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        if ranks == 1:
+            return (x - x.mean(0)) / (x.var(0, correction=0) + 0.1).sqrt()
+        mean = all_reduce(x.mean(0)) / ranks
+        centred = x - mean
+        return centred / (all_reduce(centred.square().mean(0)) / ranks + 0.1).sqrt()
+
+
 class Network(nn.Module):
     """A trunk and three heads; the forward pass gives each head's output."""
 
-    def __init__(self):
+    def __init__(self, norm=None):
         super().__init__()
         torch.manual_seed(0)
         self.trunk = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6))
+        self.norm = norm or nn.Identity()
         self.heads = nn.ModuleDict({task: nn.Linear(6, 1) for task in TASKS})
 
     def forward(self, x):
-        features = self.trunk(x).relu()
+        features = self.norm(self.trunk(x)).relu()
         return {task: head(features) for task, head in self.heads.items()}
+
+
+def network_of(case):
+    return Network(JointNorm() if case[1] == "joint norm" else None)
 
 
 def batch(step, share):
@@ -82,8 +102,9 @@ def work(rank, ranks, folder):
         share = slice(rank * 24 // ranks, (rank + 1) * 24 // ranks)
         found = []
         for case in CASES:
-            network = Network()
-            found.append(train(case, network, DistributedDataParallel(network, **WRAPS[case[1]]), share))
+            network = network_of(case)
+            model = DistributedDataParallel(network, **WRAPS.get(case[1], {}))
+            found.append(train(case, network, model, share))
         torch.save(found, f"{folder}/{rank}.pt")
         dist.barrier()  # a rank that leaves first takes the others' connections with it
     finally:
@@ -99,8 +120,46 @@ def test_ranks_agree_bit_for_bit_and_with_one_process(ranks, tmp_path):
         for weights, gradients in of_ranks[1:]:
             assert torch.equal(weights, of_ranks[0][0]), case
             assert torch.equal(gradients, of_ranks[0][1]), case
-        network = Network()
+        network = network_of(case)
         weights, gradients = train(case, network, network, slice(None))
         torch.testing.assert_close(of_ranks[0][0], weights, rtol=1e-5, atol=1e-6, msg=str(case))
         scale = gradients.abs().max()
         torch.testing.assert_close(of_ranks[0][1] / scale, gradients / scale, rtol=0, atol=1e-6, msg=str(case))
+
+
+def work_on_gpu(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(Network(nn.BatchNorm1d(6))).cuda()
+        model = DistributedDataParallel(network, device_ids=[0])
+        balancer = GradNorm.robust(list(TASKS), network.trunk[-1], alpha=0.5)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            x, y = batch(step, slice(12 * rank, 12 * rank + 12))
+            outputs = model(x.cuda())
+            balancer.backward({task: (outputs[task] - y[task].cuda()).square().mean() for task in TASKS})
+            optimizer.step()
+        torch.save((balancer.weights.cpu(), balancer.path.name), f"{folder}/{rank}.pt")
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_sync_batch_norm_on_a_gpu(tmp_path):
+    mp.spawn(work_on_gpu, args=(str(tmp_path),), nprocs=2)
+    (one, path), (two, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert torch.equal(one, two)
+    assert path == "one pass"
+    network = Network(nn.BatchNorm1d(6)).cuda()
+    balancer = GradNorm.robust(list(TASKS), network.trunk[-1], alpha=0.5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        x, y = batch(step, slice(None))
+        outputs = network(x.cuda())
+        balancer.backward({task: (outputs[task] - y[task].cuda()).square().mean() for task in TASKS})
+        optimizer.step()
+    torch.testing.assert_close(one, balancer.weights.cpu(), rtol=1e-4, atol=1e-5)
