@@ -83,6 +83,9 @@ class Balancer(ABC):
         """
         self(losses).backward()  # type: ignore[no-untyped-call]
 
+    def end_epoch(self) -> None:  # noqa: B027 - most have no use for it
+        """Say that an epoch has ended, for methods that count in epochs."""
+
     @property
     def weights(self) -> Tensor:
         """w(t), the weights the next step will use: shape (T,), detached. Reading it waits for the device."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord, close, fail, warn
+from balancers.cut import NoCut, find_cut
 from balancers.deferred import deferred
-from balancers.one_pass import NoCut, OnePass, find_cut
+from balancers.one_pass import OnePass
 from balancers.shared_gradients import (
     Shared,
     TaskGradients,

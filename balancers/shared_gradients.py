@@ -120,7 +120,7 @@ def task_gradients(
         ValueError: a loss does not depend on W.
     """
     found = TaskGradients(parameters, len(tasks), keep, scale)
-    with _unnoticed_by_ddp(losses):
+    with unnoticed_by_ddp(losses):
         for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
             factor = factor.to(loss).reshape(loss.shape)
             row = torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True)
@@ -131,9 +131,9 @@ def task_gradients(
 
 
 @contextmanager
-def _unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
-    """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. Ours for
-    W alone is not that one."""
+def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
+    """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. One that
+    only measures is not that one."""
     seen, stack, models = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
     while stack:
         node: Any = stack.pop()

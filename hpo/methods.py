@@ -7,6 +7,8 @@ from typing import Any
 
 from balancers import Balancer, Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty
 from balancers.shared_gradients import Shared
+from balancers.torchjd_methods import NAMES as TORCHJD
+from balancers.torchjd_methods import installed, torchjd_balancer
 
 Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]
 
@@ -18,6 +20,10 @@ def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any])
     return RECIPES[settings["recipe"]](tasks, shared, settings["alpha"], **rate)
 
 
+def _torchjd(name: str) -> Factory:
+    return lambda tasks, _, settings: torchjd_balancer(name, tasks, **settings)
+
+
 METHODS: dict[str, Factory] = {
     "static": lambda tasks, _, settings: Static(tasks, settings["weights"]),
     "equal": lambda tasks, _, __: Equal(tasks),
@@ -25,7 +31,16 @@ METHODS: dict[str, Factory] = {
     "uncertainty": lambda tasks, _, __: Uncertainty(tasks),
     "frozen": lambda tasks, shared, settings: Frozen(tasks, settings["rule"], shared),
     "gradnorm": _gradnorm,
+    **{name: _torchjd(name) for name in TORCHJD},
 }
+
+# What `references` in a study may name, next to one network a task
+REFERENCES = ("equal", "uncertainty", *TORCHJD)
+
+
+def missing_for(method: str) -> str:
+    """What to install before a method can run; nothing if all is there."""
+    return "pip install 'gradsweep[torchjd]'" if method in TORCHJD and not installed() else ""
 
 
 def build_balancer(method: str, settings: Mapping[str, Any], tasks: Sequence[str], shared: Shared) -> Balancer:

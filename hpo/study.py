@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from hpo.methods import REFERENCES, missing_for
 from search_spaces import DESIGNS, AlphaSpace
 
 
@@ -70,7 +71,16 @@ def _json(value: Any) -> Any:
     return value
 
 
-Reference = Literal["single_task", "equal", "uncertainty"]
+def _reference(value: Any) -> Any:
+    allowed = ("single_task", *REFERENCES)
+    if value not in allowed:
+        raise ValueError(f"allowed: {', '.join(allowed)}")
+    if missing := missing_for(value):
+        raise ValueError(f"allowed once torchjd is installed: {missing}")
+    return value
+
+
+Reference = Annotated[str, PlainValidator(_reference)]
 Recipe = Literal["paper", "robust"]
 Average = Literal["arithmetic", "geometric", "tail"]
 References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]

@@ -192,6 +192,7 @@ class _Training:
             model.train()
             for batch in loader:
                 self._step(model, optimizer, batch, self.balancer)
+            self.balancer.end_epoch()
             means = self.recorder.end_epoch()  # waits for the device
             self.result.seconds += time.perf_counter() - start
             self._check("the training loss", means["L"])
@@ -254,7 +255,8 @@ class _Training:
                 warnings.simplefilter("always", BalancerWarning)
                 for name, arguments in AVERAGES.items():
                     mean = self.balancer.mean_weights(**arguments)
-                    self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
+                    if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
+                        self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
         self.result.trajectory = self.recorder.trajectory()
         return self.result

@@ -11,7 +11,7 @@ def arm_label(arm: str) -> str:
     """An arm's key as a person says it; a key of unknown form comes back as it is."""
     kind, *rest = arm.split("/", 2)
     words = _WORDS.get((kind, len(rest)))
-    return words(*rest) if words else arm
+    return words(*rest) if words else _OTHERS.get(arm, arm)
 
 
 def _settings(text: str) -> str:
@@ -26,6 +26,24 @@ def _short(value: str) -> str:
     except ValueError:
         return value
 
+
+_OTHERS = {  # as their papers write them
+    "aligned_mtl": "Aligned-MTL",
+    "cagrad": "CAGrad",
+    "dwa": "DWA",
+    "excess_mtl": "ExcessMTL",
+    "fairgrad": "FairGrad",
+    "famo": "FAMO",
+    "geometric_mean": "geometric mean of the losses",
+    "gradvac": "GradVac",
+    "imtl_g": "IMTL-G",
+    "imtl_l": "IMTL-L",
+    "mgda": "MGDA",
+    "nash_mtl": "Nash-MTL",
+    "pcgrad": "PCGrad",
+    "random": "random weights in every step (RLW)",
+    "upgrad": "UPGrad",
+}
 
 _WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) -> words
     ("static", 1): "static point {}".format,

@@ -1,0 +1,188 @@
+"""Where the autograd graph of T losses can be cut: it is read, not changed.
+
+Below its own head every task's loss runs into nodes that other tasks run into too, the trunk. The trunk's nodes that
+heads flow into are the *entries*; what flows into them from one task's nodes is ``w_i dL_i/d(features)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils.checkpoint import CheckpointFunction
+
+from balancers.shared_gradients import Sink
+from balancers.shared_product import AccumulateGrad, Product, product_at
+
+_Reentrant: Any = CheckpointFunction._backward_cls  # runs backward by itself, which `inputs` does not allow
+
+Edge = tuple[Any, int]  # of a node (or None), and which of its inputs
+
+
+class NoCut(Exception):  # noqa: N818 - an answer, not an error
+    """The graph cannot be cut between the tasks; the message says why."""
+
+
+@dataclass
+class Cut:
+    """Where the tasks' gradients meet.
+
+    Attributes:
+        feeders: for each node at the end of a head, which of its inputs flow into which entry.
+        task: for each feeder, the number of the one task that it belongs to.
+        entries: the nodes that several tasks flow into.
+        leaves: every leaf of the graph but W.
+        product: the one product with W right below the only entry, if there is one.
+        retain: keep the graph's buffers to the end, since an entry may run before all parts are there.
+    """
+
+    feeders: dict[Node, list[tuple[int, Edge]]]
+    task: dict[Node, int]
+    entries: list[Node]
+    leaves: list[Tensor]
+    product: Product | None
+    retain: bool
+
+
+@dataclass
+class _Graph:
+    """What lies below the losses.
+
+    Attributes:
+        task: for each node the first task that reached it: its only one, unless the node is of the trunk.
+        edges: for each node its inputs.
+        meets: nodes that a second task reached.
+    """
+
+    task: dict[Any, int] = field(default_factory=dict)
+    edges: dict[Node, Sequence[Edge]] = field(default_factory=dict)
+    meets: dict[Node, None] = field(default_factory=dict)
+
+
+def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
+    """Read the graph of T losses.
+
+    Args:
+        losses: for each task its own scalar with graph.
+        parameters: W.
+
+    Raises:
+        NoCut: the tasks do not part where a cut could be made.
+    """
+    if len(losses) == 1:
+        raise NoCut("there is one task")
+    graph = _walk(losses)
+    readers = _below(graph)
+    if any(loss.grad_fn in readers for loss in losses):
+        raise NoCut("the losses of several tasks come out of one operation")
+    leaves = {node: node.variable for node in graph.task if type(node) is AccumulateGrad}
+    own = {id(parameter) for parameter in parameters}
+    own_nodes = {node for node, leaf in leaves.items() if id(leaf) in own}
+    kinds = {type(node) for node in graph.task}
+    if _Reentrant in kinds:
+        raise NoCut("a part is checkpointed with use_reentrant=True")
+    if any(kind.__name__ == "CompiledFunctionBackward" and _reads(graph, kind, own_nodes) for kind in kinds):
+        raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
+    feeders: dict[Node, list[tuple[int, Edge]]] = {}
+    entries: dict[Node, None] = {}
+    for node, edges in graph.edges.items():
+        if node in readers:
+            continue
+        for output, edge in enumerate(edges):
+            child = edge[0]
+            if child in own_nodes:
+                raise NoCut("a head reads the weights of the shared layer itself")
+            if child in readers and child not in leaves:
+                feeders.setdefault(node, []).append((output, edge))
+                entries[child] = None
+    return Cut(
+        feeders=feeders,
+        task={node: graph.task[node] for node in feeders},
+        entries=list(entries),
+        leaves=[leaf for leaf in leaves.values() if id(leaf) not in own],
+        product=product_at(next(iter(entries)), parameters, readers) if len(entries) == 1 else None,
+        retain=not _parts_come_first(feeders, list(entries)),
+    )
+
+
+def _walk(losses: Sequence[Tensor]) -> _Graph:
+    """Visit every node once and note who reached it first, and whether another task reached it too."""
+    graph = _Graph()
+    task, all_edges, meets = graph.task, graph.edges, graph.meets
+    for i, loss in enumerate(losses):
+        root: Any = loss.grad_fn
+        if root is None:
+            raise NoCut("a loss is itself a parameter")
+        if root in task:
+            meets[root] = None
+            continue
+        task[root] = i
+        stack = [root]
+        while stack:
+            node = stack.pop()
+            edges: Sequence[Edge] = node.next_functions
+            all_edges[node] = edges
+            for k, (child, index) in enumerate(edges):
+                if type(child) is Sink:
+                    child, index = child.next_functions[index]
+                    edges = all_edges[node] = (*edges[:k], (child, index), *edges[k + 1 :])
+                if child is None:
+                    continue
+                first = task.get(child)
+                if first is None:
+                    task[child] = i
+                    if type(child) is not AccumulateGrad:
+                        stack.append(child)
+                elif first != i:
+                    meets[child] = None
+    return graph
+
+
+def _below(graph: _Graph) -> dict[Node, int]:
+    """The trunk, all that several tasks reach, leaves apart that only heads read: for each node its readers in it."""
+    stack = [node for node in graph.meets if type(node) is not AccumulateGrad]
+    readers = dict.fromkeys(stack, 0)
+    while stack:
+        for child, _ in graph.edges[stack.pop()]:
+            if child is None:
+                continue
+            if child in readers:
+                readers[child] += 1
+                continue
+            readers[child] = 1
+            if type(child) is not AccumulateGrad:
+                stack.append(child)
+    return readers
+
+
+def _reads(graph: _Graph, kind: type, leaves: Collection[Node]) -> bool:
+    """Whether a node of this kind has one of the leaves among its inputs."""
+    return any(child in leaves for node, edges in graph.edges.items() if type(node) is kind for child, _ in edges)
+
+
+def _parts_come_first(feeders: Mapping[Node, Any], entries: Sequence[Node]) -> bool:
+    """Whether the engine, which runs the newest node first, runs all heads before any entry."""
+    if len(entries) == 1:
+        return True  # it waits for its feeders
+    if len({node._input_metadata[0].device for node in [*feeders, *entries]}) > 1:
+        return False  # a queue a device
+    newest = max(node._sequence_nr() for node in entries)
+    return all(node._sequence_nr() > newest for node in feeders)
+
+
+def leaves_of(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The leaves that several tasks reach, and for each task those that it alone reaches.
+
+    Raises:
+        NoCut: a loss is itself a parameter.
+    """
+    graph = _walk(losses)
+    shared, together = _below(graph), list[Tensor]()
+    own: list[list[Tensor]] = [[] for _ in losses]
+    for node, task in graph.task.items():
+        if type(node) is AccumulateGrad:
+            (together if node in shared or node in graph.meets else own[task]).append(node.variable)
+    return together, own

@@ -1,0 +1,246 @@
+"""Other published methods, as the library torchjd (https://torchjd.org) has them, as balancers. An optional extra.
+
+Two kinds. A *scalarizer* turns the losses into one: its weights are ``w_i = d(scalar)/dL_i``. An *aggregator* turns
+the T gradients of what several tasks share into one: its weights are those of ``sum_i w_i grad L_i``; what one task
+has to itself follows that task's own gradient, as in the papers.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from balancers.adaptive import Adaptive, not_finite
+from balancers.base import Balancer, StepRecord, fail
+from balancers.cut import leaves_of
+from balancers.deferred import deferred
+from balancers.shared_gradients import mean_over_ranks, unnoticed_by_ddp
+
+# Class and arguments, by the name a study uses; T stands for the number of tasks. Where the library has no default,
+# the paper's value.
+SCALARIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dwa": ("DWA", {}),  # Liu, Johns, Davison, CVPR 2019
+    "famo": ("FAMO", {"shape": "T"}),  # Liu, Feng, Stone, Liu, NeurIPS 2023
+    "geometric_mean": ("GeometricMean", {}),  # Chennupati et al., CVPR workshops 2019
+    "imtl_l": ("IMTLL", {"shape": "T"}),  # Liu et al., ICLR 2021
+    "random": ("Random", {}),  # Lin, Ye, Zhang, Tsang, TMLR 2022
+}
+AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "aligned_mtl": ("AlignedMTL", {}),  # Senushkin et al., CVPR 2023
+    "cagrad": ("CAGrad", {"c": 0.4}),  # Liu et al., NeurIPS 2021; c of its NYUv2 runs
+    "excess_mtl": ("ExcessMTL", {}),  # He et al., ICML 2024
+    "fairgrad": ("FairGrad", {"alpha": 2.0}),  # Ban, Ji, ICML 2024; alpha of its NYUv2 runs
+    "gradvac": ("GradVac", {}),  # Wang et al., ICLR 2021
+    "imtl_g": ("IMTLG", {}),  # Liu et al., ICLR 2021
+    "mgda": ("MGDA", {}),  # Sener, Koltun, NeurIPS 2018
+    "nash_mtl": ("NashMTL", {"n_tasks": "T"}),  # Navon et al., ICML 2022
+    "pcgrad": ("PCGrad", {}),  # Yu et al., NeurIPS 2020
+    "upgrad": ("UPGrad", {}),  # Quinton, Rey, 2024
+}
+NAMES = (*SCALARIZERS, *AGGREGATORS)
+
+
+def installed() -> bool:
+    """Whether torchjd is there."""
+    return find_spec("torchjd") is not None
+
+
+def torchjd_balancer(name: str, tasks: Sequence[str], **settings: Any) -> Balancer:
+    """A method of torchjd by its name.
+
+    Args:
+        name: one of `NAMES`.
+        tasks: names of the tasks.
+        settings: arguments of its class there, over ours.
+
+    Raises:
+        ValueError: an unknown name; an argument that the method refuses.
+        ImportError: torchjd, or what the method needs with it, is not installed.
+    """
+    if name not in NAMES:
+        fail("name", f"one of {', '.join(NAMES)}", repr(name))
+    return Scalarized(tasks, name, **settings) if name in SCALARIZERS else Aggregated(tasks, name, **settings)
+
+
+class _Library(Adaptive):
+    """What both kinds share: the library's object, its state, random numbers of its own."""
+
+    sums_to_T = False
+
+    def __init__(self, tasks: Sequence[str], module: str, entry: tuple[str, dict[str, Any]], **settings: Any) -> None:
+        super().__init__(tasks, lr=0.025)
+        kind, ours = entry
+        arguments = {key: len(self.tasks) if value == "T" else value for key, value in (ours | settings).items()}
+        self._method: Any = getattr(import_module(module), kind)(**arguments)
+        self._random = torch.Generator().manual_seed(0).get_state()
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """The library draws from torch's global generators. Ours is the same on all ranks, saved and restored."""
+        devices = [self._w.device] if self._w.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.set_rng_state(self._random)
+            if devices:
+                torch.cuda.manual_seed(self._step)
+            yield
+            self._random = torch.get_rng_state()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        return super().state_dict() | {"method": _state(self._method), "random": self._random.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        _restore(self._method, state["method"])
+        self._random = state["random"].clone()
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._method.to(like)
+
+
+class Scalarized(_Library):
+    """A scalarizer of torchjd. Its own parameters, if it learns any, have an Adam here (learning rate 0.025).
+
+    FAMO wants the losses of the same batch after the step. They are not there, since a balancer sees each batch once;
+    it is given those of the next batch.
+
+    Args:
+        tasks: names of the tasks.
+        name: a key of `SCALARIZERS`.
+        settings: arguments of the scalarizer.
+    """
+
+    def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
+        super().__init__(tasks, "torchjd.scalarization", SCALARIZERS[name], **settings)
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """See `Balancer.__call__`."""
+        L = self._collect(losses)
+        values = mean_over_ranks(L.detach())[0].requires_grad_()
+        if hasattr(self._method, "update") and self._step:
+            self._method.update(values.detach())
+        with self._own_random(), torch.enable_grad():
+            scalar = self._method(values)
+        learned = list(self._method.parameters())
+        w, *gradients = torch.autograd.grad(scalar, [values, *learned], allow_unused=True)
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            if gradient is not None:
+                self._move_by(parameter.data, gradient, not_finite(gradient))
+        self._w = w
+        self._used(StepRecord(w, L.detach()))
+        return (w * L).sum()
+
+    def end_epoch(self) -> None:
+        """See `Balancer.end_epoch`. DWA averages over it."""
+        if hasattr(self._method, "step"):
+            self._method.step()
+
+
+class Aggregated(_Library):
+    """An aggregator of torchjd that has weights, over all parameters that several tasks share.
+
+    It costs T passes through the trunk and memory for T gradients of it.
+
+    Args:
+        tasks: names of the tasks.
+        name: a key of `AGGREGATORS`.
+        settings: arguments of the aggregator.
+
+    Raises:
+        ValueError: in a step a task that shares no parameter with another.
+    """
+
+    positive = False
+
+    def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
+        super().__init__(tasks, "torchjd.aggregation", AGGREGATORS[name], **settings)
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """A scalar, of the value ``sum_i w_i(t-1) L_i``, whose ``backward()`` fills ``.grad`` and moves w."""
+        L = self._collect(losses)
+        return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L.detach(), scale))
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """See `Balancer.backward`; what one task has to itself gets that task's own gradient."""
+        L = self._collect(losses)
+        self._train(losses, L.detach(), None)
+
+    def _train(self, losses: Mapping[str, Tensor], values: Tensor, scale: Tensor | None) -> None:
+        ordered = [losses[task] for task in self.tasks]
+        shared, own = leaves_of(ordered)
+        if not shared:
+            raise ValueError("Losses should share parameters. Found none that two of them depend on.")
+        filled: list[tuple[Tensor, Tensor | None]] = []
+        rows = []
+        with unnoticed_by_ddp(ordered):
+            for i, loss in enumerate(ordered):
+                leaves, last = [*shared, *own[i]], i == len(ordered) - 1
+                gradients = torch.autograd.grad(loss, leaves, retain_graph=not last, allow_unused=True)
+                pairs = zip(shared, gradients, strict=False)
+                rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs]))
+                filled += zip(own[i], gradients[len(shared) :], strict=True)
+        jacobian = mean_over_ranks(torch.stack(rows))[0]
+        w = self._weights_of(jacobian)
+        parts = torch.split(w @ jacobian, [p.numel() for p in shared])
+        filled += [(p, part.view_as(p)) for p, part in zip(shared, parts, strict=True)]
+        known = [(p, g if scale is None else g * scale.to(g)) for p, g in filled if g is not None]
+        torch.autograd.backward([p for p, _ in known], [g for _, g in known])
+        self._w = w.to(values)
+        self._used(StepRecord(self._w, values))
+
+    def _weights_of(self, jacobian: Tensor) -> Tensor:
+        with self._own_random(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # cvxpy's, on the form of NashMTL's problem
+            w: Tensor = self._method.weighting(jacobian)
+        return w.detach()
+
+
+def _state(method: nn.Module) -> dict[str, dict[str, Any]]:
+    """All that changes in a method of the library, which keeps much of it in plain attributes."""
+    return {name: _attributes(part) for name, part in method.named_modules()}
+
+
+def _attributes(part: nn.Module) -> dict[str, Any]:
+    plain = vars(nn.Module())
+    everything = {k: v for k, v in vars(part).items() if k not in plain} | part._parameters | part._buffers
+    kept: dict[str, Any] = {}
+    for key, value in everything.items():
+        if isinstance(value, torch.optim.Optimizer):
+            kept[key] = {"optimizer": copy.deepcopy(value.state_dict())}
+        elif type(value).__module__ == "numpy":
+            kept[key] = {"numpy": torch.as_tensor(value).clone()}
+        elif isinstance(value, nn.Parameter | Tensor):
+            kept[key] = value.detach().clone()
+        elif isinstance(value, list) and all(isinstance(one, Tensor) for one in value):
+            kept[key] = [one.clone() for one in value]
+        elif value is None or isinstance(value, bool | int | float | str | tuple):
+            kept[key] = value
+    return kept
+
+
+def _restore(method: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, part in method.named_modules():
+        for key, value in state[name].items():
+            if isinstance(value, dict) and "optimizer" in value:
+                optimizer = torch.optim.Adam(part.parameters(), lr=part.lr, weight_decay=part.weight_decay)  # FAMO's
+                optimizer.load_state_dict(copy.deepcopy(value["optimizer"]))
+                setattr(part, key, optimizer)
+            elif isinstance(value, dict):
+                setattr(part, key, value["numpy"].numpy().copy())
+            elif key in part._parameters:
+                part._parameters[key].data = value.clone()
+            else:
+                setattr(part, key, copy.deepcopy(value))
+        rebuild: Callable[[], None] | None = getattr(part, "_init_optim_problem", None)
+        if rebuild is not None and part.step:
+            rebuild()  # NashMTL's, which it builds in its first step only

@@ -1,0 +1,125 @@
+"""The methods of torchjd as balancers: the conformance class, and torchjd's own backward pass as oracle."""
+
+import pytest
+import torch
+from torchjd.aggregation import MGDA, PCGrad, UPGrad
+from torchjd.autojac import jac_to_grad, mtl_backward
+from torchjd.scalarization import DWA, FAMO
+
+from balancers.testing import TASKS, BalancerConformance, TinyNetwork
+from balancers.torchjd_methods import AGGREGATORS, SCALARIZERS, torchjd_balancer
+
+
+@pytest.mark.parametrize("_name", SCALARIZERS)
+class TestScalarized(BalancerConformance):
+    @pytest.fixture(autouse=True)
+    def _choose(self, _name):
+        self.name = _name
+
+    def make(self, tasks, shared):
+        return torchjd_balancer(self.name, tasks)
+
+
+@pytest.mark.parametrize("_name", AGGREGATORS)
+class TestAggregated(BalancerConformance):
+    @pytest.fixture(autouse=True)
+    def _choose(self, _name):
+        self.name = _name
+
+    def make(self, tasks, shared):
+        return torchjd_balancer(self.name, tasks)
+
+    def test_gradient_is_that_of_the_weighted_sum(self):
+        """On what tasks share; each head follows its own loss."""
+        network = TinyNetwork()
+        balancer = self.make(list(TASKS), network.shared)
+        for _ in range(3):
+            network.zero_grad()
+            balancer.backward(network.losses())
+            losses = network.losses().values()
+            weighted = sum(w * loss for w, loss in zip(balancer.last.weights, losses, strict=True))
+            for leaves, loss in ((network.trunk, weighted), (network.heads, sum(losses))):
+                leaves = list(leaves.parameters())
+                wanted = torch.autograd.grad(loss, leaves, retain_graph=True)
+                for p, gradient in zip(leaves, wanted, strict=True):
+                    torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "aggregator"), [("mgda", MGDA()), ("upgrad", UPGrad()), ("pcgrad", PCGrad())], ids=str
+)
+def test_the_gradient_is_the_one_that_torchjd_fills_in(name, aggregator):
+    network = TinyNetwork()
+    balancer = torchjd_balancer(name, list(TASKS))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # where our generator starts, for the order in which PCGrad projects
+        features = network.trunk(network.inputs).tanh()
+        losses = [
+            30.0**i * (head(features) - network.targets[task]).square().mean()
+            for i, (task, head) in enumerate(network.heads.items())
+        ]
+        mtl_backward(losses, features=features)
+        jac_to_grad(list(network.trunk.parameters()), aggregator)
+    wanted = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    balancer.backward(network.losses())
+    for p, gradient in zip(network.parameters(), wanted, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_dwa_weighs_by_the_mean_losses_of_the_two_epochs_before():
+    balancer, oracle, x = torchjd_balancer("dwa", ["a", "b"]), DWA(), torch.ones(2, requires_grad=True)
+    for epoch in range(4):
+        for step in range(3):
+            values = torch.tensor([1.0 + epoch * 0.5 + step, 9.0 - epoch])
+            balancer.backward({"a": values[0] * x[0], "b": values[1] * x[1]})
+            oracle(values)
+        assert bool(torch.equal(balancer.last.weights, torch.ones(2))) == (epoch < 2)
+        balancer.end_epoch()
+        oracle.step()
+    balancer.backward({"a": x[0] * 1, "b": x[1] * 1})
+    leaf = torch.ones(2, requires_grad=True)
+    torch.testing.assert_close(balancer.last.weights, torch.autograd.grad(oracle(leaf), leaf)[0])
+
+
+def test_famo_is_told_the_losses_of_the_next_batch():
+    balancer, oracle, x = torchjd_balancer("famo", ["a", "b"]), FAMO(2), torch.ones(2, requires_grad=True)
+    for step in range(5):
+        values = torch.tensor([1.0 / (1 + step), 5.0 - 0.1 * step], requires_grad=True)
+        if step:
+            oracle.update(values)
+        (wanted,) = torch.autograd.grad(oracle(values), values)
+        balancer.backward({"a": values[0].detach() * x[0], "b": values[1].detach() * x[1]})
+        torch.testing.assert_close(balancer.last.weights, wanted)
+
+
+def test_imtl_l_learns_scales_that_level_the_losses():
+    network = TinyNetwork()
+    balancer = torchjd_balancer("imtl_l", list(TASKS))
+    for _ in range(300):
+        balancer.backward(network.losses())
+    w, L = balancer.last.weights, balancer.last.losses
+    assert w[0] > w[1] > w[2]
+    assert (w * L).max() / (w * L).min() < 0.1 * L.max() / L.min()  # at the optimum of e^s L - s all are 1
+
+
+def test_random_numbers_are_the_balancers_own():
+    network = TinyNetwork()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, two = (torchjd_balancer("random", list(TASKS)) for _ in range(2))
+    one.backward(network.losses())
+    torch.rand(5)
+    two.backward(network.losses())
+    assert torch.equal(one.last.weights, two.last.weights)
+    torch.manual_seed(1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_refuses_an_unknown_name_and_tasks_that_share_nothing():
+    with pytest.raises(ValueError, match="should be one of dwa"):
+        torchjd_balancer("adam", ["a"])
+    x = torch.ones(2, requires_grad=True)
+    y = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="should share parameters"):
+        torchjd_balancer("mgda", ["a", "b"]).backward({"a": x.sum() * 1, "b": y.sum() * 1})
