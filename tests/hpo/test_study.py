@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from balancers.torchjd_methods import NAMES as TORCHJD
 from hpo.study import ConfirmSpec, GradNormSpec, ProblemSpec, Resources, StaticSpec, Study, StudyError, load_study
 
 EXAMPLE = """
@@ -72,6 +73,20 @@ def test_defaults(tmp_path: Path) -> None:
     assert study.problem.arguments == {}
 
 
+def test_methods_of_torchjd_are_references_by_name(tmp_path: Path) -> None:
+    names = ["single_task", *TORCHJD]
+    assert load(tmp_path, f"{BASE}references: [{', '.join(names)}]\n").references == tuple(names)
+
+
+def test_a_method_whose_library_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.methods.installed", lambda: False)
+    assert faults(tmp_path, f"{BASE}references: [single_task, mgda]\n") == [
+        "references[1]: found 'mgda', allowed once torchjd is installed: pip install 'gradsweep[torchjd]'"
+    ]
+
+
 def test_a_problem_is_a_name_or_a_mapping(tmp_path: Path) -> None:
     by_name = load(tmp_path, "name: a\nproblem: mine.depth:Depth\n")
     by_mapping = load(tmp_path, "name: a\nproblem: {name: 'mine.depth:Depth'}\n")
@@ -121,7 +136,7 @@ FAULTS = {
     "3: 4": f"[3]: unknown key, allowed here: {TOP}",
     # names
     "references: [single_task, best]": (
-        "references[1]: found 'best', allowed: 'single_task', 'equal' or 'uncertainty'"
+        "references[1]: found 'best', allowed: single_task, equal, uncertainty, " + ", ".join(TORCHJD)
     ),
     "gradnorm: {recipes: [papr]}": "gradnorm.recipes[0]: found 'papr', allowed: 'paper' or 'robust'",
     "confirm: {averages: [mean]}": (

@@ -150,8 +150,9 @@ def test_identity_changes_with_every_field(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_its_tasks(method: str) -> None:
     reports: list[EpochReport] = []
-    result = run(config(method, **SETTINGS[method]), reports=reports)
+    result = run(config(method, **SETTINGS.get(method, {})), reports=reports)
     assert (result.status, result.error) == ("finished", "")
+    assert result.averages["arithmetic"].keys() == set(TASKS)
     for task in ["far"] if method == "single_task" else TASKS:
         assert reports[-1].loss[task] < reports[0].loss[task], task
 
@@ -236,9 +237,15 @@ def test_the_test_split_is_read_only_when_asked_for() -> None:
     assert problem.read.count("test") == 1
 
 
-@pytest.mark.parametrize("method", ["gradnorm", "uncertainty"])
+def test_an_epoch_ends_for_methods_that_count_in_them() -> None:
+    weights = run(config("dwa")).trajectory["w"]
+    assert np.array_equal(weights[: 2 * BATCHES], np.ones_like(weights[: 2 * BATCHES]))
+    assert not np.array_equal(weights[2 * BATCHES], np.ones(3))
+
+
+@pytest.mark.parametrize("method", ["gradnorm", "uncertainty", "random", "famo", "pcgrad"])
 def test_the_same_config_gives_the_same_bits(method: str) -> None:
-    trial = config(method, test=True, **SETTINGS[method])
+    trial = config(method, test=True, **SETTINGS.get(method, {}))
     one = run(trial)
     run(config("equal", seed=5))  # another trial in the same process
     two = run(trial)
