@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive, not_finite
+from balancers.adaptive import Adaptive
 from balancers.base import StepRecord, close, fail, warn
 from balancers.cut import NoCut, find_cut
 from balancers.deferred import deferred
@@ -38,7 +38,7 @@ class Balance(NamedTuple):
 
     gradient: Tensor  # dL_grad/d ln w_i
     rates: Tensor  # r_i
-    targets: Tensor  # Gbar * r_i ** alpha
+    gaps: Tensor  # G_i - Gbar * r_i ** alpha
     refused: Tensor  # a loss or a norm is not finite
 
 
@@ -60,10 +60,10 @@ def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> 
     T = len(G)
     progress = losses / initial_losses  # Ltilde_i
     share = progress / progress.sum()  # r_i / T
-    target = share**alpha * (G.sum() * T ** (alpha - 1))
-    gap = G - target
-    open_ = torch.sub(gap.abs(), target, alpha=8 * torch.finfo(gap.dtype).eps) > 0
-    return Balance(torch.copysign(G, gap) * open_, share * T, target, not_finite(gap))
+    gap = torch.addcmul(G, share**alpha, G.sum(), value=-(T ** (alpha - 1)))
+    open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
+    # An infinite norm or loss is NaN in some gap: its share of an infinite sum, or its distance from it.
+    return Balance(torch.copysign(G, gap) * open_, share * T, gap, gap.sum().isnan())
 
 
 class GradNorm(Adaptive):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from balancers import GradNorm
 from benchmarks.networks import SHAPES, Shape
 from hpo.backend import machine
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start and stop
 ALPHA = 0.5
 Backward = Callable[[dict[str, Tensor]], None]
 
