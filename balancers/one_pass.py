@@ -18,7 +18,7 @@ from balancers.cut import Cut, Edge
 from balancers.shared_gradients import TaskGradients, independent
 from balancers.shared_product import Product
 
-_AT_ONCE = 1 << 19  # bytes of gradients in one product on a CPU: about half of a second-level cache
+_AT_ONCE = 1 << 18  # bytes of gradients in one product on a CPU: larger is faster until memory counts
 
 
 class OnePass:
@@ -110,9 +110,9 @@ class OnePass:
     def _multiply(self, product: Product) -> None:
         """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""
         part = next(iter(self._waiting.values()))
-        limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE
-        if self._left and (len(self._waiting) + 1) * part.numel() * part.element_size() <= limit:
+        limit, bytes_ = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE, part.numel() * part.element_size()
+        if self._left and (len(self._waiting) + 1) * bytes_ <= limit:
             return
+        del part
         tasks = sorted(self._waiting)
-        self._found.add(tasks, product.gradients([self._waiting[task] for task in tasks]))
-        self._waiting.clear()
+        self._found.add(tasks, product.gradients([self._waiting.pop(task) for task in tasks]))

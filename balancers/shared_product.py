@@ -15,11 +15,11 @@ AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-de
 
 
 _aten = torch.ops.aten
-_relu, _gelu = _aten.threshold_backward.default, _aten.gelu_backward.default
+_gelu = _aten.gelu_backward.default
 _silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
 # Activations that may stand above W: from their node, dL/d(input) as a function of n stacked dL/d(output).
 _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
-    "ReluBackward0": lambda node: _with(_relu, node._saved_result, 0),
+    "ReluBackward0": lambda node: _with(_relu, node._saved_result),
     "GeluBackward0": lambda node: _with(partial(_gelu, approximate=node._saved_approximate), node._saved_self),
     "SiluBackward0": lambda node: _with(_silu, node._saved_self),
     "TanhBackward0": lambda node: _with(_tanh, node._saved_result),
@@ -27,8 +27,13 @@ _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
 }
 
 
-def _with(derivative: Callable[..., Tensor], saved: Tensor, *more: Any) -> Callable[[Tensor], Tensor]:
-    return lambda parts: derivative(parts, saved.detach().expand_as(parts), *more)
+def _with(derivative: Callable[..., Tensor], saved: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda parts: derivative(parts, saved.detach().expand_as(parts))
+
+
+def _relu(parts: Tensor, result: Tensor) -> Tensor:
+    _aten.threshold_backward.grad_input(parts, result, 0, grad_input=parts)  # in place: the parts are ours
+    return parts
 
 
 @dataclass
@@ -45,16 +50,17 @@ class Product:
     activations: list[Callable[[Tensor], Tensor]]
     numbers: list[int]
 
-    def gradients(self, parts: Sequence[Tensor]) -> list[Tensor]:
+    def gradients(self, parts: list[Tensor]) -> list[Tensor]:
         """From n tasks' dL_i/d(features) their gradients of each parameter.
 
         Returns:
             In the order of W's parameters, shapes (n, out, in) and (n, out).
         """
-        stacked = torch.stack(tuple(parts))
+        n, stacked = len(parts), torch.stack(parts)
+        parts.clear()  # the memory is wanted
         for derivative in self.activations:
             stacked = derivative(stacked)
-        stacked = stacked.reshape(len(parts), len(self.x), -1)
+        stacked = stacked.reshape(n, len(self.x), -1)
         found = [torch.matmul(stacked.transpose(1, 2), self.x)]
         if len(self.numbers) > 1:
             found.append(stacked.sum(1))
