@@ -12,12 +12,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.utils.checkpoint import CheckpointFunction
 
 from balancers.shared_gradients import Sink
 from balancers.shared_product import AccumulateGrad, Product, product_at
-
-_Reentrant: Any = CheckpointFunction._backward_cls  # runs backward by itself, which `inputs` does not allow
 
 Edge = tuple[Any, int]  # of a node (or None), and which of its inputs
 
@@ -34,7 +31,6 @@ class Cut:
         feeders: for each node at the end of a head, which of its inputs flow into which entry.
         task: for each feeder, the number of the one task that it belongs to.
         entries: the nodes that several tasks flow into.
-        leaves: every leaf of the graph but W.
         product: the one product with W right below the only entry, if there is one.
         retain: keep the graph's buffers to the end, since an entry may run before all parts are there.
     """
@@ -42,7 +38,6 @@ class Cut:
     feeders: dict[Node, list[tuple[int, Edge]]]
     task: dict[Node, int]
     entries: list[Node]
-    leaves: list[Tensor]
     product: Product | None
     retain: bool
 
@@ -78,13 +73,9 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     readers = _below(graph)
     if any(loss.grad_fn in readers for loss in losses):
         raise NoCut("the losses of several tasks come out of one operation")
-    leaves = {node: node.variable for node in graph.task if type(node) is AccumulateGrad}
     own = {id(parameter) for parameter in parameters}
-    own_nodes = {node for node, leaf in leaves.items() if id(leaf) in own}
-    kinds = {type(node) for node in graph.task}
-    if _Reentrant in kinds:
-        raise NoCut("a part is checkpointed with use_reentrant=True")
-    if any(kind.__name__ == "CompiledFunctionBackward" and _reads(graph, kind, own_nodes) for kind in kinds):
+    compiled = [kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"]
+    if compiled and _reads(graph, compiled[0], own):
         raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
     feeders: dict[Node, list[tuple[int, Edge]]] = {}
     entries: dict[Node, None] = {}
@@ -93,16 +84,16 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
             continue
         for output, edge in enumerate(edges):
             child = edge[0]
-            if child in own_nodes:
-                raise NoCut("a head reads the weights of the shared layer itself")
-            if child in readers and child not in leaves:
+            if type(child) is AccumulateGrad:
+                if id(child.variable) in own:
+                    raise NoCut("a head reads the weights of the shared layer itself")
+            elif child in readers:
                 feeders.setdefault(node, []).append((output, edge))
                 entries[child] = None
     return Cut(
         feeders=feeders,
         task={node: graph.task[node] for node in feeders},
         entries=list(entries),
-        leaves=[leaf for leaf in leaves.values() if id(leaf) not in own],
         product=product_at(next(iter(entries)), parameters, readers) if len(entries) == 1 else None,
         retain=not _parts_come_first(feeders, list(entries)),
     )
@@ -158,9 +149,10 @@ def _below(graph: _Graph) -> dict[Node, int]:
     return readers
 
 
-def _reads(graph: _Graph, kind: type, leaves: Collection[Node]) -> bool:
-    """Whether a node of this kind has one of the leaves among its inputs."""
-    return any(child in leaves for node, edges in graph.edges.items() if type(node) is kind for child, _ in edges)
+def _reads(graph: _Graph, kind: type, own: Collection[int]) -> bool:
+    """Whether a node of this kind reads one of these leaves."""
+    children = (child for node, edges in graph.edges.items() if type(node) is kind for child, _ in edges)
+    return any(type(child) is AccumulateGrad and id(child.variable) in own for child in children)
 
 
 def _parts_come_first(feeders: Mapping[Node, Any], entries: Sequence[Node]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive
+from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord, close, fail, warn
 from balancers.cut import NoCut, find_cut
 from balancers.deferred import deferred
@@ -62,8 +62,7 @@ def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> 
     share = progress / progress.sum()  # r_i / T
     gap = torch.addcmul(G, share**alpha, G.sum(), value=-(T ** (alpha - 1)))
     open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
-    # An infinite norm or loss is NaN in some gap: its share of an infinite sum, or its distance from it.
-    return Balance(torch.copysign(G, gap) * open_, share * T, gap, gap.sum().isnan())
+    return Balance(torch.copysign(G, gap) * open_, share * T, gap, not_finite(gap))
 
 
 class GradNorm(Adaptive):
@@ -99,7 +98,7 @@ class GradNorm(Adaptive):
         floor: smallest w in the linear parametrisation.
         accumulate: backward passes that make one step (gradient accumulation). `backward` then fills ``.grad`` with
             the mean over them; the loss that a call returns is to be divided by the caller, as frameworks do. w moves
-            once a step, by the gradients of the whole, as in one large batch.
+            once a step, by the gradients of the whole, as in one large batch; `end_epoch` ends a step early.
         one_pass: ``False`` takes the T gradients task by task even where the graph can be cut; see `path`.
 
     Raises:
@@ -203,7 +202,7 @@ class GradNorm(Adaptive):
 
         In a step that moves w the scalar's graph is one node, which runs the one backward pass when it is asked for
         its gradient: use ``.backward()`` on it, or on a multiple of it (GradScaler, gradient accumulation), or on its
-        sum with other terms, and not ``torch.autograd.grad``.
+        sum with terms that do not share the losses' graph; ``torch.autograd.grad`` of it gives nothing.
 
         Args:
             losses: for each task a scalar loss with its graph.
@@ -260,15 +259,21 @@ class GradNorm(Adaptive):
 
     def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
-        norms = None
         if self._window.size > 1:
-            whole = self._window.add(values, gradients.rows() if gradients else [])
-            if whole is None:
-                return
+            self._close_window(self._window.add(values, gradients.rows() if gradients else []))
+        else:
+            self._end_step(values, gradients.norms() if gradients else None)
+
+    def _close_window(self, whole: tuple[Tensor, list[Tensor]] | None) -> None:
+        if whole is not None:
             values, rows = whole
-            norms = norms_of(mean_over_ranks(*rows)) if rows else None
-        elif gradients:
-            norms = gradients.norms()
+            self._end_step(values, norms_of(mean_over_ranks(*rows)) if rows else None)
+
+    def end_epoch(self) -> None:
+        """See `Balancer.end_epoch`. Frameworks step at the end of an epoch, be the accumulation full or not."""
+        self._close_window(self._window.close())
+
+    def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
         if norms is not None:
             self._rebalance(mean_over_ranks(values)[0], norms)
             return

@@ -1,8 +1,11 @@
 """One backward pass that yields the gradient of the weighted sum and, on the way, each task's gradient of W.
 
-One call of the engine runs all heads and the trunk once; hooks on the heads' last nodes keep the T parts that flow
-into the trunk, and before the trunk goes on these give the T gradients of W, whose sum is W's gradient, so that the
-trunk does not compute it again.
+It is the plain backward pass. Hooks on the heads' last nodes see the T parts that flow into the trunk, and from these
+come the T gradients of W.
+
+Their sum would be W's gradient, and the trunk could leave it out. We let it compute it: a hook of the user's on the
+features or on W (clipping, reversal, data parallel training) must see what it sees in any other backward pass, and
+Python cannot tell whether there is one.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class OnePass:
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
     def run(self, L: Tensor, factors: Tensor, keep: bool, scale: Tensor | None) -> TaskGradients:
-        """Fill ``.grad`` of every parameter, W's too, with the gradient of ``sum_i factors_i L_i``.
+        """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``.
 
         Args:
             L: the losses with their graph, shape (T,).
@@ -61,11 +64,8 @@ class OnePass:
                 raise independent(task)
         for node, outputs in cut.feeders.items():
             node.register_hook(self._keep(cut.task[node], outputs))
-        edges = {edge: None for outputs in cut.feeders.values() for _, edge in outputs}
-        # An entry among the inputs: then what flows into it is computed even if W is all there is below.
-        inputs: Any = [*cut.leaves, *(GradientEdge(*edge) for edge in edges)]
         try:
-            torch.autograd.backward(L, factors, retain_graph=cut.retain, inputs=inputs)
+            torch.autograd.backward(L, factors, retain_graph=cut.retain)
         finally:
             del self._cut  # nodes hold hooks that hold us: a circle would keep the graph until garbage is collected
         return self._found
@@ -85,7 +85,7 @@ class OnePass:
         return hook
 
     def _close_head(self, task: int) -> None:
-        """All parts of a task are there: its gradients of W. After the last head, W's own."""
+        """All parts of a task are there: its gradients of W."""
         parts, product = self._parts[task], self._cut.product
         if product is None:
             edges, flows = [GradientEdge(*edge) for edge in parts], list(parts.values())
@@ -105,7 +105,6 @@ class OnePass:
             self._multiply(product)
         if not self._left:
             self._cut.product = None  # holds tensors that the trunk's pass can free
-            torch.autograd.backward(self._parameters, self._found.sum())
 
     def _multiply(self, product: Product) -> None:
         """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""

@@ -38,8 +38,8 @@ def parameters_of(shared: Shared) -> list[Tensor]:
 
 
 class TaskGradients:
-    """Takes in the T tasks' gradients of W. Keeps their norms and their sum; the gradients themselves, T times the
-    size of W, only where the norm is of a mean over ranks or over backward passes.
+    """Takes in the T tasks' gradients of W. Keeps their norms; the gradients themselves, T times the size of W, only
+    where the norm is of a mean over ranks or over backward passes.
 
     Args:
         parameters: W.
@@ -54,7 +54,6 @@ class TaskGradients:
         self._scale = scale
         self._norms: list[tuple[Sequence[int], Tensor]] = []
         self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
-        self._sum: list[Tensor | None] = [None] * len(parameters)
 
     def add(self, tasks: Sequence[int], rows: Sequence[Tensor | None]) -> None:
         """Take in the gradients of n tasks.
@@ -70,16 +69,6 @@ class TaskGradients:
             self._rows.append((tasks, filled))
         else:
             self._norms.append((tasks, norms_of([row for row in plain if row is not None])))
-        for k, (row, parameter) in enumerate(zip(rows, self._parameters, strict=True)):
-            if row is None:
-                continue
-            total, so_far = row.sum(0, dtype=parameter.dtype) if len(row) > 1 else row[0], self._sum[k]
-            self._sum[k] = total if so_far is None else so_far + total
-
-    def sum(self) -> list[Tensor]:
-        """For each parameter the sum over the tasks."""
-        pairs = zip(self._sum, self._parameters, strict=True)
-        return [torch.zeros_like(p) if total is None else total for total, p in pairs]
 
     def norms(self) -> Tensor:
         """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,)."""

@@ -17,7 +17,7 @@ AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-de
 _aten = torch.ops.aten
 _gelu = _aten.gelu_backward.default
 _silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
-# Activations that may stand above W: from their node, dL/d(input) as a function of n stacked dL/d(output).
+# Activations that may stand above W: from their node, dL/d(input) as a function of n dL/d(output), (N, n, out).
 _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "ReluBackward0": lambda node: _with(_relu, node._saved_result),
     "GeluBackward0": lambda node: _with(partial(_gelu, approximate=node._saved_approximate), node._saved_self),
@@ -28,7 +28,10 @@ _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
 
 
 def _with(derivative: Callable[..., Tensor], saved: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda parts: derivative(parts, saved.detach().expand_as(parts))
+    def apply(parts: Tensor) -> Tensor:
+        return derivative(parts, saved.detach().reshape(len(parts), 1, -1).expand_as(parts))
+
+    return apply
 
 
 def _relu(parts: Tensor, result: Tensor) -> Tensor:
@@ -56,14 +59,15 @@ class Product:
         Returns:
             In the order of W's parameters, shapes (n, out, in) and (n, out).
         """
-        n, stacked = len(parts), torch.stack(parts)
+        n, N = len(parts), len(self.x)
+        stacked = torch.stack([part.reshape(N, -1) for part in parts], dim=1)  # (N, n, out)
         parts.clear()  # the memory is wanted
         for derivative in self.activations:
             stacked = derivative(stacked)
-        stacked = stacked.reshape(n, len(self.x), -1)
-        found = [torch.matmul(stacked.transpose(1, 2), self.x)]
+        flat = stacked.view(N, -1)
+        found = [torch.mm(flat.t(), self.x).view(n, -1, self.x.shape[1])]
         if len(self.numbers) > 1:
-            found.append(stacked.sum(1))
+            found.append(flat.sum(0).view(n, -1))
         return [found[self.numbers.index(k)] for k in range(len(found))]
 
 
@@ -93,9 +97,11 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
         leaves, x = [_leaf(edges[1], readers, transposed=True)], node._saved_self  # type: ignore[attr-defined]
     else:
         return None
+    if x is None or x.is_complex() or not len(x) or (len(leaves) > 1 and (leaves[1] is None or leaves[1].dim() != 1)):
+        return None
     numbers = {id(parameter): k for k, parameter in enumerate(parameters)}
     found = [numbers[id(leaf)] for leaf in leaves if id(leaf) in numbers]
-    if x is None or not len(found) == len(leaves) == len(parameters):
+    if not len(found) == len(leaves) == len(parameters):
         return None
     return Product(x.detach(), activations, found)
 

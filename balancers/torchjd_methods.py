@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from balancers.adaptive import Adaptive, not_finite
 from balancers.base import Balancer, StepRecord, fail
-from balancers.cut import leaves_of
+from balancers.cut import NoCut, leaves_of
 from balancers.deferred import deferred
 from balancers.shared_gradients import mean_over_ranks, unnoticed_by_ddp
 
@@ -93,6 +93,12 @@ class _Library(Adaptive):
             yield
             self._random = torch.get_rng_state()
 
+    def _refused(self, numbers: Tensor) -> bool:
+        """Whether the library must not see a step; counted. Waits for the device, as most of the library does."""
+        refused = not bool(numbers.isfinite().all())
+        self._not_finite += refused
+        return refused
+
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
         return super().state_dict() | {"method": _state(self._method), "random": self._random.clone()}
@@ -127,6 +133,9 @@ class Scalarized(_Library):
         """See `Balancer.__call__`."""
         L = self._collect(losses)
         values = mean_over_ranks(L.detach())[0].requires_grad_()
+        if self._refused(values):
+            self._used(StepRecord(self._w, L.detach()))
+            return (self._w * L).sum()
         if hasattr(self._method, "update") and self._step:
             self._method.update(values.detach())
         with self._own_random(), torch.enable_grad():
@@ -157,7 +166,7 @@ class Aggregated(_Library):
         settings: arguments of the aggregator.
 
     Raises:
-        ValueError: in a step a task that shares no parameter with another.
+        ValueError: in a step losses that share no parameter, or a parameter with a hook, which would run twice.
     """
 
     positive = False
@@ -177,23 +186,30 @@ class Aggregated(_Library):
 
     def _train(self, losses: Mapping[str, Tensor], values: Tensor, scale: Tensor | None) -> None:
         ordered = [losses[task] for task in self.tasks]
-        shared, own = leaves_of(ordered)
+        try:
+            shared, own = leaves_of(ordered)
+        except NoCut as reason:
+            raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
         if not shared:
             raise ValueError("Losses should share parameters. Found none that two of them depend on.")
+        if any(p._backward_hooks for p in [*shared, *(p for leaves in own for p in leaves)]):
+            raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
         filled: list[tuple[Tensor, Tensor | None]] = []
         rows = []
         with unnoticed_by_ddp(ordered):
             for i, loss in enumerate(ordered):
                 leaves, last = [*shared, *own[i]], i == len(ordered) - 1
-                gradients = torch.autograd.grad(loss, leaves, retain_graph=not last, allow_unused=True)
+                factor = None if scale is None else scale.to(loss).reshape(loss.shape)
+                gradients = torch.autograd.grad(loss, leaves, factor, retain_graph=not last, allow_unused=True)
                 pairs = zip(shared, gradients, strict=False)
                 rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs]))
                 filled += zip(own[i], gradients[len(shared) :], strict=True)
         jacobian = mean_over_ranks(torch.stack(rows))[0]
-        w = self._weights_of(jacobian)
+        plain = jacobian if scale is None else jacobian / scale
+        w = self._w.to(plain) if self._refused(plain) else self._weights_of(plain)
         parts = torch.split(w @ jacobian, [p.numel() for p in shared])
         filled += [(p, part.view_as(p)) for p, part in zip(shared, parts, strict=True)]
-        known = [(p, g if scale is None else g * scale.to(g)) for p, g in filled if g is not None]
+        known = [(p, g) for p, g in filled if g is not None]
         torch.autograd.backward([p for p, _ in known], [g for _, g in known])
         self._w = w.to(values)
         self._used(StepRecord(self._w, values))

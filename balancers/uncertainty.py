@@ -9,6 +9,7 @@ from torch import Tensor
 
 from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord
+from balancers.shared_gradients import mean_over_ranks
 
 
 class Uncertainty(Adaptive):
@@ -46,7 +47,7 @@ class Uncertainty(Adaptive):
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
         L = self._collect(losses)
-        w, values = self._w, L.detach()
+        w, values = self._w, mean_over_ranks(L.detach())[0]
         self._used(StepRecord(w, values))
         s, refused = -w.log(), not_finite(values)
         self._move_by(s, 1 - w * values, refused)

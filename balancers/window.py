@@ -40,9 +40,13 @@ class Window:
             list(gradients) if first else [a + b for a, b in zip(self._gradients, gradients, strict=True)]
         )
         self._seen += 1
-        if self._seen < self.size:
+        return self.close() if self._seen == self.size else None
+
+    def close(self) -> tuple[Tensor, list[Tensor]] | None:
+        """The means over what there is, where a step ends before its window is full; ``None`` if nothing is there."""
+        if not self._seen:
             return None
-        whole = self._values / self.size, [g / self.size for g in self._gradients]
+        whole = self._values / self._seen, [g / self._seen for g in self._gradients]
         self._seen, self._values, self._gradients = 0, torch.zeros(0), []
         return whole
 

@@ -7,7 +7,7 @@ import tempfile
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from balancers import GradNorm
 from examples.own_problem import Digits  # your network and your data
@@ -27,15 +27,24 @@ class Network(nn.Module):
         return self.problem.losses(self.parts, (images, digits))
 
 
+class EndOfEpoch(TrainerCallback):
+    """The Trainer's last step of an epoch may have fewer batches."""
+
+    def __init__(self, balancer):
+        self.balancer = balancer
+
+    def on_epoch_end(self, args, state, control, **_):
+        self.balancer.end_epoch()
+
+
 class BalancedTrainer(Trainer):
     """A Trainer whose loss a balancer weighs."""
 
     def __init__(self, *args, balancer, **settings):
         super().__init__(*args, **settings)
         self.balancer = balancer
-        self.model_accepts_loss_kwargs = (
-            False  # then the Trainer divides by the accumulation, as the balancer expects
-        )
+        self.add_callback(EndOfEpoch(balancer))
+        self.model_accepts_loss_kwargs = False  # then the Trainer divides by the accumulation
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         losses = model(**inputs)

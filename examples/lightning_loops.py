@@ -29,6 +29,9 @@ class Automatic(lightning.LightningModule):
     def configure_optimizers(self):
         return self.problem.build_optimizer(self.model)
 
+    def on_train_epoch_end(self):
+        self.balancer.end_epoch()  # Lightning's last step of an epoch may have fewer batches
+
     def on_save_checkpoint(self, checkpoint):
         checkpoint["balancer"] = self.balancer.state_dict()
 

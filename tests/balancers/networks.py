@@ -282,6 +282,58 @@ def heads_out_of_one_operation():
     return of([W, heads], W, lambda: list(heads(W(x).relu()).unbind(1)))
 
 
+def hooked(hook, where, after=torch.relu):
+    """A user's hook on the features, on W's output or on W itself."""
+    trunk, W, heads = layers(5, 7), nn.Linear(7, 6), [nn.Linear(6, 1) for _ in range(3)]
+    x = torch.randn(8, 5)
+    if where == "W":
+        W.weight.register_hook(hook)
+
+    def forward():
+        z = W(trunk(x))
+        features = after(z)
+        if where != "W":
+            (features if where == "features" else z).register_hook(hook)
+        return [head(features) for head in heads]
+
+    return of([trunk, W, *heads], W, forward)
+
+
+@case(ONE)
+def a_hook_that_scales_the_gradient_of_the_features():
+    return hooked(lambda g: 0.1 * g, "features")
+
+
+@case(ONE)
+def a_hook_that_clips_the_gradient_of_the_features():
+    return hooked(lambda g: g.clamp(-1e-3, 1e-3), "features", nn.LayerNorm(6))
+
+
+@case(ONE)
+def a_hook_on_the_output_of_w():
+    return hooked(lambda g: -g, "output")
+
+
+@case(ONE)
+def a_hook_on_w():
+    return hooked(lambda g: 2 * g, "W", nn.LayerNorm(6))
+
+
+@case(ONE)
+def a_part_of_w_that_no_task_uses():
+    W = nn.ModuleList([nn.Linear(5, 6), nn.Linear(5, 6)])
+    heads, x = [nn.Linear(6, 1) for _ in range(3)], torch.randn(8, 5)
+    return of([W, *heads], W, lambda: [head(f) for f in [W[0](x).relu()] for head in heads])
+
+
+@case(ONE)
+def a_bias_for_each_row():
+    W, b = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(8, 6))
+    heads, x = [nn.Linear(6, 1) for _ in range(3)], torch.randn(8, 5)
+    forward = lambda: [head(f) for f in [torch.addmm(b, x, W.t()).relu()] for head in heads]  # noqa: E731
+    return of(heads, [W, b], forward, [W, b])
+
+
 @case(TASKS)
 def losses_out_of_one_operation():
     W, heads = nn.Linear(5, 6), nn.Linear(6, 3)
@@ -313,7 +365,7 @@ def one_task():
     return linear(torch.relu, tasks=1)
 
 
-@case(TASKS)
+@case(ONE)
 def a_trunk_checkpointed_the_old_way():
     trunk, W, heads = layers(5, 7), nn.Linear(7, 6), [nn.Linear(6, 1) for _ in range(3)]
     x = torch.randn(8, 5, requires_grad=True)

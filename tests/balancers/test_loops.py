@@ -203,6 +203,23 @@ def test_stopped_after_any_backward_pass_and_continued_bit_for_bit(recipe, param
         copy.deepcopy(again)
 
 
+@pytest.mark.parametrize("style", ["backward", "called"])
+def test_the_end_of_an_epoch_closes_a_window_that_is_not_full(style):
+    """Frameworks step there; from then on windows are in phase again, and w moves by the mean of what there was."""
+    network, other = TinyNetwork(), TinyNetwork()
+    balancer = GradNorm(list(TASKS), network.shared, alpha=0.5, accumulate=4)
+    whole = GradNorm(list(TASKS), other.shared, alpha=0.5, accumulate=2)
+    for epoch in range(3):
+        for losses in micro_batches(network, epoch, 2):
+            balancer.backward(losses) if style == "backward" else (balancer(losses) / 4).backward()
+        balancer.end_epoch()
+        for losses in micro_batches(other, epoch, 2):
+            whole.backward(losses)
+        whole.end_epoch()
+        assert balancer.step == whole.step == epoch + 1
+        torch.testing.assert_close(balancer.weights, whole.weights)
+
+
 def test_refuses_the_state_of_another_window():
     network = TinyNetwork()
     state = GradNorm(list(TASKS), network.shared, accumulate=2).state_dict()

@@ -6,6 +6,7 @@ from torchjd.aggregation import MGDA, PCGrad, UPGrad
 from torchjd.autojac import jac_to_grad, mtl_backward
 from torchjd.scalarization import DWA, FAMO
 
+from balancers import BalancerWarning
 from balancers.testing import TASKS, BalancerConformance, TinyNetwork
 from balancers.torchjd_methods import AGGREGATORS, SCALARIZERS, torchjd_balancer
 
@@ -114,6 +115,49 @@ def test_random_numbers_are_the_balancers_own():
     assert torch.equal(one.last.weights, two.last.weights)
     torch.manual_seed(1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [*SCALARIZERS, *AGGREGATORS])
+def test_a_loss_that_is_not_finite_is_kept_from_the_library_and_reported(name, bad):
+    network = TinyNetwork()
+    balancer = torchjd_balancer(name, list(TASKS))
+    balancer.backward(network.losses())
+    before = balancer.last.weights
+    losses = network.losses()
+    balancer.backward({**losses, "far": losses["far"] * bad})
+    assert torch.equal(balancer.last.weights, before)
+    network.zero_grad()
+    balancer.backward(network.losses())
+    with pytest.warns(BalancerWarning, match="1 steps"):
+        assert balancer.weights.isfinite().all()
+    assert balancer.mean_weights().isfinite().all()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["dwa", "mgda", "pcgrad"])
+def test_a_grad_scaler_changes_nothing(name):
+    def path(scale):
+        network = TinyNetwork()
+        balancer = torchjd_balancer(name, list(TASKS))
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+        for _ in range(5):
+            optimizer.zero_grad()
+            scaler.scale(balancer(network.losses())).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return balancer.weights, torch.cat([p.flatten() for p in network.parameters()])
+
+    for left, right in zip(path(1.0), path(2.0**12), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
+
+
+def test_refuses_hooks_that_would_run_twice():
+    network = TinyNetwork()
+    network.shared.weight.register_hook(lambda g: 2 * g)
+    with pytest.raises(ValueError, match="should have no hooks"):
+        torchjd_balancer("mgda", list(TASKS)).backward(network.losses())
 
 
 def test_refuses_an_unknown_name_and_tasks_that_share_nothing():
