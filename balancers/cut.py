@@ -74,8 +74,8 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     if any(loss.grad_fn in readers for loss in losses):
         raise NoCut("the losses of several tasks come out of one operation")
     own = {id(parameter) for parameter in parameters}
-    compiled = [kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"]
-    if compiled and _reads(graph, compiled[0], own):
+    compiled = {kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"}
+    if compiled and _reads(graph, compiled, own):  # one kind a compilation
         raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
     feeders: dict[Node, list[tuple[int, Edge]]] = {}
     entries: dict[Node, None] = {}
@@ -149,9 +149,9 @@ def _below(graph: _Graph) -> dict[Node, int]:
     return readers
 
 
-def _reads(graph: _Graph, kind: type, own: Collection[int]) -> bool:
-    """Whether a node of this kind reads one of these leaves."""
-    children = (child for node, edges in graph.edges.items() if type(node) is kind for child, _ in edges)
+def _reads(graph: _Graph, kinds: Collection[type], own: Collection[int]) -> bool:
+    """Whether a node of one of these kinds reads one of these leaves."""
+    children = (child for node, edges in graph.edges.items() if type(node) in kinds for child, _ in edges)
     return any(type(child) is AccumulateGrad and id(child.variable) in own for child in children)
 
 

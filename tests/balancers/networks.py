@@ -394,6 +394,13 @@ def compiled_trunk_and_heads_around_w():
 
 
 @case(TASKS)
+def compiled_trunk_with_w_and_compiled_heads():
+    trunk, heads = layers(5, 7, 6), [layers(6, 4) for _ in range(3)]
+    x, fast, fast_heads = torch.randn(8, 5), compiled(trunk), [compiled(head) for head in heads]
+    return of([trunk, *heads], trunk[2], lambda: [head(f) for f in [fast(x)] for head in fast_heads])
+
+
+@case(TASKS)
 def compiled_whole():
     trunk, heads = layers(5, 7, 6), [nn.Linear(6, 1) for _ in range(3)]
     x = torch.randn(8, 5)
