@@ -22,7 +22,7 @@ from balancers import Balancer, BalancerWarning, StepRecord
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
 
-IDENTITY_VERSION = 1  # raise when the same config would train differently than before
+IDENTITY_VERSION = 2  # raise when the same config would train differently than before
 
 # name -> arguments of Balancer.mean_weights: the averages E_t[w] that every trial reports
 AVERAGES: dict[str, dict[str, Any]] = {
