@@ -153,7 +153,7 @@ def norms_of(gradients: Sequence[Tensor]) -> Tensor:
 
     At least in single precision: half is too coarse for a norm over a whole layer.
     """
-    parts = [torch.linalg.vector_norm(_wide(g), dim=tuple(range(1, g.dim()))) for g in gradients]
+    parts = [torch.linalg.vector_norm(_wide(g).reshape(len(g), -1), dim=1) for g in gradients]
     if len(parts) == 2:
         return torch.hypot(*parts)
     whole: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)

@@ -327,6 +327,12 @@ def a_part_of_w_that_no_task_uses():
 
 
 @case(ONE)
+def a_single_number_is_shared():
+    W, heads, x = nn.Parameter(torch.tensor(2.0)), [nn.Linear(5, 1) for _ in range(3)], torch.randn(8, 5)
+    return of(heads, W, lambda: [head(f) for f in [(W * x).relu()] for head in heads], [W])
+
+
+@case(ONE)
 def a_bias_for_each_row():
     W, b = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(8, 6))
     heads, x = [nn.Linear(6, 1) for _ in range(3)], torch.randn(8, 5)
