@@ -11,17 +11,23 @@ from torch.nn.parallel import DistributedDataParallel
 
 from balancers import GradNorm, Uncertainty
 from balancers.testing import TASKS
+from balancers.torchjd_methods import torchjd_balancer
 
 STEPS = 20
 RECIPES = {
     "paper": GradNorm.paper,
     "robust": GradNorm.robust,
     "uncertainty": lambda tasks, shared, alpha: Uncertainty(tasks),
+    "mgda": lambda tasks, shared, alpha: torchjd_balancer("mgda", tasks),
+    "dwa": lambda tasks, shared, alpha: torchjd_balancer("dwa", tasks),
 }
 # How DDP is told to look for parameters that a step did not use; each wraps the graph in its own way.
 WRAPS = {"plain": {}, "unused": {"find_unused_parameters": True}, "static graph": {"static_graph": True}}
 CASES = [
     ("uncertainty", "plain", "backward", {}),
+    ("mgda", "plain", "backward", {}),
+    ("mgda", "unused", "called", {}),
+    ("dwa", "plain", "called", {}),
     ("paper", "plain", "backward", {}),
     ("robust", "plain", "backward", {}),
     ("robust", "plain", "called", {}),
@@ -95,7 +101,7 @@ def train(case, network, model, share):
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
         optimizer.step()
         weights.append(balancer.weights)
-    if settings.get("one_pass", True) and recipe != "uncertainty":
+    if settings.get("one_pass", True) and hasattr(balancer, "path"):
         assert balancer.path.name == "one pass", balancer.path
     return torch.stack(weights), torch.stack(gradients)
 
