@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
@@ -154,9 +155,7 @@ def norms_of(gradients: Sequence[Tensor]) -> Tensor:
     At least in single precision: half is too coarse for a norm over a whole layer.
     """
     parts = [torch.linalg.vector_norm(_wide(g).reshape(len(g), -1), dim=1) for g in gradients]
-    if len(parts) == 2:
-        return torch.hypot(*parts)
-    whole: Tensor = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    whole: Tensor = reduce(torch.hypot, parts)
     return whole
 
 

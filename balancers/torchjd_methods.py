@@ -93,12 +93,6 @@ class _Library(Adaptive):
             yield
             self._random = torch.get_rng_state()
 
-    def _refused(self, numbers: Tensor) -> bool:
-        """Whether the library must not see a step; counted. Waits for the device, as most of the library does."""
-        refused = not bool(numbers.isfinite().all())
-        self._not_finite += refused
-        return refused
-
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
         return super().state_dict() | {"method": _state(self._method), "random": self._random.clone()}
@@ -128,37 +122,52 @@ class Scalarized(_Library):
 
     def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
         super().__init__(tasks, "torchjd.scalarization", SCALARIZERS[name], **settings)
+        self._seen = torch.ones(len(self.tasks))  # what the library was shown last
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
         L = self._collect(losses)
-        values = mean_over_ranks(L.detach())[0].requires_grad_()
-        if self._refused(values):
-            self._used(StepRecord(self._w, L.detach()))
-            return (self._w * L).sum()
+        seen = mean_over_ranks(L.detach())[0]
+        refused = not_finite(seen)  # then the library is shown the losses before once more, and w stays
+        values = torch.where(refused, self._seen, seen).requires_grad_()
         if hasattr(self._method, "update") and self._step:
             self._method.update(values.detach())
         with self._own_random(), torch.enable_grad():
             scalar = self._method(values)
         learned = list(self._method.parameters())
         w, *gradients = torch.autograd.grad(scalar, [values, *learned], allow_unused=True)
+        self._not_finite += refused
         for parameter, gradient in zip(learned, gradients, strict=True):
             if gradient is not None:
-                self._move_by(parameter.data, gradient, not_finite(gradient))
-        self._w = w
-        self._used(StepRecord(w, L.detach()))
-        return (w * L).sum()
+                self._adam.move(parameter.data, gradient, refused.float())
+        self._w, self._seen = torch.where(refused, self._w, w), values.detach()
+        self._used(StepRecord(self._w, L.detach()))
+        return (self._w * L).sum()
 
     def end_epoch(self) -> None:
         """See `Balancer.end_epoch`. DWA averages over it."""
         if hasattr(self._method, "step"):
             self._method.step()
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        return super().state_dict() | {"seen": self._seen.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        self._seen = state["seen"].clone()
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._seen = self._seen.to(like)
+
 
 class Aggregated(_Library):
     """An aggregator of torchjd that has weights, over all parameters that several tasks share.
 
-    It costs T passes through the trunk and memory for T gradients of it.
+    It costs T passes through the trunk and memory for T gradients of it, and each step waits for the device, as most
+    of these methods do.
 
     Args:
         tasks: names of the tasks.
@@ -206,7 +215,9 @@ class Aggregated(_Library):
                 filled += zip(own[i], gradients[len(shared) :], strict=True)
         jacobian = mean_over_ranks(torch.stack(rows))[0]
         plain = jacobian if scale is None else jacobian / scale
-        w = self._w.to(plain) if self._refused(plain) else self._weights_of(plain)
+        finite = bool(plain.isfinite().all())
+        self._not_finite += not finite
+        w = self._weights_of(plain) if finite else self._w.to(plain)
         parts = torch.split(w @ jacobian, [p.numel() for p in shared])
         filled += [(p, part.view_as(p)) for p, part in zip(shared, parts, strict=True)]
         known = [(p, g) for p, g in filled if g is not None]
@@ -235,7 +246,7 @@ def _attributes(part: nn.Module) -> dict[str, Any]:
             kept[key] = {"optimizer": copy.deepcopy(value.state_dict())}
         elif type(value).__module__ == "numpy":
             kept[key] = {"numpy": torch.as_tensor(value).clone()}
-        elif isinstance(value, nn.Parameter | Tensor):
+        elif isinstance(value, Tensor):
             kept[key] = value.detach().clone()
         elif isinstance(value, list) and all(isinstance(one, Tensor) for one in value):
             kept[key] = [one.clone() for one in value]

@@ -42,12 +42,18 @@ def floor(network: Shape) -> Backward:
     """The static step and T-1 weight-gradients of W, computed from inputs and gradients of the right shape."""
     kept: dict[str, Tensor] = {}
     hook = network.shared.register_forward_hook(lambda _, inputs, output: kept.update(x=inputs[0], z=output))
-    x, z = (network.losses(), kept["x"].detach(), kept["z"].detach())[1:]
+    network.losses()
     hook.remove()
+    x, z = kept["x"].detach(), kept["z"].detach()
     others, step = len(network.tasks) - 1, static(network)
     if isinstance(network.shared, nn.Linear):
         g = torch.randn(others, *z.shape, device=z.device).flatten(1, -2).transpose(1, 2)
-        return lambda losses: (step(losses), torch.matmul(g, x.flatten(0, -2)), None)[2]
+
+        def product(losses: dict[str, Tensor]) -> None:
+            step(losses)
+            torch.matmul(g, x.flatten(0, -2))
+
+        return product
     W, g = network.shared.weight.detach(), torch.randn_like(z)
     padding = list(network.shared.padding)
     arguments = [z.shape[1:2], [1, 1], padding, [1, 1], False, [0, 0], 1, [False, True, True]]
@@ -110,7 +116,7 @@ def gradnorm_pytorch(network: Shape) -> Backward:
         restoring_force_alpha=ALPHA,
         grad_norm_parameters=network.shared.weight,
     ).to(network.x.device)
-    return lambda losses: (weighter.backward(list(losses.values())), None)[1]
+    return lambda losses: weighter.backward(list(losses.values()))
 
 
 CONTENDERS: dict[str, Callable[[Shape], Backward]] = {

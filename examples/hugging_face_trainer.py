@@ -56,12 +56,12 @@ class BalancedTrainer(Trainer):
         torch.save(self.balancer.state_dict(), f"{output_dir or self.args.output_dir}/balancer.pt")
 
 
-def train(folder, parts=PARTS, batch=50, **settings):
+def train(folder, parts=PARTS, batch=50, recipe=GradNorm.robust, **settings):
     """Train; takes the Trainer's own settings (`bf16`, `max_grad_norm`, `save_steps`, ...)."""
     set_seed(0)
     problem = Digits()
     network = Network(problem)
-    balancer = GradNorm.robust(["digit", "ink"], problem.shared_layer(network.parts), alpha=0.5, accumulate=parts)
+    balancer = recipe(["digit", "ink"], problem.shared_layer(network.parts), alpha=0.5, accumulate=parts)
     batches = problem.loader("train", seed=0)
     rows = [{"images": x, "digits": y} for images, digits in batches for x, y in zip(images, digits, strict=True)]
     given = {"num_train_epochs": 30, "per_device_train_batch_size": batch, "learning_rate": 1e-3, "report_to": []}

@@ -11,7 +11,7 @@ def arm_label(arm: str) -> str:
     """An arm's key as a person says it; a key of unknown form comes back as it is."""
     kind, *rest = arm.split("/", 2)
     words = _WORDS.get((kind, len(rest)))
-    return words(*rest) if words else _OTHERS.get(arm, arm)
+    return words(*rest) if words else arm
 
 
 def _settings(text: str) -> str:
@@ -27,7 +27,7 @@ def _short(value: str) -> str:
         return value
 
 
-_OTHERS = {  # as their papers write them
+_NAMES = {  # as their papers write them
     "aligned_mtl": "Aligned-MTL",
     "cagrad": "CAGrad",
     "dwa": "DWA",
@@ -53,4 +53,5 @@ _WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) 
     ("frozen", 1): lambda rule: f"frozen weights ({_RULES.get(rule, rule)})",
     ("gradnorm", 2): lambda recipe, settings: f"GradNorm ({recipe} recipe, {_settings(settings)})",
     ("gradnorm_static", 2): "GradNorm static ({} recipe, {} average)".format,
+    **{(method, 0): name.format for method, name in _NAMES.items()},
 }

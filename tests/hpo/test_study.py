@@ -1,5 +1,6 @@
 """The study file: defaults, the documented example, and one readable line for each fault."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_methods_of_torchjd_are_references_by_name(tmp_path: Path) -> None:
 def test_a_method_whose_library_is_missing_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.methods.installed", lambda: False)
+    monkeypatch.setitem(sys.modules, "torchjd", None)  # as where it is not installed
     assert faults(tmp_path, f"{BASE}references: [single_task, mgda]\n") == [
         "references[1]: found 'mgda', allowed once torchjd is installed: pip install 'gradsweep[torchjd]'"
     ]
