@@ -6,7 +6,7 @@ heads flow into are the *entries*; what flows into them from one task's nodes is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,19 +24,32 @@ class NoCut(Exception):  # noqa: N818 - an answer, not an error
 
 
 @dataclass
+class Feeder:
+    """A node at the end of a head.
+
+    Attributes:
+        node: the node.
+        task: the number of the one task that it belongs to.
+        flows: which of its inputs flows into which entry.
+    """
+
+    node: Node
+    task: int
+    flows: list[tuple[int, Edge]]
+
+
+@dataclass
 class Cut:
     """Where the tasks' gradients meet.
 
     Attributes:
-        feeders: for each node at the end of a head, which of its inputs flow into which entry.
-        task: for each feeder, the number of the one task that it belongs to.
+        feeders: the nodes at the ends of the heads.
         entries: the nodes that several tasks flow into.
         product: the one product with W right below the only entry, if there is one.
         retain: keep the graph's buffers to the end, since an entry may run before all parts are there.
     """
 
-    feeders: dict[Node, list[tuple[int, Edge]]]
-    task: dict[Node, int]
+    feeders: list[Feeder]
     entries: list[Node]
     product: Product | None
     retain: bool
@@ -77,25 +90,27 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     compiled = {kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"}
     if compiled and _reads(graph, compiled, own):  # one kind a compilation
         raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
-    feeders: dict[Node, list[tuple[int, Edge]]] = {}
+    feeders: list[Feeder] = []
     entries: dict[Node, None] = {}
     for node, edges in graph.edges.items():
         if node in readers:
             continue
-        for output, edge in enumerate(edges):
+        flows = []
+        for k, edge in enumerate(edges):
             child = edge[0]
             if type(child) is AccumulateGrad:
                 if id(child.variable) in own:
                     raise NoCut("a head reads the weights of the shared layer itself")
             elif child in readers:
-                feeders.setdefault(node, []).append((output, edge))
+                flows.append((k, edge))
                 entries[child] = None
+        if flows:
+            feeders.append(Feeder(node, graph.task[node], flows))
     return Cut(
         feeders=feeders,
-        task={node: graph.task[node] for node in feeders},
         entries=list(entries),
         product=product_at(next(iter(entries)), parameters, readers) if len(entries) == 1 else None,
-        retain=not _parts_come_first(feeders, list(entries)),
+        retain=not _parts_come_first([feeder.node for feeder in feeders], list(entries)),
     )
 
 
@@ -155,7 +170,7 @@ def _reads(graph: _Graph, kinds: Collection[type], own: Collection[int]) -> bool
     return any(type(child) is AccumulateGrad and id(child.variable) in own for child in children)
 
 
-def _parts_come_first(feeders: Mapping[Node, Any], entries: Sequence[Node]) -> bool:
+def _parts_come_first(feeders: Sequence[Node], entries: Sequence[Node]) -> bool:
     """Whether the engine, which runs the newest node first, runs all heads before any entry."""
     if len(entries) == 1:
         return True  # it waits for its feeders

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from balancers.base import Balancer, StepRecord, close, fail
-from balancers.shared_gradients import Shared, mean_over_ranks, parameters_of, task_gradients
+from balancers.shared_gradients import Shared, TaskGradients, mean_over_ranks, parameters_of, task_gradients
 
 
 class Frozen(Balancer):
@@ -54,7 +55,9 @@ class Frozen(Balancer):
         if self.rule == "loss":
             return mean_over_ranks(values)[0]
         ordered = [losses[task] for task in self.tasks]
-        return task_gradients(ordered, self.tasks, self._parameters, values.new_ones(len(values))).norms()
+        found = TaskGradients(self._parameters, len(values))
+        task_gradients(ordered, self.tasks, torch.ones_like(values), found)
+        return found.norms()
 
     def _start(self, measured: Tensor) -> None:
         """Settle the weights; waits for the device, once a run."""

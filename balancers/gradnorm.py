@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord, close, fail, warn
-from balancers.cut import NoCut, find_cut
+from balancers.cut import Cut, NoCut, find_cut
 from balancers.deferred import deferred
 from balancers.one_pass import OnePass
 from balancers.shared_gradients import (
@@ -237,15 +237,16 @@ class GradNorm(Adaptive):
             torch.autograd.backward(L, factors)
             self._close(values)
             return
-        one_pass, keep = self._one_pass(ordered), self._window.size > 1
-        if one_pass:
-            gradients = one_pass.run(L, factors, keep, scale)
+        gradients = TaskGradients(self._parameters, len(self.tasks), keep=self._window.size > 1, scale=scale)
+        cut = self._cut(ordered)
+        if cut:
+            OnePass(cut, gradients, self.tasks).run(L, factors)
         else:
-            gradients = task_gradients(ordered, self.tasks, self._parameters, factors, keep, scale)
+            task_gradients(ordered, self.tasks, factors, gradients)
             torch.autograd.backward(L, factors)
         self._close(values, gradients)
 
-    def _one_pass(self, losses: Sequence[Tensor]) -> OnePass | None:
+    def _cut(self, losses: Sequence[Tensor]) -> Cut | None:
         """The cut of this step's graph, where there is one."""
         if not self._try_one_pass:
             return None
@@ -255,7 +256,7 @@ class GradNorm(Adaptive):
             self._path = Path("task by task", str(reason))
             return None
         self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
-        return OnePass(cut, self._parameters, self.tasks)
+        return cut
 
     def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
@@ -327,7 +328,8 @@ class GradNorm(Adaptive):
             if not 0 < loss < float("inf"):
                 fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
         factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
-        gradients = task_gradients(losses, self.tasks, self._parameters, factors, scale=scale)
+        gradients = TaskGradients(self._parameters, len(self.tasks), scale=scale)
+        task_gradients(losses, self.tasks, factors, gradients)
         if not self._unbalanced:
             return
         norms = gradients.norms().to(values)

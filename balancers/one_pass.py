@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from balancers.cut import Cut, Edge
+from balancers.cut import Cut, Edge, Feeder
 from balancers.shared_gradients import TaskGradients, independent
 from balancers.shared_product import Product
 
@@ -29,53 +29,44 @@ class OnePass:
 
     Args:
         cut: see `balancers.cut.find_cut`.
-        parameters: W.
+        found: takes in the T gradients of W.
         tasks: names of the tasks.
     """
 
-    _found: TaskGradients
-
-    def __init__(self, cut: Cut, parameters: Sequence[Tensor], tasks: Sequence[str]) -> None:
-        self._cut, self._parameters, self._tasks = cut, list(parameters), tasks
+    def __init__(self, cut: Cut, found: TaskGradients, tasks: Sequence[str]) -> None:
+        self._cut, self._found, self._tasks = cut, found, tasks
         self._open = [0] * len(tasks)  # feeders of each task that have yet to run
-        for task in cut.task.values():
-            self._open[task] += 1
+        for feeder in cut.feeders:
+            self._open[feeder.task] += 1
         self._parts: list[dict[Edge, Tensor]] = [{} for _ in tasks]
-        self._left = len(tasks)
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
-    def run(self, L: Tensor, factors: Tensor, keep: bool, scale: Tensor | None) -> TaskGradients:
-        """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``.
+    def run(self, L: Tensor, factors: Tensor) -> None:
+        """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``, and ``found`` with ``factors_i grad_W L_i``.
 
         Args:
             L: the losses with their graph, shape (T,).
             factors: shape (T,).
-            keep, scale: see `TaskGradients`; the scale is one of the factors.
-
-        Returns:
-            The T gradients of W, ``factors_i grad L_i``.
 
         Raises:
             ValueError: a loss does not depend on W.
         """
-        cut, self._found = self._cut, TaskGradients(self._parameters, len(self._tasks), keep, scale)
         for task, feeders in zip(self._tasks, self._open, strict=True):
             if not feeders:
                 raise independent(task)
-        for node, outputs in cut.feeders.items():
-            node.register_hook(self._keep(cut.task[node], outputs))
+        for feeder in self._cut.feeders:
+            feeder.node.register_hook(self._keep(feeder))
         try:
-            torch.autograd.backward(L, factors, retain_graph=cut.retain)
+            torch.autograd.backward(L, factors, retain_graph=self._cut.retain)
         finally:
             del self._cut  # nodes hold hooks that hold us: a circle would keep the graph until garbage is collected
-        return self._found
 
-    def _keep(self, task: int, outputs: Sequence[tuple[int, Edge]]) -> Any:
-        parts = self._parts[task]
+    def _keep(self, feeder: Feeder) -> Any:
+        task, flows, parts = feeder.task, feeder.flows, self._parts[feeder.task]
 
         def hook(gradients: Sequence[Tensor | None], _: object) -> None:
-            for output, edge in outputs:
-                part = gradients[output]
+            for k, edge in flows:
+                part = gradients[k]
                 if part is not None:
                     parts[edge] = parts[edge] + part if edge in parts else part
             self._open[task] -= 1
@@ -87,31 +78,26 @@ class OnePass:
     def _close_head(self, task: int) -> None:
         """All parts of a task are there: its gradients of W."""
         parts, product = self._parts[task], self._cut.product
+        if not parts:
+            raise independent(self._tasks[task])
         if product is None:
             edges, flows = [GradientEdge(*edge) for edge in parts], list(parts.values())
-            row: Sequence[Tensor | None] = ()
-            if parts:
-                row = torch.autograd.grad(edges, self._parameters, flows, retain_graph=True, allow_unused=True)
-            if all(gradient is None for gradient in row):
-                raise independent(self._tasks[task])
-            self._found.add([task], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
+            row = torch.autograd.grad(edges, self._found.parameters, flows, retain_graph=True, allow_unused=True)
+            self._found.add_one(task, row, self._tasks)
         else:
-            if not parts:
-                raise independent(self._tasks[task])
             (self._waiting[task],) = parts.values()
         parts.clear()
-        self._left -= 1
         if product is not None:
             self._multiply(product)
-        if not self._left:
-            self._cut.product = None  # holds tensors that the trunk's pass can free
 
     def _multiply(self, product: Product) -> None:
         """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""
-        part = next(iter(self._waiting.values()))
-        limit, bytes_ = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE, part.numel() * part.element_size()
-        if self._left and (len(self._waiting) + 1) * bytes_ <= limit:
+        last, part = not any(self._open), next(iter(self._waiting.values()))
+        limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE  # the second is a guess, not measured
+        if not last and (len(self._waiting) + 1) * part.nbytes <= limit:
             return
         del part
         tasks = sorted(self._waiting)
         self._found.add(tasks, product.gradients([self._waiting.pop(task) for task in tasks]))
+        if last:
+            self._cut.product = None  # holds tensors that the trunk's pass can free

@@ -50,8 +50,10 @@ class TaskGradients:
             gradients may overflow where these do not.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], tasks: int, keep: bool, scale: Tensor | None) -> None:
-        self._parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
+    def __init__(
+        self, parameters: Sequence[Tensor], tasks: int, keep: bool = False, scale: Tensor | None = None
+    ) -> None:
+        self.parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
         self._scale = scale
         self._norms: list[tuple[Sequence[int], Tensor]] = []
         self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
@@ -65,11 +67,21 @@ class TaskGradients:
         """
         plain = rows if self._scale is None else [None if row is None else _wide(row) / self._scale for row in rows]
         if self._keep:
-            pairs = zip(plain, self._parameters, strict=True)
+            pairs = zip(plain, self.parameters, strict=True)
             filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
             self._rows.append((tasks, filled))
         else:
             self._norms.append((tasks, norms_of([row for row in plain if row is not None])))
+
+    def add_one(self, task: int, row: Sequence[Tensor | None], tasks: Sequence[str]) -> None:
+        """Take in the gradient of one task, from autograd.
+
+        Raises:
+            ValueError: it does not depend on W.
+        """
+        if all(gradient is None for gradient in row):
+            raise independent(tasks[task])
+        self.add([task], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
 
     def norms(self) -> Tensor:
         """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,)."""
@@ -77,7 +89,7 @@ class TaskGradients:
 
     def rows(self) -> list[Tensor]:
         """For each parameter all T gradients, shape (T, \\*shape), where they were kept."""
-        columns = range(len(self._parameters))
+        columns = range(len(self.parameters))
         return [self._in_order([(tasks, rows[k]) for tasks, rows in self._rows]) for k in columns]
 
     def _in_order(self, pieces: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
@@ -88,36 +100,24 @@ class TaskGradients:
         return torch.stack([by_task[task] for task in range(self._tasks)])
 
 
-def task_gradients(
-    losses: Sequence[Tensor],
-    tasks: Sequence[str],
-    parameters: Sequence[Tensor],
-    factors: Tensor,
-    keep: bool = False,
-    scale: Tensor | None = None,
-) -> TaskGradients:
+def task_gradients(losses: Sequence[Tensor], tasks: Sequence[str], factors: Tensor, found: TaskGradients) -> None:
     """``factors_i grad_W L_i``, task by task through the graph, which stays.
 
     Args:
         losses: for each task its own scalar with graph (not a slice of a stack, whose gradient would run through
             every head).
         tasks: their names.
-        parameters: W.
         factors: shape (T,).
-        keep, scale: see `TaskGradients`; the scale is one of the factors.
+        found: takes them in.
 
     Raises:
         ValueError: a loss does not depend on W.
     """
-    found = TaskGradients(parameters, len(tasks), keep, scale)
     with unnoticed_by_ddp(losses):
-        for i, (task, loss, factor) in enumerate(zip(tasks, losses, factors.unbind(), strict=True)):
+        for i, (loss, factor) in enumerate(zip(losses, factors.unbind(), strict=True)):
             factor = factor.to(loss).reshape(loss.shape)
-            row = torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True)
-            if all(gradient is None for gradient in row):
-                raise independent(task)
-            found.add([i], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
-    return found
+            row = torch.autograd.grad(loss, found.parameters, factor, retain_graph=True, allow_unused=True)
+            found.add_one(i, row, tasks)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from balancers.one_pass import OnePass
 from balancers.shared_product import Product
 from balancers.testing import TASKS, TinyNetwork
 from tests.balancers.networks import CASES, linear
-from tests.balancers.no_host import NoHost
+from tests.balancers.no_host import no_host
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_no_step_but_the_first_waits_for_the_device(recipe, settings):
         balancer.backward(network.losses())
     for _ in range(40):
         losses = network.losses()
-        with NoHost():
+        with no_host():
             balancer.backward(losses)
 
 

@@ -11,7 +11,7 @@ from torchjd.scalarization import DWA, FAMO
 from balancers import BalancerWarning
 from balancers.testing import TASKS, BalancerConformance, TinyNetwork
 from balancers.torchjd_methods import AGGREGATORS, SCALARIZERS, torchjd_balancer
-from tests.balancers.no_host import NoHost
+from tests.balancers.no_host import no_host
 
 
 class ByName(BalancerConformance):
@@ -30,7 +30,7 @@ class TestScalarized(ByName):
         balancer = self.make(list(TASKS), network.shared)
         for _ in range(3):
             losses = network.losses()
-            with nullcontext() if self.name in ("famo", "geometric_mean") else NoHost():  # torchjd's own code waits
+            with nullcontext() if self.name in ("famo", "geometric_mean") else no_host():  # torchjd's own code waits
                 balancer.backward(losses)
 
 
