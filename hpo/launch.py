@@ -160,7 +160,7 @@ def conclude(
         OutputError: ``folder`` cannot be written.
     """
     trials = schedule.table()
-    comparison = compare(trials, plan.directions, plan.study.margin)
+    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
     weights = folder / "weights.json" if comparison.recommended else None
     try:
         files = write_report(_report_data(plan, store, comparison, trials, where, path), folder / "report")

@@ -12,7 +12,7 @@ from hpo.compare import AVERAGES, SEARCHED, best_trial, weights_of
 from hpo.problem import Problem
 from hpo.study import StaticSpec, Study, StudyError
 from hpo.trial import TrialConfig
-from search_spaces import explicit, points
+from search_spaces import RANDOM_DESIGNS, explicit, points
 
 PHASES = ("references", "static", "sweep", "confirm")
 FROZEN_RULES = ("loss", "gradient")
@@ -53,6 +53,11 @@ class Plan:
         self.epochs = study.epochs or problem.epochs
         self.data_hash = problem.data_hash()
         self._points = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)[1:]]
+
+    @property
+    def random_points(self) -> bool:
+        """Whether the static points were drawn at random, so that they stand for all points like them."""
+        return not self.study.static.explicit and self.study.static.design in RANDOM_DESIGNS
 
     def references(self) -> list[Planned]:
         """Single task and uncertainty on the search seed; equal weights are a point of the static search."""

@@ -189,7 +189,7 @@ class Schedule:
 
 
 def _columns(tasks: list[str]) -> list[str]:
-    groups = ("val", "test", *AVERAGES)
+    groups = ("train", "val", "test", *AVERAGES)
     return [*TRIAL_COLUMNS, "learning_rate", *(f"{group}/{task}" for group in groups for task in tasks)]
 
 
@@ -198,6 +198,7 @@ def _row(planned: Planned, result: TrialResult, tasks: list[str]) -> dict[str, o
     parameters = sweep_parameters(config)
     kind, *rest = planned.arm.split("/")
     groups = {
+        "train": result.train,
         "val": result.validation,
         "test": result.test,
         **{name: result.averages.get(name, {}) for name in AVERAGES},

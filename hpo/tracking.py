@@ -464,7 +464,8 @@ def _result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
     """Their time is that of the end, so that of a trial that failed and ran again the last values count."""
     yield Metric("steps", float(result.steps), ended, 0)
     yield Metric("seconds", result.seconds, ended, 0)
-    groups = {"final_val": result.validation, "test": result.test, "initial_loss": result.initial_losses}
+    groups = {"final_val": result.validation, "test": result.test, "train": result.train}
+    groups |= {"initial_loss": result.initial_losses}
     groups |= {f"mean_w_{name}": result.averages.get(name, {}) for name in AVERAGES}
     for group, values in groups.items():
         for task, value in values.items():
@@ -484,6 +485,7 @@ def _record(run: Run) -> Record:
         seconds=metrics.get("seconds", 0.0),
         validation=group("final_val"),
         test=group("test"),
+        train=group("train"),
         averages={name: group(f"mean_w_{name}") for name in AVERAGES},
         initial_losses=group("initial_loss"),
         alarms=json.loads(tags.get("gradsweep.alarms", "[]")),

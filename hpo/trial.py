@@ -21,6 +21,7 @@ from torch import Tensor
 from balancers import Balancer, BalancerWarning, StepRecord
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
+from hpo.trial_alarms import first_loss_alarms, trajectory_alarms
 
 IDENTITY_VERSION = 2  # raise when the same config would train differently than before
 
@@ -91,6 +92,7 @@ class TrialResult:
         seconds: wall-clock seconds in training steps, evaluation left out.
         validation: metric of each task on the validation split after the last epoch.
         test: the same on the test split, empty unless the config asked for it.
+        train: the same on the training split, read beside the test split; empty if the problem cannot.
         averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
         initial_losses: L_i of the first step.
         alarms: what the user should know of this trial.
@@ -103,6 +105,7 @@ class TrialResult:
     seconds: float = 0.0
     validation: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
     averages: dict[str, dict[str, float]] = field(default_factory=dict)
     initial_losses: dict[str, float] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
@@ -198,8 +201,19 @@ class _Training:
             self._check("the training loss", means["L"])
             self.result.validation = self._evaluate(model, "val")
             report(self._epoch_report(epoch, means))
+            if epoch == 1 and self.config.method == "gradnorm":
+                self.result.alarms += first_loss_alarms(self.result.initial_losses, means["L"])
         if self.config.test:
             self.result.test = self._evaluate(model, "test")
+            self._evaluate_train(model)
+
+    def _evaluate_train(self, model: torch.nn.Module) -> None:
+        """Only the report's gap between train and test needs it, so what goes wrong here fails no trial."""
+        try:
+            self.result.train = self._evaluate(model, "train")
+        except Exception as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            self.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
 
     def _step(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Any, balancer: Balancer) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -259,6 +273,9 @@ class _Training:
                         self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
         self.result.trajectory = self.recorder.trajectory()
+        if self.config.method == "gradnorm" and self.result.status == "finished":
+            alpha = getattr(self.balancer, "alpha", float("nan"))
+            self.result.alarms += trajectory_alarms(self.result.trajectory, self.tasks, alpha)
         return self.result
 
 

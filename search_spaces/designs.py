@@ -22,6 +22,9 @@ DESIGNS: dict[str, Callable[..., Array]] = {
 }
 """Every design: ``(tasks, points, seed, **options)`` to weights of shape (points, T)."""
 
+RANDOM_DESIGNS = ("dirichlet", "sobol", "uniform")
+"""Those whose points are draws from a distribution, so that their share beyond a value has an interval."""
+
 MOST_REPEATS = 16
 """How many times the points asked for a design may draw before we say that it has no more directions."""
 

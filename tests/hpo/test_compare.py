@@ -108,18 +108,23 @@ def test_the_four_words_are_decided_by_scipy_s_t_tests(values: list[float], marg
         expected = "better" if np.mean(values) < 0 else "worse"
     else:
         expected = "inconclusive"
-    assert judge(values, margin) == expected
+    assert judge(interval(values), margin) == expected
 
 
 def test_one_seed_decides_nothing() -> None:
-    assert judge([], 1.0) == judge([-50.0], 1.0) == "inconclusive"
+    assert judge(interval([]), 1.0) == judge(interval([-50.0]), 1.0) == "inconclusive"
     assert interval([3.0])[0] == 3.0
     assert np.isnan(interval([3.0])[1:3]).all()
     assert np.isnan(interval([])[:3]).all()
 
 
 def test_differences_without_any_spread() -> None:
-    assert [judge([d, d, d], 1.0) for d in (0.0, 0.5, -2.0, 2.0)] == ["equivalent", "equivalent", "better", "worse"]
+    assert [judge(interval([d, d, d]), 1.0) for d in (0.0, 0.5, -2.0, 2.0)] == [
+        "equivalent",
+        "equivalent",
+        "better",
+        "worse",
+    ]
 
 
 def test_the_interval_covers_the_truth_in_95_of_100_studies() -> None:
@@ -425,7 +430,7 @@ def test_a_study_of_many_tasks(word: str, T: int) -> None:
         for name in (comparison.verdict.arm, comparison.verdict.static)
     ]
     oracle = stats.ttest_rel(*(one["score_test"] for one in pair)).confidence_interval(0.95)
-    assert comparison.verdict.regret[1:3] == pytest.approx(tuple(oracle))
+    assert comparison.verdict.paired[1:3] == pytest.approx(tuple(oracle))
 
 
 def test_any_part_of_a_study_can_be_compared() -> None:

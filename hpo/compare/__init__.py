@@ -1,0 +1,85 @@
+"""The comparison: statistics on DataFrames, pure functions, each with its formula and source.
+
+Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
+
+=====================  ==================================================================================
+``identity``           hash of the trial's config
+``arm``                ``static/07``, ``equal``, ``gradnorm/robust/alpha=0.5``, ``gradnorm_static/robust/tail``
+``phase``              ``references``, ``static``, ``sweep`` (these three: search seed), ``confirm``
+``kind``               first part of the arm's name
+``recipe``, ``alpha``  of GradNorm arms, else empty and NaN
+``seed``, ``status``   ``finished``, ``diverged``, ``failed``
+``steps``, ``seconds`` what training it took
+``alarms``             what the trial itself had to say, a line each
+``val/<task>``         metric on the validation split; ``test/<task>`` and ``train/<task>`` on the others, NaN
+                       outside confirm
+``arithmetic/<task>``  E_t[w]; also ``geometric/<task>`` and ``tail/<task>``; the weights themselves if fixed
+=====================  ==================================================================================
+"""
+
+from hpo.compare.alarms import kind_of
+from hpo.compare.arms import dominated_by
+from hpo.compare.budget import Budget, best_of_k, expected_best, match
+from hpo.compare.comparison import Comparison, compare
+from hpo.compare.correlation import figure4
+from hpo.compare.intervals import Interval, interval, judge, regret, seeds_needed
+from hpo.compare.ranks import clopper_pearson
+from hpo.compare.scores import baseline, score, scored_search
+from hpo.compare.surface import Surface, fit_surface
+from hpo.compare.trials import (
+    AVERAGES,
+    BALANCED,
+    FIXED,
+    REFERENCE,
+    SEARCHED,
+    TRIAL_COLUMNS,
+    Vector,
+    best_runs,
+    best_trial,
+    static_points,
+    weight_columns,
+    weights_of,
+)
+from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
+from hpo.compare.weights import Distance, distance
+
+__all__ = [
+    "AVERAGES",
+    "BALANCED",
+    "FIXED",
+    "REFERENCE",
+    "SEARCHED",
+    "TRIAL_COLUMNS",
+    "Budget",
+    "Comparison",
+    "Distance",
+    "Interval",
+    "Selection",
+    "Surface",
+    "Vector",
+    "Verdict",
+    "baseline",
+    "best_of_k",
+    "best_runs",
+    "best_trial",
+    "clopper_pearson",
+    "compare",
+    "distance",
+    "dominated_by",
+    "expected_best",
+    "figure4",
+    "fit_surface",
+    "interval",
+    "judge",
+    "kind_of",
+    "match",
+    "regret",
+    "score",
+    "scored_search",
+    "seed_noise",
+    "seeds_needed",
+    "selection",
+    "static_points",
+    "weight_columns",
+    "weights_of",
+]

@@ -1,0 +1,108 @@
+"""How many static points a search must try to match GradNorm, and what GradNorm saves or costs against that."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from opda.nonparametric import EmpiricalDistribution
+from scipy.special import gammaln
+
+from hpo.compare.trials import Vector, best_runs, static_points
+
+EXACT_BANDS = 100  # points up to which the tighter of two bands is made; its time grows with the square
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Attributes:
+    curve: ``k, expected, low, high``: best score to expect of k static points, with a 95% band.
+    table: for each recipe, what `match` says.
+    """
+
+    curve: pd.DataFrame
+    table: pd.DataFrame
+
+
+def expected_best(scores: ArrayLike) -> Vector:
+    """Expected lowest score of k points drawn from n without replacement, for k = 1 .. n; shape (n,).
+
+    ``E_k = sum_i y_(i) C(n - i, k - 1) / C(n, k)``, y_(i) the i-th lowest: among the C(n, k) sets of k points,
+    y_(i) is the lowest of those that take k - 1 of the n - i above it. (The unbiased form of the estimator of Dodge
+    et al., "Show Your Work", EMNLP 2019, given by Tang et al., "Showing Your Work Doesn't Always Work", ACL 2020.)
+    """
+    y = np.sort(np.asarray(scores, dtype=np.float64))
+    n = len(y)
+    k, i = np.arange(1, n + 1)[:, None], np.arange(1, n + 1)[None]
+    possible = k - 1 <= n - i
+    log_share = _log_choose(n - i, np.where(possible, k - 1, 0)) - _log_choose(n, k)
+    return np.asarray(np.where(possible, np.exp(log_share), 0.0) @ y)
+
+
+def _log_choose(n: ArrayLike, k: ArrayLike) -> Vector:
+    n, k = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
+    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
+
+
+def best_of_k(scores: ArrayLike) -> pd.DataFrame:
+    """`expected_best` with a 95% band for points drawn at random: columns ``k, expected, low, high``.
+
+    The band comes from simultaneous bands of the distribution of scores, within the range of scores seen (Lourie,
+    Cho, He, "Show Your Work with Confidence", NAACL 2024; package opda): Learned-Miller and DeStefano's up to 100
+    points, Kolmogorov and Smirnov's above.
+    """
+    y = np.asarray(scores, dtype=np.float64)
+    k = np.arange(1, len(y) + 1)
+    if not len(y):
+        return pd.DataFrame(columns=["k", "expected", "low", "high"], dtype=float)
+    method = "ld_equal_tailed" if len(y) <= EXACT_BANDS else "ks"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # about ties, which make the band wider than need be
+        few, _, many = EmpiricalDistribution.confidence_bands(
+            y, 0.95, a=y.min(), b=y.max(), method=method, generator=np.random.default_rng(0), n_jobs=1
+        )
+    low, high = (band.average_tuning_curve(k, minimize=True) for band in (many, few))
+    return pd.DataFrame({"k": k, "expected": expected_best(y), "low": low, "high": high})
+
+
+def budget(search: pd.DataFrame) -> Budget:
+    """The curve, and for each recipe how many static points match its alpha sweep; all on the search seed."""
+    points = static_points(search)
+    curve = best_of_k(points["score"])
+    searched = search[search["kind"].isin(("static", "equal"))]
+    rows = []
+    for recipe, best in best_runs(search).items() if len(points) else ():
+        runs = search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)]
+        found = match(curve, float(best["score"]))
+        row: dict[str, object] = {"recipe": recipe, "score": float(best["score"]), **found}
+        for unit in ("steps", "seconds"):
+            each = float(searched[unit].mean())
+            for way, spent in (("sweep", float(runs[unit].sum())), ("run", float(best[unit]))):
+                row[f"{unit}_{way}"] = found["k"] * each / spent if spent else math.nan
+                row[f"{unit}_{way}_low"] = found["k_low"] * each / spent if spent else math.nan
+        rows.append(row)
+    units = [f"{u}_{w}{end}" for u in ("steps", "seconds") for w in ("sweep", "run") for end in ("", "_low")]
+    columns = ["recipe", "score", "k", "k_low", "k_high", "beyond", *units]
+    return Budget(curve, pd.DataFrame(rows, columns=columns))
+
+
+def match(curve: pd.DataFrame, score: float) -> dict[str, float | bool]:
+    """The fewest points k whose best is expected to be as good as a score: ``min {k: E_k <= score}``.
+
+    Returns:
+        ``k``; ``k_low`` and ``k_high`` the same for the lower and upper end of the band; ``beyond``, true if even
+        all n points do not match it. Then, and where an end never gets there, the number is n: "at least".
+    """
+    n = len(curve)
+    reached = {name: np.flatnonzero(curve[name].to_numpy() <= score + 1e-12) for name in ("expected", "low", "high")}
+    first = {name: int(at[0]) + 1 if len(at) else n for name, at in reached.items()}
+    return {
+        "k": first["expected"],
+        "k_low": min(first["low"], first["expected"]),
+        "k_high": max(first["high"], first["expected"]),
+        "beyond": not len(reached["expected"]),
+    }

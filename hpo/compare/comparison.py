@@ -1,0 +1,110 @@
+"""The comparison of a whole study, from its table of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hpo.compare.alarms import alarms
+from hpo.compare.arms import arms_table, order_agreement
+from hpo.compare.budget import Budget, budget
+from hpo.compare.correlation import figure4
+from hpo.compare.cost import cost
+from hpo.compare.ranks import ranks
+from hpo.compare.scores import scored_confirm, scored_search
+from hpo.compare.surface import Surface, fit_surface
+from hpo.compare.trials import best_trial, static_points
+from hpo.compare.verdicts import Verdict, seed_noise, verdict
+from hpo.compare.weights import distances, region
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the report shows.
+
+    Attributes:
+        tasks: names; ``directions``: +1 where a smaller metric is better, -1 where a larger one is.
+        margin: regret that counts as equivalent; ``random_points`` whether the static points were drawn at random.
+        search: the trials on the search seed with ``score`` (validation), best first.
+        confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
+        arms: one row a confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
+            score_test, low, high`` (of score_test), ``regret, regret_low, regret_high, verdict`` (each arm by itself
+            against the best static arm, not freed of selection), ``recommended, best_static, chosen`` (share of
+            resamples in which it is the best of its side), ``gap`` (test against train), ``dominated_by`` and for
+            each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over seeds) and ``w/<task>``.
+        verdict: on the best GradNorm arm against the best static arm.
+        noise: sigma of a validation score from seed to seed, and its degrees of freedom.
+        region: the static points that one seed cannot tell from the best one, rows of ``search``.
+        distances: for each recipe and average E_t[w] of the best alpha, its `Distance` to the best static arm and to
+            the region.
+        ranks: for each recipe the rank of its best run among the static points, on the search seed.
+        surface: the response surface over the static points.
+        budget: expected best of k static points, and how many match GradNorm.
+        figure4: Spearman's rho of the paper's Figure 4 and its percentile among reference points.
+        agreement: Spearman's rho of the arms' validation and test scores.
+        cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
+        recommended: the arm to train with, chosen on validation; empty if there is none.
+        alarms: what a reader must know before he believes the rest.
+    """
+
+    tasks: tuple[str, ...]
+    directions: Mapping[str, int]
+    margin: float
+    random_points: bool
+    search: pd.DataFrame
+    confirm: pd.DataFrame
+    arms: pd.DataFrame
+    verdict: Verdict
+    noise: tuple[float, float]
+    region: pd.DataFrame
+    distances: pd.DataFrame
+    ranks: pd.DataFrame
+    surface: Surface
+    budget: Budget
+    figure4: pd.DataFrame
+    agreement: float
+    cost: pd.DataFrame
+    recommended: str
+    alarms: tuple[str, ...]
+
+
+def compare(
+    trials: pd.DataFrame, directions: Mapping[str, int], margin: float, random_points: bool = False
+) -> Comparison:
+    """Everything from the table of trials; works on an unfinished study as far as its trials carry it.
+
+    Args:
+        trials: see `hpo.compare`.
+        directions: for each task +1 (minimize) or -1 (maximize), in the problem's order.
+        margin: regret in percent of score that counts as equivalent.
+        random_points: whether the static points were drawn at random, so that they stand for all points like them.
+    """
+    tasks = tuple(directions)
+    search, confirm = scored_search(trials, directions), scored_confirm(trials, directions)
+    arms, found, noise = arms_table(confirm, directions, margin), verdict(confirm, margin), seed_noise(confirm)
+    best_point = best_trial(static_points(search))
+    static = found.static or ("" if best_point is None else str(best_point["arm"]))
+    equals = region(search, static, noise)
+    return Comparison(
+        tasks=tasks,
+        directions=dict(directions),
+        margin=margin,
+        random_points=random_points,
+        search=search,
+        confirm=confirm,
+        arms=arms,
+        verdict=found,
+        noise=noise,
+        region=equals,
+        distances=distances(search, arms, found.static, equals, tasks),
+        ranks=ranks(search, noise, random_points),
+        surface=fit_surface(search, tasks),
+        budget=budget(search),
+        figure4=figure4(search, tasks),
+        agreement=order_agreement(arms),
+        cost=cost(trials),
+        recommended=next(iter(arms.loc[arms["recommended"], "arm"]), ""),
+        alarms=tuple(alarms(trials, search, confirm, arms, tasks)),
+    )

@@ -1,0 +1,71 @@
+"""Where one GradNorm run stands among the static points, with what can be said of all points like them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hpo.compare.trials import Vector, best_runs, static_points
+
+RESAMPLES = 4000
+
+
+def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share: Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the
+    Case of the Binomial", Biometrika 26 (1934).
+
+    Args:
+        hits: of ``n`` independent draws.
+        n: how many draws.
+        confidence: two-sided.
+    """
+    if n == 0:
+        return math.nan, math.nan
+    found = stats.binomtest(hits, n).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
+def ranks(search: pd.DataFrame, noise: tuple[float, float], random_points: bool) -> pd.DataFrame:
+    """For each recipe the rank of its best run: 1 + how many static points have a lower validation score, same seed.
+
+    Points drawn at random stand for all points of their design: ``better`` is the share of them that is better than
+    the run, with a Clopper-Pearson interval (equal weights, which were not drawn, left out). A lattice is all there
+    is, and only the seed is chance: ``rank_low, rank_high`` are the 2.5 and 97.5% quantiles of the rank when every
+    score is moved by noise of the size that seeds make (`seed_noise`; a parametric bootstrap, since the search has
+    one seed).
+
+    Returns:
+        ``recipe, alpha, score, rank, points, better, better_low, better_high, rank_low, rank_high``; NaN where it
+        does not apply.
+    """
+    points = static_points(search)
+    drawn = points[points["kind"] == "static"]["score"]
+    rows = []
+    for recipe, best in best_runs(search).items():
+        score = float(best["score"])
+        row = {"recipe": recipe, "alpha": best["alpha"], "score": score, "points": len(points)}
+        row |= {"rank": 1 + int((points["score"] < score).sum())}
+        row |= _share(drawn, score) if random_points else _rank_interval(points["score"].to_numpy(), score, noise[0])
+        rows.append(row)
+    columns = ["recipe", "alpha", "score", "rank", "points"]
+    columns += ["better", "better_low", "better_high", "rank_low", "rank_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _share(drawn: pd.Series, score: float) -> dict[str, float]:
+    hits = int((drawn < score).sum())
+    low, high = clopper_pearson(hits, len(drawn))
+    return {"better": hits / len(drawn) if len(drawn) else math.nan, "better_low": low, "better_high": high}
+
+
+def _rank_interval(points: Vector, score: float, sigma: float) -> dict[str, float]:
+    if not (math.isfinite(sigma) and len(points)):
+        return {}
+    random = np.random.default_rng(0)
+    moved = points + sigma * random.normal(size=(RESAMPLES, len(points)))
+    run = score + sigma * random.normal(size=(RESAMPLES, 1))
+    low, high = np.quantile(1 + (moved < run).sum(axis=1), [0.025, 0.975], method="inverted_cdf")
+    return {"rank_low": float(low), "rank_high": float(high)}

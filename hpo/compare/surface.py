@@ -1,0 +1,140 @@
+"""The response surface: a quadratic of the score over the weights' log-ratios, and where its lowest point is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from hpo.compare.trials import Vector, static_points, weight_columns
+from search_spaces.log_ratio import ilr, ilr_inverse
+
+IDENTIFIED = 0.5  # leave-one-out R^2 below which the surface says nothing
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A fitted surface, or why there is none.
+
+    Attributes:
+        identified: whether it predicts points it has not seen (leave-one-out R^2 of at least 0.5) and has its lowest
+            point inside the searched region in 95 of 100 resamples.
+        reason: why it is not; empty if it is.
+        r2: leave-one-out R^2; NaN if there are too few points.
+        coefficients: shape (1 + d + d (d + 1) / 2,) with d = T - 1: constant, linear, upper triangle of squares.
+        limit: scores above this were fitted as this (see `fit_surface`).
+        optimum: weights at the lowest point, shape (T,); empty if not identified.
+        score: the surface there.
+        optima: weights at the lowest point in every resample that has one, shape (n, T).
+    """
+
+    identified: bool
+    reason: str
+    r2: float = float("nan")
+    coefficients: Vector = field(default_factory=lambda: np.empty(0))
+    limit: float = float("nan")
+    optimum: Vector = field(default_factory=lambda: np.empty(0))
+    score: float = float("nan")
+    optima: Vector = field(default_factory=lambda: np.empty((0, 0)))
+
+    def predict(self, w: ArrayLike) -> Vector:
+        """The surface at weights of shape (..., T) > 0."""
+        return np.asarray(_terms(ilr(w)) @ self.coefficients)
+
+    @cached_property
+    def _spread(self) -> tuple[Vector, Vector, float]:
+        """Centre, inverse covariance and the distance that holds 95% of the resampled optima."""
+        z = ilr(self.optima)
+        centre = ilr(self.optimum)
+        inverse = np.linalg.pinv(np.atleast_2d(np.cov(z.T)))
+        return centre, inverse, float(np.quantile(_mahalanobis(z, centre, inverse), 0.95))
+
+    def holds(self, w: ArrayLike) -> np.ndarray:
+        """Whether weights, shape (..., T), lie in the optimum's 95% region: an ellipsoid of the resampled optima."""
+        centre, inverse, limit = self._spread
+        return np.asarray(_mahalanobis(ilr(w), centre, inverse) <= limit)
+
+    def region(self) -> Vector:
+        """The resampled optima inside the 95% region, shape (n, T)."""
+        inside: Vector = self.optima[self.holds(self.optima)]
+        return inside
+
+
+def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
+    """Least squares of ``score = c + b'z + z'A z`` on isometric log-ratios z of the static points' weights.
+
+    Second-order response surface: Box and Wilson, "On the Experimental Attainment of Optimum Conditions", JRSS B 13
+    (1951); coordinates: Egozcue et al., Mathematical Geology 35 (2003). Leave-one-out R^2 from the hat matrix,
+    ``1 - sum (e_i / (1 - h_ii))^2 / sum (y_i - mean without i)^2`` (Allen's PRESS). The optimum's region comes from
+    a wild bootstrap of the residuals (Wu, Annals of Statistics 14, 1986), which keeps the points, so that it holds
+    for a lattice too. Scores far above the rest (beyond Tukey's fence, third quartile + 1.5 times the interquartile
+    range) are pulled in to it: a quadratic cannot follow them, and only the low end is of interest.
+    """
+    points = static_points(search)
+    w = weight_columns(points, tasks, "geometric")
+    usable = np.isfinite(w).all(axis=1) & (w > 0).all(axis=1)
+    w, y = w[usable], points["score"].to_numpy(dtype=float)[usable]
+    d = len(tasks) - 1
+    needed = 1 + d + d * (d + 1) // 2
+    if d < 1 or len(y) <= needed:
+        return Surface(False, f"{len(y)} points, and it takes more than {needed} for {len(tasks)} tasks")
+    z = ilr(w)
+    X = _terms(z)
+    if np.linalg.matrix_rank(X) < needed:
+        return Surface(False, "the points do not span the log-ratios")
+    low, high = np.quantile(y, [0.25, 0.75])
+    limit = float(high + 1.5 * (high - low))
+    return _fitted(X, z, np.minimum(y, limit), limit)
+
+
+def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
+    inverse = np.linalg.pinv(X)
+    coefficients = inverse @ y
+    residuals, leverage = y - X @ coefficients, np.clip(np.diag(X @ inverse), 0, 1 - 1e-9)
+    n = len(y)
+    total = float((((y - y.mean()) * n / (n - 1)) ** 2).sum())
+    unseen = residuals / (1 - leverage)
+    r2 = 1 - float((unseen**2).sum()) / total if total > 0 else float("nan")
+    if not r2 >= IDENTIFIED:
+        return Surface(False, f"leave-one-out R\N{SUPERSCRIPT TWO} is {r2:.2f}", r2, coefficients, limit)
+    lowest, found = _lowest(coefficients[None], z)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(RESAMPLES, n))
+    resampled = (X @ coefficients + signs * unseen) @ inverse.T
+    optima, inside = _lowest(resampled, z)
+    share = float(inside.mean())
+    if not found[0] or share < 0.95:
+        reason = f"its lowest point lies inside the searched region in {share:.0%} of resamples only"
+        return Surface(False, reason, r2, coefficients, limit)
+    optimum = ilr_inverse(lowest[0])
+    height = float(_terms(lowest[:1])[0] @ coefficients)
+    return Surface(True, "", r2, coefficients, limit, optimum, height, ilr_inverse(optima[inside]))
+
+
+def _terms(z: Vector) -> Vector:
+    """1, z_i, z_i z_j (i <= j) along the last axis."""
+    rows, columns = np.triu_indices(z.shape[-1])
+    return np.concatenate([np.ones_like(z[..., :1]), z, z[..., rows] * z[..., columns]], axis=-1)
+
+
+def _lowest(coefficients: Vector, z: Vector) -> tuple[Vector, np.ndarray]:
+    """Stationary points of quadratics, shape (n, d), and whether each is a minimum no further out than the points."""
+    d = z.shape[1]
+    rows, columns = np.triu_indices(d)
+    A = np.zeros((len(coefficients), d, d))
+    A[:, rows, columns] = coefficients[:, 1 + d :]
+    A = (A + A.transpose(0, 2, 1)) / 2
+    curved = np.asarray(np.linalg.eigvalsh(A)[:, 0] > 1e-12)
+    A[~curved] = np.eye(d)
+    at = np.asarray(np.linalg.solve(A, -coefficients[:, 1 : 1 + d, None] / 2)[..., 0], dtype=np.float64)
+    reach = np.linalg.norm(z - z.mean(axis=0), axis=1).max()
+    return at, curved & (np.linalg.norm(at - z.mean(axis=0), axis=1) <= reach)
+
+
+def _mahalanobis(z: Vector, centre: Vector, inverse: Vector) -> Vector:
+    off = z - centre
+    return np.asarray(np.einsum("...i,ij,...j->...", off, inverse, off))

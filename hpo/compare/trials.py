@@ -1,0 +1,71 @@
+"""The table of trials that every comparison starts from, and the words for kinds of arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+TRIAL_COLUMNS = [
+    "identity",
+    "arm",
+    "phase",
+    "kind",
+    "recipe",
+    "alpha",
+    "seed",
+    "status",
+    "steps",
+    "seconds",
+    "alarms",
+]
+AVERAGES = ("arithmetic", "geometric", "tail")
+SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
+BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
+FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
+REFERENCE = "single_task"  # the kind of arm that defines the score and has none
+
+
+def best_trial(trials: pd.DataFrame, column: str = "score") -> pd.Series | None:
+    """The row with the lowest finite score, the first of equals; ``None`` if there is none."""
+    finite = trials[np.isfinite(trials[column].astype(float))]
+    return None if finite.empty else finite.iloc[int(finite[column].argmin())]
+
+
+def best_runs(search: pd.DataFrame) -> dict[str, pd.Series]:
+    """For each recipe the search trial of its best alpha."""
+    runs = search[search["kind"] == "gradnorm"]
+    best = {str(recipe): best_trial(group) for recipe, group in runs.groupby("recipe", sort=False)}
+    return {recipe: row for recipe, row in best.items() if row is not None}
+
+
+def static_points(search: pd.DataFrame) -> pd.DataFrame:
+    """The trials of the static search that have a score, best first."""
+    return search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+
+
+def weights_of(row: pd.Series, tasks: Sequence[str], average: str) -> Vector:
+    """E_t[w] of a row of trials, shape (T,)."""
+    return row[[f"{average}/{task}" for task in tasks]].to_numpy(dtype=np.float64)
+
+
+def weight_columns(trials: pd.DataFrame, tasks: Sequence[str], average: str) -> Vector:
+    """E_t[w] of every row, shape (rows, T)."""
+    return trials[[f"{average}/{task}" for task in tasks]].to_numpy(dtype=np.float64)
+
+
+def complete_arms(confirm: pd.DataFrame, kinds: Sequence[str], column: str = "score_val") -> pd.DataFrame:
+    """Scores as a table, arms in columns and seeds in rows, of the arms of these kinds that have most seeds.
+
+    An arm that lost seeds is left out: its mean over the seeds that went well is no better.
+    """
+    some = confirm[confirm["kind"].isin(kinds) & confirm[column].notna()]
+    if some.empty:
+        return pd.DataFrame(dtype=float)
+    counts = some.groupby("arm", sort=False)["seed"].nunique()
+    kept = counts.index[counts == counts.max()]
+    return some.pivot_table(index="seed", columns="arm", values=column, sort=False)[list(kept)].sort_index()
