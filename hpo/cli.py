@@ -11,7 +11,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -34,6 +34,7 @@ app = typer.Typer(
 console = Console()
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file; studies/ has examples.")]
+ImageFormat = Literal["svg", "png", "pdf"]
 Output = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="Where MLflow's database, the report and the weights file go.")
 ]
@@ -119,6 +120,10 @@ def report(
     folder: Annotated[
         Path | None, typer.Option("-o", metavar="DIR", help="Where to; default: the study's output folder.")
     ] = None,
+    figures: Annotated[
+        ImageFormat | None,
+        typer.Option(help="Write the figures as image files too, into report/figures; takes Chrome or Chromium."),
+    ] = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
@@ -128,7 +133,7 @@ def report(
     where = launch.place(output, tracking_uri)
     found, schedule, store = launch.read_study(study, where)
     target = folder or where.folder(found.study.name)
-    finished = launch.conclude(found, schedule, store, where, study, target, None)
+    finished = launch.conclude(found, schedule, store, where, study, target, None, figures)
     _verdict(finished, output, tracking_uri)
 
 
@@ -304,5 +309,13 @@ def main() -> None:
 
 def _is_bad_input(error: Exception) -> bool:
     """The errors that are about what the user gave us, by name: the commands that raise them import their modules."""
-    names = {"ClusterError", "ExportError", "OutputError", "ProblemError", "StudyError", "TrackingError"}
+    names = {
+        "ClusterError",
+        "ExportError",
+        "ImageError",
+        "OutputError",
+        "ProblemError",
+        "StudyError",
+        "TrackingError",
+    }
     return isinstance(error, FileNotFoundError) or not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)

@@ -21,7 +21,7 @@ from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem
 from hpo.progress import View
-from hpo.report import ReportData, sentences, write_report
+from hpo.report import ReportData, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.study import Study, load_study
 from hpo.sweep import Parameters, Sweep, journal
@@ -152,18 +152,29 @@ def _run(schedule: Schedule, store: Tracking, launch: str, console: Console) -> 
 
 
 def conclude(
-    plan: Plan, schedule: Schedule, store: Tracking, where: Place, path: Path, folder: Path, launch: str | None
+    plan: Plan,
+    schedule: Schedule,
+    store: Tracking,
+    where: Place,
+    path: Path,
+    folder: Path,
+    launch: str | None,
+    figures: str | None = None,
 ) -> Finished:
     """Compare what there is, write report and weights, and attach them to the study's parent run.
 
     Raises:
         OutputError: ``folder`` cannot be written.
+        ImageError: ``figures`` names a format, and there is nothing to draw it with.
     """
     trials = schedule.table()
     comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
     weights = folder / "weights.json" if comparison.recommended else None
     try:
-        files = write_report(_report_data(plan, store, comparison, trials, where, path), folder / "report")
+        data = _report_data(plan, store, comparison, trials, where, path)
+        files = write_report(data, folder / "report")
+        if figures:
+            write_images(data, folder / "report" / "figures", figures)
         if weights:
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
     except OSError as error:

@@ -41,7 +41,7 @@ from hpo.compare.trials import (
     weights_of,
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
-from hpo.compare.weights import Distance, distance
+from hpo.compare.weights import Distance, distance, distances_to
 
 __all__ = [
     "AVERAGES",
@@ -65,6 +65,7 @@ __all__ = [
     "clopper_pearson",
     "compare",
     "distance",
+    "distances_to",
     "dominated_by",
     "expected_best",
     "figure4",

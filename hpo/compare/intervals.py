@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
+from scipy.special import ndtr
 
 MOST_SEEDS = 1000  # beyond this many we only say "more"
+QUANTILES = 64  # of the scatter seen, over which a power is integrated
 
 
 class Interval(NamedTuple):
@@ -76,9 +78,10 @@ def judge(found: Interval, margin: float, level: float = 0.05) -> str:
 def seeds_needed(mean: float, s: float, margin: float, level: float = 0.05, power: float = 0.8) -> int:
     """The fewest seeds that give a verdict with probability ``power``, if mean and scatter are what was seen.
 
-    A verdict is a difference (two-sided t test: power ``P(|T'| > t_{1-level/2})``, T' noncentral t with
-    ``mean sqrt(n) / s``) or equivalence (TOST: power ``P(T'_low > t_{1-level}) + P(T'_high < -t_{1-level}) - 1`` with
-    noncentralities ``(mean +- margin) sqrt(n) / s``; Phillips, J. Pharmacokinetics and Biopharmaceutics 18, 1990).
+    No verdict is a mean m that `judge` finds neither within the margin nor away from 0,
+    ``margin - t_{1-level} S / sqrt(n) <= |m| <= t_{1-level/2} S / sqrt(n)``, with m normal and, independent of it,
+    ``(n - 1) S^2 / s^2`` chi-squared: normal probabilities given S, integrated over its quantiles (the way of Owen,
+    "A Special Case of a Bivariate Non-Central t-Distribution", Biometrika 52, 1965, that exact power of TOST goes).
 
     Returns:
         n, or 0 if more than `MOST_SEEDS` are needed.
@@ -87,11 +90,13 @@ def seeds_needed(mean: float, s: float, margin: float, level: float = 0.05, powe
         return 0
     if s == 0:
         return 2
-    n = np.arange(2, MOST_SEEDS + 1)
-    scale, df = np.sqrt(n) / s, n - 1
-    two_sided, one_sided = stats.t.ppf(1 - level / 2, df), stats.t.ppf(1 - level, df)
-    different = stats.nct.sf(two_sided, df, abs(mean) * scale)  # the other tail adds less than level / 2
-    above = stats.nct.sf(one_sided, df, (mean + margin) * scale)
-    below = stats.nct.cdf(-one_sided, df, (mean - margin) * scale)
-    enough = n[np.nan_to_num(np.maximum(different, above + below - 1), nan=1.0) >= power]
+    n = np.arange(2, MOST_SEEDS + 1)[:, None]
+    nodes, shares = np.polynomial.legendre.leggauss(QUANTILES)
+    seen = s * np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1))  # S, shape (n, quantiles)
+    two_sided, one_sided = (stats.t.ppf(1 - tail, n - 1) * seen / np.sqrt(n) for tail in (level / 2, level))
+    near = np.minimum(np.maximum(margin - one_sided, 0), two_sided)
+    error = s / np.sqrt(n)
+    below, above = (ndtr((side * two_sided - mean) / error) - ndtr((side * near - mean) / error) for side in (-1, 1))
+    verdicts = 1 - (above - below) @ (shares / 2)
+    enough = np.flatnonzero(verdicts >= power) + 2
     return int(enough[0]) if len(enough) else 0

@@ -22,18 +22,19 @@ class Surface:
     """A fitted surface, or why there is none.
 
     Attributes:
-        identified: whether it predicts points it has not seen (leave-one-out R^2 of at least 0.5) and has its lowest
-            point inside the searched region in 95 of 100 resamples.
-        reason: why it is not; empty if it is.
+        identified: whether it predicts points it has not seen: leave-one-out R^2 of at least 0.5.
+        located: whether also its lowest point is inside the searched region, in 95 of 100 resamples too.
+        reason: why it is not identified, or not located; empty if it is both.
         r2: leave-one-out R^2; NaN if there are too few points.
         coefficients: shape (1 + d + d (d + 1) / 2,) with d = T - 1: constant, linear, upper triangle of squares.
-        limit: scores above this were fitted as this (see `fit_surface`).
-        optimum: weights at the lowest point, shape (T,); empty if not identified.
+        limit: points with a higher score were left out (see `fit_surface`).
+        optimum: weights at the lowest point, shape (T,); empty if not located.
         score: the surface there.
         optima: weights at the lowest point in every resample that has one, shape (n, T).
     """
 
     identified: bool
+    located: bool
     reason: str
     r2: float = float("nan")
     coefficients: Vector = field(default_factory=lambda: np.empty(0))
@@ -72,8 +73,8 @@ def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
     (1951); coordinates: Egozcue et al., Mathematical Geology 35 (2003). Leave-one-out R^2 from the hat matrix,
     ``1 - sum (e_i / (1 - h_ii))^2 / sum (y_i - mean without i)^2`` (Allen's PRESS). The optimum's region comes from
     a wild bootstrap of the residuals (Wu, Annals of Statistics 14, 1986), which keeps the points, so that it holds
-    for a lattice too. Scores far above the rest (beyond Tukey's fence, third quartile + 1.5 times the interquartile
-    range) are pulled in to it: a quadratic cannot follow them, and only the low end is of interest.
+    for a lattice too. Points that lie further above the median than the third quartile lies above the best are left
+    out: scores rise without end towards the edges, and a quadratic that follows them misses the low end.
     """
     points = static_points(search)
     w = weight_columns(points, tasks, "geometric")
@@ -81,15 +82,15 @@ def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
     w, y = w[usable], points["score"].to_numpy(dtype=float)[usable]
     d = len(tasks) - 1
     needed = 1 + d + d * (d + 1) // 2
-    if d < 1 or len(y) <= needed:
-        return Surface(False, f"{len(y)} points, and it takes more than {needed} for {len(tasks)} tasks")
-    z = ilr(w)
+    limit = float(np.median(y) + np.quantile(y, 0.75) - y.min()) if len(y) else float("nan")
+    near = y <= limit
+    if d < 1 or near.sum() <= needed:
+        return Surface(False, False, f"{near.sum()} points, and it takes more than {needed} for {len(tasks)} tasks")
+    z = ilr(w[near])
     X = _terms(z)
     if np.linalg.matrix_rank(X) < needed:
-        return Surface(False, "the points do not span the log-ratios")
-    low, high = np.quantile(y, [0.25, 0.75])
-    limit = float(high + 1.5 * (high - low))
-    return _fitted(X, z, np.minimum(y, limit), limit)
+        return Surface(False, False, "the points do not span the log-ratios")
+    return _fitted(X, z, y[near], limit)
 
 
 def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
@@ -101,7 +102,7 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     unseen = residuals / (1 - leverage)
     r2 = 1 - float((unseen**2).sum()) / total if total > 0 else float("nan")
     if not r2 >= IDENTIFIED:
-        return Surface(False, f"leave-one-out R\N{SUPERSCRIPT TWO} is {r2:.2f}", r2, coefficients, limit)
+        return Surface(False, False, f"leave-one-out R\N{SUPERSCRIPT TWO} is {r2:.2f}", r2, coefficients, limit)
     lowest, found = _lowest(coefficients[None], z)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(RESAMPLES, n))
     resampled = (X @ coefficients + signs * unseen) @ inverse.T
@@ -109,10 +110,10 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     share = float(inside.mean())
     if not found[0] or share < 0.95:
         reason = f"its lowest point lies inside the searched region in {share:.0%} of resamples only"
-        return Surface(False, reason, r2, coefficients, limit)
+        return Surface(True, False, reason, r2, coefficients, limit)
     optimum = ilr_inverse(lowest[0])
     height = float(_terms(lowest[:1])[0] @ coefficients)
-    return Surface(True, "", r2, coefficients, limit, optimum, height, ilr_inverse(optima[inside]))
+    return Surface(True, True, "", r2, coefficients, limit, optimum, height, ilr_inverse(optima[inside]))
 
 
 def _terms(z: Vector) -> Vector:

@@ -1,7 +1,17 @@
 """The report: what a study found, as one HTML page, Markdown and CSV, and as sentences for the command line."""
 
 from hpo.report.data import ReportData
+from hpo.report.images import FORMATS, ImageError, write_images
 from hpo.report.words import headline, recommendation, sentences
 from hpo.report.write import write_report
 
-__all__ = ["ReportData", "headline", "recommendation", "sentences", "write_report"]
+__all__ = [
+    "FORMATS",
+    "ImageError",
+    "ReportData",
+    "headline",
+    "recommendation",
+    "sentences",
+    "write_images",
+    "write_report",
+]

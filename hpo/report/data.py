@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from hpo.compare import SEARCHED, Comparison, best_trial, weights_of
-
-Vector = NDArray[np.float64]
+from hpo import compare
+from hpo.compare import Comparison, Vector, best_trial, weights_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,12 @@ class Point(NamedTuple):
 
 def static_points(comparison: Comparison) -> pd.DataFrame:
     """The trials of the static search that have a score, best first."""
-    search = comparison.search
-    return search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+    return compare.static_points(comparison.search)
 
 
 def best_runs(comparison: Comparison) -> dict[str, pd.Series]:
     """For each recipe the search trial of its best alpha."""
-    runs = comparison.search[comparison.search["kind"] == "gradnorm"]
-    best = {str(recipe): best_trial(group) for recipe, group in runs.groupby("recipe", sort=False)}
-    return {recipe: row for recipe, row in sorted(best.items()) if row is not None}
+    return dict(sorted(compare.best_runs(comparison.search).items()))
 
 
 def best_static(comparison: Comparison) -> Point | None:
@@ -81,11 +77,6 @@ def recommended_weights(comparison: Comparison) -> dict[str, float]:
         return {}
     w = arm_weights(comparison, comparison.recommended)
     return {task: float(f"{value:.6g}") for task, value in zip(comparison.tasks, w, strict=True)}
-
-
-def weight_columns(trials: pd.DataFrame, tasks: Sequence[str], average: str) -> Vector:
-    """E_t[w] of every row, shape (rows, T)."""
-    return trials[[f"{average}/{task}" for task in tasks]].to_numpy(dtype=np.float64)
 
 
 def centred_log_ratios(w: ArrayLike) -> Vector:

@@ -9,22 +9,22 @@ import pandas as pd
 
 from hpo.report.data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
-from hpo.report.tables import definitions, trials_table
+from hpo.report.tables import ARM, definitions, trials_table
 from hpo.report.words import headline, recommendation, sentences
 
 
 def markdown(data: ReportData) -> str:
     """The whole report as Markdown."""
     comparison = data.comparison
-    found, cost = sentences(comparison)
-    parts = [f"# {_text(data.study)}: {headline(comparison)}", _text(found), _text(cost)]
+    parts = [f"# {_text(data.study)}: {headline(comparison)}", *map(_text, sentences(comparison))]
     parts += [f"**{_text(recommendation(comparison))}**"]
     weights = recommended_weights(comparison)
     parts += [_fence(json.dumps(weights, indent=2), "json")] if weights else []
     if comparison.alarms:
         parts += ["## Alarms", "\n".join(f"- {_text(alarm)}" for alarm in comparison.alarms)]
     for section in sections(data):
-        parts += [f"## {section.title}", _text(section.caption), _table(section.table)]
+        for place, table in enumerate(section.tables):
+            parts += [f"## {section.title}"] * (place == 0) + [_text(table.caption), _table(table.content)]
     parts += ["## What the numbers mean", definitions(comparison)]
     parts += ["## Provenance", "\n".join(f"- {_text(name)}: {_text(value)}" for name, value in facts(data).items())]
     if STUDY_FILE in data.provenance:
@@ -36,6 +36,7 @@ def markdown(data: ReportData) -> str:
 def _table(table: pd.DataFrame) -> str:
     if table.empty:
         return "Nothing yet."
+    table = table.drop(columns=ARM, errors="ignore")
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows)
 

@@ -48,6 +48,11 @@ def ratio(value: float) -> str:
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
 
 
+def percent(value: float) -> str:
+    """A share: "88%"."""
+    return f"{value:.0%}" if math.isfinite(value) else NOTHING
+
+
 def duration(seconds: float) -> str:
     """ "83 s", "12 min", "3.4 h"."""
     if not math.isfinite(seconds):

@@ -15,7 +15,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.numbers import NOTHING, bounds, ratio, signed
 from hpo.report.sections import STUDY_FILE, facts, sections
-from hpo.report.tables import NOTES, definitions, trials_table
+from hpo.report.tables import ARM, NOTES, definitions, trials_table
 from hpo.report.words import advice, headline, sentences
 
 
@@ -29,10 +29,8 @@ class Tile(NamedTuple):
 class Panel(NamedTuple):
     """A figure as the page shows it; ``missing`` says why there is none."""
 
-    name: str
     title: str
     caption: str
-    wide: bool
     height: int
     missing: str
 
@@ -53,6 +51,7 @@ def page(data: ReportData) -> str:
         definitions=definitions(comparison),
         sections=sections(data),
         notes=NOTES,
+        key=ARM,
         panels=panels,
         trials=trials_table(data),
         facts=facts(data),
@@ -75,16 +74,15 @@ def _template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def _figures(data: ReportData) -> tuple[list[Panel], dict[str, object]]:
+def _figures(data: ReportData) -> tuple[dict[str, Panel], dict[str, object]]:
     """What stands where a figure goes, and for those there are Plotly's JSON."""
-    panels, drawn = [], {}
+    panels, drawn = {}, {}
     for name, module in FIGURES.items():
         figure = module.figure(data)
         if figure is None:
-            panels.append(Panel(name, module.TITLE, "", module.WIDE, 0, module.MISSING))
+            panels[name] = Panel(module.TITLE, "", 0, module.MISSING)
         else:
-            caption = module.caption(data)
-            panels.append(Panel(name, module.TITLE, caption, module.WIDE, figure.layout.height, ""))
+            panels[name] = Panel(module.TITLE, module.caption(data), figure.layout.height, "")
             drawn[name] = json.loads(figure.to_json())
     return panels, drawn
 
@@ -97,8 +95,12 @@ def _json(content: object) -> str:
 def _tiles(comparison: Comparison) -> list[Tile]:
     regret = comparison.verdict.regret
     interval = bounds(regret.low, regret.high)
-    known = f"regret, percentage points (95% interval {interval})" if interval != NOTHING else "regret"
-    tiles = [Tile(signed(regret.mean), known), *_cost_tiles(comparison)]
+    known = (
+        f"regret, percentage points (95% interval {interval}), freed of selection"
+        if interval != NOTHING
+        else "regret"
+    )
+    tiles = [Tile(signed(regret.mean), known), *_cost_tiles(comparison), *_budget_tile(comparison)]
     tiles += _distance_tile(comparison)
     return [tile for tile in tiles if tile.number != NOTHING]
 
@@ -114,6 +116,19 @@ def _cost_tiles(comparison: Comparison) -> list[Tile]:
         )
         for _, row in sweeps.iterrows()
         for unit in ("steps", "seconds")
+    ]
+
+
+def _budget_tile(comparison: Comparison) -> list[Tile]:
+    """How many points match, of the recipe that the verdict is on."""
+    table, n = comparison.budget.table, len(comparison.budget.curve)
+    recipe = [*comparison.verdict.arm.split("/"), ""][1]
+    return [
+        Tile(
+            f"> {n}" if row["beyond"] else f"{row['k']}",
+            f"of {n} static points to match the {row['recipe']} recipe's sweep, at least {row['k_low']}",
+        )
+        for _, row in table[table["recipe"] == recipe].iterrows()
     ]
 
 

@@ -1,4 +1,4 @@
-"""The tables of the report in their order, with titles and how to read them; page and Markdown show the same."""
+"""The sections of the report in their order, with figures by name and tables; page and Markdown show the same."""
 
 from __future__ import annotations
 
@@ -6,47 +6,143 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from hpo.compare import Comparison
 from hpo.report.data import ReportData
-from hpo.report.tables import arms_table, cost_table, distances_table, metrics_table, ranks_table
+from hpo.report.tables import (
+    arms_table,
+    cost_table,
+    distances_table,
+    figure4_table,
+    gap_table,
+    metrics_table,
+    ranks_table,
+)
 
 STUDY_FILE = "study file"  # the one entry of the provenance that has many lines
 
 
+class Table(NamedTuple):
+    """A table with what it shows; ``folded`` away until it is asked for, where the figure says the most of it."""
+
+    caption: str
+    content: pd.DataFrame
+    folded: bool = False
+
+
 class Section(NamedTuple):
-    """One table of the report."""
+    """One part of the report.
+
+    Attributes:
+        title: what it answers.
+        figure: a key of `hpo.report.figures.FIGURES`; its caption reads it.
+        tables: below the figure.
+        wide: whether it takes the whole width of a wide page.
+    """
 
     title: str
-    caption: str
-    table: pd.DataFrame
+    figure: str
+    tables: tuple[Table, ...]
+    wide: bool = False
 
 
 def sections(data: ReportData) -> list[Section]:
-    """All tables but the list of trials."""
+    """Everything between the verdict and the provenance."""
     comparison = data.comparison
     return [
+        Section("How GradNorm moved the weights", "trajectories", (), wide=True),
         Section(
-            "Arms",
-            "Best on validation first. The verdict compares the best GradNorm arm with the best static arm; "
-            "w are the weights, whose sum is the number of tasks.",
-            arms_table(data),
-        ),
-        Section("Metrics", "On the test split, mean over seeds.", metrics_table(data)),
-        Section(
-            "Distance to the best static weights",
-            "The Aitchison distance counts ratios of weights; the L2 distance, the paper's, counts differences.",
-            distances_table(comparison),
+            "Where the good weights are",
+            "static_points",
+            (Table(_region_words(comparison), distances_table(comparison)),),
+            wide=True,
         ),
         Section(
-            "Rank among static points",
-            "Where GradNorm's best run stands among all static points, on the validation split and the search seed.",
-            ranks_table(comparison),
+            "Arms on the test split",
+            "arms",
+            (
+                Table(
+                    "Best on validation first. Regret compares each arm by itself with the best static arm, paired "
+                    "by seed; chosen again: in how many resamples of the seeds it is the best of its side; w are the "
+                    "weights, whose sum is the number of tasks.",
+                    arms_table(data),
+                ),
+                Table(
+                    "Metrics on the test split, mean over seeds. On the Pareto front are the arms that no other arm "
+                    "equals or beats on every task.",
+                    metrics_table(data),
+                ),
+            ),
+            wide=True,
         ),
         Section(
-            "Cost",
-            "What finding weights took on the search seed, trials that did not finish included.",
-            cost_table(comparison),
+            "Was the grid search worth it?",
+            "budget",
+            (Table(_rank_words(comparison), ranks_table(comparison)),),
+        ),
+        Section(
+            "Are static points near E_t[w] the good ones?",
+            "distance",
+            (
+                Table(
+                    "The paper's Figure 4 as a number. Any point near the middle of a bowl correlates: what counts "
+                    "is the percentile, for how many of 100 random points of the searched region rho is smaller.",
+                    figure4_table(comparison),
+                ),
+            ),
+        ),
+        Section("How much alpha matters", "alpha", ()),
+        Section(
+            "Overfitting",
+            "overfitting",
+            (Table("Metrics on training and test data", gap_table(comparison), folded=True),),
+        ),
+        Section("Gradient norms and training rates", "dynamics", (), wide=True),
+        Section(
+            "What finding weights took",
+            "cost",
+            (Table("On the search seed, trials that did not finish included.", cost_table(comparison)),),
+            wide=True,
         ),
     ]
+
+
+def _region_words(comparison: Comparison) -> str:
+    """What the distances are to, and what the response surface says."""
+    sigma, _ = comparison.noise
+    points = len(comparison.region)
+    noise = f" (noise of one score: {sigma:.2g} percentage points)" if sigma == sigma else ""
+    as_good = (
+        f"{points} static point{'s are' if points != 1 else ' is'} not distinguishable from the best one, itself "
+        f"among them, by one seed's score{noise}."
+    )
+    return (
+        "Distance of E_t[w] to the best static weights, and to the nearest static point that is as good: Aitchison "
+        f"counts ratios of weights, L2, the paper's, differences. {as_good} {surface_words(comparison)}"
+    )
+
+
+def surface_words(comparison: Comparison) -> str:
+    """What the response surface says, in plain words."""
+    surface = comparison.surface
+    if not surface.identified:
+        return f"Response surface not identified: {surface.reason}."
+    fit = f"The quadratic response surface predicts points it has not seen (leave-one-out R\u00b2 {surface.r2:.2f})"
+    if not surface.located:
+        return f"{fit}, but does not locate the best weights: {surface.reason}."
+    weights = ", ".join(f"{task} {w:.3g}" for task, w in zip(comparison.tasks, surface.optimum, strict=True))
+    return f"{fit}; its lowest point, score {surface.score:+.2f}, is at {weights}."
+
+
+def _rank_words(comparison: Comparison) -> str:
+    if comparison.random_points:
+        interval = "in brackets the Clopper-Pearson 95% interval for all points that the design can draw"
+    else:
+        interval = "in brackets 95% of the ranks when every score is moved by noise of the size that seeds make"
+    return (
+        "Where the best run of each recipe stands among all static points (validation, search seed); "
+        f"{interval}. Then how many points a static search must try to expect one as good, with its 95% band, and "
+        "what those cost against the whole alpha sweep, and against one run, as if alpha were known."
+    )
 
 
 def facts(data: ReportData) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,9 +13,11 @@ from hpo.report.data import ReportData
 from hpo.report.labels import arm_label
 from hpo.report.numbers import (
     NOTHING,
+    bounds,
     count,
     duration,
     metric,
+    percent,
     ratio,
     signed,
     signed_with_bounds,
@@ -22,6 +25,8 @@ from hpo.report.numbers import (
 )
 
 NOTES = "Notes"  # the column whose words the page shows as badges
+ARM = "arm"  # the column of keys that ties rows to figures; nobody reads it
+PARETO = "Pareto front"
 _REFERENCE = "single_task"
 _TRIAL_COLUMNS = ["phase", "arm", "seed", "status", "score_val", "score_test", "steps", "seconds", "identity"]
 
@@ -34,7 +39,9 @@ def arms_table(data: ReportData) -> pd.DataFrame:
     lost = _lost(data)
     rows = [_arm_row(row, comparison, planned, lost.get(row["arm"], [])) for _, row in arms.iterrows()]
     known = set(comparison.arms["arm"])
-    rows += [{"Arm": arm_label(arm), NOTES: ", ".join(notes)} for arm, notes in lost.items() if arm not in known]
+    rows += [
+        {ARM: arm, "Arm": arm_label(arm), NOTES: ", ".join(notes)} for arm, notes in lost.items() if arm not in known
+    ]
     return pd.DataFrame(rows, dtype=object).fillna(NOTHING) if rows else pd.DataFrame(columns=["Arm", NOTES])
 
 
@@ -45,13 +52,15 @@ def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[st
     if row["seeds"] < planned:
         notes.append(f"{row['seeds']} of {planned} seeds")
     return {
+        ARM: row["arm"],
         "Arm": arm_label(row["arm"]),
         NOTES: ", ".join(notes),
         "Seeds": count(row["seeds"]),
         "Score, validation": signed(row["score_val"]),
         "Score, test (95% interval)": signed_with_bounds(row["score_test"], row["low"], row["high"]),
         "Regret (95% interval)": signed_with_bounds(row["regret"], row["regret_low"], row["regret_high"]),
-        "Verdict": row["verdict"] or NOTHING,
+        "By itself": row["verdict"] or NOTHING,
+        "Chosen again": percent(row["chosen"]),
         **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
     }
 
@@ -84,10 +93,15 @@ def metrics_table(data: ReportData) -> pd.DataFrame:
     }
     rows = [{"Arm": "single-task networks", **reference}] if reference else []
     for _, row in arms[arms["kind"] != _REFERENCE].iterrows():
-        rows.append(
-            {"Arm": arm_label(row["arm"])} | {head: metric(row[f"test/{task}"]) for task, head in heads.items()}
-        )
-    return pd.DataFrame(rows, columns=["Arm", *heads.values()], dtype=object).fillna(NOTHING)
+        metrics = {head: metric(row[f"test/{task}"]) for task, head in heads.items()}
+        rows.append({ARM: row["arm"], "Arm": arm_label(row["arm"]), **metrics, PARETO: _pareto(row)})
+    return pd.DataFrame(rows, columns=[ARM, "Arm", *heads.values(), PARETO], dtype=object).fillna(NOTHING)
+
+
+def _pareto(row: pd.Series) -> str:
+    if pd.isna(row["score_test"]):
+        return NOTHING
+    return f"dominated by {arm_label(row['dominated_by'])}" if row["dominated_by"] else "on the front"
 
 
 def _metric_head(task: str, data: ReportData) -> str:
@@ -121,6 +135,9 @@ def distances_table(comparison: Comparison) -> pd.DataFrame:
             "Aitchison distance": weight(row["aitchison"]),
             "L2 distance": weight(row["l2"]),
             "Off by a factor of": ratio(row["factor"]),
+            "Nearest point as good": arm_label(row["nearest"]) if row["nearest"] else NOTHING,
+            "Aitchison distance to it": weight(row["region_aitchison"]),
+            "Off from it by a factor of": ratio(row["region_factor"]),
             **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
         }
         for _, row in comparison.distances.iterrows()
@@ -134,9 +151,67 @@ def ranks_table(comparison: Comparison) -> pd.DataFrame:
             "Recipe": row["recipe"],
             "Best alpha": weight(row["alpha"]),
             "Score, validation": signed(row["score"]),
-            "Rank": f"{row['rank']} of {row['points'] + 1}",
+            "Rank": f"{row['rank']} of {row['points'] + 1}{_rank_bounds(row)}",
+            **_share(row, comparison.random_points),
+            **_budget(row["recipe"], comparison),
         }
         for _, row in comparison.ranks.iterrows()
+    )
+
+
+def _rank_bounds(row: pd.Series) -> str:
+    return f" ({row['rank_low']:.0f} to {row['rank_high']:.0f})" if math.isfinite(row["rank_low"]) else ""
+
+
+def _share(row: pd.Series, random_points: bool) -> dict[str, str]:
+    """Only points drawn at random have a share that stands for others."""
+    if not random_points:
+        return {}
+    known = math.isfinite(row["better_low"])
+    interval = f" ({percent(row['better_low'])} to {percent(row['better_high'])})" if known else ""
+    return {"Random points that are better": percent(row["better"]) + interval}
+
+
+def _budget(recipe: str, comparison: Comparison) -> dict[str, str]:
+    table, n = comparison.budget.table, len(comparison.budget.curve)
+    row = next((row for _, row in table.iterrows() if row["recipe"] == recipe), None)
+    if row is None:
+        return {}
+    few, most = row["k_low"], f"{row['k_high']}" if row["k_high"] < n else f"{n} or more"
+    return {
+        "Static points to match": f"more than {n}" if row["beyond"] else f"{row['k']} ({few} to {most})",
+        "Their steps, times the sweep": f"{ratio(row['steps_sweep'])} (at least {ratio(row['steps_sweep_low'])})",
+        "Their time, times the sweep": f"{ratio(row['seconds_sweep'])} (at least {ratio(row['seconds_sweep_low'])})",
+        "Their time, times one run": f"{ratio(row['seconds_run'])} (at least {ratio(row['seconds_run_low'])})",
+    }
+
+
+def figure4_table(comparison: Comparison) -> pd.DataFrame:
+    """Spearman's rho of score and distance to E_t[w], beside that of reference points."""
+    return pd.DataFrame(
+        {
+            "Recipe": row["recipe"],
+            "Distance": {"aitchison": "Aitchison", "l2": "L2 (the paper's)"}[row["distance"]],
+            "Spearman's rho": signed(row["rho"]),
+            "Percentile among 200 reference points": count(row["percentile"]),
+            "rho of the references, central 95%": bounds(row["null_low"], row["null_high"]),
+        }
+        for _, row in comparison.figure4.iterrows()
+    )
+
+
+def gap_table(comparison: Comparison) -> pd.DataFrame:
+    """How much worse each arm is on test than on its own training data."""
+    arms = comparison.arms[comparison.arms["gap"].notna()]
+    return pd.DataFrame(
+        {
+            ARM: row["arm"],
+            "Arm": arm_label(row["arm"]),
+            "Gap, percentage points": signed(row["gap"]),
+            **{f"{task}: train": metric(row[f"train/{task}"]) for task in comparison.tasks},
+            **{f"{task}: test": metric(row[f"test/{task}"]) for task in comparison.tasks},
+        }
+        for _, row in arms.iterrows()
     )
 
 
@@ -148,6 +223,7 @@ def trials_table(data: ReportData) -> pd.DataFrame:
 def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for _, row in trials.iterrows():
         yield {
+            ARM: row["arm"],
             "Phase": row["phase"],
             "Arm": arm_label(row["arm"]),
             "Seed": str(row["seed"]),
@@ -183,5 +259,7 @@ def definitions(comparison: Comparison) -> str:
         "A score is the mean over tasks of the relative change against single-task networks, in percent; lower is "
         "better, and below 0 the multitask network beats them. Regret is an arm's score minus the score of the best "
         "static arm, paired by seed, in percentage points. Arms are chosen on validation and read on test, on seeds "
-        f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent."
+        f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent. The verdict's regret "
+        "is freed of selection: every seed is read with arms chosen on other seeds; the regrets in the table compare "
+        "each arm by itself with the best static arm, as it stands."
     )

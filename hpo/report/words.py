@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
-from hpo.compare import Comparison, Interval, Verdict
+from hpo.compare import Comparison, Verdict
 from hpo.report.data import recommended_weights
 from hpo.report.labels import arm_label
 from hpo.report.numbers import bounds, duration, ratio, signed
@@ -34,9 +32,9 @@ def headline(comparison: Comparison) -> str:
     return _HEADLINES[comparison.verdict.kind]
 
 
-def sentences(comparison: Comparison) -> tuple[str, str]:
-    """What was found on the test split, and what finding weights cost."""
-    return _finding(comparison), _cost(comparison)
+def sentences(comparison: Comparison) -> tuple[str, ...]:
+    """What was found on the test split, what finding weights cost, and what the static search would have needed."""
+    return _finding(comparison), _cost(comparison), *_budget(comparison)
 
 
 def recommendation(comparison: Comparison) -> str:
@@ -53,14 +51,15 @@ def advice(comparison: Comparison, weights: str = "") -> str:
             "If the study was stopped, the same command again resumes it."
         )
     text = f"Train with {arm_label(comparison.recommended)}{weights}."
-    return f"{text} {_CAUTIONS[comparison.verdict.kind]}".strip()
+    caution = _CAUTIONS[comparison.verdict.kind].format(more=_more_seeds(comparison.verdict))
+    return f"{text} {caution}".strip()
 
 
 _CAUTIONS = {
     "better": "",
     "equivalent": "",
     "worse": "",
-    "inconclusive": "It is the best on validation so far; raise seeds in the study file for a verdict.",
+    "inconclusive": "It is the best on validation so far; for a verdict {more}.",
     "none": "It is the best on validation so far; the same command again resumes the study.",
 }
 
@@ -74,7 +73,7 @@ def _finding(comparison: Comparison) -> str:
         static=arm_label(verdict.static),
         margin=f"{margin:g}",
         regret=_regret(verdict, margin),
-        gap=_gap(verdict, margin),
+        gap=_gap(verdict),
     )
     return text[0].upper() + text[1:]
 
@@ -87,27 +86,21 @@ def _regret(verdict: Verdict, margin: float) -> str:
     return f"regret {signed(mean)} percentage points ({interval}{seeds} {plural}, test split{told})"
 
 
-def _gap(verdict: Verdict, margin: float) -> str:
+def _gap(verdict: Verdict) -> str:
     """What an inconclusive verdict lacks."""
-    _, low, high, _ = verdict.regret
-    if not math.isfinite(low):
+    if not math.isfinite(verdict.regret.low):
         return "one seed gives no interval"
-    if (high - low) / 2 <= margin:
-        return "the interval holds both 0 and regrets beyond the margin"
-    needed = _seeds_needed(verdict.regret, margin)
-    amount = f"about {needed:,}" if needed else "more than 1,000"
-    return (
-        f"the interval is wider than the margin, and with this scatter it takes {amount} seeds to make it as narrow"
-    )
+    amount = f"about {verdict.seeds_needed:,}" if verdict.seeds_needed else "more than 1,000"
+    return f"if mean and scatter stay as they are, {amount} seeds settle it with a probability of 80%"
 
 
-def _seeds_needed(regret: Interval, margin: float) -> int:
-    """The smallest n <= 1000 with ``t_{n-1} s / sqrt(n) <= margin``, s the scatter found; 0 if there is none."""
-    n = np.arange(2, 1001)
-    width = stats.t.ppf(0.975, n - 1) / np.sqrt(n)  # half the interval, in units of s
-    s = (regret.high - regret.low) / 2 / width[regret.seeds - 2]
-    enough = n[s * width <= margin]
-    return int(enough[0]) if len(enough) else 0
+def _more_seeds(verdict: Verdict) -> str:
+    """What to do about it: "run 4 more seeds (seeds: 7 in the study file)"."""
+    have, needed = verdict.regret.seeds, verdict.seeds_needed
+    if not needed:
+        return "raise seeds in the study file" if have < 2 else "widen margin in the study file, or leave it open"
+    more = max(needed - have, 1)
+    return f"run {more:,} more seed{'s' * (more > 1)} (seeds: {have + more} in the study file)"
 
 
 def _cost(comparison: Comparison) -> str:
@@ -138,3 +131,26 @@ def _one_run(comparison: Comparison, cost: Mapping[str, pd.Series]) -> pd.Series
     wanted = [f"GradNorm {recipe}, one run" for recipe in recipes]
     ways = [way for way in cost if way.endswith(", one run")]
     return cost[next((way for way in wanted if way in ways), ways[0])]
+
+
+def _budget(comparison: Comparison) -> Iterator[str]:
+    """How large a static search equals the sweep of the recipe that the verdict is on."""
+    table = comparison.budget.table
+    if table.empty:
+        return
+    recipes = comparison.arms.loc[comparison.arms["arm"] == comparison.verdict.arm, "recipe"].tolist()
+    row = next((row for _, row in table.iterrows() if row["recipe"] in recipes), table.iloc[0])
+    n = len(comparison.budget.curve)
+    if row["beyond"]:
+        yield (
+            f"Not one of the {n} static points matches the best run of the {row['recipe']} recipe's sweep on the "
+            f"search seed's validation: a static search as good would cost at least {ratio(row['steps_sweep'])} "
+            "times the sweep's steps."
+        )
+        return
+    yield (
+        f"To expect a point as good as the best run of the {row['recipe']} recipe's sweep (validation, search seed), "
+        f"a static search must try {row['k']} of the {n} points, at least {row['k_low']} (95% band): "
+        f"{ratio(row['steps_sweep'])} times the sweep's steps and {ratio(row['seconds_sweep'])} times its seconds, "
+        f"at least {ratio(row['steps_sweep_low'])} and {ratio(row['seconds_sweep_low'])}."
+    )

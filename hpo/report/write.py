@@ -6,20 +6,24 @@ from pathlib import Path
 
 from hpo.files import write_text
 from hpo.report.data import ReportData
+from hpo.report.document import document_text
 from hpo.report.markdown import markdown
 from hpo.report.page import page
 from hpo.report.tables import all_trials, arms_numbers
 
 
 def write_report(data: ReportData, folder: Path) -> dict[str, Path]:
-    """Write ``report.html``, ``report.md``, ``arms.csv`` and ``trials.csv`` into a folder, which is made if missing.
+    """Write ``report.html``, ``report.md``, ``comparison.json``, ``arms.csv``, ``trials.csv`` into a folder.
+
+    The folder is made if missing.
 
     Returns:
-        The files by what they are: ``html``, ``markdown``, ``arms``, ``trials``.
+        The files by what they are: ``html``, ``markdown``, ``json``, ``arms``, ``trials``.
     """
     contents = {
         "html": ("report.html", page(data)),
         "markdown": ("report.md", markdown(data)),
+        "json": ("comparison.json", document_text(data)),
         "arms": ("arms.csv", arms_numbers(data.comparison).to_csv(index=False)),
         "trials": ("trials.csv", all_trials(data).to_csv(index=False)),
     }

@@ -7,7 +7,7 @@ from typing import Protocol
 import plotly.graph_objects as go
 
 from hpo.report.data import ReportData
-from hpo.report.figures import alpha, arms, cost, distance, static_points, trajectories
+from hpo.report.figures import alpha, arms, budget, cost, distance, dynamics, overfitting, static_points, trajectories
 
 
 class Figure(Protocol):
@@ -16,8 +16,6 @@ class Figure(Protocol):
     TITLE: str
     MISSING: str
     """Said in place of the figure where the data does not carry it."""
-    WIDE: bool
-    """Whether it takes the whole width of a wide page."""
 
     def caption(self, data: ReportData, /) -> str:
         """How to read it, in a sentence or two."""
@@ -27,10 +25,13 @@ class Figure(Protocol):
 
 
 FIGURES: dict[str, Figure] = {
-    "arms": arms,
     "trajectories": trajectories,
     "static_points": static_points,
+    "arms": arms,
+    "budget": budget,
     "distance": distance,
     "alpha": alpha,
+    "overfitting": overfitting,
+    "dynamics": dynamics,
     "cost": cost,
 }

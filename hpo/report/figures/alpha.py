@@ -12,7 +12,6 @@ from hpo.report.numbers import signed
 
 TITLE = "How much alpha matters"
 MISSING = "The alpha sweep has no scored run yet."
-WIDE = False
 
 
 def caption(_: ReportData) -> str:
@@ -59,4 +58,5 @@ def _add(plot: go.Figure, recipe: str, runs: pd.DataFrame, style: tuple[str, str
     plot.add_scatter(
         x=runs["alpha"], y=runs["shown"], mode="lines+markers", line={"color": color, "width": 1}, marker=marker,
         name=f"{plain(recipe)} recipe", hovertext=hover, hoverinfo="text",
+        customdata=runs["arm"].tolist(),
     )  # fmt: skip

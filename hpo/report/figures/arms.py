@@ -13,7 +13,6 @@ from hpo.report.numbers import bounds, signed
 
 TITLE = "Score of every arm on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
-WIDE = True
 _ROW = 46  # pixels
 
 _GROUPS = {"GradNorm": (BALANCED, RECIPES[0], "diamond"), "static search": (SEARCHED, STATIC, "circle")}
@@ -77,7 +76,7 @@ def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str
     marker = {"color": color, "symbol": symbols, "size": 10}
     plot.add_scatter(
         x=arms["shown"], y=arms["place"], mode="markers", name=name, marker=marker, error_x=error,
-        hovertext=hover, hoverinfo="text",
+        hovertext=hover, hoverinfo="text", customdata=arms["arm"].tolist(),
     )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from hpo.report.numbers import count, duration, ratio
 
 TITLE = "What finding weights took"
 MISSING = "No trial of the static search or of an alpha sweep is there yet."
-WIDE = False
 _PANELS = {"steps": ("steps", count), "seconds": ("measured time", duration)}
 _ROW = 56  # pixels
 

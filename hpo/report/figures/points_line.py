@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpo.compare import weights_of
-from hpo.report.data import ReportData, Vector, best_runs, best_static, weight_columns
-from hpo.report.figures.style import STATIC, blank, clip, plain, recipe_style
-from hpo.report.labels import arm_label
-from hpo.report.numbers import signed
+from hpo.compare import Vector, weight_columns, weights_of
+from hpo.report.data import ReportData, best_runs, best_static
+from hpo.report.figures.style import REFERENCE, STATIC, STATIC_BAND, blank, clip, plain, point_texts, recipe_style
 
 
 def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
@@ -18,14 +17,13 @@ def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
     w = weight_columns(points, tasks, "geometric")
     clipped = clip(points["score"], 0.5)
     plot = go.Figure(layout=blank(height=420))
-    hover = [
-        f"{plain(arm_label(a))}<br>score {signed(s)}" for a, s in zip(points["arm"], points["score"], strict=True)
-    ]
+    hover = point_texts(points, tasks)
     symbols = ["triangle-up" if beyond else "circle" for beyond in clipped.beyond]
     plot.add_scatter(
         x=w[:, 0] / w[:, 1], y=clipped.shown, mode="markers", name="static point", hovertext=hover, hoverinfo="text",
-        marker={"color": STATIC, "symbol": symbols, "size": 9, "opacity": 0.8},
+        marker={"color": STATIC, "symbol": symbols, "size": 9, "opacity": 0.8}, customdata=points["arm"].tolist(),
     )  # fmt: skip
+    _add_surface(plot, data, w, clipped.top)
     _ring_best(plot, data, points, clipped.shown)
     runs = best_runs(data.comparison)
     for recipe, run in runs.items():
@@ -37,6 +35,23 @@ def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
     plot.update_xaxes(type="log", title_text=axis, tickformat="~g", dtick=1)
     plot.update_yaxes(title_text="score on validation, %")
     return plot
+
+
+def _add_surface(plot: go.Figure, data: ReportData, w: Vector, top: float) -> None:
+    """The fitted quadratic where it is identified, and the 95% region of its lowest point where that is located."""
+    surface = data.comparison.surface
+    if not surface.identified:
+        return
+    logs = np.log(w[:, 0] / w[:, 1])
+    grid = np.exp(np.linspace(logs.min(), logs.max(), 100))
+    line = {"color": REFERENCE, "width": 1.5}
+    height = np.minimum(surface.predict(np.stack([grid, np.ones(100)], axis=1)), top)
+    plot.add_scatter(x=grid, y=height, mode="lines", line=line, name="response surface", hoverinfo="skip")
+    if surface.located:
+        ratios = surface.region()[:, 0] / surface.region()[:, 1]
+        plot.add_vrect(x0=ratios.min(), x1=ratios.max(), fillcolor=STATIC_BAND, line_width=0, layer="below")
+        key = {"color": STATIC_BAND, "symbol": "square", "size": 12}
+        plot.add_scatter(x=[None], y=[None], mode="markers", marker=key, name="its lowest point, 95% region")
 
 
 def _ring_best(plot: go.Figure, data: ReportData, points: pd.DataFrame, shown: Vector) -> None:

@@ -8,17 +8,28 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
+from scipy.spatial import ConvexHull
 
-from hpo.compare import weights_of
-from hpo.report.data import ReportData, Vector, best_runs, best_static, centred_log_ratios, weight_columns
-from hpo.report.figures.style import REFERENCE, SCALE, STATIC, blank, clip, plain, recipe_style, thinned, weights_text
-from hpo.report.labels import arm_label
-from hpo.report.numbers import signed
+from hpo.compare import Vector, weight_columns, weights_of
+from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
+from hpo.report.figures.style import (
+    REFERENCE,
+    SCALE,
+    STATIC,
+    blank,
+    clip,
+    plain,
+    point_texts,
+    recipe_style,
+    thinned,
+    weights_text,
+)
 
 _ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the two others shrink alike
 _RAYS: Vector = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _BETWEEN = math.radians(30)  # midway between two rays, where the rings' numbers stand
 _PATH_POINTS = 300
+_CELLS = 120  # of the heat map, along a side
 
 
 def plane(data: ReportData, points: pd.DataFrame) -> go.Figure:
@@ -29,8 +40,9 @@ def plane(data: ReportData, points: pd.DataFrame) -> go.Figure:
     every = np.vstack([places, *(_places(weights)[None] for weights in marked.values())])
     reach = 1.12 * float(np.nanmax(np.linalg.norm(every, axis=1)))
     plot = go.Figure(layout=_layout(reach))
+    _add_surface(plot, data, points, reach)
     _add_frame(plot, data, reach)
-    _add_points(plot, data, points, places, w)
+    _add_points(plot, data, points, places)
     _add_paths(plot, data)
     _add_marked(plot, data, marked)
     return plot
@@ -47,6 +59,39 @@ def _marked(data: ReportData) -> dict[str, Vector]:
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     found = {recipe: weights_of(run, data.comparison.tasks, "geometric") for recipe, run in runs.items()}
     return found | ({"": best.weights} if best is not None else {})
+
+
+def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach: float) -> None:
+    """The fitted quadratic as a heat map where it is identified, and the region of its lowest point if located."""
+    surface = data.comparison.surface
+    if not surface.identified:
+        return
+    axis = np.linspace(-reach, reach, _CELLS)
+    places = np.stack(np.meshgrid(axis, axis), axis=-1)
+    height = surface.predict(np.exp(places @ _RAYS.T * math.sqrt(2 / 3)))  # the inverse of `_places`
+    height[np.linalg.norm(places, axis=-1) > reach] = np.nan
+    low, top = _scale(points)
+    plot.add_heatmap(
+        x=axis.round(3), y=axis.round(3), z=np.clip(height, low, top).round(2), colorscale=SCALE, zmin=low, zmax=top,
+        opacity=0.28, showscale=False, hoverinfo="skip", zsmooth="best",
+    )  # fmt: skip
+    if surface.located:
+        x, y = _outline(_places(surface.region())).T
+        plot.add_scatter(
+            x=x, y=y, mode="lines", line={"color": STATIC, "width": 2, "dash": "dash"}, hoverinfo="skip",
+            name="lowest point of the response surface, 95% region",
+        )  # fmt: skip
+
+
+def _outline(places: Vector) -> Vector:
+    """The convex hull of points, shape (n, 2), as a closed line."""
+    corners: Vector = places[ConvexHull(places).vertices]
+    return np.vstack([corners, corners[:1]])
+
+
+def _scale(points: pd.DataFrame) -> tuple[float, float]:
+    """The scores that the colours span."""
+    return float(points["score"].min()), clip(points["score"], 0.5).top
 
 
 def _add_frame(plot: go.Figure, data: ReportData, reach: float) -> None:
@@ -85,24 +130,21 @@ def _add_ring(plot: go.Figure, power: int, line: dict[str, object]) -> None:
     plot.add_annotation(x=x, y=y, text=text, showarrow=False, font_size=10)
 
 
-def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places: Vector, w: Vector) -> None:
-    texts = weights_text(w, data.comparison.tasks)
-    hover = [
-        f"{plain(arm_label(arm))}<br>score {signed(score)}<br>{text}"
-        for arm, score, text in zip(points["arm"], points["score"], texts, strict=True)
-    ]
+def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places: Vector) -> None:
+    hover = point_texts(points, data.comparison.tasks)
+    (low, top), equals = _scale(points), set(data.comparison.region["arm"])
     bar = {
         "title": {"text": "score on validation, %", "side": "top", "font": {"size": 13}},
         "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
     }  # fmt: skip
     marker = {
-        "color": points["score"][::-1], "colorscale": SCALE, "cmin": points["score"].min(),
-        "cmax": clip(points["score"], 0.5).top, "size": 11, "line": {"color": REFERENCE, "width": 1}, "colorbar": bar,
+        "color": points["score"][::-1], "colorscale": SCALE, "cmin": low, "cmax": top, "size": 12, "colorbar": bar,
+        "line": {"color": REFERENCE, "width": [2.2 if arm in equals else 1 for arm in points["arm"][::-1]]},
     }  # fmt: skip
     x, y = places[::-1].T  # the best on top
     plot.add_scatter(
         x=x, y=y, mode="markers", marker=marker, name="static point", hovertext=hover[::-1], hoverinfo="text",
-        showlegend=False,
+        showlegend=False, customdata=points["arm"][::-1].tolist(),
     )  # fmt: skip
 
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+from scipy import stats
 
-from hpo.compare import weights_of
-from hpo.report.data import ReportData, Vector, best_runs, best_static, centred_log_ratios, weight_columns
-from hpo.report.figures.style import SCALE, STATIC, blank, clip, plain, recipe_style
-from hpo.report.labels import arm_label
-from hpo.report.numbers import signed
+from hpo.compare import Vector, weight_columns, weights_of
+from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
+from hpo.report.figures.style import REFERENCE, SCALE, STATIC, blank, clip, plain, point_texts, recipe_style
+
+_COLUMNS, _PAIRS = 3, 9  # panels in a row, and in all
+_TOP, _PANEL = 460, 230  # pixels
+_LINES = 150  # the best points only: more lines are no picture
 
 
 def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     """Static points as thin lines coloured by score; the best static arm and E_t[w] as thick ones."""
     tasks = data.comparison.tasks
     names = [plain(task) for task in tasks]
-    plot = go.Figure(layout=blank(height=520))
-    _add_points(plot, names, points, weight_columns(points, tasks, "geometric"))
+    pairs = _telling_pairs(points, tasks)
+    rows = 1 + -(-len(pairs) // _COLUMNS)
+    plot = make_subplots(
+        rows=rows, cols=_COLUMNS, specs=[[{"colspan": _COLUMNS}, None, None], *[[{}] * _COLUMNS] * (rows - 1)],
+        row_heights=[_TOP, *[_PANEL] * (rows - 1)], vertical_spacing=70 / (_TOP + _PANEL * (rows - 1)),
+        horizontal_spacing=0.07,
+    )  # fmt: skip
+    plot.update_layout(blank(height=_TOP + _PANEL * (rows - 1) + 70))
+    _add_points(plot, names, points, data)
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     for recipe, run in runs.items():
         color, symbol = recipe_style(recipe, runs)
@@ -28,8 +41,50 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     if best is not None:
         _add_thick(plot, names, best.weights, "best static arm", STATIC, "circle")
     axis = "weight / geometric mean of the weights"
-    plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1)
+    plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1, row=1, col=1)
+    for place, pair in enumerate(pairs):
+        _add_pair(plot, 2 + place // _COLUMNS, 1 + place % _COLUMNS, pair, points, data)
     return plot
+
+
+def _telling_pairs(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[tuple[int, int]]:
+    """The pairs of tasks whose log-ratio, as a quadratic, explains most of the scores' ranks; at most nine."""
+    if len(points) < 5:
+        return []
+    logs = np.log(weight_columns(points, tasks, "geometric"))
+    ranks = stats.rankdata(points["score"])
+
+    def unexplained(pair: tuple[int, int]) -> float:
+        ratio = logs[:, pair[0]] - logs[:, pair[1]]
+        X = np.stack([np.ones_like(ratio), ratio, ratio**2], axis=1)
+        return float(((ranks - X @ np.linalg.lstsq(X, ranks)[0]) ** 2).sum())
+
+    return sorted(combinations(range(len(tasks)), 2), key=unexplained)[:_PAIRS]
+
+
+def _add_pair(
+    plot: go.Figure, row: int, column: int, pair: tuple[int, int], points: pd.DataFrame, data: ReportData
+) -> None:
+    """Score over the ratio of two weights, and where GradNorm's E_t[w] and the best static arm stand."""
+    tasks, (i, j) = data.comparison.tasks, pair
+    w = weight_columns(points, tasks, "geometric")
+    plot.add_scatter(
+        x=w[:, i] / w[:, j], y=clip(points["score"], 0.5).shown, mode="markers", showlegend=False, row=row,
+        col=column,        marker={"color": REFERENCE, "size": 6, "opacity": 0.8}, customdata=points["arm"].tolist(),
+        hovertext=point_texts(points, tasks), hoverinfo="text",
+    )  # fmt: skip
+    runs, best = best_runs(data.comparison), best_static(data.comparison)
+    for recipe, run in runs.items():
+        at = weights_of(run, tasks, "geometric")
+        color = recipe_style(recipe, runs)[0]
+        plot.add_vline(at[i] / at[j], line={"color": color, "width": 2, "dash": "dot"}, row=row, col=column)
+    if best is not None and np.isfinite(best.weights).all():
+        line = {"color": STATIC, "width": 2}
+        plot.add_vline(best.weights[i] / best.weights[j], line=line, row=row, col=column)
+    title = f"w {plain(tasks[i])} / w {plain(tasks[j])}"
+    plot.update_xaxes(type="log", tickformat="~g", dtick=1, title_text=title, row=row, col=column)
+    if column == 1:
+        plot.update_yaxes(title_text="score, %", row=row, col=column)
 
 
 def _relative(w: Vector) -> Vector:
@@ -37,23 +92,27 @@ def _relative(w: Vector) -> Vector:
     return relative
 
 
-def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, w: Vector) -> None:
+def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, data: ReportData) -> None:
+    points = points.head(_LINES)
+    tasks = data.comparison.tasks
     low, top = float(points["score"].min()), clip(points["score"], 0.5).top
     shade = ((points["score"].clip(upper=top) - low) / ((top - low) or 1.0)).tolist()
     colors = sample_colorscale(SCALE, shade)
-    rows = list(zip(points["arm"], points["score"], _relative(w), colors, strict=True))
-    for arm, score, relative, color in reversed(rows):  # the best on top
+    relative = _relative(weight_columns(points, tasks, "geometric"))
+    rows = list(zip(points["arm"], relative, point_texts(points, tasks), colors, strict=True))
+    for arm, heights, text, color in reversed(rows):  # the best on top
         plot.add_scatter(
-            x=names, y=relative, mode="lines", line={"color": color, "width": 1.5}, opacity=0.8, showlegend=False,
-            hovertext=f"{plain(arm_label(arm))}<br>score {signed(score)}", hoverinfo="text",
+            x=names, y=heights, mode="lines", line={"color": color, "width": 1.5}, opacity=0.8, showlegend=False,
+            hovertext=text, hoverinfo="text", customdata=[arm] * len(names), row=1, col=1,
         )  # fmt: skip
     bar = {
         "title": {"text": "score on validation, %", "side": "top", "font": {"size": 13}},
-        "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.16, "yanchor": "top", "outlinewidth": 0,
+        "orientation": "h", "thickness": 10, "len": 0.5, "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom",
+        "outlinewidth": 0,
     }  # fmt: skip
     scale = {"color": [low, top], "colorscale": SCALE, "cmin": low, "cmax": top, "colorbar": bar, "opacity": 0}
     plot.add_scatter(
-        x=names[:1] * 2, y=[1, 1], mode="markers", marker=scale, hoverinfo="skip", showlegend=False
+        x=names[:1] * 2, y=[1, 1], mode="markers", marker=scale, hoverinfo="skip", showlegend=False, row=1, col=1
     )  # carries the colour bar
 
 
@@ -61,5 +120,5 @@ def _add_thick(plot: go.Figure, names: list[str], w: Vector, label: str, color: 
     hover = [f"{label}<br>w {name} {value:.3g}" for name, value in zip(names, w, strict=True)]
     plot.add_scatter(
         x=names, y=_relative(w), mode="lines+markers", name=label, line={"color": color, "width": 4},
-        marker={"symbol": symbol, "size": 10}, hovertext=hover, hoverinfo="text",
+        marker={"symbol": symbol, "size": 10}, hovertext=hover, hoverinfo="text", row=1, col=1,
     )  # fmt: skip

@@ -15,7 +15,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
+from hpo.compare import weight_columns
+from hpo.report.labels import arm_label
+from hpo.report.numbers import signed
+
 STATIC = "#1380C6"
+STATIC_BAND = "rgba(19,128,198,0.18)"
 REFERENCE = "#808080"
 RECIPES = ("#D55E00", "#AA6FAE", "#009E73")
 TASKS = ("#1380C6", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
@@ -115,10 +120,19 @@ def clip_note(clipped: Clipped) -> str:
     return f" {count} beyond the range shown lie at its edge as triangles." if count else ""
 
 
-def weights_text(trials: NDArray[np.float64], tasks: Iterable[str]) -> list[str]:
+def weights_text(w: NDArray[np.float64], tasks: Iterable[str]) -> list[str]:
     """For each row of weights its hover lines."""
     names = [plain(task) for task in tasks]
-    return ["<br>".join(f"w {n} {v:.3g}" for n, v in zip(names, row, strict=True)) for row in trials]
+    return ["<br>".join(f"w {n} {v:.3g}" for n, v in zip(names, row, strict=True)) for row in w]
+
+
+def point_texts(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:
+    """For each static point its hover lines: arm, score, weights, and the identity that names its MLflow run."""
+    texts = weights_text(weight_columns(points, tasks, "geometric"), tasks)
+    return [
+        f"{plain(arm_label(row['arm']))}<br>score {signed(row['score'])}<br>{text}<br>trial {row['identity']}"
+        for (_, row), text in zip(points.iterrows(), texts, strict=True)
+    ]
 
 
 def thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:

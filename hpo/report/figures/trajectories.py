@@ -15,7 +15,6 @@ from hpo.report.figures.style import blank, plain, task_line, thinned
 
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."
-WIDE = True
 _POINTS = 600  # of a curve; more would only make the page heavy
 _SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square"), strict=True))
 

@@ -141,9 +141,9 @@ class Builder:
             "seconds": 3.4 * (self.slow_sweep if kind == "gradnorm" else 1.0) * self.random.uniform(0.95, 1.05),
             "alarms": "",
         }
-        for split in ("val", "test"):
+        for split, worse in (("val", 0.0), ("test", 0.0), ("train", -0.8)):
             values = (
-                self._metrics(arm, seed, w)
+                self._metrics(arm, seed, w, worse)
                 if status == "finished" and (split == "val" or seed)
                 else [np.nan] * self.T
             )
@@ -153,9 +153,9 @@ class Builder:
             row |= {f"{average}/{task}": value for task, value in zip(self.tasks, weights, strict=True)}
         return row
 
-    def _metrics(self, arm: str, seed: int, w: np.ndarray | None) -> np.ndarray:
+    def _metrics(self, arm: str, seed: int, w: np.ndarray | None, worse: float) -> np.ndarray:
         """Relative change of each task, the larger the less weight it has against the best weights."""
-        change = self.random.normal(0, 0.12, self.T)
+        change = worse + self.random.normal(0, 0.12, self.T)
         if w is not None:
             off = self.best - _centred(np.log(w))
             change += -1.5 + 0.9 * np.maximum(off, 0) ** 2

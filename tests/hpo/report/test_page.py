@@ -6,6 +6,8 @@ import http.server
 import json
 import re
 import shutil
+import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,8 +17,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from hpo import backend
 from hpo.report import ReportData, write_report
 from hpo.report.figures import FIGURES
+from hpo.tracking import Tracking
 from tests.hpo.report.builder import Builder
 
 pytestmark = pytest.mark.slow
@@ -125,6 +129,63 @@ def test_dark_follows_the_reader_and_changes_with_him(browser, tmp_path):
     page.wait_for_selector("body[data-drawn=light]")
     assert brightness("body", "backgroundColor") > 0.8
     assert brightness("#figure-alpha .xtick text", "fill") < 0.5
+    page.click("#theme")
+    page.wait_for_selector("body[data-drawn=dark]")
+    assert brightness("body", "backgroundColor") < 0.2
+    assert page.inner_text("#theme") == "Light"
+
+
+def test_hover_shows_weights_and_run_and_marks_the_point_everywhere(browser, tmp_path):
+    data = Builder().data()
+    page = Seen(browser, written(data, tmp_path)).drawn()
+    best = data.comparison.search[data.comparison.search["arm"] == "static/01"].iloc[0]
+    point = page.locator("#figure-static_points .scatterlayer .trace .points path.point")
+    point.first.scroll_into_view_if_needed()
+    rings = (
+        "[...document.querySelectorAll('#figure-{} path.point')].filter(p => p.style.stroke === 'rgb(224, 161, 0)')"
+    )
+    assert page.evaluate(rings.format("distance")) == []
+    for place in range(point.count()):  # points lie over each other: hover until it is the one
+        box = point.nth(place).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.locator("#figure-static_points .hoverlayer .hovertext").first.wait_for()
+        told = page.locator("#figure-static_points .hoverlayer").text_content()
+        if "static point 01" in told:
+            break
+    assert f"trial {best['identity']}" in told
+    assert f"w age {best['geometric/age']:.3g}" in told
+    page.wait_for_selector("tr.linked[data-arm='static/01']", state="attached")
+    assert len(page.evaluate(rings.format("distance") + ".map(() => 1)")) == 2 * 2  # a recipe, a kind of distance
+    page.mouse.move(2, 2)
+    page.wait_for_selector("tr.linked", state="detached")
+    assert page.evaluate(rings.format("distance")) == []
+
+
+def test_hovering_a_row_marks_the_arm_in_the_figures(browser, tmp_path):
+    data = Builder().data()
+    page = Seen(browser, written(data, tmp_path)).drawn()
+    page.locator(f"tr[data-arm='{data.comparison.recommended}']").first.hover()
+    page.wait_for_function(
+        "[...document.querySelectorAll('#figure-arms path.point')].some(p => p.style.stroke === 'rgb(224, 161, 0)')"
+    )
+
+
+def test_a_figure_can_be_saved_as_svg(browser, tmp_path):
+    page = Seen(browser, written(Builder().data(), tmp_path)).drawn()
+    page.locator("#figure-alpha").hover()
+    with page.expect_download() as download:
+        page.locator("#figure-alpha .modebar-btn").click()
+    assert download.value.suggested_filename == "census-quick-alpha.svg"
+    assert download.value.path().read_text().startswith("<svg")
+
+
+def test_it_prints(browser, tmp_path):
+    """Chromium's own PDF of the page: figures redrawn to the paper's width, every section there, nothing cut off."""
+    page = Seen(browser, written(Builder().data(), tmp_path), scheme="dark").drawn()
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("nav").is_visible()
+    assert page.pdf(format="A4").count(b"/Type /Page\n") >= 4
 
 
 def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, tmp_path):
@@ -151,6 +212,31 @@ def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, tmp_path):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_the_mlflow_ui_shows_it(browser, tmp_path):
+    """A real server's own page for the artifact; the report is drawn in it and its links work."""
+    files = write_report(Builder().data(), tmp_path / "report")
+    store = Tracking(backend.embedded_uri(tmp_path), "census-quick", tmp_path)
+    run = store.start_launch("name: census-quick\n")
+    store.log_report(run, list(files.values()), "a note", {})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryFile() as log:
+        server = backend.serve(backend.embedded_uri(tmp_path), "127.0.0.1", port, log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            assert backend.healthy(address, server)
+            path = f"/#/experiments/{store.experiment_id}/runs/{run}/artifacts/report/report.html"
+            frame = Seen(browser, address + path).page.frame_locator("iframe")
+            frame.locator("body[data-drawn]").wait_for()
+            assert "matches" in frame.locator("h1").inner_text()
+            frame.locator("#theme").click()
+            frame.locator("body[data-drawn=dark]").wait_for()
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def test_names_are_text_and_never_markup(browser, tmp_path):

@@ -1,13 +1,24 @@
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from hpo.compare import compare
 from hpo.report import page, write_report
 from hpo.report.labels import arm_label
 from hpo.report.numbers import NOTHING, ratio, signed, weight
-from hpo.report.tables import arms_table, cost_table, distances_table, metrics_table, ranks_table, trials_table
+from hpo.report.tables import (
+    arms_table,
+    cost_table,
+    distances_table,
+    figure4_table,
+    gap_table,
+    metrics_table,
+    ranks_table,
+    trials_table,
+)
 from tests.hpo.report.builder import Builder
 
 UNFINISHED = [(), ("references",), ("references", "static"), ("references", "static", "sweep")]
@@ -41,19 +52,53 @@ def test_an_arm_of_which_nothing_finished_stays_in_the_table():
 def test_the_metrics_table_starts_with_the_single_task_networks():
     table = metrics_table(Builder().data())
     assert table["Arm"][0] == "single-task networks"
-    assert list(table.columns[1:]) == [
+    assert list(table.columns[2:-1]) == [
         "income: AUC (higher is better)",
         "never_married: AUC (higher is better)",
         "age: MAE (lower is better)",
     ]
-    assert table.iloc[0, 1].startswith("0.94")
+    assert table.iloc[0, 2].startswith("0.94")
 
 
 def test_cost_distances_and_ranks():
     comparison = Builder().data().comparison
     assert cost_table(comparison)["Steps, times static"][0] == "1"
     assert list(distances_table(comparison)["Recipe"]) == list(comparison.distances["recipe"])
-    assert set(ranks_table(comparison)["Rank"]) <= {f"{rank} of 25" for rank in range(1, 26)}
+    for told, (_, row) in zip(ranks_table(comparison)["Rank"], comparison.ranks.iterrows(), strict=True):
+        assert told == f"{row['rank']} of 25 ({row['rank_low']:.0f} to {row['rank_high']:.0f})"
+    match = comparison.budget.table.iloc[0]
+    most = f"{match['k_high']}" if match["k_high"] < 24 else "24 or more"
+    told = "more than 24" if match["beyond"] else f"{match['k']} ({match['k_low']} to {most})"
+    assert ranks_table(comparison)["Static points to match"][0] == told
+
+
+def test_points_drawn_at_random_have_a_share_with_its_interval():
+    builder = Builder()
+    comparison = compare(builder.trials(), builder.directions, 1.0, random_points=True)
+    table, found = ranks_table(comparison), comparison.ranks.iloc[0]
+    assert table["Random points that are better"][0] == (
+        f"{found['better']:.0%} ({found['better_low']:.0%} to {found['better_high']:.0%})"
+    )
+    assert "(" not in table["Rank"][0]
+
+
+def test_figure_4_and_the_gap():
+    comparison = Builder().data().comparison
+    assert list(figure4_table(comparison)["Recipe"]) == list(comparison.figure4["recipe"])
+    gaps = gap_table(comparison).set_index("arm")
+    for _, row in comparison.arms[comparison.arms["kind"] != "single_task"].iterrows():
+        assert gaps.loc[row["arm"], "Gap, percentage points"] == signed(row["gap"])
+        assert 0.2 < row["gap"] < 1.6  # test was built 0.8 worse than train
+
+
+def test_the_metrics_table_marks_the_pareto_front():
+    data = Builder().data()
+    table = metrics_table(data).set_index("arm")["Pareto front"]
+    arms = data.comparison.arms.set_index("arm")["dominated_by"]
+    for arm, by in arms.items():
+        if not arm.startswith("single_task"):
+            assert table[arm] == (f"dominated by {arm_label(by)}" if by else "on the front")
+    assert "on the front" in set(table)
 
 
 @pytest.mark.parametrize("T", [2, 3, 5])
@@ -82,16 +127,25 @@ def test_trials_link_to_their_runs():
 @pytest.mark.parametrize("phases", UNFINISHED)
 def test_an_unfinished_study_has_a_report(phases, tmp_path):
     files = write_report(Builder(phases=phases).data(), tmp_path)
-    assert set(files) == {"html", "markdown", "arms", "trials"}
+    assert set(files) == {"html", "markdown", "json", "arms", "trials"}
     assert "No verdict" in files["html"].read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arms.csv", "report.html", "report.md", "trials.csv"]
+    names = ["arms.csv", "comparison.json", "report.html", "report.md", "trials.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert json.loads(files["json"].read_text())["verdict"]["kind"] == "none"
 
 
 def test_markdown_says_what_the_page_says(tmp_path):
     data = Builder(verdict="worse").data()
     text = write_report(data, tmp_path)["markdown"].read_text()
     assert text.startswith("# census-quick: GradNorm loses to the static search\n")
-    for said in ("## Alarms", "## Arms", "## Cost", '"age": 2.9', "```yaml\nname: census-quick", "## Trials"):
+    for said in (
+        "## Alarms",
+        "## Arms on the test split",
+        "## What finding weights took",
+        '"age": 2.9',
+        "```yaml\nname: census-quick",
+        "## Trials",
+    ):
         assert said in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.count(" | ") for line in rows[:2]} == {rows[0].count(" | ")}

@@ -1,27 +1,18 @@
-import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from scipy import stats
 
-from hpo.compare import regret
 from hpo.report import headline, recommendation, sentences
 from hpo.report.labels import arm_label
 from hpo.report.numbers import NOTHING, duration, ratio, signed
 from tests.hpo.report.builder import Builder
 
 
-def regrets(comparison):
-    arms = comparison.confirm.set_index("arm")
-    return regret(arms.loc[comparison.verdict.arm], arms.loc[comparison.verdict.static], "test")
-
-
 @pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive"])
 def test_the_first_sentence_says_the_verdict_with_its_evidence(verdict):
     comparison = Builder(verdict=verdict, seeds=4).data().comparison
     assert comparison.verdict.kind == verdict
-    found, _ = sentences(comparison)
+    found, *_ = sentences(comparison)
     regret = comparison.verdict.regret
     for said in (
         f"regret {signed(regret.mean)}",
@@ -50,16 +41,29 @@ def test_each_verdict_has_its_own_words(verdict, words):
 
 def test_an_inconclusive_verdict_says_how_many_seeds_it_would_take():
     comparison = Builder(verdict="inconclusive", seeds=3).data().comparison
-    scatter = np.std(regrets(comparison), ddof=1)
-    (said,) = re.findall(r"it takes about (\d+) seeds to make it as narrow", sentences(comparison)[0])
-    n = np.array([int(said) - 1, int(said)])
-    wide, narrow = stats.t.ppf(0.975, n - 1) * scatter / np.sqrt(n)
-    assert narrow <= comparison.margin < wide
-    assert "raise seeds" in recommendation(comparison)
+    verdict = replace(comparison.verdict, seeds_needed=7)
+    comparison = replace(comparison, verdict=verdict)
+    assert "about 7 seeds settle it with a probability of 80%" in sentences(comparison)[0]
+    assert recommendation(comparison).endswith("for a verdict run 4 more seeds (seeds: 7 in the study file).")
+    endless = replace(comparison, verdict=replace(verdict, seeds_needed=0))
+    assert "more than 1,000 seeds" in sentences(endless)[0]
+    assert "widen margin" in recommendation(endless)
+
+
+def test_the_third_sentence_says_what_the_static_search_would_have_needed():
+    comparison = Builder(verdict="worse").data().comparison
+    row = comparison.budget.table.set_index("recipe").loc["robust"]
+    assert not row["beyond"]
+    *_, said = sentences(comparison)
+    assert f"must try {row['k']} of the 24 points, at least {row['k_low']} (95% band)" in said
+    assert f"{ratio(row['steps_sweep'])} times the sweep's steps" in said
+    beyond = replace(comparison.budget, table=comparison.budget.table.assign(beyond=True))
+    *_, said = sentences(replace(comparison, budget=beyond))
+    assert said.startswith("Not one of the 24 static points matches")
 
 
 def test_one_seed_has_no_interval():
-    found, _ = sentences(Builder(seeds=1).data().comparison)
+    found, *_ = sentences(Builder(seeds=1).data().comparison)
     assert "one seed gives no interval" in found
     assert "95% interval" not in found
 

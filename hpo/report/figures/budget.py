@@ -1,0 +1,64 @@
+"""How many static points a search must try to match GradNorm: expected best of k, with its band."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpo.report.data import ReportData
+from hpo.report.figures.style import STATIC, STATIC_BAND, blank, plain, recipe_style
+from hpo.report.numbers import signed
+
+TITLE = "Expected best of k static points"
+MISSING = "It takes scored static points."
+
+
+def caption(data: ReportData) -> str:
+    """How to read it."""
+    text = "Lower is better: the score to expect from the best of k static points, with its 95% band"
+    if data.comparison.budget.table.empty:
+        return text + "."
+    return text + "; where a recipe's line meets the curve, k static points match the best run of its alpha sweep."
+
+
+def figure(data: ReportData) -> go.Figure | None:
+    """The curve in its band, a level for each recipe, and a marker where they meet."""
+    curve, table = data.comparison.budget.curve, data.comparison.budget.table
+    if curve.empty:
+        return None
+    plot = go.Figure(layout=blank(height=420))
+    _add_curve(plot, curve)
+    recipes = set(table["recipe"])
+    for _, row in table.iterrows():
+        color, symbol = recipe_style(str(row["recipe"]), recipes)
+        name = f"{plain(row['recipe'])} recipe"
+        plot.add_scatter(
+            x=[1, len(curve)], y=[row["score"]] * 2, mode="lines", line={"color": color, "width": 2, "dash": "dot"},
+            name=name, legendgroup=name, hoverinfo="skip",
+        )  # fmt: skip
+        beyond = "no k matches it" if row["beyond"] else f"{row['k']} static points match it"
+        plot.add_scatter(
+            x=[row["k"]], y=[row["score"]], mode="markers", legendgroup=name, showlegend=False,
+            marker={"color": color, "symbol": "triangle-right" if row["beyond"] else symbol, "size": 12},
+            hovertext=f"{name}: score {signed(row['score'])}<br>{beyond} (95%: {row['k_low']} to {row['k_high']})",
+            hoverinfo="text",
+        )  # fmt: skip
+    top = float(curve["expected"].iloc[0])
+    low = min([float(curve["low"].min()), *table["score"]])
+    ticks = [k for power in (1, 10, 100, 1000) for k in (power, 2 * power, 5 * power) if k <= len(curve)]
+    plot.update_xaxes(title_text="static points tried, k", type="log", tickvals=ticks)
+    plot.update_yaxes(title_text="score on validation, %", range=[low - 0.06 * (top - low), top + 0.06 * (top - low)])
+    return plot
+
+
+def _add_curve(plot: go.Figure, curve: pd.DataFrame) -> None:
+    line = {"color": STATIC, "width": 0}
+    for end, fill in (("high", None), ("low", "tonexty")):
+        plot.add_scatter(
+            x=curve["k"], y=curve[end], mode="lines", line=line, fill=fill, fillcolor=STATIC_BAND, hoverinfo="skip",
+            name="95% band", showlegend=end == "low",
+        )  # fmt: skip
+    plot.add_scatter(
+        x=curve["k"], y=curve["expected"], mode="lines", line={"color": STATIC, "width": 2.5},
+        name="expected best of k", hovertemplate="best of %{x} static points: %{y:+.2f}<extra></extra>",
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""The figures as files for a paper, drawn by Plotly in the system's Chrome through kaleido."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io
+
+from hpo.report.data import ReportData
+from hpo.report.figures import FIGURES
+from hpo.report.figures.style import TEMPLATES
+
+FORMATS = ("svg", "png", "pdf")
+_WIDTH = 900  # pixels; a narrow figure would put its legend over itself
+
+
+class ImageError(RuntimeError):
+    """Figures cannot be written as image files here; the message says what is missing."""
+
+
+def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
+    """Write every figure that the study has as ``<name>.<format>`` into a folder, on white.
+
+    Args:
+        data: of the report.
+        folder: made if missing.
+        format: one of `FORMATS`.
+
+    Raises:
+        ImageError: no kaleido, no Chrome.
+    """
+    try:
+        import kaleido  # noqa: F401 - plotly imports it by itself, with a longer message
+    except ImportError:
+        raise ImageError("--figures: needs the package kaleido: pip install 'gradsweep[figures]'") from None
+    drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
+    for figure in drawn.values():
+        figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white", width=_WIDTH)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        made = [Path(place) / f"{name}.{format}" for name in drawn]
+        try:
+            plotly.io.write_images(list(drawn.values()), made, scale=1 if format != "png" else 2)
+        except RuntimeError as error:
+            if "Chrome" not in str(error) and type(error).__name__ != "BrowserFailedError":
+                raise
+            raise ImageError("--figures: needs Chrome or Chromium, and found none that starts") from None
+        return [Path(shutil.move(one, folder / one.name)) for one in made]

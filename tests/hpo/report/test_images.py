@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from hpo.report import ImageError, write_images
+from hpo.report.figures import FIGURES
+from tests.hpo.report.builder import Builder
+
+
+@pytest.mark.slow
+def test_every_figure_becomes_a_file(tmp_path):
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))):
+        pytest.skip("needs Chromium: apt-get install chromium")
+    files = write_images(Builder().data(), tmp_path / "new", "svg")
+    assert sorted(file.name for file in files) == sorted(f"{name}.svg" for name in FIGURES)
+    assert sorted((tmp_path / "new").iterdir()) == sorted(files)
+    for file in files:
+        text = file.read_text()
+        assert text.startswith("<svg")
+        assert text.count("<path") > 5
+
+
+def test_without_a_chrome_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "none"))
+    with pytest.raises(ImageError, match="--figures: needs Chrome or Chromium"):
+        write_images(Builder(T=2, points=6).data(), tmp_path / "images", "png")
+    assert list((tmp_path / "images").iterdir()) == []
