@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, Delaunay
 
 from hpo.compare import Vector, weight_columns, weights_of
 from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
@@ -62,14 +62,15 @@ def _marked(data: ReportData) -> dict[str, Vector]:
 
 
 def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach: float) -> None:
-    """The fitted quadratic as a heat map where it is identified, and the region of its lowest point if located."""
+    """The fitted quadratic as a heat map between the points, if identified, and the region of its lowest point."""
     surface = data.comparison.surface
     if not surface.identified:
         return
     axis = np.linspace(-reach, reach, _CELLS)
     places = np.stack(np.meshgrid(axis, axis), axis=-1)
     height = surface.predict(np.exp(places @ _RAYS.T * math.sqrt(2 / 3)))  # the inverse of `_places`
-    height[np.linalg.norm(places, axis=-1) > reach] = np.nan
+    searched = Delaunay(_places(weight_columns(points, data.comparison.tasks, "geometric")))
+    height[searched.find_simplex(places) < 0] = np.nan
     low, top = _scale(points)
     plot.add_heatmap(
         x=axis.round(3), y=axis.round(3), z=np.clip(height, low, top).round(2), colorscale=SCALE, zmin=low, zmax=top,
