@@ -25,11 +25,11 @@ def report(page: Page, output: Path, study: str) -> None:
     page.goto((output / study / "report" / "report.html").resolve().as_uri())
     page.locator(".plotly .main-svg").first.wait_for()
     page.screenshot(path=IMAGES / "report.png", clip={"x": 0, "y": 0, "width": 1180, "height": 620})
-    headings = {"trajectories": "How GradNorm moved", "static-points": "Where the good weights are"}
-    for name, heading in headings.items():
-        card = page.locator("figure", has_text=heading).first
-        card.scroll_into_view_if_needed()
-        card.screenshot(path=IMAGES / f"{name}.png")
+    page.locator("body[data-drawn]").wait_for()
+    for name, part in {"trajectories": "trajectories", "static-points": "static_points", "budget": "budget"}.items():
+        figure = page.locator(f"#{part} figure")
+        figure.scroll_into_view_if_needed()
+        figure.screenshot(path=IMAGES / f"{name}.png")
 
 
 def ui(page: Page, output: Path, study: str, address: str) -> None:

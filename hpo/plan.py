@@ -109,7 +109,7 @@ class Plan:
         """For each phase its arms and trials; of the confirm phase at most, since arms may coincide."""
         gradnorm, confirm, seeds = self.study.gradnorm, self.study.confirm, self.study.seeds
         sweep = len(gradnorm.recipes) * gradnorm.trials
-        static = len(self.static())
+        static = 1 + len(self._points)
         chosen = min(confirm.top_static, static) + len(gradnorm.recipes) * (1 + len(confirm.averages))
         arms = len(self._reference_arms()) + len(FROZEN_RULES) + chosen
         references = len(self.references())

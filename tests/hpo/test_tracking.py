@@ -170,6 +170,20 @@ class TestWriter:
         assert only_run(store).data.metrics["score/val"] == 2.0
         assert len(history(store, "score/val")) == 2
 
+    def test_scores_that_are_there_are_not_asked_for_again(self, store, folder, monkeypatch):
+        write(store, planned(), result())
+        scores = {planned().config.identity: {"score/val": 3.0}}
+        store.log_scores(scores)
+        other, _ = again(store, folder)
+        searches = []
+        search = other._search
+        monkeypatch.setattr(other, "_search", lambda kind: searches.append(kind) or search(kind))
+        other.log_scores(scores)
+        assert searches == []
+        other.log_scores({planned().config.identity: {"score/val": 2.0}})
+        other.log_scores(scores)
+        assert [value for _, value in history(store, "score/val")] == [3.0, 2.0, 3.0]
+
 
 class TestReconcile:
     def test_what_a_killed_driver_left_open_is_closed(self, store, folder):
