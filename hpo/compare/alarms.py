@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from hpo.compare.arms import better_on_test
 from hpo.compare.scores import baseline
-from hpo.compare.trials import FIXED, static_points, weight_columns
+from hpo.compare.searched import SearchedRegion, direction_words
+from hpo.compare.trials import FIXED, Vector, best_runs, static_points, weight_columns, weights_of
 
 FEW_SEEDS = 3
 
@@ -71,26 +72,30 @@ def _disagreement(arms: pd.DataFrame, confirm: pd.DataFrame) -> Iterator[str]:
 
 
 def _edge(search: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
-    """A best static point beyond which nothing was tried in some direction."""
+    """What lies on the edge of the region that the static search covered, or outside."""
     points = static_points(search)
-    best = next(iter(arms.loc[arms["best_static"], "arm"]), "") or next(iter(points["arm"]), "")
-    if len(points) < 3 or best not in set(points["arm"]):
-        return
     w = weight_columns(points, tasks, "geometric")
-    if not (w > 0).all():
+    if len(points) < 3 or len(tasks) < 2 or not (w > 0).all():
         return
-    shares = np.log(w) - np.log(w).mean(axis=1, keepdims=True)
-    at = shares[int(np.flatnonzero(points["arm"] == best)[0])]
-    ends: Mapping[str, np.ndarray] = {
-        "lowest": np.isclose(at, shares.min(axis=0), atol=1e-6),
-        "highest": np.isclose(at, shares.max(axis=0), atol=1e-6),
-    }
-    at_end = [f"the {end} of {task}" for end, hit in ends.items() for task in np.array(tasks)[hit]]
-    if at_end:
-        yield (
-            f"the best static point, {best}, is on the edge of the searched region ({', '.join(at_end[:4])}, "
-            "relative to the other tasks): widen the search, better weights may lie beyond"
-        )
+    searched = SearchedRegion(w)
+    best = next(iter(arms.loc[arms["best_static"], "arm"]), "") or str(points["arm"].iloc[0])
+    for place in np.flatnonzero(points["arm"] == best)[:1]:
+        if sides := searched.touched(w[place]):
+            yield (
+                f"the best static point, {best}, is on the edge of the searched region (beyond it: "
+                f"{_directions(sides, tasks)}): widen the search, better weights may lie beyond"
+            )
+    for recipe, run in best_runs(search).items():
+        mean = weights_of(run, tasks, "geometric")
+        if (mean > 0).all() and (sides := searched.beyond(mean)):
+            yield (
+                f"E_t[w] of the {recipe} recipe lies outside the searched region ({_directions(sides, tasks)}): "
+                "the static search has not tried such weights"
+            )
+
+
+def _directions(sides: Sequence[Vector], tasks: Sequence[str]) -> str:
+    return "; ".join(dict.fromkeys(direction_words(side, tasks) for side in sides))
 
 
 def _told(trials: pd.DataFrame) -> Iterator[str]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from opda.nonparametric import EmpiricalDistribution
 from scipy.special import gammaln
 
+from hpo.compare.ranks import clopper_pearson
 from hpo.compare.trials import Vector, best_runs, static_points
 
 EXACT_BANDS = 100  # points up to which the tighter of two bands is made; its time grows with the square
@@ -53,7 +54,9 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
 
     The band comes from simultaneous bands of the distribution of scores, within the range of scores seen (Lourie,
     Cho, He, "Show Your Work with Confidence", NAACL 2024; package opda): Learned-Miller and DeStefano's up to 100
-    points, Kolmogorov and Smirnov's above.
+    points, Kolmogorov and Smirnov's above. Better points than the best one seen may exist, and of those the band
+    knows nothing: its lower end holds in 95 of 100 searches up to k = n / 4 or so, and ever less beyond
+    (tests/hpo/compare/test_budget.py); its upper end holds throughout.
     """
     y = np.asarray(scores, dtype=np.float64)
     k = np.arange(1, len(y) + 1)
@@ -66,7 +69,8 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
             y, 0.95, a=y.min(), b=y.max(), method=method, generator=np.random.default_rng(0), n_jobs=1
         )
     low, high = (band.average_tuning_curve(k, minimize=True) for band in (many, few))
-    return pd.DataFrame({"k": k, "expected": expected_best(y), "low": low, "high": high})
+    expected = expected_best(y)  # without replacement, so that at k near n it can be a hair below the band
+    return pd.DataFrame({"k": k, "expected": expected, "low": np.minimum(low, expected), "high": high})
 
 
 def budget(search: pd.DataFrame) -> Budget:
@@ -77,7 +81,8 @@ def budget(search: pd.DataFrame) -> Budget:
     rows = []
     for recipe, best in best_runs(search).items() if len(points) else ():
         runs = search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)]
-        found = match(curve, float(best["score"]))
+        hits = int((points["score"] <= best["score"]).sum())
+        found = match(curve, float(best["score"]), hits)
         row: dict[str, object] = {"recipe": recipe, "score": float(best["score"]), **found}
         for unit in ("steps", "seconds"):
             each = float(searched[unit].mean())
@@ -90,19 +95,30 @@ def budget(search: pd.DataFrame) -> Budget:
     return Budget(curve, pd.DataFrame(rows, columns=columns))
 
 
-def match(curve: pd.DataFrame, score: float) -> dict[str, float | bool]:
+def match(curve: pd.DataFrame, score: float, hits: int) -> dict[str, float | bool]:
     """The fewest points k whose best is expected to be as good as a score: ``min {k: E_k <= score}``.
 
+    ``k_low`` is the smaller of two: the k at which the lower end of the band gets there; and, since the band knows
+    nothing of points better than the best one seen, the k whose best is as good with probability 1/2 if as large a
+    share of all points is as good as Clopper and Pearson's 95% interval allows, ``ln(1/2) / ln(1 - share)``.
+
+    Args:
+        curve: of n points, from `best_of_k`.
+        score: to match.
+        hits: how many of the n points are as good.
+
     Returns:
-        ``k``; ``k_low`` and ``k_high`` the same for the lower and upper end of the band; ``beyond``, true if even
-        all n points do not match it. Then, and where an end never gets there, the number is n: "at least".
+        ``k``; ``k_low``; ``k_high``, where the upper end of the band gets there; ``beyond``, true if not even all n
+        points match it. Then, and where an end never gets there, ``k`` and ``k_high`` are n, meaning n or more.
     """
     n = len(curve)
     reached = {name: np.flatnonzero(curve[name].to_numpy() <= score + 1e-12) for name in ("expected", "low", "high")}
     first = {name: int(at[0]) + 1 if len(at) else n for name, at in reached.items()}
+    _, share = clopper_pearson(hits, n)
+    even = math.ceil(math.log(0.5) / math.log1p(-share)) if share < 1 else 1
     return {
         "k": first["expected"],
-        "k_low": min(first["low"], first["expected"]),
+        "k_low": min(first["low"], first["expected"], even),
         "k_high": max(first["high"], first["expected"]),
         "beyond": not len(reached["expected"]),
     }

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from hpo.compare.trials import Vector, static_points, weight_columns
 from search_spaces.log_ratio import ilr, ilr_inverse
@@ -31,6 +32,7 @@ class Surface:
         optimum: weights at the lowest point, shape (T,); empty if not located.
         score: the surface there.
         optima: weights at the lowest point in every resample that has one, shape (n, T).
+        degrees: of freedom that the residuals have left.
     """
 
     identified: bool
@@ -42,6 +44,7 @@ class Surface:
     optimum: Vector = field(default_factory=lambda: np.empty(0))
     score: float = float("nan")
     optima: Vector = field(default_factory=lambda: np.empty((0, 0)))
+    degrees: int = 0
 
     def predict(self, w: ArrayLike) -> Vector:
         """The surface at weights of shape (..., T) > 0."""
@@ -49,11 +52,16 @@ class Surface:
 
     @cached_property
     def _spread(self) -> tuple[Vector, Vector, float]:
-        """Centre, inverse covariance and the distance that holds 95% of the resampled optima."""
+        """Centre, inverse covariance, and the squared distance that holds 95% of the resampled optima.
+
+        Widened by what an F quantile is over a chi-squared one, since the residuals that are resampled are few.
+        """
         z = ilr(self.optima)
         centre = ilr(self.optimum)
         inverse = np.linalg.pinv(np.atleast_2d(np.cov(z.T)))
-        return centre, inverse, float(np.quantile(_mahalanobis(z, centre, inverse), 0.95))
+        d = len(centre)
+        few = d * float(stats.f.ppf(0.95, d, self.degrees) / stats.chi2.ppf(0.95, d))
+        return centre, inverse, few * float(np.quantile(_mahalanobis(z, centre, inverse), 0.95))
 
     def holds(self, w: ArrayLike) -> np.ndarray:
         """Whether weights, shape (..., T), lie in the optimum's 95% region: an ellipsoid of the resampled optima."""
@@ -113,7 +121,9 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
         return Surface(True, False, reason, r2, coefficients, limit)
     optimum = ilr_inverse(lowest[0])
     height = float(_terms(lowest[:1])[0] @ coefficients)
-    return Surface(True, True, "", r2, coefficients, limit, optimum, height, ilr_inverse(optima[inside]))
+    return Surface(
+        True, True, "", r2, coefficients, limit, optimum, height, ilr_inverse(optima[inside]), n - X.shape[1]
+    )
 
 
 def _terms(z: Vector) -> Vector:

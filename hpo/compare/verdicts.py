@@ -122,7 +122,7 @@ def selection(confirm: pd.DataFrame, resamples: int = RESAMPLES) -> Selection:
 
 def _both_splits(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validation and test scores, seeds in rows, of the arms that have both on most seeds, where all of them do."""
-    read = confirm[confirm["score_test"].notna()]
+    read = confirm[confirm["score_test"].notna() & confirm["score_val"].notna()]
     val = complete_arms(read, kinds).dropna()
     return val, complete_arms(read, kinds, "score_test").reindex(index=val.index, columns=val.columns)
 
@@ -152,5 +152,5 @@ def seed_noise(confirm: pd.DataFrame, split: str = "val") -> tuple[float, float]
     own = scores - scores.mean(axis=0)
     residuals = own - np.median(own, axis=1, keepdims=True)
     variance = float(np.median(residuals.var(axis=0, ddof=1)))
-    consistent = variance / float(stats.chi2.median(S - 1) / (S - 1))
+    consistent = variance / float(stats.chi2.median(S - 1) / (S - 1)) * A / (A - 1)  # an arm is in the seed's effect
     return float(np.sqrt(consistent)), 0.64 * (A - 1) * (S - 1)

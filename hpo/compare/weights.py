@@ -36,11 +36,14 @@ def distance(a: ArrayLike, b: ArrayLike) -> Distance:
 def distances_to(point: ArrayLike, others: ArrayLike) -> tuple[Vector, Vector, Vector]:
     """`distance` of one point, shape (T,), to many, shape (n, T): three arrays of shape (n,)."""
     x, y = closed(point), closed(others)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a weight of 0 is infinitely far
+    zero = (x == 0).any(axis=-1) | (y == 0).any(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(x) - np.log(y)
         centred = ratio - ratio.mean(axis=1, keepdims=True)
         factor = np.exp(np.abs(ratio).max(axis=1))
-        return np.linalg.norm(centred, axis=1), np.linalg.norm(x - y, axis=1), factor
+        aitchison = np.linalg.norm(centred, axis=1)
+    infinite = (np.where(zero, np.inf, one) for one in (aitchison, factor))  # a weight of 0 is infinitely far
+    return next(infinite), np.linalg.norm(x - y, axis=1), next(infinite)
 
 
 def closed(w: ArrayLike) -> Vector:

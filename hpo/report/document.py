@@ -145,7 +145,7 @@ class Match(_Part):
     k: int
     k_low: int
     k_high: int
-    beyond: bool = Field(description="not even all points match; then every number is a lower bound")
+    beyond: bool = Field(description="not even all n points match; then k and k_high are n, meaning more")
     steps_sweep: Number = Field(description="steps of k static trials, times the steps of the alpha sweep")
     steps_sweep_low: Number
     steps_run: Number = Field(description="the same, times the steps of one run")

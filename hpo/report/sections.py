@@ -140,7 +140,7 @@ def _rank_words(comparison: Comparison) -> str:
         interval = "in brackets 95% of the ranks when every score is moved by noise of the size that seeds make"
     return (
         "Where the best run of each recipe stands among all static points (validation, search seed); "
-        f"{interval}. Then how many points a static search must try to expect one as good, with its 95% band, and "
+        f"{interval}. Then how many points a static search must try to expect one as good, with a 95% interval, and "
         "what those cost against the whole alpha sweep, and against one run, as if alpha were known."
     )
 

@@ -177,9 +177,9 @@ def _budget(recipe: str, comparison: Comparison) -> dict[str, str]:
     row = next((row for _, row in table.iterrows() if row["recipe"] == recipe), None)
     if row is None:
         return {}
-    few, most = row["k_low"], f"{row['k_high']}" if row["k_high"] < n else f"{n} or more"
+    few, k, most = row["k_low"], row["k"], f"{row['k_high']}" if row["k_high"] < n else f"{n} or more"
     return {
-        "Static points to match": f"more than {n}" if row["beyond"] else f"{row['k']} ({few} to {most})",
+        "Static points to match": f"more than {n} ({few} or more)" if row["beyond"] else f"{k} ({few} to {most})",
         "Their steps, times the sweep": f"{ratio(row['steps_sweep'])} (at least {ratio(row['steps_sweep_low'])})",
         "Their time, times the sweep": f"{ratio(row['seconds_sweep'])} (at least {ratio(row['seconds_sweep_low'])})",
         "Their time, times one run": f"{ratio(row['seconds_run'])} (at least {ratio(row['seconds_run_low'])})",

@@ -139,7 +139,8 @@ def _add_points(plot: go.Figure, data: ReportData, points: pd.DataFrame, places:
         "orientation": "h", "thickness": 10, "len": 0.9, "y": -0.04, "yanchor": "top", "outlinewidth": 0,
     }  # fmt: skip
     marker = {
-        "color": points["score"][::-1], "colorscale": SCALE, "cmin": low, "cmax": top, "size": 12, "colorbar": bar,
+        "color": points["score"][::-1], "colorscale": SCALE, "cmin": low, "cmax": top, "colorbar": bar,
+        "size": 12 if len(points) <= 80 else 8,
         "line": {"color": REFERENCE, "width": [2.2 if arm in equals else 1 for arm in points["arm"][::-1]]},
     }  # fmt: skip
     x, y = places[::-1].T  # the best on top

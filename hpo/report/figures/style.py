@@ -7,6 +7,7 @@ and the dark page, so that only text and lines of the frame change with the sche
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -133,6 +134,14 @@ def point_texts(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:
         f"{plain(arm_label(row['arm']))}<br>score {signed(row['score'])}<br>{text}<br>trial {row['identity']}"
         for (_, row), text in zip(points.iterrows(), texts, strict=True)
     ]
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis between two powers of ten: decades, or 1, 2, 5 where there are few of those."""
+    if high - low >= 2:
+        return {"dtick": 1}
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    return {"tickvals": [digit * 10.0**power for power in powers for digit in (1, 2, 5)]}
 
 
 def thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from hpo.compare import AVERAGES, weights_of
 from hpo.report.data import ReportData, best_runs, best_static
-from hpo.report.figures.style import blank, plain, task_line, thinned
+from hpo.report.figures.style import blank, log_ticks, plain, task_line, thinned
 
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."
@@ -46,7 +46,8 @@ def figure(data: ReportData) -> go.Figure | None:
     plot.update_layout(legend_y=1 + 0.1 / len(recipes))
     plot.update_xaxes(title_text="step", row=len(recipes), col=1)
     plot.update_yaxes(title_text="w", col=1)
-    plot.update_yaxes(type="log", dtick=1, tickformat="~g", range=_range(recipes.values(), data))
+    reach = _range(recipes.values(), data)
+    plot.update_yaxes(type="log", tickformat="~g", range=reach, **log_ticks(*reach))
     return plot
 
 

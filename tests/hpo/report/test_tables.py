@@ -68,7 +68,8 @@ def test_cost_distances_and_ranks():
         assert told == f"{row['rank']} of 25 ({row['rank_low']:.0f} to {row['rank_high']:.0f})"
     match = comparison.budget.table.iloc[0]
     most = f"{match['k_high']}" if match["k_high"] < 24 else "24 or more"
-    told = "more than 24" if match["beyond"] else f"{match['k']} ({match['k_low']} to {most})"
+    told = f"{match['k']} ({match['k_low']} to {most})"
+    told = f"more than 24 ({match['k_low']} or more)" if match["beyond"] else told
     assert ranks_table(comparison)["Static points to match"][0] == told
 
 

@@ -55,7 +55,7 @@ def test_the_third_sentence_says_what_the_static_search_would_have_needed():
     row = comparison.budget.table.set_index("recipe").loc["robust"]
     assert not row["beyond"]
     *_, said = sentences(comparison)
-    assert f"must try {row['k']} of the 24 points, at least {row['k_low']} (95% band)" in said
+    assert f"must try {row['k']} of the 24 points, at least {row['k_low']} (95%)" in said
     assert f"{ratio(row['steps_sweep'])} times the sweep's steps" in said
     beyond = replace(comparison.budget, table=comparison.budget.table.assign(beyond=True))
     *_, said = sentences(replace(comparison, budget=beyond))

@@ -1,0 +1,176 @@
+"""Every alarm, and that none sounds where it is not due."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from hpo.compare import compare, kind_of
+from hpo.compare.alarms import alarms
+from tests.hpo.compare.table import DIRECTIONS, arm, arms_by_name, compared, references, row, weighted
+
+
+def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:
+    trials = pd.DataFrame([*references(3), *arm("equal", [2.0] * 3, [2.0] * 3)])
+    trials.loc[trials["arm"] == "single_task/error", "status"] = "diverged"
+    trials.loc[trials["arm"] == "equal", "test/accuracy"] = 0.96  # 4 percent worse
+    comparison = compare(trials, DIRECTIONS, 1.0)
+    assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(4.0)
+    rest = "the single-task reference of error did not finish, so the task is left out of every score there"
+    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
+
+
+def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
+    trials = pd.DataFrame([*references(3), *arm("equal", [2.0] * 3, [2.0] * 3)])
+    trials.loc[trials["arm"] == "single_task/error", ["val/error", "test/error"]] = 0.0
+    comparison = compare(trials, DIRECTIONS, 1.0)
+    assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(2.0)
+    rest = "the single-task reference of error is 0, so the task is left out of every score there"
+    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
+
+
+def test_alarms() -> None:
+    assert compared(arm("equal", [0.0] * 3, [0.0] * 3)).alarms == ()
+    rows = [row(f"static/0{i}", 0, status="failed") for i in range(1, 8)]
+    rows += [row("static/08", 0, alarms="no GPU\nslow"), row("static/09", 0, alarms="slow")]
+    comparison = compared(rows, [row("equal", 1, 0.0, 0.0, steps=50)], seeds=1)
+    assert comparison.alarms == (
+        "7 trials (static/01, static/02, static/03, static/04 and 3 more arms) failed",
+        "only 1 seed(s): no interval is worth much below 3",
+        "arms took unequal numbers of steps: [50, 100]",
+        "1 trial (static/08): no GPU",
+        "2 trials (static/08, static/09): slow",
+    )
+
+
+GOOD = (
+    arm("equal", [0.0] * 3, [0.0, 1.0, 2.0]),
+    arm("static/01", [1.0] * 3, [1.0, 2.0, 3.0]),
+    arm("gradnorm/paper/alpha=1", [0.5] * 3, [0.5, 1.5, 2.5]),
+)
+
+
+def test_a_good_study_sounds_no_alarm() -> None:
+    search = [weighted("static/01", 0, -1.0, [1.0, 1.0]), weighted("static/02", 0, 3.0, [1.8, 0.2])]
+    search += [weighted("static/03", 0, 2.0, [0.2, 1.8]), weighted("gradnorm/paper/alpha=1", 0, -1.0, [1.0, 1.0])]
+    better = arm("static/01", [-1.0] * 3, [-1.0, 0.5, 1.0])
+    assert compared(search, better, GOOD[0], GOOD[2]).alarms == ()
+    assert compared(*GOOD).alarms == ()
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_trials_that_did_not_finish(status: str) -> None:
+    rows = [row("static/07", 0, status=status), row("gradnorm/paper/alpha=0", 0, status=status)]
+    assert compared(rows, *GOOD).alarms == (f"2 trials (static/07, gradnorm/paper/alpha=0) {status}",)
+    assert compared(rows[:1], *GOOD).alarms == (f"1 trial (static/07) {status}",)
+
+
+def test_few_seeds() -> None:
+    few = [rows[:2] for rows in GOOD]
+    assert compared(*few, seeds=2).alarms == ("only 2 seed(s): no interval is worth much below 3",)
+    references_alone = compared(seeds=2).alarms
+    assert references_alone == ("only 2 seed(s): no interval is worth much below 3",)
+    assert compared(*few, GOOD[0]).alarms == ()  # another arm has three
+
+
+def test_unequal_steps() -> None:
+    rows = arm("static/04", [5.0] * 3, [9.0] * 3, steps=90)
+    assert compared(rows, *GOOD).alarms == ("arms took unequal numbers of steps: [90, 100]",)
+    shorter_search = [row("static/04", 0, 5.0, steps=7)]  # not compared with the confirm trials
+    assert compared(shorter_search, *GOOD).alarms == ()
+
+
+def test_a_reference_that_is_missing_in_the_search_alone() -> None:
+    trials = pd.DataFrame([*references(3), *(one for rows in GOOD for one in rows)])
+    gone = (trials["arm"] == "single_task/accuracy") & (trials["seed"] == 0)
+    rest = "the single-task reference of accuracy did not finish, so the task is left out of every score there"
+    assert compare(trials[~gone], DIRECTIONS, 1.0).alarms == (f"search seeds: {rest}",)
+
+
+def test_validation_and_test_disagree() -> None:
+    on_test = arm("static/02", [4.0] * 3, [-9.0, -8.1, -6.9])  # validation puts it last
+    (alarm,) = compared(*GOOD, on_test).alarms
+    assert alarm.startswith(
+        "validation and test disagree on the order: validation chose equal, and on test static/02"
+    )
+    assert "is better by 9 percentage points" in alarm
+    moving = arm("gradnorm/paper/alpha=2", [4.0] * 3, [-9.0, -8.1, -6.9])  # no weights to recommend
+    assert compared(*GOOD, moving).alarms == ()
+    within_noise = arm("static/02", [4.0] * 3, [-9.0, 9.0, -7.0])
+    assert compared(*GOOD, within_noise).alarms == ()
+
+
+def spread(best: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A search over three points, and the confirm trials of the best of them."""
+    w = {"static/01": [0.2, 1.8], "static/02": [1.0, 1.0], "static/03": [1.8, 0.2]}
+    search = [weighted(name, 0, -5.0 if name == best else 5.0, one) for name, one in w.items()]
+    return search, arm(best, [-5.0] * 3, [-5.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("best", "beyond"),
+    [
+        ("static/01", "more accuracy, less error"),
+        ("static/03", "more error, less accuracy"),
+    ],
+)
+def test_a_best_point_on_the_edge_of_the_searched_region(best: str, beyond: str) -> None:
+    assert compared(*spread(best)).alarms == (
+        f"the best static point, {best}, is on the edge of the searched region (beyond it: {beyond}): "
+        "widen the search, better weights may lie beyond",
+    )
+
+
+def test_the_edge_is_that_of_the_point_that_the_confirm_seeds_choose() -> None:
+    search, _ = spread("static/02")
+    confirm = [arm("static/02", [0.0] * 3, [0.0] * 3), arm("static/01", [-1.0] * 3, [-1.0] * 3)]
+    (alarm,) = compared(search, *confirm).alarms
+    assert alarm.startswith("the best static point, static/01, is on the edge")
+    (alarm,) = compared(spread("static/03")[0]).alarms  # before the confirm phase: by the search seed
+    assert alarm.startswith("the best static point, static/03, is on the edge")
+
+
+def test_no_edge_inside_the_region_or_without_one() -> None:
+    assert compared(*spread("static/02")).alarms == ()
+    search, confirm = spread("static/01")
+    assert compared(search[:2], confirm).alarms == ()  # two points span no region
+    unknown = [weighted("static/04", 0, 9.0, [0.0, 2.0])]  # log-ratios are not finite
+    assert compared(search, unknown, confirm).alarms == ()
+
+
+def test_the_edge_of_a_region_of_many_tasks() -> None:
+    tasks = [f"t{i}" for i in range(6)]
+    w = {"static/01": [0.1] * 5 + [9.0], "static/02": [9.0, 0.3, 0.3, 0.4, 0.5, 0.1], "static/03": [1.0] * 6}
+    rows = [
+        {**row(name, 0), "score": float(i)}
+        | {f"{split}/{task}": 1.0 for split in ("val", "test") for task in tasks}
+        | {f"geometric/{task}": x for task, x in zip(tasks, one, strict=True)}
+        for i, (name, one) in enumerate(w.items())
+    ]
+    search, nothing = pd.DataFrame(rows), compared(seeds=3)
+    (alarm,) = alarms(search.iloc[:0], search, search.iloc[:0], nothing.arms, tasks)
+    words = alarm.split("beyond it: ")[1].split(")")[0].split("; ")
+    assert sorted(words) == ["less t0", "less t1", "less t2", "less t3", "less t4", "more t5"]
+
+
+def test_weights_of_gradnorm_outside_the_searched_region() -> None:
+    search, confirm = spread("static/02")
+    for w, said in (([0.1, 1.9], "more accuracy, less error"), ([1.95, 0.05], "more error, less accuracy")):
+        outside = [weighted("gradnorm/robust/alpha=1", 0, 0.0, w)]
+        assert compared(search, outside, confirm).alarms == (
+            f"E_t[w] of the robust recipe lies outside the searched region ({said}): "
+            "the static search has not tried such weights",
+        )
+    inside = [weighted("gradnorm/robust/alpha=1", 0, 0.0, [0.21, 1.79])]
+    assert compared(search, inside, confirm).alarms == ()
+
+
+def test_what_trials_told_is_one_line_a_kind() -> None:
+    told = ["L(0) of a is 12 times the mean", "L(0) of a is 99.5 times the mean", "L(0) of b is 12 times the mean"]
+    rows = [row(f"static/0{i}", 0, 5.0, alarms=alarm) for i, alarm in enumerate(told, 1)]
+    lines = (f"2 trials (static/01, static/02): {told[0]}", f"1 trial (static/03): {told[2]}")
+    assert compared(rows, *GOOD).alarms == lines
+    assert [kind_of(one) == kind_of(told[0]) for one in told] == [True, True, False]
+    assert kind_of("1,024 of 3.5% hits") == kind_of("7 of 12% hits")
