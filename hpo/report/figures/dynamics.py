@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from hpo.compare import Vector
 from hpo.report.data import ReportData, best_runs
-from hpo.report.figures.style import blank, plain, task_line
+from hpo.report.figures.style import add_run_title, blank, plain, task_line
 
 TITLE = "Gradient norms and training rates"
 MISSING = "No trajectory of a GradNorm run with gradient norms is at hand."
@@ -41,7 +41,7 @@ def figure(data: ReportData) -> go.Figure | None:
         for column, (kind, title) in enumerate(_PANELS.items(), 1):
             _add_panel(plot, row, column, table, kind, data)
             plot.update_yaxes(title_text=title, type="log", tickvals=_TICKS, row=row, col=column)
-        _add_title(plot, row, recipe, runs.get(recipe))
+        add_run_title(plot, row, recipe, runs.get(recipe))
     plot.update_layout(blank(height=70 + _ROW * rows))
     plot.update_layout(legend_y=1 + 0.12 / rows)
     plot.update_xaxes(title_text="step", row=rows)
@@ -72,12 +72,3 @@ def _add_panel(plot: go.Figure, row: int, column: int, table: pd.DataFrame, kind
             legendgroup=name, showlegend=row == column == 1, row=row, col=column,
             hovertemplate=f"{name}<br>step %{{x:.0f}}: {_PANELS[kind]} %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
-
-
-def _add_title(plot: go.Figure, row: int, recipe: str, run: pd.Series | None) -> None:
-    alpha = "" if run is None else f", alpha {run['alpha']:.3g}"
-    axis = plot.get_subplot(row, 1).yaxis
-    plot.add_annotation(
-        text=f"<b>{plain(recipe)} recipe{alpha}</b>", x=0, xref="paper", xanchor="left", y=axis.domain[1],
-        yref="paper", yanchor="bottom", yshift=2, showarrow=False,
-    )  # fmt: skip

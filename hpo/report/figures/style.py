@@ -149,3 +149,13 @@ def thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:
     if len(table) <= rows:
         return table
     return table.iloc[np.unique(np.linspace(0, len(table) - 1, rows).round().astype(int))]
+
+
+def add_run_title(plot: go.Figure, row: int, recipe: str, run: pd.Series | None) -> None:
+    """Say above a row of panels whose run they show."""
+    alpha = "" if run is None else f", alpha {run['alpha']:.3g}"
+    axis = plot.get_subplot(row, 1).yaxis
+    plot.add_annotation(
+        text=f"<b>{plain(recipe)} recipe{alpha}</b>", x=0, xref="paper", xanchor="left", y=axis.domain[1],
+        yref="paper", yanchor="bottom", yshift=4, showarrow=False,
+    )  # fmt: skip

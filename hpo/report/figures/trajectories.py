@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from hpo.compare import AVERAGES, weights_of
 from hpo.report.data import ReportData, best_runs, best_static
-from hpo.report.figures.style import blank, log_ticks, plain, task_line, thinned
+from hpo.report.figures.style import add_run_title, blank, log_ticks, plain, task_line, thinned
 
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."
@@ -40,7 +40,7 @@ def figure(data: ReportData) -> go.Figure | None:
     for row, (recipe, table) in enumerate(recipes.items(), 1):
         _add_averages(plot, row, runs.get(recipe), data)
         _add_curves(plot, row, table, data)
-        _add_title(plot, row, recipe, runs.get(recipe))
+        add_run_title(plot, row, recipe, runs.get(recipe))
         plot.update_xaxes(tickangle=-40, range=[-0.6, len(AVERAGES) - 0.4], row=row, col=2)
     plot.update_layout(blank(height=70 + 320 * len(recipes)))
     plot.update_layout(legend_y=1 + 0.1 / len(recipes))
@@ -93,12 +93,3 @@ def _add_averages(plot: go.Figure, row: int, run: pd.Series | None, data: Report
             legendgroup=name, showlegend=False, row=row, col=2,
             hovertemplate=f"{name}<br>%{{x}} average: w %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
-
-
-def _add_title(plot: go.Figure, row: int, recipe: str, run: pd.Series | None) -> None:
-    alpha = "" if run is None else f", alpha {run['alpha']:.3g}"
-    axis = plot.get_subplot(row, 1).yaxis
-    plot.add_annotation(
-        text=f"<b>{plain(recipe)} recipe{alpha}</b>", x=0, xref="paper", xanchor="left", y=axis.domain[1],
-        yref="paper", yanchor="bottom", yshift=4, showarrow=False,
-    )  # fmt: skip
