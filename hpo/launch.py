@@ -173,8 +173,6 @@ def conclude(
     try:
         data = _report_data(plan, store, comparison, trials, where, path)
         files = write_report(data, folder / "report")
-        if figures:
-            write_images(data, folder / "report" / "figures", figures)
         if weights:
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
     except OSError as error:
@@ -190,7 +188,9 @@ def conclude(
             store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
     except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
         fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
-        return replace(finished, faults=[fault])
+        finished = replace(finished, faults=[fault])
+    if figures:  # last, since it may want for a Chrome
+        write_images(data, folder / "report" / "figures", figures)
     return finished
 
 

@@ -112,8 +112,10 @@ def _region_words(comparison: Comparison) -> str:
     points = len(comparison.region)
     noise = f" (noise of one score: {sigma:.2g} percentage points)" if sigma == sigma else ""
     as_good = (
-        f"{points} static point{'s are' if points != 1 else ' is'} not distinguishable from the best one, itself "
-        f"among them, by one seed's score{noise}."
+        f"{points} static points, the best one among them, are not distinguishable from it by one seed's "
+        f"score{noise}."
+        if points > 1
+        else f"No other static point is as good as the best one by one seed's score{noise}."
     )
     return (
         "Distance of E_t[w] to the best static weights, and to the nearest static point that is as good: Aitchison "

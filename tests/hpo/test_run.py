@@ -27,7 +27,7 @@ from hpo.trial import EpochReport, TrialResult
 from tests.hpo.runs_for_tests import TRIALS, Case, assert_complete, assert_quiet, main, wait_until
 
 TASKS = ["near", "far off"]
-FILES = ["arms.csv", "report.html", "report.md", "trials.csv"]
+FILES = ["arms.csv", "comparison.json", "report.html", "report.md", "trials.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,19 @@ class TestAfterwards:
         assert not ray.is_initialized()
         assert case.starts() == len(case.runs()) == TRIALS
         assert len(case.runs("launch")) == 1
+
+    def test_report_writes_figures_too(self, finished, capsys, monkeypatch):
+        case, _ = finished
+        monkeypatch.chdir(case.folder)
+        code, _, err = main(capsys, "report", "study.yaml", "-o", "drawn", "--figures", "gif")
+        assert (code, "'gif' is not one of 'svg'" in err) == (2, True)
+        monkeypatch.setenv("BROWSER_PATH", str(case.folder / "no-browser"))
+        code, _, err = main(capsys, "report", "study.yaml", "-o", "drawn", "--figures", "svg")
+        assert (code, err) == (2, "error: --figures: needs Chrome or Chromium, and found none that starts\n")
+        assert sorted(path.name for path in (case.folder / "drawn" / "report").iterdir()) == sorted(
+            [*FILES, "figures"]
+        )
+        assert list((case.folder / "drawn" / "report" / "figures").iterdir()) == []
 
     def test_report_writes_elsewhere(self, finished, capsys, monkeypatch):
         case, first = finished

@@ -45,7 +45,8 @@ def _add_surface(plot: go.Figure, data: ReportData, w: Vector, top: float) -> No
     logs = np.log(w[:, 0] / w[:, 1])
     grid = np.exp(np.linspace(logs.min(), logs.max(), 100))
     line = {"color": REFERENCE, "width": 1.5}
-    height = np.minimum(surface.predict(np.stack([grid, np.ones(100)], axis=1)), top)
+    height = surface.predict(np.stack([grid, np.ones(100)], axis=1))
+    height[height > top] = np.nan
     plot.add_scatter(x=grid, y=height, mode="lines", line=line, name="response surface", hoverinfo="skip")
     if surface.located:
         ratios = surface.region()[:, 0] / surface.region()[:, 1]
