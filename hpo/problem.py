@@ -91,7 +91,10 @@ class Problem(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The metric of each task on a whole split. Called in evaluation mode, without autograd."""
+        """The metric of each task on a whole split. Called in evaluation mode, without autograd.
+
+        On ``val`` after each epoch; on ``test``, and for the report's gap on ``train``, at the end of confirm trials.
+        """
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The network's optimizer, new for each trial. Default: Adam with learning rate 1e-3."""

@@ -55,9 +55,12 @@ class Steered(Problem):
         return model.get_submodule("trunk")
 
     def loader(self, split: Split, seed: int) -> Iterable[Tensor]:
-        number = {"train": seed + 10, "val": 1, "test": 2}[split]
-        examples = torch.randn(64, 3, generator=torch.Generator().manual_seed(number))
+        examples = self.examples(split, seed)
         return _Batches(self, list(examples.split(16))) if split == "train" else [examples]
+
+    def examples(self, split: Split, seed: int = 0) -> Tensor:
+        number = {"train": seed + 10, "val": 1, "test": 2}[split]
+        return torch.randn(64, 3, generator=torch.Generator().manual_seed(number))
 
     def losses(self, model: Any, batch: Tensor) -> dict[str, Tensor]:
         features = model["trunk"](batch).tanh()
@@ -72,7 +75,7 @@ class Steered(Problem):
         device = next(model.parameters()).device
         with (Path(self.folder) / "devices").open("a") as file:
             file.write(f"{device.type}\n")
-        (examples,) = self.batches(split, device)
+        examples = self.examples(split).to(device)
         losses = self.losses(model, examples)
         variance = float((examples[:, 1] * examples[:, 2]).var())
         return {"near": float(losses["near"]), "far off": 1 - float(losses["far off"]) / 100 / variance}

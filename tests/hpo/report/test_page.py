@@ -138,23 +138,24 @@ def test_dark_follows_the_reader_and_changes_with_him(browser, tmp_path):
 def test_hover_shows_weights_and_run_and_marks_the_point_everywhere(browser, tmp_path):
     data = Builder().data()
     page = Seen(browser, written(data, tmp_path)).drawn()
-    best = data.comparison.search[data.comparison.search["arm"] == "static/01"].iloc[0]
+    search = data.comparison.search.set_index("arm")
     point = page.locator("#figure-static_points .scatterlayer .trace .points path.point")
     point.first.scroll_into_view_if_needed()
     rings = (
         "[...document.querySelectorAll('#figure-{} path.point')].filter(p => p.style.stroke === 'rgb(224, 161, 0)')"
     )
     assert page.evaluate(rings.format("distance")) == []
-    for place in range(point.count()):  # points lie over each other: hover until it is the one
+    for place in range(point.count()):  # points lie over each other, and E_t[w] over them
         box = point.nth(place).bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.locator("#figure-static_points .hoverlayer .hovertext").first.wait_for()
         told = page.locator("#figure-static_points .hoverlayer").text_content()
-        if "static point 01" in told:
+        if found := re.match(r"static point (\d\d)score", told):
             break
-    assert f"trial {best['identity']}" in told
-    assert f"w age {best['geometric/age']:.3g}" in told
-    page.wait_for_selector("tr.linked[data-arm='static/01']", state="attached")
+    arm = f"static/{found[1]}"
+    assert told.endswith(f"trial {search.loc[arm, 'identity']}")
+    assert f"w age {search.loc[arm, 'geometric/age']:.3g}" in told
+    page.wait_for_selector(f"tr.linked[data-arm='{arm}']", state="attached")
     assert len(page.evaluate(rings.format("distance") + ".map(() => 1)")) == 2 * 2  # a recipe, a kind of distance
     page.mouse.move(2, 2)
     page.wait_for_selector("tr.linked", state="detached")
