@@ -202,7 +202,7 @@ class _Training:
             self.result.validation = self._evaluate(model, "val")
             report(self._epoch_report(epoch, means))
             if epoch == 1 and self.config.method == "gradnorm":
-                self.result.alarms += first_loss_alarms(self.result.initial_losses, means["L"])
+                self.result.alarms += first_loss_alarms(self.result.initial_losses, means["L"], self.result.steps)
         if self.config.test:
             self.result.test = self._evaluate(model, "test")
             self._evaluate_train(model)

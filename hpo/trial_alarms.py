@@ -38,17 +38,18 @@ def trajectory_alarms(trajectory: Mapping[str, Any], tasks: Sequence[str], alpha
             yield f"GradNorm's target was never met: in every step the gradient norm of {names} stayed {side} it"
 
 
-def first_loss_alarms(first: Mapping[str, float], epoch: Mapping[str, float]) -> Iterator[str]:
-    """Tasks whose L_i(0), the first batch's, is far from the first epoch's mean: the training rates r_i rest on it.
+def first_loss_alarms(first: Mapping[str, float], epoch: Mapping[str, float], steps: int) -> Iterator[str]:
+    """Tasks whose L_i(0), the first batch's, is far from the mean of the first epoch's rest: r_i rests on it.
 
     Args:
         first: L_i(0) by task.
         epoch: mean of L_i over the first epoch by task.
+        steps: of the first epoch.
     """
-    for task, loss in first.items():
-        mean = epoch.get(task, float("nan"))
+    for task, loss in first.items() if steps > 1 else ():
+        mean = (epoch.get(task, float("nan")) * steps - loss) / (steps - 1)
         if loss > 0 and mean > 0 and not 1 / UNLIKE < loss / mean < UNLIKE:
             yield (
-                f"L(0) of {task} is {loss / mean:.2g} times the mean loss of the first epoch: "
+                f"L(0) of {task} is {loss / mean:.2g} times the mean loss of the rest of the first epoch: "
                 "alpha acts on a first batch that does not stand for the data"
             )

@@ -237,6 +237,41 @@ def test_the_test_split_is_read_only_when_asked_for() -> None:
     assert problem.read.count("test") == 1
 
 
+class NoTrain(Small):
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        if split == "train":
+            raise KeyError("train")
+        return super().evaluate(model, split)
+
+
+def test_the_training_split_is_evaluated_where_the_test_split_is() -> None:
+    assert run(config()).train == {}
+    result = run(config(test=True))
+    assert list(result.train) == list(TASKS)
+    assert result.train not in (result.test, result.validation)
+
+
+def test_a_problem_that_cannot_evaluate_its_training_split_only_lacks_the_gap() -> None:
+    result = run(config(test=True), NoTrain())
+    assert (result.status, result.train) == ("finished", {})
+    assert result.alarms == ["no gap of train and test, since evaluate(model, 'train') raised: KeyError: 'train'"]
+    assert result.test == run(config(test=True)).test
+
+
+def test_a_first_loss_unlike_the_first_epoch_is_an_alarm_of_gradnorm_alone() -> None:
+    class Spiked(Small):
+        steps = 0
+
+        def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            self.steps += 1
+            losses = super().losses(model, batch)
+            return losses | {"far": losses["far"] * (200 if self.steps == 1 else 1)}
+
+    (said,) = (alarm for alarm in run(config("gradnorm", **SETTINGS["gradnorm"]), Spiked()).alarms if "L(0)" in alarm)
+    assert said.startswith("L(0) of far is ")
+    assert not any("L(0)" in alarm for alarm in run(config("equal"), Spiked()).alarms)
+
+
 def test_an_epoch_ends_for_methods_that_count_in_them() -> None:
     weights = run(config("dwa")).trajectory["w"]
     assert np.array_equal(weights[: 2 * BATCHES], np.ones_like(weights[: 2 * BATCHES]))
