@@ -190,7 +190,10 @@ def conclude(
         fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
         finished = replace(finished, faults=[fault])
     if figures:  # last, since it may want for a Chrome
-        write_images(data, folder / "report" / "figures", figures)
+        try:
+            write_images(data, folder / "report" / "figures", figures)
+        except OSError as error:
+            raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
     return finished
 
 

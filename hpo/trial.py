@@ -21,7 +21,7 @@ from torch import Tensor
 from balancers import Balancer, BalancerWarning, StepRecord
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
-from hpo.trial_alarms import first_loss_alarms, trajectory_alarms
+from hpo.trial_alarms import trajectory_alarms
 
 IDENTITY_VERSION = 2  # raise when the same config would train differently than before
 
@@ -201,8 +201,6 @@ class _Training:
             self._check("the training loss", means["L"])
             self.result.validation = self._evaluate(model, "val")
             report(self._epoch_report(epoch, means))
-            if epoch == 1 and self.config.method == "gradnorm":
-                self.result.alarms += first_loss_alarms(self.result.initial_losses, means["L"], self.result.steps)
         if self.config.test:
             self.result.test = self._evaluate(model, "test")
             self._evaluate_train(model)

@@ -17,7 +17,12 @@ FEW_SEEDS = 3
 
 
 def alarms(
-    trials: pd.DataFrame, search: pd.DataFrame, confirm: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]
+    trials: pd.DataFrame,
+    search: pd.DataFrame,
+    confirm: pd.DataFrame,
+    arms: pd.DataFrame,
+    equals: pd.DataFrame,
+    tasks: Sequence[str],
 ) -> Iterator[str]:
     """All alarms of a study, the gravest first.
 
@@ -26,6 +31,7 @@ def alarms(
         search: the scored trials of the search seed.
         confirm: the scored trials of the confirm seeds.
         arms: the table of arms.
+        equals: the static points not distinguishable from the best one.
         tasks: their names.
     """
     for status in ("diverged", "failed"):
@@ -42,13 +48,13 @@ def alarms(
     if len(steps) > 1:
         yield f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}"
     yield from _disagreement(arms, confirm)
-    yield from _edge(search, arms, tasks)
+    yield from _edge(search, equals, arms, tasks)
     yield from _told(trials)
 
 
 def kind_of(alarm: str) -> str:
-    """An alarm without its numbers: many trials may tell the same with other figures."""
-    return re.sub(r"\d[\d.,]*", "", alarm)
+    """An alarm without its numbers, names like "f1" kept: many trials may tell the same with other figures."""
+    return re.sub(r"(?<![\w.-])\d[\d.,]*(?!\w)", "", alarm)
 
 
 def _references(phase: str, reference: pd.Series) -> Iterator[str]:
@@ -71,7 +77,7 @@ def _disagreement(arms: pd.DataFrame, confirm: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _edge(search: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
+def _edge(search: pd.DataFrame, equals: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
     """What lies on the edge of the region that the static search covered, or outside."""
     points = static_points(search)
     w = weight_columns(points, tasks, "geometric")
@@ -79,12 +85,12 @@ def _edge(search: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> Ite
         return
     searched = SearchedRegion(w)
     best = next(iter(arms.loc[arms["best_static"], "arm"]), "") or str(points["arm"].iloc[0])
-    for place in np.flatnonzero(points["arm"] == best)[:1]:
-        if sides := searched.touched(w[place]):
-            yield (
-                f"the best static point, {best}, is on the edge of the searched region (beyond it: "
-                f"{_directions(sides, tasks)}): widen the search, better weights may lie beyond"
-            )
+    good = weight_columns(equals, tasks, "geometric")
+    if len(good) and (sides := searched.touched(good)):  # a point as good that lies further in would do
+        yield (
+            f"the best static point, {best}, is on the edge of the searched region (beyond it: "
+            f"{_directions(sides, tasks)}): widen the search, better weights may lie beyond"
+        )
     for recipe, run in best_runs(search).items():
         mean = weights_of(run, tasks, "geometric")
         if (mean > 0).all() and (sides := searched.beyond(mean)):
@@ -108,6 +114,6 @@ def _told(trials: pd.DataFrame) -> Iterator[str]:
 
 def _trials(trials: pd.DataFrame) -> str:
     """How many trials, of which arms: "3 trials (static/07, gradnorm/paper/alpha=0)"."""
-    arms = list(dict.fromkeys(trials["arm"]))
+    arms, count = list(dict.fromkeys(trials["arm"])), trials["identity"].nunique()
     shown = ", ".join(arms[:4]) + (f" and {len(arms) - 4} more arms" if len(arms) > 4 else "")
-    return f"{len(trials)} trial{'s' if len(trials) > 1 else ''} ({shown})"
+    return f"{count} trial{'s' if count > 1 else ''} ({shown})"

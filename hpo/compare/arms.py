@@ -13,6 +13,8 @@ from hpo.compare.trials import FIXED, REFERENCE, SEARCHED
 from hpo.compare.verdicts import best_arm, selection
 from hpo.compare.weights import mean_weights
 
+SMALLEST = 1e-6  # percentage points; below lies rounding
+
 
 def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float) -> pd.DataFrame:
     """One row an arm, best validation score first; the best static arm is chosen on validation and read on test.
@@ -34,7 +36,12 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
     for name, group in groups.items():
         first, score_test = group.iloc[0], interval(group["score_test"].dropna())
         row = {column: first[column] for column in ("arm", "kind", "recipe", "alpha")}
-        row |= {"seeds": len(group), "score_val": group["score_val"].mean(), "score_test": score_test.mean}
+        row |= {
+            "seeds": len(group),
+            "score_seeds": score_test.seeds,
+            "score_val": group["score_val"].mean(),
+            "score_test": score_test.mean,
+        }
         row |= {"low": score_test.low, "high": score_test.high, "steps": group["steps"].mean()}
         row |= {"seconds": group["seconds"].mean(), "recommended": name == recommended, "best_static": name == static}
         row |= _against(group, groups.get(static) if name != static else None, margin)
@@ -78,7 +85,13 @@ def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) ->
     values = pd.Series(dtype=float) if static is None else regret(group, static, "test")
     found = interval(values)
     word = judge(found, margin) if found.seeds else ""
-    return {"regret": found.mean, "regret_low": found.low, "regret_high": found.high, "verdict": word}
+    return {
+        "regret": found.mean,
+        "regret_low": found.low,
+        "regret_high": found.high,
+        "regret_seeds": found.seeds,
+        "verdict": word,
+    }
 
 
 def order_agreement(arms: pd.DataFrame) -> float:
@@ -101,6 +114,6 @@ def better_on_test(arms: pd.DataFrame, confirm: pd.DataFrame, kinds: Sequence[st
     for arm in others:
         values = regret(confirm[confirm["arm"] == arm], reference, "test")
         wide = interval(values, 1 - 0.05 / len(others))
-        if wide.high < 0 and wide.mean < found[1]:
+        if wide.high < -SMALLEST and wide.mean < found[1]:
             found = (arm, wide.mean)
     return found

@@ -13,7 +13,7 @@ from opda.nonparametric import EmpiricalDistribution
 from scipy.special import gammaln
 
 from hpo.compare.ranks import clopper_pearson
-from hpo.compare.trials import Vector, best_runs, static_points
+from hpo.compare.trials import SEARCHED, Vector, best_runs, static_points
 
 EXACT_BANDS = 100  # points up to which the tighter of two bands is made; its time grows with the square
 
@@ -77,7 +77,7 @@ def budget(search: pd.DataFrame) -> Budget:
     """The curve, and for each recipe how many static points match its alpha sweep; all on the search seed."""
     points = static_points(search)
     curve = best_of_k(points["score"])
-    searched = search[search["kind"].isin(("static", "equal"))]
+    searched = search[search["kind"].isin(SEARCHED)]
     rows = []
     for recipe, best in best_runs(search).items() if len(points) else ():
         runs = search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)]
@@ -85,7 +85,7 @@ def budget(search: pd.DataFrame) -> Budget:
         found = match(curve, float(best["score"]), hits)
         row: dict[str, object] = {"recipe": recipe, "score": float(best["score"]), **found}
         for unit in ("steps", "seconds"):
-            each = float(searched[unit].mean())
+            each = float(searched[unit].sum()) / len(points)  # those that diverged were tried too
             for way, spent in (("sweep", float(runs[unit].sum())), ("run", float(best[unit]))):
                 row[f"{unit}_{way}"] = found["k"] * each / spent if spent else math.nan
                 row[f"{unit}_{way}_low"] = found["k_low"] * each / spent if spent else math.nan

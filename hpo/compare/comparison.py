@@ -30,7 +30,8 @@ class Comparison:
         search: the trials on the search seed with ``score`` (validation), best first.
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
         arms: one row a confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
-            score_test, low, high`` (of score_test), ``regret, regret_low, regret_high, verdict`` (each arm by itself
+            score_test, low, high, score_seeds`` (of score_test), ``regret, regret_low, regret_high, regret_seeds,
+            verdict`` (each arm by itself
             against the best static arm, not freed of selection), ``recommended, best_static, chosen`` (share of
             resamples in which it is the best of its side), ``gap`` (test against train), ``dominated_by`` and for
             each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over seeds) and ``w/<task>``.
@@ -106,5 +107,5 @@ def compare(
         agreement=order_agreement(arms),
         cost=cost(trials),
         recommended=next(iter(arms.loc[arms["recommended"], "arm"]), ""),
-        alarms=tuple(alarms(trials, search, confirm, arms, tasks)),
+        alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),
     )

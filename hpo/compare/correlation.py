@@ -45,7 +45,9 @@ def figure4(search: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
                 others = null[:, place]
                 low, high = np.nanquantile(others, [0.025, 0.975]) if np.isfinite(others).any() else (np.nan, np.nan)
                 row = {"recipe": recipe, "distance": kind, "rho": found[place], "points": len(score)}
-                row |= {"percentile": 100 * float((others < found[place]).mean())}
+                row |= {
+                    "percentile": 100 * float((others < found[place]).mean()) if np.isfinite(found[place]) else np.nan
+                }
                 rows.append(row | {"null_low": low, "null_high": high})
     columns = ["recipe", "distance", "rho", "percentile", "null_low", "null_high", "points"]
     return pd.DataFrame(rows, columns=columns)

@@ -29,8 +29,9 @@ class SearchedRegion:
         return list(self._normals[self._heights(w) > TOLERANCE])
 
     def touched(self, w: Vector) -> list[Vector]:
-        """The same of the sides that a point lies on."""
-        return list(self._normals[np.abs(self._heights(w)) <= TOLERANCE])
+        """The same of the sides that all of some points, shape (n, T), lie on."""
+        heights = np.stack([self._heights(point) for point in w])
+        return list(self._normals[(np.abs(heights) <= TOLERANCE).all(axis=0)])
 
     def _heights(self, w: Vector) -> Vector:
         """How far a point is above each side, below 0 inside; in Aitchison distance for a hull."""

@@ -93,7 +93,8 @@ def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
     limit = float(np.median(y) + np.quantile(y, 0.75) - y.min()) if len(y) else float("nan")
     near = y <= limit
     if d < 1 or near.sum() <= needed:
-        return Surface(False, False, f"{near.sum()} points, and it takes more than {needed} for {len(tasks)} tasks")
+        found = f"{near.sum()} point{'' if near.sum() == 1 else 's'}"
+        return Surface(False, False, f"{found}, and it takes more than {needed} for {len(tasks)} tasks")
     z = ilr(w[near])
     X = _terms(z)
     if np.linalg.matrix_rank(X) < needed:
@@ -109,7 +110,9 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     total = float((((y - y.mean()) * n / (n - 1)) ** 2).sum())
     unseen = residuals / (1 - leverage)
     r2 = 1 - float((unseen**2).sum()) / total if total > 0 else float("nan")
-    if not r2 >= IDENTIFIED:
+    if not np.isfinite(r2):
+        return Surface(False, False, "all points have one score", r2, coefficients, limit)
+    if r2 < IDENTIFIED:
         return Surface(False, False, f"leave-one-out R\N{SUPERSCRIPT TWO} is {r2:.2f}", r2, coefficients, limit)
     lowest, found = _lowest(coefficients[None], z)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(RESAMPLES, n))

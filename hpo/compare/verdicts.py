@@ -58,6 +58,7 @@ def verdict(confirm: pd.DataFrame, margin: float) -> Verdict:
     found = recentred(paired, selection(confirm).regret)
     word = judge(found, margin)
     needed = seeds_needed(found.mean, deviation(paired), margin) if word == "inconclusive" else 0
+    needed = max(needed, found.seeds + 1) if needed else 0  # those that are there did not do
     return Verdict(word, found, ours, static, paired=paired, seeds_needed=needed)
 
 

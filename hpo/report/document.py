@@ -30,7 +30,7 @@ Weights = dict[str, Number]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")  # a reader of this version may meet fields of a later one
 
 
 class Mean(_Part):
@@ -226,9 +226,7 @@ def document(data: ReportData) -> Document:
             for task, d in found.directions.items()
         ],
         "verdict": _verdict(found),
-        "recommended": {"arm": found.recommended, "weights": recommended_weights(found)}
-        if found.recommended
-        else None,
+        "recommended": _recommended(found),
         "alarms": list(found.alarms),
         "arms": [_arm(row, found) for _, row in found.arms.iterrows()],
         "distances": list(_rows(found.distances, found.tasks)),
@@ -271,17 +269,16 @@ def _verdict(found: Comparison) -> dict[str, Any]:
 
 
 def _arm(row: pd.Series, found: Comparison) -> dict[str, Any]:
-    seeds = int(row["seeds"])
     same = ("arm", "kind", "recipe", "verdict", "recommended", "best_static", "dominated_by")
     return {
         **{name: row[name] for name in same},
         **{name: _number(row[name]) for name in ("alpha", "chosen", "gap", "steps", "seconds")},
         "label": arm_label(row["arm"]),
-        "seeds": seeds,
+        "seeds": int(row["seeds"]),
         "weights": {} if row["kind"] == REFERENCE else {task: _number(row[f"w/{task}"]) for task in found.tasks},
         "score_validation": _number(row["score_val"]),
-        "score_test": _mean(Interval(row["score_test"], row["low"], row["high"], seeds)),
-        "regret": _mean(Interval(row["regret"], row["regret_low"], row["regret_high"], seeds)),
+        "score_test": _mean(Interval(row["score_test"], row["low"], row["high"], int(row["score_seeds"]))),
+        "regret": _mean(Interval(row["regret"], row["regret_low"], row["regret_high"], int(row["regret_seeds"]))),
         "metrics": {
             split: {task: _number(row.get(f"{split}/{task}", math.nan)) for task in found.tasks}
             for split in ("train", "val", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -110,13 +111,15 @@ def _region_words(comparison: Comparison) -> str:
     """What the distances are to, and what the response surface says."""
     sigma, _ = comparison.noise
     points = len(comparison.region)
-    noise = f" (noise of one score: {sigma:.2g} percentage points)" if sigma == sigma else ""
-    as_good = (
-        f"{points} static points, the best one among them, are not distinguishable from it by one seed's "
-        f"score{noise}."
-        if points > 1
-        else f"No other static point is as good as the best one by one seed's score{noise}."
-    )
+    noise = f" (noise of one score: {sigma:.2g} percentage points)"
+    if not math.isfinite(sigma):
+        as_good = "Which points are as good is not known without the noise of a score, which takes two confirm seeds."
+    elif points > 1:
+        as_good = (
+            f"{points} static points, the best one among them, cannot be told from it by one seed's score{noise}."
+        )
+    else:
+        as_good = f"No other static point is as good as the best one by one seed's score{noise}."
     return (
         "Distance of E_t[w] to the best static weights, and to the nearest static point that is as good: Aitchison "
         f"counts ratios of weights, L2, the paper's, differences. {as_good} {surface_words(comparison)}"

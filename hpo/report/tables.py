@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.compare import Comparison
+from hpo.compare import REFERENCE, Comparison
 from hpo.report.data import ReportData
 from hpo.report.labels import arm_label
 from hpo.report.numbers import (
@@ -27,14 +27,13 @@ from hpo.report.numbers import (
 NOTES = "Notes"  # the column whose words the page shows as badges
 ARM = "arm"  # the column of keys that ties rows to figures; nobody reads it
 PARETO = "Pareto front"
-_REFERENCE = "single_task"
 _TRIAL_COLUMNS = ["phase", "arm", "seed", "status", "score_val", "score_test", "steps", "seconds", "identity"]
 
 
 def arms_table(data: ReportData) -> pd.DataFrame:
     """One row an arm, best validation score first; single-task networks, which define the score, left out."""
     comparison = data.comparison
-    arms = comparison.arms[comparison.arms["kind"] != _REFERENCE]
+    arms = comparison.arms[comparison.arms["kind"] != REFERENCE]
     planned = int(arms["seeds"].max()) if len(arms) else 0
     lost = _lost(data)
     rows = [_arm_row(row, comparison, planned, lost.get(row["arm"], [])) for _, row in arms.iterrows()]
@@ -89,10 +88,10 @@ def metrics_table(data: ReportData) -> pd.DataFrame:
     reference = {
         head: metric(float(value))
         for task, head in heads.items()
-        for value in arms.loc[arms["arm"] == f"{_REFERENCE}/{task}", f"test/{task}"]
+        for value in arms.loc[arms["arm"] == f"{REFERENCE}/{task}", f"test/{task}"]
     }
     rows = [{"Arm": "single-task networks", **reference}] if reference else []
-    for _, row in arms[arms["kind"] != _REFERENCE].iterrows():
+    for _, row in arms[arms["kind"] != REFERENCE].iterrows():
         metrics = {head: metric(row[f"test/{task}"]) for task, head in heads.items()}
         rows.append({ARM: row["arm"], "Arm": arm_label(row["arm"]), **metrics, PARETO: _pareto(row)})
     return pd.DataFrame(rows, columns=[ARM, "Arm", *heads.values(), PARETO], dtype=object).fillna(NOTHING)

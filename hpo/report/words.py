@@ -16,7 +16,7 @@ _HEADLINES = {
     "better": "GradNorm beats the static search",
     "equivalent": "GradNorm matches the static search",
     "worse": "GradNorm loses to the static search",
-    "inconclusive": "Inconclusive: more seeds are needed",
+    "inconclusive": "Inconclusive",
     "none": "No verdict",
 }
 _FINDINGS = {
@@ -47,7 +47,7 @@ def advice(comparison: Comparison, weights: str = "") -> str:
     """What to do; ``weights`` follow the arm's name."""
     if not comparison.recommended:
         return (
-            "Nothing to train with: no arm with fixed weights has come through the confirm phase. "
+            "Nothing to train with: no arm with fixed weights has come through the confirm phase with a score. "
             "If the study was stopped, the same command again resumes it."
         )
     text = f"Train with {arm_label(comparison.recommended)}{weights}."
@@ -60,7 +60,7 @@ _CAUTIONS = {
     "equivalent": "",
     "worse": "",
     "inconclusive": "It is the best on validation so far; for a verdict {more}.",
-    "none": "It is the best on validation so far; the same command again resumes the study.",
+    "none": "It is the best on validation so far; if the study was stopped, the same command again resumes it.",
 }
 
 
@@ -111,13 +111,16 @@ def _cost(comparison: Comparison) -> str:
         return f"The cost cannot be compared: no trial of the {' or the '.join(missing)} has trained."
     both = f"({duration(sweeps['seconds'])} against {duration(static['seconds'])})"
     text = f"{_cost_opening(sweeps)} all alpha sweeps took {_times(sweeps)} {both}"
-    return f"{text}; one GradNorm run took {_times(_one_run(comparison, cost))}."
+    run = _one_run(comparison, cost)
+    return f"{text}; one GradNorm run took {_times(run)}." if math.isfinite(run["steps_ratio"]) else f"{text}."
 
 
 def _cost_opening(sweeps: pd.Series) -> str:
     more = [unit for unit in ("steps", "seconds") if sweeps[f"{unit}_ratio"] > 1]
     if more:
         return f"GradNorm cost more {' and more '.join(more)} than the static search:"
+    if sweeps["steps_ratio"] == 1:
+        return "GradNorm cost as many steps as the static search:"
     return "GradNorm cost less than the static search:"
 
 
@@ -141,17 +144,18 @@ def _budget(comparison: Comparison) -> Iterator[str]:
     recipes = comparison.arms.loc[comparison.arms["arm"] == comparison.verdict.arm, "recipe"].tolist()
     row = next((row for _, row in table.iterrows() if row["recipe"] in recipes), table.iloc[0])
     n = len(comparison.budget.curve)
+    bound = "95%" if comparison.random_points else "95%, if the points stood for random ones"
     if row["beyond"]:
         yield (
-            f"Not one of the {n} static points matches the best run of the {row['recipe']} recipe's sweep on the "
+            f"None of the {n} static points matches the best run of the {row['recipe']} recipe's sweep on the "
             f"search seed's validation: a static search as good must be expected to try more than those, which is "
-            f"{ratio(row['steps_sweep'])} times the sweep's steps; at least {row['k_low']} points (95%), "
+            f"{ratio(row['steps_sweep'])} times the sweep's steps; at least {row['k_low']} ({bound}), "
             f"{ratio(row['steps_sweep_low'])} times."
         )
         return
     yield (
         f"To expect a point as good as the best run of the {row['recipe']} recipe's sweep (validation, search seed), "
-        f"a static search must try {row['k']} of the {n} points, at least {row['k_low']} (95%): "
+        f"a static search must try {row['k']} of the {n} points, at least {row['k_low']} ({bound}): "
         f"{ratio(row['steps_sweep'])} times the sweep's steps and {ratio(row['seconds_sweep'])} times its seconds, "
         f"at least {ratio(row['steps_sweep_low'])} and {ratio(row['seconds_sweep_low'])}."
     )

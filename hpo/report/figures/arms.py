@@ -5,17 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpo.compare import BALANCED, SEARCHED
 from hpo.report.data import ReportData
-from hpo.report.figures.style import RECIPES, REFERENCE, STATIC, Clipped, blank, clip, plain
+from hpo.report.figures.style import GROUPS, REFERENCE, STATIC, Clipped, blank, clip, plain
 from hpo.report.labels import arm_label
 from hpo.report.numbers import bounds, signed
 
 TITLE = "Score of every arm on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
 _ROW = 46  # pixels
-
-_GROUPS = {"GradNorm": (BALANCED, RECIPES[0], "diamond"), "static search": (SEARCHED, STATIC, "circle")}
 
 
 def caption(data: ReportData) -> str:
@@ -36,8 +33,8 @@ def figure(data: ReportData) -> go.Figure | None:
     clipped = _clipped(arms)
     arms = arms.assign(place=range(len(arms), 0, -1), shown=clipped.shown, beyond=clipped.beyond)
     plot = go.Figure(layout=_layout(arms))
-    kinds = {name: arms["kind"].isin(kinds) for name, (kinds, _, _) in _GROUPS.items()}
-    for name, (_, color, symbol) in _GROUPS.items():
+    kinds = {name: arms["kind"].isin(kinds) for name, (kinds, _, _) in GROUPS.items()}
+    for name, (_, color, symbol) in GROUPS.items():
         _add(plot, arms[kinds[name]], name, color, symbol)
     _add(plot, arms[~kinds["GradNorm"] & ~kinds["static search"]], "other methods", REFERENCE, "square")
     for _, row in arms.iterrows():

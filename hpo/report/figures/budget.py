@@ -43,8 +43,9 @@ def figure(data: ReportData) -> go.Figure | None:
             hovertext=f"{name}: score {signed(row['score'])}<br>{beyond} (95%: {row['k_low']} to {row['k_high']})",
             hoverinfo="text",
         )  # fmt: skip
-    top = float(curve["expected"].iloc[0])
+    top = max([float(curve["expected"].iloc[0]), *table["score"]])
     low = min([float(curve["low"].min()), *table["score"]])
+    top = max(top, low + 0.1)  # scores without any spread
     ticks = [k for power in (1, 10, 100, 1000) for k in (power, 2 * power, 5 * power) if k <= len(curve)]
     plot.update_xaxes(title_text="static points tried, k", type="log", tickvals=ticks)
     plot.update_yaxes(title_text="score on validation, %", range=[low - 0.06 * (top - low), top + 0.06 * (top - low)])

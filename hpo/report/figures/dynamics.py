@@ -23,8 +23,8 @@ def caption(_: ReportData) -> str:
     """How to read it."""
     return (
         "G is the norm of a task's weighted gradient on the shared layer, here relative to the mean over tasks, and "
-        "r its relative inverse training rate, above 1 for a slow task. GradNorm pulls G / mean G to r^alpha, at "
-        "alpha 0 to 1."
+        "r its relative inverse training rate, above 1 for a slow task. GradNorm pulls G / mean G towards "
+        "r^alpha, which is 1 where alpha is 0."
     )
 
 

@@ -5,41 +5,45 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpo.compare import BALANCED, SEARCHED
 from hpo.report.data import ReportData
-from hpo.report.figures.style import RECIPES, REFERENCE, STATIC, blank, clip, plain
+from hpo.report.figures.style import GROUPS, REFERENCE, blank, clip, clip_note, plain
 from hpo.report.labels import arm_label
 from hpo.report.numbers import signed
 
 TITLE = "Gap of train and test"
 MISSING = "No confirm trial has metrics on the training split."
-_GROUPS = {"GradNorm": (BALANCED, RECIPES[0], "diamond"), "static search": (SEARCHED, STATIC, "circle")}
 
 
-def caption(_: ReportData) -> str:
+def caption(data: ReportData) -> str:
     """How to read it."""
     return (
         "Lower is better; further right, an arm is that much worse on test than on its own training data. "
         "A weighting that wins by overfitting less shows here as low and left."
+        + clip_note(clip(_known(data)["score_test"], 2.0))
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
     """Test score over the gap, a marker an arm."""
-    arms = data.comparison.arms
-    arms = arms[arms["gap"].notna() & arms["score_test"].notna()]
+    arms = _known(data)
     if arms.empty:
         return None
-    arms = arms.assign(shown=clip(arms["score_test"], 2.0).shown)
+    clipped = clip(arms["score_test"], 2.0)
+    arms = arms.assign(shown=clipped.shown, beyond=clipped.beyond)
     plot = go.Figure(layout=blank(height=420))
     rest = pd.Series(True, index=arms.index)
-    for name, (kinds, color, symbol) in _GROUPS.items():
+    for name, (kinds, color, symbol) in GROUPS.items():
         _add(plot, arms[arms["kind"].isin(kinds)], name, color, symbol)
         rest &= ~arms["kind"].isin(kinds)
     _add(plot, arms[rest], "other methods", REFERENCE, "square")
     plot.update_xaxes(title_text="gap of train and test, percentage points of score")
     plot.update_yaxes(title_text="score on test, %")
     return plot
+
+
+def _known(data: ReportData) -> pd.DataFrame:
+    arms = data.comparison.arms
+    return arms[arms["gap"].notna() & arms["score_test"].notna()]
 
 
 def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str) -> None:
@@ -49,7 +53,8 @@ def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str
         f"{plain(arm_label(row['arm']))}<br>gap {signed(row['gap'])}<br>score on test {signed(row['score_test'])}"
         for _, row in arms.iterrows()
     ]
+    symbols = ["triangle-up" if beyond else symbol for beyond in arms["beyond"]]
     plot.add_scatter(
         x=arms["gap"], y=arms["shown"], mode="markers", name=name, hovertext=hover, hoverinfo="text",
-        marker={"color": color, "symbol": symbol, "size": 10}, customdata=arms["arm"].tolist(),
+        marker={"color": color, "symbol": symbols, "size": 10}, customdata=arms["arm"].tolist(),
     )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
-from scipy.spatial import ConvexHull, Delaunay
+from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from hpo.compare import Vector, weight_columns, weights_of
 from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
@@ -69,7 +69,7 @@ def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach:
     axis = np.linspace(-reach, reach, _CELLS)
     places = np.stack(np.meshgrid(axis, axis), axis=-1)
     height = surface.predict(np.exp(places @ _RAYS.T * math.sqrt(2 / 3)))  # the inverse of `_places`
-    searched = Delaunay(_places(weight_columns(points, data.comparison.tasks, "geometric")))
+    searched = Delaunay(_places(weight_columns(points, data.comparison.tasks, "geometric")))  # a surface spans it
     height[searched.find_simplex(places) < 0] = np.nan
     low, top = _scale(points)
     plot.add_heatmap(
@@ -85,8 +85,11 @@ def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach:
 
 
 def _outline(places: Vector) -> Vector:
-    """The convex hull of points, shape (n, 2), as a closed line."""
-    corners: Vector = places[ConvexHull(places).vertices]
+    """The convex hull of points, shape (n, 2), as a closed line; the points as they are if they lie on a line."""
+    try:
+        corners: Vector = places[ConvexHull(places).vertices]
+    except QhullError:
+        return places
     return np.vstack([corners, corners[:1]])
 
 

@@ -41,6 +41,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     if best is not None:
         _add_thick(plot, names, best.weights, "best static arm", STATIC, "circle")
     axis = "weight / geometric mean of the weights"
+    plot.update_xaxes(type="category", row=1, col=1)  # a task may be named like a number or a date
     plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1, row=1, col=1)
     for place, pair in enumerate(pairs):
         _add_pair(plot, 2 + place // _COLUMNS, 1 + place % _COLUMNS, pair, points, data)

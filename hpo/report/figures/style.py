@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from hpo.compare import weight_columns
+from hpo.compare import BALANCED, SEARCHED, weight_columns
 from hpo.report.labels import arm_label
 from hpo.report.numbers import signed
 
@@ -26,6 +26,10 @@ REFERENCE = "#808080"
 RECIPES = ("#D55E00", "#AA6FAE", "#009E73")
 TASKS = ("#1380C6", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
 SYMBOLS = ("diamond", "square", "cross")
+GROUPS = {  # of arms: kinds, colour, marker
+    "GradNorm": (BALANCED, RECIPES[0], "diamond"),
+    "static search": (SEARCHED, STATIC, "circle"),
+}
 DASHES = ("solid", "dash", "dot")
 SCALE = ["rgb(19,128,198)", "rgb(164,170,176)", "rgb(201,138,0)"]  # of scores, the best first
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

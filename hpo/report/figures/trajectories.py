@@ -58,6 +58,8 @@ def _range(tables: Iterable[pd.DataFrame], data: ReportData) -> list[float]:
     static = best_static(data.comparison)
     every = every if static is None else np.append(every, static.weights)
     logs = np.log10(every[np.isfinite(every) & (every > 0)])
+    if not len(logs):
+        return [-1.0, 1.0]
     return [float(logs.min()) - 0.2, float(logs.max()) + 0.2]
 
 

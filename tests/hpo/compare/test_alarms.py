@@ -123,11 +123,10 @@ def test_a_best_point_on_the_edge_of_the_searched_region(best: str, beyond: str)
     )
 
 
-def test_the_edge_is_that_of_the_point_that_the_confirm_seeds_choose() -> None:
+def test_no_edge_where_a_point_as_good_lies_further_in() -> None:
     search, _ = spread("static/02")
     confirm = [arm("static/02", [0.0] * 3, [0.0] * 3), arm("static/01", [-1.0] * 3, [-1.0] * 3)]
-    (alarm,) = compared(search, *confirm).alarms
-    assert alarm.startswith("the best static point, static/01, is on the edge")
+    assert compared(search, *confirm).alarms == ()  # static/01 is the best arm, static/02 better on the search seed
     (alarm,) = compared(spread("static/03")[0]).alarms  # before the confirm phase: by the search seed
     assert alarm.startswith("the best static point, static/03, is on the edge")
 
@@ -150,7 +149,7 @@ def test_the_edge_of_a_region_of_many_tasks() -> None:
         for i, (name, one) in enumerate(w.items())
     ]
     search, nothing = pd.DataFrame(rows), compared(seeds=3)
-    (alarm,) = alarms(search.iloc[:0], search, search.iloc[:0], nothing.arms, tasks)
+    (alarm,) = alarms(search.iloc[:0], search, search.iloc[:0], nothing.arms, search.iloc[:1], tasks)
     words = alarm.split("beyond it: ")[1].split(")")[0].split("; ")
     assert sorted(words) == ["less t0", "less t1", "less t2", "less t3", "less t4", "more t5"]
 
@@ -174,3 +173,14 @@ def test_what_trials_told_is_one_line_a_kind() -> None:
     assert compared(rows, *GOOD).alarms == lines
     assert [kind_of(one) == kind_of(told[0]) for one in told] == [True, True, False]
     assert kind_of("1,024 of 3.5% hits") == kind_of("7 of 12% hits")
+
+
+def test_what_a_trial_says_of_each_task_is_kept_and_counted_once() -> None:
+    said = "L(0) of f1 is 12 times the losses of the next\nL(0) of f2 is 40 times the losses of the next"
+    rows = [
+        row("gradnorm/paper/alpha=1", 0, **{"alarms": said}),
+        row("gradnorm/paper/alpha=2", 0, **{"alarms": said}),
+    ]
+    found = [alarm for alarm in compared(rows).alarms if "L(0)" in alarm]
+    assert [alarm.split(":")[0].split(" (")[0] for alarm in found] == ["2 trials", "2 trials"]
+    assert ["f1" in found[0], "f2" in found[1]] == [True, True]

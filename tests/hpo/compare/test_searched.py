@@ -20,7 +20,7 @@ def test_a_hull_of_three_tasks_is_that_of_scipy() -> None:
         assert bool(searched.beyond(ilr_inverse(z))) == (triangles.find_simplex(z) < 0)
     corners = set(ConvexHull(tried).vertices)
     for place, z in enumerate(tried):
-        assert len(searched.touched(ilr_inverse(z))) == (2 if place in corners else 0)
+        assert len(searched.touched(np.atleast_2d(ilr_inverse(z)))) == (2 if place in corners else 0)
         assert searched.beyond(ilr_inverse(z)) == []
 
 
@@ -30,7 +30,7 @@ def test_sides_point_outward() -> None:
     searched = SearchedRegion(ilr_inverse(tried))
     for z in tried[ConvexHull(tried).vertices]:
         w = ilr_inverse(z)
-        for side in searched.touched(w):
+        for side in searched.touched(np.atleast_2d(w)):
             assert side.sum() == pytest.approx(0, abs=1e-9)
             assert searched.beyond(clr_inverse(clr(w) + 0.01 * side))
             inward = clr_inverse(clr(w) + 0.01 * (clr(ilr_inverse(tried.mean(axis=0))) - clr(w)))
@@ -46,14 +46,14 @@ def test_other_regions_are_ranges_of_log_ratios(seed: int, T: int, n: int) -> No
     outside = (at > shares.max(axis=0)).sum() + (at < shares.min(axis=0)).sum()
     assert len(searched.beyond(clr_inverse(at))) == outside
     ends = np.isclose(shares, shares.max(axis=0)).sum(axis=1) + np.isclose(shares, shares.min(axis=0)).sum(axis=1)
-    assert [len(searched.touched(clr_inverse(one))) for one in shares] == ends.tolist()
+    assert [len(searched.touched(np.atleast_2d(clr_inverse(one)))) for one in shares] == ends.tolist()
 
 
 def test_three_tasks_on_a_line_have_ranges() -> None:
     line = ilr_inverse(np.outer([-1.0, 0.0, 1.0], [1.0, 2.0]))
     searched = SearchedRegion(line)
-    assert searched.beyond(line[1]) == searched.touched(line[1]) == []
-    assert searched.touched(line[0])
+    assert searched.beyond(line[1]) == searched.touched(np.atleast_2d(line[1])) == []
+    assert searched.touched(np.atleast_2d(line[0]))
     assert searched.beyond(ilr_inverse([1.5, 3.0]))
 
 

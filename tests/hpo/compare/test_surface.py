@@ -104,7 +104,7 @@ def test_too_few_points(T: int, needed: int) -> None:
     for n in (1, needed):
         found = fitted(random.normal(size=(n, T - 1)), np.ones(n))
         assert (found.identified, found.located) == (False, False)
-        assert found.reason == f"{n} points, and it takes more than {needed} for {T} tasks"
+        assert found.reason == f"{n} point{'s' * (n > 1)}, and it takes more than {needed} for {T} tasks"
         assert np.isnan(found.r2)
     assert "takes more" not in fitted(random.normal(size=(needed + 1, T - 1)), np.ones(needed + 1)).reason
     nothing = fit_surface(points([[1.0] * T], [1.0]).iloc[:0], range(T))

@@ -4,9 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hpo.compare import fit_surface
 from hpo.report.figures import FIGURES
 from hpo.report.figures.points_plane import _places
 from hpo.report.figures.style import RECIPES, STATIC, TASKS, TEMPLATES, clip, thinned
+from search_spaces import ilr
 from tests.hpo.report.builder import Builder
 
 
@@ -70,3 +72,26 @@ def test_colours_stand_out_on_light_and_dark(scheme):
     assert min(_contrast(color, surface) for color in {STATIC, *RECIPES, *TASKS}) >= 3
     assert _contrast(layout["font"]["color"], surface) >= 7
     assert _contrast(layout["xaxis"]["tickfont"]["color"], surface) >= 4.5
+
+
+def test_tasks_named_like_numbers_stay_names():
+    data = Builder(T=5, tasks=("1", "2", "10", "20", "2021-01-01")).data()
+    assert FIGURES["static_points"].figure(data).layout.xaxis.type == "category"
+
+
+def test_a_surface_without_any_noise_has_a_region_of_one_place():
+    data = Builder(T=3).data()
+    search = data.comparison.search
+    points = search["kind"].isin(("static", "equal")) & search["score"].notna()
+    z = ilr(search.loc[points, [f"geometric/{task}" for task in data.comparison.tasks]].to_numpy(dtype=float))
+    search.loc[points, "score"] = ((z - z.mean(axis=0)) ** 2).sum(axis=1)
+    surface = fit_surface(search, data.comparison.tasks)
+    assert surface.located
+    drawn = FIGURES["static_points"].figure(replace(data, comparison=replace(data.comparison, surface=surface)))
+    assert any("lowest point" in (trace.name or "") for trace in drawn.data)
+
+
+def test_the_budget_shows_a_recipe_that_is_worse_than_any_point():
+    data = Builder(verdict="worse").data()
+    low, high = FIGURES["budget"].figure(data).layout.yaxis.range
+    assert all(low < score < high for score in data.comparison.budget.table["score"])

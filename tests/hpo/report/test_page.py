@@ -181,7 +181,7 @@ def test_a_figure_can_be_saved_as_svg(browser, tmp_path):
 
 
 def test_it_prints(browser, tmp_path):
-    """Chromium's own PDF of the page: figures redrawn to the paper's width, every section there, nothing cut off."""
+    """On white whatever the theme, without what is only for the screen, and as more than one page."""
     page = Seen(browser, written(Builder().data(), tmp_path), scheme="dark").drawn()
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

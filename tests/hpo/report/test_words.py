@@ -55,11 +55,16 @@ def test_the_third_sentence_says_what_the_static_search_would_have_needed():
     row = comparison.budget.table.set_index("recipe").loc["robust"]
     assert not row["beyond"]
     *_, said = sentences(comparison)
-    assert f"must try {row['k']} of the 24 points, at least {row['k_low']} (95%)" in said
+    assert (
+        f"must try {row['k']} of the 24 points, at least {row['k_low']} (95%, if the points stood for random ones)"
+        in said
+    )
+    *_, said = sentences(replace(comparison, random_points=True))
+    assert f"at least {row['k_low']} (95%): " in said
     assert f"{ratio(row['steps_sweep'])} times the sweep's steps" in said
     beyond = replace(comparison.budget, table=comparison.budget.table.assign(beyond=True))
     *_, said = sentences(replace(comparison, budget=beyond))
-    assert said.startswith("Not one of the 24 static points matches")
+    assert said.startswith("None of the 24 static points matches")
 
 
 def test_one_seed_has_no_interval():
