@@ -13,7 +13,7 @@ from hpo.report.numbers import NOTHING, signed
 
 MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
 LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
-    "→ recommended, * best static arm: what regret and verdict compare each arm with."
+    "→ recommended, * best static arm: what regret and verdict compare with."
 )
 
 
