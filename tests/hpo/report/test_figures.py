@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,10 +13,20 @@ from search_spaces import ilr
 from tests.hpo.report.builder import Builder
 
 
+@cache
+def finished(T):
+    return Builder(T=T).data()
+
+
+@cache
+def begun():
+    return replace(Builder(phases=()).data(), trajectories={})
+
+
 @pytest.mark.parametrize("T", [2, 3, 5, 7])
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_finished_study_has_every_figure(name, T):
-    data = Builder(T=T).data()
+    data = finished(T)
     figure = FIGURES[name].figure(data)
     assert figure is not None
     assert json.loads(figure.to_json())["data"]
@@ -24,7 +35,7 @@ def test_a_finished_study_has_every_figure(name, T):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_without_its_data_a_figure_is_none_and_says_why(name):
-    data = replace(Builder(phases=()).data(), trajectories={})
+    data = begun()
     figure = FIGURES[name].figure(data)
     assert figure is None
     assert FIGURES[name].MISSING.endswith(".")
