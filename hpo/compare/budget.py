@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -58,19 +58,32 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
     knows nothing: its lower end holds in 95 of 100 searches up to k = n / 4 or so, and ever less beyond
     (tests/hpo/compare/test_budget.py); its upper end holds throughout.
     """
-    y = np.asarray(scores, dtype=np.float64)
-    k = np.arange(1, len(y) + 1)
+    y = np.sort(np.asarray(scores, dtype=np.float64))
     if not len(y):
         return pd.DataFrame(columns=["k", "expected", "low", "high"], dtype=float)
-    method = "ld_equal_tailed" if len(y) <= EXACT_BANDS else "ks"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # about ties, which make the band wider than need be
-        few, _, many = EmpiricalDistribution.confidence_bands(
-            y, 0.95, a=y.min(), b=y.max(), method=method, generator=np.random.default_rng(0), n_jobs=1
-        )
-    low, high = (band.average_tuning_curve(k, minimize=True) for band in (many, few))
     expected = expected_best(y)  # without replacement, so that at k near n it can be a hair below the band
+    low, high = (_expected_lowest(y, level) for level in _band_levels(len(y)))
+    k = np.arange(1, len(y) + 1)
     return pd.DataFrame({"k": k, "expected": expected, "low": np.minimum(low, expected), "high": high})
+
+
+@lru_cache(maxsize=64)
+def _band_levels(n: int) -> tuple[Vector, Vector]:
+    """Upper and lower band of the distribution function at n sorted scores: they depend on n alone."""
+    method = "ld_equal_tailed" if n <= EXACT_BANDS else "ks"
+    places = np.arange(n, dtype=np.float64)
+    few, _, many = EmpiricalDistribution.confidence_bands(
+        places, 0.95, a=places[0], b=places[-1], method=method, generator=np.random.default_rng(0), n_jobs=1
+    )
+    return np.asarray(many.cdf(places)), np.asarray(few.cdf(places))
+
+
+def _expected_lowest(y: Vector, level: Vector) -> Vector:
+    """Mean of the lowest of k draws, k = 1 .. n, from the distribution with values y and distribution function level:
+    ``sum_i y_(i) [(1 - F_(i-1))^k - (1 - F_i)^k]``.
+    """
+    above = np.clip(1 - np.concatenate([[0.0], level]), 0, 1) ** np.arange(1, len(y) + 1)[:, None]
+    return np.asarray((above[:, :-1] - above[:, 1:]) @ y)
 
 
 def budget(search: pd.DataFrame) -> Budget:
