@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balancers import Balancer, BalancerWarning, StepRecord
+from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
 from hpo.trial_alarms import trajectory_alarms
@@ -271,9 +271,8 @@ class _Training:
                         self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
         self.result.trajectory = self.recorder.trajectory()
-        if self.config.method == "gradnorm" and self.result.status == "finished":
-            alpha = getattr(self.balancer, "alpha", float("nan"))
-            self.result.alarms += trajectory_alarms(self.result.trajectory, self.tasks, alpha)
+        if isinstance(self.balancer, GradNorm) and self.result.status == "finished":
+            self.result.alarms += trajectory_alarms(self.result.trajectory, self.tasks, self.balancer.alpha)
         return self.result
 
 

@@ -9,20 +9,21 @@ import pandas as pd
 
 from hpo.compare.intervals import interval, judge, regret
 from hpo.compare.scores import generalisation_gap
-from hpo.compare.trials import FIXED, REFERENCE, SEARCHED
-from hpo.compare.verdicts import best_arm, selection
+from hpo.compare.trials import FIXED, REFERENCE
+from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weights import mean_weights
 
 SMALLEST = 1e-6  # percentage points; below lies rounding
 
 
-def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float) -> pd.DataFrame:
-    """One row an arm, best validation score first; the best static arm is chosen on validation and read on test.
+def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float, found: Verdict) -> pd.DataFrame:
+    """One row an arm, best validation score first.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
         directions: for each task +1 (minimize) or -1 (maximize).
         margin: of equivalence.
+        found: the verdict, which names the best static arm.
 
     Returns:
         See `hpo.compare.Comparison.arms`.
@@ -30,8 +31,7 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
     tasks = tuple(directions)
     confirm = confirm.assign(gap=generalisation_gap(confirm, directions))
     groups = {str(name): group for name, group in confirm.groupby("arm", sort=False)}
-    static, recommended = best_arm(confirm, SEARCHED), best_arm(confirm, FIXED)
-    chosen = selection(confirm).chosen
+    static, recommended = found.static, best_arm(confirm, FIXED)
     rows = []
     for name, group in groups.items():
         first, score_test = group.iloc[0], interval(group["score_test"].dropna())
@@ -45,7 +45,7 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
         row |= {"low": score_test.low, "high": score_test.high, "steps": group["steps"].mean()}
         row |= {"seconds": group["seconds"].mean(), "recommended": name == recommended, "best_static": name == static}
         row |= _against(group, groups.get(static) if name != static else None, margin)
-        row |= {"chosen": float(chosen.get(name, np.nan)), "gap": group["gap"].mean()}
+        row |= {"chosen": found.chosen.get(name, np.nan), "gap": group["gap"].mean()}
         row |= {
             f"{split}/{task}": group[f"{split}/{task}"].mean()
             for split in ("train", "val", "test")
@@ -99,7 +99,7 @@ def order_agreement(arms: pd.DataFrame) -> float:
     scored = arms.dropna(subset=["score_val", "score_test"])
     if len(scored) < 3:
         return float("nan")
-    return float(scored["score_val"].rank().corr(scored["score_test"].rank()))
+    return float(scored["score_val"].corr(scored["score_test"], method="spearman"))
 
 
 def better_on_test(arms: pd.DataFrame, confirm: pd.DataFrame, kinds: Sequence[str], chosen: str) -> tuple[str, float]:

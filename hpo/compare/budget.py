@@ -35,6 +35,7 @@ def expected_best(scores: ArrayLike) -> Vector:
     ``E_k = sum_i y_(i) C(n - i, k - 1) / C(n, k)``, y_(i) the i-th lowest: among the C(n, k) sets of k points,
     y_(i) is the lowest of those that take k - 1 of the n - i above it. (The unbiased form of the estimator of Dodge
     et al., "Show Your Work", EMNLP 2019, given by Tang et al., "Showing Your Work Doesn't Always Work", ACL 2020.)
+    In logarithms, since opda's of the same name overflows from n = 1030 on.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(y)
@@ -59,31 +60,26 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
     (tests/hpo/compare/test_budget.py); its upper end holds throughout.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
-    if not len(y):
-        return pd.DataFrame(columns=["k", "expected", "low", "high"], dtype=float)
-    expected = expected_best(y)  # without replacement, so that at k near n it can be a hair below the band
-    low, high = (_expected_lowest(y, level) for level in _band_levels(len(y)))
     k = np.arange(1, len(y) + 1)
+    if len(y) < 2:
+        return pd.DataFrame({"k": k, "expected": y, "low": y, "high": y})
+    expected = expected_best(y)  # without replacement, so that at k near n it can be a hair below the band
+    low, high = (
+        EmpiricalDistribution(y, ws=shares, a=y[0], b=y[-1]).average_tuning_curve(k, minimize=True)
+        for shares in _band_shares(len(y))
+    )
     return pd.DataFrame({"k": k, "expected": expected, "low": np.minimum(low, expected), "high": high})
 
 
 @lru_cache(maxsize=64)
-def _band_levels(n: int) -> tuple[Vector, Vector]:
-    """Upper and lower band of the distribution function at n sorted scores: they depend on n alone."""
+def _band_shares(n: int) -> tuple[Vector, Vector]:
+    """What share of all scores each of n sorted ones stands for, at either end of the band: n alone decides it."""
     method = "ld_equal_tailed" if n <= EXACT_BANDS else "ks"
     places = np.arange(n, dtype=np.float64)
     few, _, many = EmpiricalDistribution.confidence_bands(
         places, 0.95, a=places[0], b=places[-1], method=method, generator=np.random.default_rng(0), n_jobs=1
     )
-    return np.asarray(many.cdf(places)), np.asarray(few.cdf(places))
-
-
-def _expected_lowest(y: Vector, level: Vector) -> Vector:
-    """Mean of the lowest of k draws, k = 1 .. n, from the distribution with values y and distribution function level:
-    ``sum_i y_(i) [(1 - F_(i-1))^k - (1 - F_i)^k]``.
-    """
-    above = np.clip(1 - np.concatenate([[0.0], level]), 0, 1) ** np.arange(1, len(y) + 1)[:, None]
-    return np.asarray((above[:, :-1] - above[:, 1:]) @ y)
+    return many.pmf(places), few.pmf(places)
 
 
 def budget(search: pd.DataFrame) -> Budget:

@@ -84,7 +84,8 @@ def compare(
     """
     tasks = tuple(directions)
     search, confirm = scored_search(trials, directions), scored_confirm(trials, directions)
-    arms, found, noise = arms_table(confirm, directions, margin), verdict(confirm, margin), seed_noise(confirm)
+    found, noise = verdict(confirm, margin), seed_noise(confirm)
+    arms = arms_table(confirm, directions, margin, found)
     best_point = best_trial(static_points(search))
     static = found.static or ("" if best_point is None else str(best_point["arm"]))
     equals = region(search, static, noise)

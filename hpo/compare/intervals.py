@@ -37,14 +37,6 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def deviation(found: Interval, confidence: float = 0.95) -> float:
-    """The standard deviation s over seeds that a t interval was made from."""
-    if found.seeds < 2:
-        return math.nan
-    half = (found.high - found.low) / 2
-    return half * math.sqrt(found.seeds) / float(stats.t.ppf((1 + confidence) / 2, found.seeds - 1))
-
-
 def regret(arm: pd.DataFrame, static: pd.DataFrame, split: str) -> pd.Series:
     """Score of an arm minus score of the best static arm, on the seeds that both have; index: seed."""
     column = f"score_{split}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hpo.compare.intervals import NO_INTERVAL, Interval, deviation, interval, judge, regret, seeds_needed
+from hpo.compare.intervals import NO_INTERVAL, Interval, interval, judge, regret, seeds_needed
 from hpo.compare.trials import BALANCED, REFERENCE, SEARCHED, Vector, complete_arms
 
 RESAMPLES = 4000
@@ -24,6 +25,7 @@ class Verdict:
         arm: the best GradNorm arm; ``static`` the best static arm, both on validation.
         paired: the two arms' difference as it stands, paired by seed.
         seeds_needed: for an inconclusive verdict how many seeds would probably settle it; 0 if very many.
+        chosen: for each arm of both sides the share of resamples in which it was the best (see `selection`).
     """
 
     kind: str
@@ -33,6 +35,7 @@ class Verdict:
     reason: str = ""
     paired: Interval = NO_INTERVAL
     seeds_needed: int = 0
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
 
 def best_arm(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> str:
@@ -54,12 +57,12 @@ def verdict(confirm: pd.DataFrame, margin: float) -> Verdict:
     regrets = regret(confirm[confirm["arm"] == ours], confirm[confirm["arm"] == static], "test")
     if regrets.empty:
         return Verdict("none", NO_INTERVAL, ours, static, "no seed has a test score of both arms")
-    paired = interval(regrets)
-    found = recentred(paired, selection(confirm).regret)
+    paired, bootstrap = interval(regrets), selection(confirm)
+    found = recentred(paired, bootstrap.regret)
     word = judge(found, margin)
-    needed = seeds_needed(found.mean, deviation(paired), margin) if word == "inconclusive" else 0
+    needed = seeds_needed(found.mean, float(regrets.std()), margin) if word == "inconclusive" else 0
     needed = max(needed, found.seeds + 1) if needed else 0  # those that are there did not do
-    return Verdict(word, found, ours, static, paired=paired, seeds_needed=needed)
+    return Verdict(word, found, ours, static, paired=paired, seeds_needed=needed, chosen=bootstrap.chosen)
 
 
 def recentred(paired: Interval, centre: float) -> Interval:
@@ -87,7 +90,7 @@ class Selection:
     """
 
     regret: float
-    chosen: pd.Series
+    chosen: Mapping[str, float]
 
 
 def selection(confirm: pd.DataFrame, resamples: int = RESAMPLES) -> Selection:
@@ -110,15 +113,17 @@ def selection(confirm: pd.DataFrame, resamples: int = RESAMPLES) -> Selection:
     seeds = sorted(set(sides[0][0].index) & set(sides[1][0].index))
     S = len(seeds)
     if S < 2:
-        return Selection(float("nan"), pd.Series(dtype=float))
+        return Selection(float("nan"), {})
     counts = np.random.default_rng(0).multinomial(S, np.full(S, 1 / S), size=resamples)
     left_out = counts == 0
-    readings, shares = [], []
+    readings: list[Vector] = []
+    shares: dict[str, float] = {}
     for val, test in sides:
         best = (counts @ val.loc[seeds].to_numpy()).argmin(axis=1)
         readings.append(test.loc[seeds].to_numpy().T[best])
-        shares.append(pd.Series(np.bincount(best, minlength=val.shape[1]) / resamples, index=val.columns))
-    return Selection(_left_out_mean(readings[0] - readings[1], left_out), pd.concat(shares))
+        times = np.bincount(best, minlength=val.shape[1]) / resamples
+        shares |= dict(zip(val.columns, times.tolist(), strict=True))
+    return Selection(_left_out_mean(readings[0] - readings[1], left_out), shares)
 
 
 def _both_splits(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -29,7 +29,6 @@ class Tile(NamedTuple):
 class Panel(NamedTuple):
     """A figure as the page shows it; ``missing`` says why there is none."""
 
-    title: str
     caption: str
     height: int
     missing: str
@@ -80,9 +79,9 @@ def _figures(data: ReportData) -> tuple[dict[str, Panel], dict[str, object]]:
     for name, module in FIGURES.items():
         figure = module.figure(data)
         if figure is None:
-            panels[name] = Panel(module.TITLE, "", 0, module.MISSING)
+            panels[name] = Panel("", 0, module.MISSING)
         else:
-            panels[name] = Panel(module.TITLE, module.caption(data), figure.layout.height, "")
+            panels[name] = Panel(module.caption(data), figure.layout.height, "")
             drawn[name] = json.loads(figure.to_json())
     return panels, drawn
 

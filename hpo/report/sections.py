@@ -9,6 +9,7 @@ import pandas as pd
 
 from hpo.compare import Comparison
 from hpo.report.data import ReportData
+from hpo.report.figures import FIGURES
 from hpo.report.tables import (
     arms_table,
     cost_table,
@@ -34,31 +35,32 @@ class Section(NamedTuple):
     """One part of the report.
 
     Attributes:
-        title: what it answers.
-        figure: a key of `hpo.report.figures.FIGURES`; its caption reads it.
+        figure: a key of `hpo.report.figures.FIGURES`; it brings title and caption.
         tables: below the figure.
         wide: whether it takes the whole width of a wide page.
     """
 
-    title: str
     figure: str
     tables: tuple[Table, ...]
     wide: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it answers."""
+        return FIGURES[self.figure].TITLE
 
 
 def sections(data: ReportData) -> list[Section]:
     """Everything between the verdict and the provenance."""
     comparison = data.comparison
     return [
-        Section("How GradNorm moved the weights", "trajectories", (), wide=True),
+        Section("trajectories", (), wide=True),
         Section(
-            "Where the good weights are",
             "static_points",
             (Table(_region_words(comparison), distances_table(comparison)),),
             wide=True,
         ),
         Section(
-            "Arms on the test split",
             "arms",
             (
                 Table(
@@ -76,12 +78,10 @@ def sections(data: ReportData) -> list[Section]:
             wide=True,
         ),
         Section(
-            "Was the grid search worth it?",
             "budget",
             (Table(_rank_words(comparison), ranks_table(comparison)),),
         ),
         Section(
-            "Are static points near E_t[w] the good ones?",
             "distance",
             (
                 Table(
@@ -91,15 +91,13 @@ def sections(data: ReportData) -> list[Section]:
                 ),
             ),
         ),
-        Section("How much alpha matters", "alpha", ()),
+        Section("alpha", ()),
         Section(
-            "Overfitting",
             "overfitting",
             (Table("Metrics on training and test data", gap_table(comparison), folded=True),),
         ),
-        Section("Gradient norms and training rates", "dynamics", (), wide=True),
+        Section("dynamics", (), wide=True),
         Section(
-            "What finding weights took",
             "cost",
             (Table("On the search seed, trials that did not finish included.", cost_table(comparison)),),
             wide=True,

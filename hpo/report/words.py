@@ -99,7 +99,7 @@ def _more_seeds(verdict: Verdict) -> str:
     have, needed = verdict.regret.seeds, verdict.seeds_needed
     if not needed:
         return "raise seeds in the study file" if have < 2 else "widen margin in the study file, or leave it open"
-    more = max(needed - have, 1)
+    more = needed - have
     return f"run {more:,} more seed{'s' * (more > 1)} (seeds: {have + more} in the study file)"
 
 

@@ -10,7 +10,7 @@ from hpo.report.figures.style import GROUPS, REFERENCE, STATIC, Clipped, blank, 
 from hpo.report.labels import arm_label
 from hpo.report.numbers import bounds, signed
 
-TITLE = "Score of every arm on the test split"
+TITLE = "Arms on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
 _ROW = 46  # pixels
 

@@ -9,7 +9,7 @@ from hpo.report.data import ReportData
 from hpo.report.figures.style import STATIC, STATIC_BAND, blank, plain, recipe_style
 from hpo.report.numbers import signed
 
-TITLE = "Expected best of k static points"
+TITLE = "Was the grid search worth it?"
 MISSING = "It takes scored static points."
 
 

@@ -10,7 +10,7 @@ from hpo.report.figures.style import GROUPS, REFERENCE, blank, clip, clip_note, 
 from hpo.report.labels import arm_label
 from hpo.report.numbers import signed
 
-TITLE = "Gap of train and test"
+TITLE = "Overfitting"
 MISSING = "No confirm trial has metrics on the training split."
 
 

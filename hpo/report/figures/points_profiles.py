@@ -24,7 +24,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     """Static points as thin lines coloured by score; the best static arm and E_t[w] as thick ones."""
     tasks = data.comparison.tasks
     names = [plain(task) for task in tasks]
-    pairs = _telling_pairs(points, tasks)
+    pairs, texts = _telling_pairs(points, tasks), point_texts(points, tasks)
     rows = 1 + -(-len(pairs) // _COLUMNS)
     plot = make_subplots(
         rows=rows, cols=_COLUMNS, specs=[[{"colspan": _COLUMNS}, None, None], *[[{}] * _COLUMNS] * (rows - 1)],
@@ -32,7 +32,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
         horizontal_spacing=0.07,
     )  # fmt: skip
     plot.update_layout(blank(height=_TOP + _PANEL * (rows - 1) + 70))
-    _add_points(plot, names, points, data)
+    _add_points(plot, names, points, texts, data)
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     for recipe, run in runs.items():
         color, symbol = recipe_style(recipe, runs)
@@ -44,7 +44,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     plot.update_xaxes(type="category", row=1, col=1)  # a task may be named like a number or a date
     plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1, row=1, col=1)
     for place, pair in enumerate(pairs):
-        _add_pair(plot, 2 + place // _COLUMNS, 1 + place % _COLUMNS, pair, points, data)
+        _add_pair(plot, 2 + place // _COLUMNS, 1 + place % _COLUMNS, pair, points, texts, data)
     return plot
 
 
@@ -64,7 +64,13 @@ def _telling_pairs(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[tuple[i
 
 
 def _add_pair(
-    plot: go.Figure, row: int, column: int, pair: tuple[int, int], points: pd.DataFrame, data: ReportData
+    plot: go.Figure,
+    row: int,
+    column: int,
+    pair: tuple[int, int],
+    points: pd.DataFrame,
+    texts: list[str],
+    data: ReportData,
 ) -> None:
     """Score over the ratio of two weights, and where GradNorm's E_t[w] and the best static arm stand."""
     tasks, (i, j) = data.comparison.tasks, pair
@@ -72,7 +78,7 @@ def _add_pair(
     plot.add_scatter(
         x=w[:, i] / w[:, j], y=clip(points["score"], 0.5).shown, mode="markers", showlegend=False, row=row,
         col=column,        marker={"color": REFERENCE, "size": 6, "opacity": 0.8}, customdata=points["arm"].tolist(),
-        hovertext=point_texts(points, tasks), hoverinfo="text",
+        hovertext=texts, hoverinfo="text",
     )  # fmt: skip
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     for recipe, run in runs.items():
@@ -93,14 +99,14 @@ def _relative(w: Vector) -> Vector:
     return relative
 
 
-def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, data: ReportData) -> None:
+def _add_points(plot: go.Figure, names: list[str], points: pd.DataFrame, texts: list[str], data: ReportData) -> None:
     points = points.head(_LINES)
     tasks = data.comparison.tasks
     low, top = float(points["score"].min()), clip(points["score"], 0.5).top
     shade = ((points["score"].clip(upper=top) - low) / ((top - low) or 1.0)).tolist()
     colors = sample_colorscale(SCALE, shade)
     relative = _relative(weight_columns(points, tasks, "geometric"))
-    rows = list(zip(points["arm"], relative, point_texts(points, tasks), colors, strict=True))
+    rows = list(zip(points["arm"], relative, texts[:_LINES], colors, strict=True))
     for arm, heights, text, color in reversed(rows):  # the best on top
         plot.add_scatter(
             x=names, y=heights, mode="lines", line={"color": color, "width": 1.5}, opacity=0.8, showlegend=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +12,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from hpo.compare import interval, judge, regret, seeds_needed
-from hpo.compare.intervals import MOST_SEEDS, deviation
+from hpo.compare.intervals import MOST_SEEDS
 from tests.hpo.compare.table import NAN
 
 finite = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 4))
@@ -98,15 +96,6 @@ def test_equivalence_is_that_of_statsmodels_tost(values: list[float], margin: fl
     p, *_ = ttost_paired(static + values, static, -margin, margin)
     assume(abs(p - 0.05) > 1e-9)
     assert (judge(interval(values), margin) == "equivalent") == (p < 0.05)
-
-
-@given(samples, st.sampled_from([0.9, 0.95]))
-def test_the_deviation_is_read_back_from_an_interval(values: list[float], confidence: float) -> None:
-    assert deviation(interval(values, confidence), confidence) == pytest.approx(np.std(values, ddof=1))
-
-
-def test_no_deviation_from_one_seed() -> None:
-    assert math.isnan(deviation(interval([1.0])))
 
 
 @pytest.mark.parametrize("effect", [0.1, 0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 4.0])

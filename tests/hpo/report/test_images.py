@@ -1,18 +1,16 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from hpo.report import ImageError, write_images
 from hpo.report.figures import FIGURES
 from tests.hpo.report.builder import Builder
+from tests.hpo.report.chromium import chromium
 
 
 @pytest.mark.slow
 def test_every_figure_becomes_a_file(tmp_path):
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))):
-        pytest.skip("needs Chromium: apt-get install chromium")
+    chromium()
     files = write_images(Builder().data(), tmp_path / "new", "svg")
     assert sorted(file.name for file in files) == sorted(f"{name}.svg" for name in FIGURES)
     assert sorted((tmp_path / "new").iterdir()) == sorted(files)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import shutil
 import socket
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from hpo.report import ReportData, write_report
 from hpo.report.figures import FIGURES
 from hpo.tracking import Tracking
 from tests.hpo.report.builder import Builder
+from tests.hpo.report.chromium import chromium
 
 pytestmark = pytest.mark.slow
 SAID = re.compile("Copied|Press")
@@ -37,11 +37,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         yield browser
         browser.close()
 
