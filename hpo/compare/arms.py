@@ -95,9 +95,9 @@ def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) ->
 
 
 def order_agreement(arms: pd.DataFrame) -> float:
-    """Spearman's rho of the arms' validation and test scores; NaN below three arms."""
+    """Spearman's rho of the arms' validation and test scores; NaN below three arms, or if either is constant."""
     scored = arms.dropna(subset=["score_val", "score_test"])
-    if len(scored) < 3:
+    if len(scored) < 3 or (scored[["score_val", "score_test"]].nunique() == 1).any():
         return float("nan")
     return float(scored["score_val"].corr(scored["score_test"], method="spearman"))
 

@@ -35,7 +35,7 @@ def expected_best(scores: ArrayLike) -> Vector:
     ``E_k = sum_i y_(i) C(n - i, k - 1) / C(n, k)``, y_(i) the i-th lowest: among the C(n, k) sets of k points,
     y_(i) is the lowest of those that take k - 1 of the n - i above it. (The unbiased form of the estimator of Dodge
     et al., "Show Your Work", EMNLP 2019, given by Tang et al., "Showing Your Work Doesn't Always Work", ACL 2020.)
-    In logarithms, since opda's of the same name overflows from n = 1030 on.
+    In logarithms, since opda's `u_tuning_curve` overflows from n = 1030 on.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(y)
