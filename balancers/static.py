@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -34,14 +35,18 @@ class Static(Balancer):
     def __init__(self, tasks: Sequence[str], weights: Mapping[str, float]) -> None:
         super().__init__(tasks)
         missing = [task for task in self.tasks if task not in weights]
-        unknown = [task for task in weights if task not in self.tasks]
+        known = set(self.tasks)
+        unknown = [task for task in weights if task not in known]
         if missing or unknown:
             fail("weights", f"for exactly the tasks {self.tasks}", f"missing {missing}, unknown {unknown}")
         for task, weight in weights.items():
-            if not math.isfinite(weight) or weight <= 0:
+            if not 0 < weight <= sys.float_info.max:  # an integer may be larger than any float
                 fail(f"weights[{task!r}]", "finite and > 0", weight)
-        exact = torch.tensor([weights[task] for task in self.tasks], dtype=torch.float64)
-        self._w = close(exact).to(torch.get_default_dtype())
+        _, exponent = math.frexp(max(weights.values()))  # a power of 2 changes no digit, and no sum is infinite then
+        exact = [math.ldexp(weights[task], -exponent) for task in self.tasks]
+        self._w = close(torch.tensor(exact, dtype=torch.float64)).to(torch.get_default_dtype())
+        if not bool((self._w > 0).all()):
+            fail("weights", f"near enough to each other that {self._w.dtype} holds them all", dict(weights))
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] | None = None) -> Self:
@@ -55,10 +60,13 @@ class Static(Balancer):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: an unknown schema, a missing or unknown task, a weight that is not finite and above 0; the
-                message says which.
+                message names the file and says which.
         """
         weights = read_weights(path)
-        return cls(list(weights) if tasks is None else tasks, weights)
+        try:
+            return cls(list(weights) if tasks is None else tasks, weights)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""

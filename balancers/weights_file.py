@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +19,68 @@ def read_weights(path: str | Path) -> dict[str, float]:
         path: the JSON file.
 
     Returns:
-        For each task its weight, in the file's order; finite, above 0, summing to T.
+        For each task its weight, in the file's order; finite and above 0. ``gradsweep export`` writes weights that
+        sum to T; of any others, `Static` takes the ratios.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not JSON, an unknown schema or version, no tasks, a missing task, a weight that is not a finite
-            number above 0; the message names the file, the field and the find.
+        ValueError: cannot be read, not JSON, an unknown schema or version, no tasks, a missing or repeated task, a
+            weight that is not a finite number above 0; the message names the file, the field and the find.
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: should be a weights file in JSON. Found {error}.") from None
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+    except FileNotFoundError:
+        raise
+    except (OSError, RecursionError, ValueError) as error:  # lists without end, bytes that are no text, no JSON, ...
+        raise ValueError(f"{path}: should be a weights file in JSON. Found {_cut(str(error))}.") from None
     found = (content.get("schema"), content.get("version")) if isinstance(content, dict) else type(content).__name__
     if found != (SCHEMA, VERSION):
-        raise ValueError(f"{path}: `schema`, `version` should be {SCHEMA!r}, {VERSION}. Found {found}.")
+        raise ValueError(f"{path}: `schema`, `version` should be {SCHEMA!r}, {VERSION}. Found {_shown(found)}.")
     return _checked(path, content.get("tasks"), content.get("weights"))
 
 
 def _checked(path: Path, tasks: Any, weights: Any) -> dict[str, float]:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
-        raise ValueError(f"{path}: `tasks` should be a list of at least one name. Found {tasks!r}.")
+        raise ValueError(f"{path}: `tasks` should be a list of at least one name. Found {_shown(tasks)}.")
+    names = set(tasks)
+    if len(names) != len(tasks):
+        raise ValueError(f"{path}: `tasks` should be names that differ. Found {_shown(tasks)}.")
     if not isinstance(weights, dict):
-        raise ValueError(f"{path}: `weights` should be an object with a number for each task. Found {weights!r}.")
+        raise ValueError(
+            f"{path}: `weights` should be an object with a number for each task. Found {_shown(weights)}."
+        )
     missing = [task for task in tasks if task not in weights]
-    unknown = [task for task in weights if task not in tasks]
+    unknown = [task for task in weights if task not in names]
     if missing or unknown:
         raise ValueError(
-            f"{path}: `weights` should have the tasks {tasks}. Found missing {missing}, unknown {unknown}."
+            f"{path}: `weights` should have the tasks {_shown(tasks)}. "
+            f"Found missing {_shown(missing)}, unknown {_shown(unknown)}."
         )
     for task, weight in weights.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not math.isfinite(weight) or weight <= 0:
-            raise ValueError(f"{path}: weight of task {task!r} should be finite and > 0. Found {weight!r}.")
+        if not number or not 0 < weight <= sys.float_info.max:  # an integer may be larger than any float
+            raise ValueError(
+                f"{path}: weight of task {_shown(task)} should be finite and > 0. Found {_shown(weight)}."
+            )
     return {task: float(weights[task]) for task in tasks}
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that comes twice, JSON readers disagree on which value counts."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {_shown(key)} twice")
+    return content
+
+
+def _shown(value: object) -> str:
+    try:
+        return _cut(repr(value))
+    except RecursionError:  # nearly too deep to be read
+        return f"a {type(value).__name__}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -13,6 +13,7 @@ from hpo.problem import Problem
 from hpo.study import StaticSpec, Study, StudyError
 from hpo.trial import TrialConfig
 from search_spaces import RANDOM_DESIGNS, explicit, points
+from search_spaces.dirichlet import SMALLEST
 
 PHASES = ("references", "static", "sweep", "confirm")
 FROZEN_RULES = ("loss", "gradient")
@@ -52,7 +53,9 @@ class Plan:
         self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}
         self.epochs = study.epochs or problem.epochs
         self.data_hash = problem.data_hash()
-        self._points = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)[1:]]
+        rounded = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)]
+        distinct = {tuple(w.values()): w for w in rounded}  # six digits may make two points one
+        self._points = list(distinct.values())[1:]
 
     @property
     def random_points(self) -> bool:
@@ -183,10 +186,14 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
     rows = [_row(k, point, tasks) for k, point in enumerate(spec.explicit)]
     try:
         if rows:
-            return explicit(rows, len(tasks))
-        return points(spec.design, len(tasks), spec.points, seed, **spec.options)
+            found = explicit(rows, len(tasks))
+        else:
+            found = points(spec.design, len(tasks), spec.points, seed, **spec.options)
     except ValueError as error:
         raise StudyError(f"static: {error}") from None
+    if (least := found.min()) < SMALLEST:  # it would be 0 in training
+        raise StudyError(f"static: found a weight of {least:.2g}, allowed: at least {SMALLEST:.2g}, as float32 holds")
+    return found
 
 
 def _row(k: int, point: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection
 from typing import Any
 
 from hpo.problem import ProblemError
 
+LARGEST = 2**63 - 1  # of the integers that torch takes
 
-def check_count(field: str, value: Any, minimum: int = 1) -> int:
-    """An integer of at least ``minimum``; ``True`` and ``3.0`` are none.
+
+def shown(value: Any) -> str:
+    """A find as Python writes it, in one line of bearable length."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def check_count(field: str, value: Any, minimum: int = 1, maximum: int = LARGEST) -> int:
+    """An integer from ``minimum`` to ``maximum``; ``True`` and ``3.0`` are none.
 
     Raises:
         ProblemError: anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ProblemError(f"{field}: found {value!r}, allowed is an integer >= {minimum}")
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer >= {minimum}")
+    if value > maximum:
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer <= {maximum}")
     return value
 
 
@@ -27,8 +37,8 @@ def check_positive(field: str, value: Any) -> float:
         ProblemError: anything else.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ProblemError(f"{field}: found {value!r}, allowed is a finite number > 0")
+    if not number or not 0 < value <= sys.float_info.max:  # an integer may be larger than any float
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is a finite number > 0")
     return float(value)
 
 
@@ -39,7 +49,7 @@ def check_choice(field: str, value: Any, allowed: Collection[str]) -> str:
         ProblemError: anything else.
     """
     if not isinstance(value, str) or value not in allowed:
-        raise ProblemError(f"{field}: found {value!r}, allowed are {', '.join(map(repr, allowed))}")
+        raise ProblemError(f"{field}: found {shown(value)}, allowed are {', '.join(map(repr, allowed))}")
     return value
 
 
@@ -50,7 +60,7 @@ def check_flag(field: str, value: Any) -> bool:
         ProblemError: anything else.
     """
     if not isinstance(value, bool):
-        raise ProblemError(f"{field}: found {value!r}, allowed are True, False")
+        raise ProblemError(f"{field}: found {shown(value)}, allowed are True, False")
     return value
 
 

@@ -20,6 +20,7 @@ OUTPUTS = 100
 HIDDEN = (100, 100, 100, 100)
 SHARED_VARIANCE = 10.0  # of B's elements
 OWN_VARIANCE = 3.5  # of eps_i's elements
+MOST_FUNCTIONS = 100  # whose default examples take 320 MB
 GENERATOR_VERSION = 1  # raise it with every change of what `generate` returns
 
 Examples = dict[Split, tuple[Tensor, Tensor]]
@@ -48,7 +49,7 @@ class Toy(Problem):
     - For T > 2 the sigma_i are spaced evenly in their logarithm.
 
     Args:
-        functions: T, the number of tasks, ``"f1"`` to ``"fT"``. Paper: 2 and 10.
+        functions: T, the number of tasks, ``"f1"`` to ``"fT"``, at most 100. Paper: 2 and 10.
         sigma_max: the largest scale; the smallest is 1. One function alone has sigma 1. Paper (T = 2): 100.
         data_seed: fixes B, eps_i and the examples.
         train: examples in the training split.
@@ -78,7 +79,8 @@ class Toy(Problem):
         epochs: int = 10,
         learning_rate: float = 2e-3,
     ) -> None:
-        self.sigmas = _sigmas(check_count("functions", functions), check_positive("sigma_max", sigma_max))
+        count = check_count("functions", functions, maximum=MOST_FUNCTIONS)
+        self.sigmas = _sigmas(count, check_positive("sigma_max", sigma_max))
         self.tasks = [Task(f"f{number}", "MSE / sigma^2") for number in range(1, functions + 1)]
         self.data_seed = check_count("data_seed", data_seed, minimum=0)
         self.sizes = (check_count("train", train), check_count("val", val), check_count("test", test))
