@@ -41,7 +41,7 @@ class Schedule:
         self.plan = plan
         self.results = dict(results)
         self._sweeps = dict(sweeps or {})
-        self._swept: list[Planned] = []
+        self._swept: list[Planned] = []  # by recipe and parameters, whichever came first
         self._told: set[str] = set()
         self._running: dict[str, Planned] = {}
         self._begun: set[str] = set()
@@ -55,6 +55,7 @@ class Schedule:
         """Count a sweep trial of an earlier launch."""
         if planned.config.identity not in {known.config.identity for known in self._swept}:
             self._swept.append(planned)
+            self._swept.sort(key=self._place)
 
     def next(self) -> Planned | Next:
         """The next trial to run, which then counts as running."""
@@ -76,6 +77,10 @@ class Schedule:
         """A worker has begun with a trial."""
         if identity in self._running:
             self._begun.add(identity)
+
+    def interrupted(self, identity: str) -> None:
+        """Its worker died; it waits for another."""
+        self._begun.discard(identity)
 
     def finished(self, identity: str, result: TrialResult) -> None:
         """A trial reached its end, whatever its status."""
@@ -126,6 +131,10 @@ class Schedule:
         """What `hpo.compare.compare` reads: one row for each trial with a result."""
         return self._table(self.planned())
 
+    def _place(self, planned: Planned) -> tuple[int, list[tuple[str, float]]]:
+        recipe = planned.config.settings["recipe"]
+        return self.plan.study.gradnorm.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
+
     def _waiting(self, queue: deque[Planned]) -> Planned | None:
         while queue:
             planned = queue.popleft()
@@ -135,12 +144,9 @@ class Schedule:
         return None
 
     def _ask(self) -> Planned | None:
-        """A trial of a sweep that has not too many running to learn from those before."""
+        """A trial of a sweep that knows enough of those before."""
         for recipe, sweep in self._sweeps.items():
-            while sum(p.config.settings["recipe"] == recipe for p in self._open()) < max(2, sweep.trials // 3):
-                parameters = sweep.ask()
-                if parameters is None:
-                    break
+            while (parameters := sweep.ask()) is not None:
                 planned = self.plan.sweep(recipe, parameters)
                 self.adopt(planned)
                 if planned.config.identity not in self.results and planned.config.identity not in self._running:
@@ -148,9 +154,6 @@ class Schedule:
                 self._told.discard(planned.config.identity)
                 self._settle()
         return None
-
-    def _open(self) -> list[Planned]:
-        return [planned for planned in self._running.values() if planned.phase == "sweep"]
 
     def _settle(self) -> None:
         """Tell the sweeps the scores that can be known: those whose single-task references have ended."""

@@ -210,7 +210,27 @@ def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended(
         first.append(planned)
     assert planned is Next.WAIT
     assert {p.phase for p in first} == set(PHASES)
-    assert sum(p.phase == "sweep" for p in first) == 4  # two at once for each recipe: the others can learn
+    assert sum(p.phase == "sweep" for p in first) == 6  # the three starting points of each recipe
+
+
+def test_a_sweep_waits_for_the_scores_that_it_learns_from() -> None:
+    schedule = Study(small(gradnorm={"recipes": ["paper"], "trials": 9})).schedule()
+    first = []
+    while isinstance(planned := schedule.next(), Planned):
+        first.append(planned)
+    swept = [p.config for p in first if p.phase == "sweep"]
+    assert [config.settings["alpha"] for config in swept] == [0.0, 0.5, 1.5]
+    schedule.finished(swept[1].identity, train(swept[1]))
+    schedule.finished(swept[2].identity, train(swept[2]))
+    references = [p.config for p in first if p.phase == "references"]
+    for config in references:
+        assert schedule.next() is Next.WAIT  # two of three have ended, but the first score is not there
+        schedule.finished(config.identity, train(config))
+    assert schedule.next() is Next.WAIT
+    schedule.finished(swept[0].identity, train(swept[0]))
+    more = [schedule.next() for _ in range(4)]
+    assert [isinstance(planned, Planned) and planned.phase for planned in more[:3]] == ["sweep"] * 3
+    assert more[3] is Next.WAIT
 
 
 def test_what_is_handed_out_runs_only_when_a_worker_has_begun() -> None:
@@ -301,6 +321,57 @@ def test_a_study_resumed_after_each_trial_runs_the_same_trials() -> None:
     assert set(resumed.results) == set(whole.results)
 
 
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    slots=st.sampled_from([2, 4, 100]),
+    stops=st.lists(st.integers(1, 15), max_size=3),
+    bad=st.sampled_from([0.0, 0.2]),
+)
+def test_neither_order_nor_new_launches_change_trials_or_table(
+    seed: int, slots: int, stops: list[int], bad: float
+) -> None:
+    plan = small(seeds=1, gradnorm={"trials": 9})
+    plain = Study(plan, random_fate(7, bad))
+    whole = plain.schedule()
+    plain.drive(whole, 1)
+    study, order = Study(plan, random_fate(7, bad)), random.Random(seed)
+    for stop in stops:
+        study.drive(study.schedule(), slots, stop, order)
+    schedule = study.schedule()
+    study.drive(schedule, slots, order=order)
+    assert set(study.results) == set(plain.results)
+    assert sum(p.phase == "sweep" for p in schedule.planned()) == 18
+    assert list(schedule.planned()) == list(whole.planned())
+    pd.testing.assert_frame_equal(schedule.table(), whole.table())
+    pd.testing.assert_frame_equal(study.schedule(run=False).table(), whole.table())
+
+
+def test_sweep_trials_are_listed_by_recipe_and_parameters_in_whatever_order_they_are_adopted() -> None:
+    plan = small(gradnorm={"recipes": ["robust", "paper"], "learning_rate": [0.001, 0.1], "trials": 3})
+    parameters = [{"alpha": alpha, "learning_rate": rate} for alpha in (0.5, 2.0, 10 / 9) for rate in (0.05, 0.01)]
+    trials = [plan.sweep(recipe, p) for recipe in ("paper", "robust") for p in parameters]
+    results = {planned.config.identity: train(planned.config) for planned in [*plan.references(), *trials]}
+
+    def listed(order: list[Planned]) -> list[Planned]:
+        schedule = Schedule(plan, results)
+        for planned in order:
+            schedule.adopt(planned)
+        found = [planned for planned in schedule.planned() if planned.phase == "sweep"]
+        assert list(schedule.table().query("phase == 'sweep'")["arm"]) == [planned.arm for planned in found]
+        return found
+
+    found = listed(trials)
+    assert found == listed(trials[::-1]) == listed([*random.Random(0).sample(trials, 12), trials[0]])
+    places = [tuple(p.config.settings[name] for name in ("recipe", "alpha", "learning_rate")) for p in found]
+    assert places == [
+        (recipe, alpha, rate)
+        for recipe in ("robust", "paper")
+        for alpha in (0.5, 1.111, 2.0)
+        for rate in (0.01, 0.05)
+    ]
+
+
 def test_failed_trials_run_again_at_the_next_launch() -> None:
     study = Study(small(), lambda config: "failed" if config.method == "uncertainty" else "finished")
     study.drive(study.schedule(), 3)
@@ -324,10 +395,7 @@ def test_reading_a_finished_study_gives_the_same_table() -> None:
     driver = study.schedule()
     study.drive(driver, 3)
     reader = study.schedule(run=False)
-    by = ["arm", "identity"]
-    pd.testing.assert_frame_equal(
-        reader.table().sort_values(by, ignore_index=True), driver.table().sort_values(by, ignore_index=True)
-    )
+    pd.testing.assert_frame_equal(reader.table(), driver.table())
     assert reader.progress() == driver.progress()
 
 
