@@ -11,7 +11,7 @@ PINS := $(VENV)/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-quick check constraints browser clean
+.PHONY: help demo test test-quick check audit constraints browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,10 @@ check: $(VENV)/.dev ## ruff, mypy and the import contracts
 	@$(BIN)/mypy
 	@echo "==> lint-imports"
 	@$(BIN)/lint-imports
+
+audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it
+	@$(BIN)/pip install -q pip-audit
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 constraints: $(VENV)/.dev ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; \

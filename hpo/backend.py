@@ -66,6 +66,11 @@ def shown_uri(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if colon else uri
 
 
+def has_password(uri: str) -> bool:
+    """Whether a URI names a user with a password."""
+    return shown_uri(uri) != uri
+
+
 def check_answers(uri: str) -> None:
     """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
 

@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +33,21 @@ app = typer.Typer(
 )
 console = Console()
 
+
+def _no_password(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """``ps`` and Ray's list of jobs show command lines to everybody."""
+    from hpo.backend import has_password
+    from hpo.files import OutputError
+
+    source = context.get_parameter_source(str(parameter.name))
+    if value and source and source.name == "COMMANDLINE" and has_password(value):
+        raise OutputError(
+            f"{parameter.opts[0]}: found a password on the command line, which others can see; "
+            f"allowed: set {parameter.envvar} in the environment"
+        )
+    return value
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file; studies/ has examples.")]
 ImageFormat = Literal["svg", "png", "pdf"]
 Output = Annotated[
@@ -44,6 +59,7 @@ TrackingUri = Annotated[
         "--tracking-uri",
         metavar="URI",
         envvar="MLFLOW_TRACKING_URI",
+        callback=_no_password,
         help="MLflow backend, such as http://host:5000; default: SQLite in the output folder.",
     ),
 ]
@@ -56,19 +72,33 @@ def run(
         str | None,
         typer.Option(metavar="ADDR", envvar="RAY_ADDRESS", help="A running Ray cluster; default: this machine."),
     ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="Wait so long for a node that can hold a trial.")
+    ] = 0.0,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URI",
+            envvar="GRADSWEEP_STORAGE",
+            callback=_no_password,
+            help="Where checkpoints go: a folder that all nodes share, or s3://bucket/prefix; default: in the output "
+            "folder.",
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Run a study, or what is left of it: the same command again resumes; no finished trial runs twice.
+    """Run a study, or what is left of it: the same command again resumes, whatever was killed.
 
-    Ctrl-C stops cleanly. Ends with the verdict and with where report, weights file and MLflow UI are.
+    No finished trial runs twice, an interrupted one goes on from its last checkpoint. Ctrl-C stops cleanly. Ends with
+    the verdict and with where report, weights file and MLflow UI are; exit code 1 if a trial failed or diverged.
     """
     from hpo import launch
 
-    where = launch.place(output, tracking_uri)
+    where = launch.place(output, tracking_uri, storage)
     try:
         with _interruptible():
-            finished = launch.run_study(study, where, address, console)
+            finished = launch.run_study(study, where, address, console, wait)
     except KeyboardInterrupt:
         finished = None
     if finished is None or not finished.complete:
@@ -153,6 +183,7 @@ def export(
     from hpo import launch
     from hpo.compare import compare
     from hpo.export import weights_content, write_weights
+    from hpo.files import OutputError
 
     found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri))
     comparison = compare(schedule.table(), found.directions, found.study.margin)
@@ -160,7 +191,7 @@ def export(
     try:
         write_weights(file, content)
     except OSError as error:
-        raise launch.OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
+        raise OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
 
@@ -190,7 +221,8 @@ def ui(
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
 ) -> None:
     """Open MLflow's UI on the backend that the studies of this output folder use; Ctrl-C ends it."""
-    from hpo import backend, launch
+    from hpo import backend
+    from hpo.files import OutputError
 
     if tracking_uri and tracking_uri.startswith(("http://", "https://")):
         console.print(f"The UI is at {backend.shown_uri(tracking_uri)}", highlight=False, soft_wrap=True)
@@ -198,12 +230,12 @@ def ui(
             webbrowser.open(tracking_uri)
         return
     if tracking_uri is None and not (output / "mlflow.db").exists():
-        raise launch.OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
+        raise OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
     with socket.socket() as probe:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise launch.OutputError(f"--port: {host}:{port} cannot be listened on: {error.strerror}") from None
+            raise OutputError(f"--port: {host}:{port} cannot be listened on: {error.strerror}") from None
     address = f"http://{host}:{port}"
     with suppress(KeyboardInterrupt), _interruptible(), tempfile.TemporaryFile() as log:
         server = backend.serve(tracking_uri or backend.embedded_uri(output), host, port, log)
@@ -212,7 +244,7 @@ def ui(
             if server.wait():
                 log.seek(0)
                 last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise launch.OutputError(f"MLflow's server ended: {last}")
+                raise OutputError(f"MLflow's server ended: {last}")
         finally:
             server.terminate()
             server.wait()
@@ -277,8 +309,19 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
         for name, error in finished.failed.items():
             line = error.splitlines()[0] if error else "no reason given"
             console.print(f"  {name}: {line}", markup=False, highlight=False, soft_wrap=True)
-    if finished.failed or finished.faults:
+    if finished.diverged:
+        _diverged(finished.diverged)
+    if finished.failed or finished.diverged or finished.faults:
         raise typer.Exit(FAILED)
+
+
+def _diverged(diverged: Mapping[str, str]) -> None:
+    plural = "s" if len(diverged) > 1 else ""
+    console.print(
+        f"\n{len(diverged)} trial{plural} diverged, which is a result: nothing runs again", style="bold yellow"
+    )
+    for name, error in diverged.items():
+        console.print(f"  {name}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
@@ -303,7 +346,7 @@ def main() -> None:
         if not _is_bad_input(error):
             raise
         for line in str(error).splitlines():
-            Console(stderr=True).print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"error: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
         sys.exit(BAD_INPUT)
 
 
@@ -315,6 +358,7 @@ def _is_bad_input(error: Exception) -> bool:
         "ImageError",
         "OutputError",
         "ProblemError",
+        "StorageError",
         "StudyError",
         "TrackingError",
     }

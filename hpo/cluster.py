@@ -6,30 +6,47 @@ Tune's own restore, its Optuna searcher or its MLflow callback: docs/architectur
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import secrets
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hpo.environment  # noqa: F401  isort: skip - before ray
 import ray
 from ray import tune
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
+from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from hpo.listener import Listener
 from hpo.plan import Planned
 from hpo.schedule import Next, Schedule
+from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
 from hpo.trial import EpochReport, TrialResult
 
-RETRIES = 2  # of a trial whose worker or node died
+# Tune would send the driver's AWS keys to its workers, and Ray would write them to its logs. Nodes have their own.
+class_cache.ENV_VARS_TO_PROPAGATE = frozenset(
+    name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
+)
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts attempts that failed; we name trials
+
+RETRIES = 2  # of a trial whose worker or node died without getting further than the time before
+LOOK_SECONDS = 5.0  # between two looks at the nodes
+MOST_PENDING = 1000  # what Tune may hold; `_Handout` decides
 
 
 class ClusterError(RuntimeError):
@@ -40,13 +57,33 @@ class _Stopped(BaseException):
     """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """What workers need to know beside a trial's config.
+
+    Attributes:
+        resources: what one trial needs and may take.
+        storage: address of the folder of the study's checkpoints.
+        checkpoint_seconds: between two of them.
+        target: the problem as ``package.module:Class``.
+    """
+
+    resources: Resources
+    storage: str
+    checkpoint_seconds: float
+    target: str
+
+
 @contextmanager
-def connected(address: str | None, resources: Resources) -> Iterator[str]:
+def connected(address: str | None, resources: Resources, wait: float = 0.0) -> Iterator[str]:
     """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
+
+    A running one is sent the code that has been imported, see `hpo.shipping`.
 
     Args:
         address: of a running cluster; ``None`` starts a local one.
         resources: what a trial needs.
+        wait: so many minutes for a node that can hold a trial; an autoscaler is asked for one.
 
     Yields:
         What the cluster is, in words.
@@ -58,17 +95,28 @@ def connected(address: str | None, resources: Resources) -> Iterator[str]:
     if address is not None and address != "auto":
         _knock(address)
     if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; else it depends on files in $HOME
+        if "RAY_AUTH_MODE" not in os.environ:  # Ray listens on every address: who has no token must not run code here
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    with tempfile.TemporaryDirectory(prefix="gradsweep-code-") as folder:
+        if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it
+            quiet["runtime_env"] = {"working_dir": str(_staged(Path(folder)))}
+        try:
+            ray.init(address=address or "local", **quiet)
+        except (RuntimeError, ValueError, OSError, RayError) as error:
+            where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start here"
+            raise ClusterError(f"{where}: {' '.join(str(error).split())}") from None
     try:
-        ray.init(address=address or "local", **quiet)
-    except (RuntimeError, ValueError, OSError, RayError) as error:
-        where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
-        raise ClusterError(f"{where}: {' '.join(str(error).split())}") from None
-    try:
-        yield _checked(resources)
+        yield _checked(resources, wait)
     finally:
         ray.shutdown()
+
+
+def _staged(folder: Path) -> Path:
+    try:
+        return stage(folder)
+    except ShippingError as error:
+        raise ClusterError(str(error)) from None
 
 
 def _knock(address: str) -> None:
@@ -85,15 +133,40 @@ def _knock(address: str) -> None:
         raise ClusterError(f"--address: no Ray cluster answers at {address}: {error}") from None
 
 
-def _checked(resources: Resources) -> str:
+def _checked(resources: Resources, wait: float) -> str:
+    """The cluster in words, once a node can hold a trial."""
+    deadline = time.monotonic() + 60 * wait
+    asked = False
+    try:
+        while not _slots(resources):
+            if time.monotonic() >= deadline:
+                raise ClusterError(_too_small(resources))
+            request_resources(bundles=[{"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})])
+            asked = True
+            time.sleep(1.0)
+    finally:
+        if asked:
+            request_resources(bundles=[])  # else an autoscaler keeps the node for good
+    return _words()
+
+
+def _too_small(resources: Resources) -> str:
+    """Why no node can hold a trial."""
     nodes = _nodes()
     for field, name in (("gpu", "GPU"), ("cpu", "CPU")):
         need, most = getattr(resources, field), max((node.get(name, 0.0) for node in nodes), default=0.0)
         if need > most:
-            raise ClusterError(
-                f"resources.{field}: found {need:g} {name} a trial, allowed: at most {most:g}, "
-                f"the most that a node of this cluster has ({len(nodes)} node(s))"
-            )
+            break
+    else:
+        field, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
+    return (
+        f"resources.{field}: found {need:g} {name} a trial, allowed: at most {most:g}, "
+        f"the most that a node of this cluster has ({len(nodes)} node(s)); if more nodes are to come: --wait MINUTES"
+    )
+
+
+def _words() -> str:
+    nodes = _nodes()
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
@@ -115,34 +188,30 @@ def _trainable() -> Callable[[dict[str, Any]], None]:
 
 def _slots(resources: Resources) -> int:
     """How many trials the cluster can run at once."""
-    return sum(
-        int(
-            min(node.get(name, 0.0) / need for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need)
-        )
-        for node in _nodes()
-    )
+    needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
+    return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in _nodes())
 
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> list[str]:
+def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str]:
     """Run every trial the schedule hands out; returns when it is done or a signal has stopped it.
 
     Args:
         schedule: what to run; gets the results.
-        resources: what one trial needs.
+        job: what else workers need.
         listeners: told of every trial.
 
     Returns:
         What listeners raised.
     """
-    bridge = _Bridge(schedule, resources, listeners)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(bridge.most_waiting)  # else 1 for a searcher of one's own
+    bridge = _Bridge(schedule, job, listeners)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _stoppable(bridge), suppress(_Stopped):
         tune.Tuner(
-            tune.with_resources(_trainable(), {"cpu": resources.cpu, "gpu": resources.gpu}),
+            tune.with_resources(_trainable(), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=_Handout(bridge),
                 num_samples=-1,
@@ -153,7 +222,7 @@ def run(schedule: Schedule, resources: Resources, listeners: Sequence[Listener])
                 name="study",
                 storage_path=folder,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),  # `_Bridge` hands out again, in a new Tune trial
                 callbacks=[_Events(bridge)],
             ),
         ).fit()
@@ -182,49 +251,129 @@ def _stoppable(bridge: _Bridge) -> Iterator[None]:
         restore()
 
 
+@dataclass
+class _Attempt:
+    """A Tune trial: one attempt at a cohort."""
+
+    cohort: list[Planned]
+    trial: Any = None
+    begun: float = math.inf  # on the monotonic clock
+
+
 class _Bridge:
     """What the searcher and the callback share: which Tune trial runs which of ours."""
 
-    def __init__(self, schedule: Schedule, resources: Resources, listeners: Sequence[Listener]) -> None:
-        self.schedule, self.resources, self.listeners = schedule, resources, listeners
+    def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> None:
+        self.schedule, self.job, self.listeners = schedule, job, listeners
         self.import_paths = [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path]
-        self.cohorts: dict[str, list[Planned]] = {}
-        # Tune keeps a worker for the next trial only if that is waiting when the last one ends, so each slot needs
-        # one in waiting; not more, since what is handed out late can still learn from results.
-        self.most_waiting = _slots(resources) + 1
+        self.attempts: dict[str, _Attempt] = {}  # by Tune's id
+        self.again: deque[list[Planned]] = deque()
+        self.deaths: Counter[str] = Counter()  # by identity, since it last got further
+        self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
         self.stopping = False
+        self.looked, self.cluster = time.monotonic(), _words()
+        self.slots = _slots(job.resources)
 
-    def config(self, cohort: Sequence[Planned]) -> dict[str, Any]:
+    @property
+    def most_waiting(self) -> int:
+        """Tune keeps a worker for the next trial only if that is waiting when the last one ends, so each slot needs
+        one in waiting; not more, since what is handed out late can still learn from results.
+        """
+        return self.slots + 1
+
+    def hand_out(self, trial_id: str, cohort: list[Planned]) -> dict[str, Any]:
+        """A cohort as a worker reads it."""
+        self.attempts[trial_id] = _Attempt(cohort)
         return {
             "identities": [planned.config.identity for planned in cohort],
             "cohort": [asdict(planned.config) for planned in cohort],
+            "target": self.job.target,
             "import_paths": self.import_paths,
-            "cpu": self.resources.cpu,
-            "gpu": self.resources.gpu,
+            "cpu": self.job.resources.cpu,
+            "gpu": self.job.resources.gpu,
+            "storage": self.job.storage,
+            "checkpoint_seconds": self.job.checkpoint_seconds,
         }
 
-    def result(self, trial_id: str, report: Mapping[str, Any]) -> None:
-        """Pass on what a worker reported."""
-        planned = next((p for p in self.cohorts[trial_id] if p.config.identity == report.get("identity")), None)
+    def begin(self, trial: Any) -> None:
+        """A worker begins with a cohort."""
+        attempt = self.attempts[trial.trial_id]
+        attempt.trial, attempt.begun = trial, time.monotonic()
+        for planned in attempt.cohort:
+            self.schedule.begun(planned.config.identity)
+            self.tell("trial_started", planned)
+
+    def result(self, trial_id: str, report: dict[str, Any]) -> None:
+        """Pass on what a worker reported, and take it out of the report, which Tune keeps for good."""
+        epochs, results = report.pop("epoch", None) or [], report.pop("result", None) or []
+        attempt = self.attempts.get(trial_id)
+        cohort = attempt.cohort if attempt else []
+        planned = next((p for p in cohort if p.config.identity == report.get("identity")), None)
         if planned is None:
             return
-        for epoch in report.get("epoch") or []:
-            self.tell("trial_reported", planned, EpochReport(**epoch))
-        for content in report.get("result") or []:
+        for content in epochs:
+            epoch = EpochReport(**content)
+            self.got_to(planned.config.identity, epoch.steps)
+            self.tell("trial_reported", planned, epoch)
+        if "resumed" in report:
+            self.got_to(planned.config.identity, report["resumed"])
+        for content in results:
             self.end(planned, TrialResult(**content))
 
-    def end(self, planned: Planned, result: TrialResult) -> None:
-        if planned.config.identity not in self.schedule.results:
-            self.schedule.finished(planned.config.identity, result)
-            self.tell("trial_ended", planned, result)
+    def got_to(self, identity: str, steps: int) -> None:
+        """A trial is at this step; if it never was before, its worker's deaths are forgiven."""
+        if steps > self.furthest.get(identity, 0):
+            self.furthest[identity] = steps
+            self.deaths.pop(identity, None)
 
-    def died(self, trial_id: str, error: object) -> None:
-        """Tune has given up on a trial: its worker died too often, or our own code is wrong."""
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        text = f"the worker ended {RETRIES + 1} times: {lines[-1] if lines else 'no reason given'}"
-        for planned in self.cohorts.get(trial_id, []):
-            self.end(planned, TrialResult("failed", error=f"{text}\n\n{error}"))
+    def end(self, planned: Planned, result: TrialResult) -> None:
+        identity = planned.config.identity
+        if identity in self.schedule.results:
+            return
+        self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
+        self.deaths.pop(identity, None)
+        self.furthest.pop(identity, None)
+        self.tell("trial_ended", planned, result)
+
+    def over(self, trial_id: str, error: str) -> None:
+        """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
+        attempt = self.attempts.pop(trial_id, None)
+        left = [p for p in (attempt.cohort if attempt else []) if p.config.identity not in self.schedule.results]
+        again = []
+        for planned in left:
+            self.deaths[planned.config.identity] += 1
+            if self.deaths[planned.config.identity] > RETRIES:
+                self.end(planned, TrialResult("failed", error=_death(error)))
+            else:
+                self.schedule.interrupted(planned.config.identity)
+                again.append(planned)
+        if again:
+            self.again.append(again)
+
+    def look(self) -> None:
+        """Look at the cluster and at trials that take too long."""
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return
+        self.looked = time.monotonic()
+        self.slots = _slots(self.job.resources)
+        cluster = _words() + ("" if self.slots else ", none of which can hold a trial: waiting for one")
+        if cluster != self.cluster:
+            self.cluster = cluster
+            self.tell("noticed", f"the cluster has changed: {cluster}")
+        self._stop_late()
+
+    def _stop_late(self) -> None:
+        limit = self.job.resources.minutes
+        for attempt in list(self.attempts.values()):
+            if limit is None or time.monotonic() - attempt.begun < 60 * limit:
+                continue
+            for planned in attempt.cohort:
+                text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
+                self.end(planned, TrialResult("failed", error=text))
+            actor = attempt.trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)  # it may hang for good; Tune then tells that the attempt is over
 
     def tell(self, event: str, *arguments: Any) -> None:
         """A listener's fault must not end the sweep: Tune would stop on it."""
@@ -233,6 +382,21 @@ class _Bridge:
                 getattr(listener, event)(*arguments)
             except Exception as error:
                 self.errors.append(f"{type(listener).__name__}.{event}: {type(error).__name__}: {error}")
+
+
+_CAUSES = {  # what Ray says at some length -> in a few words
+    "running low on memory": "its node ran low on memory, and Ray ended it",
+    "node died": "its node died",
+    "terminated unexpectedly": "its node died",
+    "connection error code 2": "its process was killed (SIGKILL, as the kernel does when out of memory) or crashed",
+}
+
+
+def _death(error: str) -> str:
+    """What ended a worker again and again: in a line, and all that Ray says of it."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
+    why = next((words for text, words in _CAUSES.items() if text in error), lines[-1] if lines else "no reason given")
+    return f"the worker ended {RETRIES + 1} times without getting further: {why}\n\n{error}"
 
 
 class _Handout(Searcher):
@@ -244,18 +408,19 @@ class _Handout(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """A cohort, ``None`` to be asked again later, or FINISHED."""
+        if self._bridge.again:
+            return self._bridge.hand_out(trial_id, self._bridge.again.popleft())
         if self._bridge.schedule.waiting >= self._bridge.most_waiting:
             return None
         planned = self._bridge.schedule.next()
         if isinstance(planned, Next):
             return None if planned is Next.WAIT else Searcher.FINISHED
-        self._bridge.cohorts[trial_id] = [planned]
-        return self._bridge.config([planned])
+        return self._bridge.hand_out(trial_id, [planned])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Results have come through the callback; what has none by now never will."""
-        del result
-        self._bridge.died(trial_id, "the trial was stopped" if error else "the trial ended without a result")
+        """Results have come through the callback; what has none by now never will. Of an error the callback knows."""
+        if not error:
+            self._bridge.over(trial_id, "the trial ended without a result")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: resume reads MLflow."""
@@ -278,20 +443,22 @@ class _Events(tune.Callback):
         """Several times a second."""
         if self._bridge.stopping:
             raise _Stopped
+        self._bridge.look()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""
-        for planned in self._bridge.cohorts.get(trial.trial_id, []):
-            self._bridge.schedule.begun(planned.config.identity)
-            self._bridge.tell("trial_started", planned)
+        self._bridge.begin(trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         """An epoch or a result."""
         self._bridge.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune has given up on a trial."""
-        self._bridge.died(trial.trial_id, trial.get_error() or "")
+        """Its worker or node died, or our own code is wrong."""
+        error = ""
+        with suppress(OSError, TypeError):  # get_error() reads the copy in the storage, which comes seconds later
+            error = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        self._bridge.over(trial.trial_id, error)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles callbacks into a snapshot that is never read."""

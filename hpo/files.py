@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 
+class OutputError(RuntimeError):
+    """The output folder cannot be used."""
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file under a temporary name and rename it, so that a reader never sees half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)

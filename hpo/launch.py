@@ -3,42 +3,57 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from hpo import backend
+from hpo.alone import check_alone, locked
+from hpo.changes import changes, told
+from hpo.checkpoint import mark_shared, remove
 from hpo.compare import Comparison, best_trial, compare
 from hpo.export import PACKAGES, weights_content, write_weights
+from hpo.files import OutputError
+from hpo.journal import Entry, Journal
 from hpo.plan import Plan, sweep_parameters
-from hpo.problems import load_problem
+from hpo.problems import load_problem, target_of
+from hpo.problems.data import prepare_once
 from hpo.progress import View
 from hpo.report import ReportData, sentences, write_images, write_report
 from hpo.schedule import Schedule
+from hpo.storage import Storage, absolute, below
 from hpo.study import Study, load_study
-from hpo.sweep import Parameters, Sweep, journal
-from hpo.tracking import Record, Tracking, Writer
+from hpo.sweep import Parameters, Sweep, optuna_storage
+from hpo.tracking import Record, Tracking
 from hpo.trial import TrialConfig, TrialResult
+from hpo.writer import Writer, deliver
 
-
-class OutputError(RuntimeError):
-    """The output folder cannot be used."""
+if TYPE_CHECKING:
+    from hpo import cluster  # ray takes seconds to import
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study keeps what it makes."""
+    """Where a study keeps what it makes.
+
+    Attributes:
+        output: folder of reports, weights files and journals.
+        uri: MLflow's backend.
+        storage: where checkpoints go; ``None`` keeps them in ``output``.
+    """
 
     output: Path
     uri: str
+    storage: str | None = None
 
     @property
     def shown(self) -> str:
@@ -46,8 +61,20 @@ class Place:
         return backend.shown_uri(self.uri)
 
     def folder(self, study: str) -> Path:
-        """Of one study: report, weights file, Optuna's journal."""
+        """Of one study: report, weights file, Optuna's journal, what MLflow does not hold yet."""
         return self.output / study
+
+    def journal(self, study: str) -> Journal:
+        """Trials of a study that MLflow does not hold yet."""
+        return Journal(self.folder(study) / "undelivered")
+
+    def checkpoints(self, study: str) -> Storage:
+        """Where a study's checkpoints are.
+
+        Raises:
+            StorageError: it cannot be used.
+        """
+        return Storage(below(self.storage, study) if self.storage else str(self.folder(study) / "checkpoints"))
 
 
 @dataclass(frozen=True)
@@ -58,14 +85,15 @@ class Finished:
     report: Path
     weights: Path | None
     failed: Mapping[str, str]  # trial's name -> error
+    diverged: Mapping[str, str]  # trial's name -> what was not finite
     complete: bool
     ran: int = 0  # trials of this launch
     faults: Sequence[str] = ()  # what went wrong beside the trials
 
 
-def place(output: Path, uri: str | None) -> Place:
-    """The output folder, and the tracking backend, by default SQLite in that folder."""
-    return Place(output.resolve(), uri or backend.embedded_uri(output))
+def place(output: Path, uri: str | None, storage: str | None = None) -> Place:
+    """The output folder, the tracking backend (default: SQLite in that folder), and where checkpoints go."""
+    return Place(output.resolve(), uri or backend.embedded_uri(output), storage and absolute(storage))
 
 
 def open_plan(path: Path, prepare: bool = True) -> Plan:
@@ -77,50 +105,75 @@ def open_plan(path: Path, prepare: bool = True) -> Plan:
     study = load_study(path)
     problem = load_problem(study.problem.name, study.problem.arguments)
     if prepare:
-        problem.prepare()
+        prepare_once(problem)
     return Plan(study, problem)
 
 
-def run_study(path: Path, where: Place, address: str | None, console: Console) -> Finished:
+def run_study(path: Path, where: Place, address: str | None, console: Console, wait: float = 0.0) -> Finished:
     """Run what is left of a study, then compare, report and export.
 
+    Args:
+        path: the study file.
+        where: to keep what it makes.
+        address: of a Ray cluster; ``None`` starts one on this machine.
+        console: for the user.
+        wait: so many minutes for a node that can hold a trial.
+
     Raises:
-        ClusterError, TrackingError, OutputError: and what `open_plan` raises; before any trial runs.
+        ClusterError, TrackingError, OutputError, StorageError: and what `open_plan` raises; before any trial runs.
     """
     with console.status("preparing data") if console.is_terminal else ExitStack():
         plan = open_plan(path)
-    folder = where.folder(plan.study.name)
+    study = plan.study.name
+    folder, journal, checkpoints = where.folder(study), where.journal(study), where.checkpoints(study)
     backend.check_answers(where.uri)
-    with _locked(folder), ExitStack() as parent:
-        store = Tracking(where.uri, plan.study.name, where.output)
+    with locked(folder), ExitStack() as parent:
+        store = Tracking(where.uri, study, where.output)
+        check_alone(store, console)
         store.reconcile()
-        schedule = _schedule(plan, store.records(), folder / "optuna.journal")
-        before, launch, faults = set(schedule.results), None, list[str]()
+        faults = deliver(journal, store, partial(remove, checkpoints))
+        schedule = _schedule(plan, _records(store, journal), folder / "optuna.journal")
+        before, launch = set(schedule.results), None
         if not _complete(schedule):
             from hpo import cluster  # ray takes seconds to import; a finished study does not need it
 
-            with cluster.connected(address, plan.study.resources) as nodes:
+            _tell_changes(plan, schedule, store, console)
+            with cluster.connected(address, plan.study.resources, wait) as nodes:
                 launch = parent.enter_context(_launch(store, path))
-                console.print(f"{plan.study.name}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
-                faults = _run(schedule, store, launch, console)
+                console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
+                mark_shared(checkpoints)
+                job = cluster.Job(
+                    plan.study.resources,
+                    checkpoints.address,
+                    plan.study.checkpoint_seconds,
+                    target_of(plan.study.problem.name),
+                )
+                writer = Writer(store, launch, journal, partial(remove, checkpoints))
+                faults += _run(schedule, job, writer, console)
         finished = conclude(plan, schedule, store, where, path, folder, launch)
+        if finished.complete:
+            remove(checkpoints, "")  # what a worker that had lost its driver may have left, too
     ran = len(set(schedule.results) - before)
     return replace(finished, ran=ran, faults=[*faults, *finished.faults])
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The study's folder, made if need be, for one launch at a time."""
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise OutputError(f"--output: another launch of study {folder.name!r} is running in {folder}") from None
-    except OSError as error:
-        raise OutputError(f"--output: {folder} cannot be written: {error.strerror}") from None
-    with lock:
-        yield
+def _records(store: Tracking, journal: Journal) -> list[Record]:
+    """Every trial that has reached an end, as MLflow holds it or as it waits for MLflow."""
+    waiting = [Record("", entry.planned.config, entry.result) for entry in journal.entries()]
+    return [*store.records(), *waiting]
+
+
+def _tell_changes(plan: Plan, schedule: Schedule, store: Tracking, console: Console) -> None:
+    """Say what is different in the study file of an earlier launch, and what is kept."""
+    latest = store.latest_launch()
+    with tempfile.TemporaryDirectory() as folder:
+        before = store.study_file(latest, folder) if latest else None
+        differing = changes(before, plan.study) if before else []
+    if differing:
+        kept = sum(planned.config.identity in schedule.results for planned in schedule.planned())
+        size = sum(count["total"] for count in schedule.progress().values())
+        others = len(schedule.results) - kept
+        console.print(told(differing, kept, size - kept, others), highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -135,20 +188,32 @@ def _launch(store: Tracking, path: Path) -> Iterator[str]:
         raise
 
 
-def _run(schedule: Schedule, store: Tracking, launch: str, console: Console) -> list[str]:
+def _run(schedule: Schedule, job: cluster.Job, writer: Writer, console: Console) -> list[str]:
     """Run the schedule. What went wrong beside the trials."""
     from hpo import cluster
 
-    writer, view = Writer(store, launch), View(schedule, console)
+    view = View(schedule, console)
     try:
         with view.shown():
-            faults = list(dict.fromkeys(cluster.run(schedule, schedule.plan.study.resources, [writer, view])))
+            faults = list(dict.fromkeys(cluster.run(schedule, job, [writer, view])))
     finally:
-        lost = writer.close()
+        left = writer.close()
+    waiting, lost = [e for e in left if e.folder], [e for e in left if not e.folder]
+    if waiting:
+        assert waiting[0].folder is not None
+        faults.append(
+            f"MLflow did not take {_some(waiting)} ({writer.last_fault}). "
+            f"Nothing is lost: they wait in {waiting[0].folder.parent}, and the next command delivers them"
+        )
     if lost:
-        some = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        faults.append(f"MLflow did not take {len(lost)} trials, which will run again ({writer.last_fault}): {some}")
+        faults.append(f"MLflow and the disk did not take {_some(lost)}, which will run again ({writer.last_fault})")
     return faults
+
+
+def _some(entries: Sequence[Entry]) -> str:
+    names = [entry.planned.name for entry in entries]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} trial{'s' if len(names) > 1 else ''}: {', '.join(names[:5])}{more}"
 
 
 def conclude(
@@ -177,8 +242,8 @@ def conclude(
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
     except OSError as error:
         raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    complete, failed = _complete(schedule), _failed(schedule)
-    finished = Finished(comparison, files["html"], weights, failed, complete)
+    complete, failed = _complete(schedule), _ended(schedule, "failed")
+    finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, "diverged"), complete)
     try:
         if parent := launch or store.latest_launch():
             attached = [*files.values(), *([weights] if weights else [])]
@@ -206,7 +271,11 @@ def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
     """A study as MLflow holds it, for commands that run nothing."""
     plan = open_plan(path, prepare=False)
     store = Tracking(where.uri, plan.study.name, where.output, create=False)
-    return plan, _schedule(plan, store.records(), None), store
+    journal = where.journal(plan.study.name)
+    if len(journal):
+        with suppress(OutputError), locked(where.folder(plan.study.name)):  # a launch that runs delivers by itself
+            deliver(journal, store)
+    return plan, _schedule(plan, _records(store, journal), None), store
 
 
 def _schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:
@@ -219,7 +288,7 @@ def _schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) ->
     found = {recipe: [c for c in swept if plan.sweep_recipe(c) == recipe] for recipe in plan.study.gradnorm.recipes}
     sweeps: dict[str, Sweep] = {}
     if optuna_journal is not None:
-        storage = journal(optuna_journal)
+        storage = optuna_storage(optuna_journal)
         sweeps = {recipe: _sweep(plan, recipe, configs, storage) for recipe, configs in found.items()}
     schedule = Schedule(plan, results, sweeps)
     for recipe, configs in found.items():
@@ -254,13 +323,14 @@ def _complete(schedule: Schedule) -> bool:
     return swept and all(count["done"] + count["failed"] >= count["total"] for count in counts.values())
 
 
-def _failed(schedule: Schedule) -> dict[str, str]:
-    failed = {}
+def _ended(schedule: Schedule, status: str) -> dict[str, str]:
+    """The trials that ended so, and their errors."""
+    found = {}
     for planned in schedule.planned():
         result = schedule.results.get(planned.config.identity)
-        if result is not None and result.status == "failed":
-            failed[planned.name] = result.error
-    return failed
+        if result is not None and result.status == status:
+            found[planned.name] = result.error
+    return found
 
 
 def _report_data(

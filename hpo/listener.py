@@ -19,3 +19,6 @@ class Listener(Protocol):
 
     def trial_ended(self, planned: Planned, result: TrialResult) -> None:
         """It has its result, whatever its status."""
+
+    def noticed(self, text: str) -> None:
+        """Something of the cluster that the user may want to know."""

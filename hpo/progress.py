@@ -71,7 +71,7 @@ class View:
     def trial_started(self, planned: Planned) -> None:
         """See `Listener`."""
         if planned.config.identity in self._started:
-            self._tell(f"worker died: {planned.name} begins again", "yellow")
+            self._tell(f"worker died: {planned.name} goes on from its last checkpoint, if it has one", "yellow")
         self._started.add(planned.config.identity)
         self._changed()
 
@@ -90,6 +90,10 @@ class View:
                 self._alarms.add(kind_of(alarm))
                 self._tell(f"{planned.name}: {alarm} (told once; the end names all)", "yellow")
         self._changed()
+
+    def noticed(self, text: str) -> None:
+        """See `Listener`."""
+        self._tell(text, "yellow")
 
     def _tell(self, line: str, style: str) -> None:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -24,6 +24,14 @@ from pydantic import (
 from hpo.methods import REFERENCES, missing_for
 from search_spaces import DESIGNS, AlphaSpace
 
+MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
+MOST_LEVELS = 50
+MOST_FAULTS = 20  # shown
+MOST_TRIALS = 10_000  # of a search: each trains a network
+
+# MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
+TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
+
 
 class StudyError(ValueError):
     """The study file cannot be used; the message is one line a fault."""
@@ -36,7 +44,7 @@ def _not_bool(value: Any) -> Any:
 
 
 def _each_once(value: Any) -> Any:
-    if not isinstance(value, list | tuple) or not value or any(value.count(one) > 1 for one in value):
+    if not isinstance(value, list | tuple) or not value or len({repr(one) for one in value}) < len(value):
         raise ValueError("allowed: a list of at least one, each once")
     return value
 
@@ -53,7 +61,7 @@ def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
     if named or isinstance(value, list | tuple):
         try:
             w = [float(_not_bool(number)) for number in (value.values() if named else value)]
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             w = []
         if w and all(0 < number < math.inf for number in w):
             return dict(zip(value, w, strict=True)) if named else tuple(w)
@@ -99,7 +107,7 @@ class ProblemSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_json)]] = Field(init=False)
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -113,7 +121,7 @@ class StaticSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, Number] = Field(init=False)
     design: str = "log_lattice"
-    points: Annotated[Whole, Field(ge=1)] = 24
+    points: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 24
     explicit: tuple[Point, ...] = ()
 
     @field_validator("design")
@@ -135,7 +143,7 @@ class GradNormSpec(_Strict):
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "robust")
     alpha: Range = (0.0, 3.0)
     learning_rate: Range | None = None
-    trials: Annotated[Whole, Field(ge=1)] = 6
+    trials: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 6
 
     @property
     def space(self) -> AlphaSpace:
@@ -160,15 +168,16 @@ class GradNormSpec(_Strict):
 class ConfirmSpec(_Strict):
     """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
 
-    top_static: Annotated[Whole, Field(ge=1)] = 2
+    top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
     averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("arithmetic", "geometric", "tail")
 
 
 class Resources(_Strict):
-    """What one trial needs."""
+    """What one trial needs, and how many minutes it may take."""
 
     cpu: Annotated[Number, Field(gt=0)] = 1.0
     gpu: Annotated[Number, Field(ge=0)] = 0.0
+    minutes: Annotated[Number, Field(gt=0)] | None = None
 
     @field_validator("gpu")
     @classmethod
@@ -193,8 +202,8 @@ def _static(value: Any) -> Any:
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
         allowed = ["design", "points", *(list(signature(known).parameters)[3:] if known else [])]  # after the seed
-        if known and (unknown := [str(key) for key in value if key not in allowed]):
-            raise ValueError(f"unknown key {', '.join(unknown)}, allowed with {design}: {', '.join(allowed)}")
+        if known and (unknown := [_key(key) for key in value if key not in allowed]):
+            raise ValueError(f"unknown key {_cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
     return value
 
 
@@ -205,13 +214,21 @@ class Study(_Strict):
     problem: Annotated[ProblemSpec, BeforeValidator(_problem)]
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     seeds: Annotated[Whole, Field(ge=1, le=1000)] = 3
-    epochs: Annotated[Whole, Field(ge=1)] | None = None
+    epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     references: References = ("single_task", "equal", "uncertainty")
     static: Annotated[StaticSpec, BeforeValidator(_static)] = StaticSpec()
     gradnorm: GradNormSpec = GradNormSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     resources: Resources = Resources()
+    checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
     margin: Annotated[Number, Field(gt=0)] = 1.0
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name.casefold() in TAKEN:
+            raise ValueError(f"allowed: any but {', '.join(TAKEN)}, which MLflow and the output folder have taken")
+        return name
 
     @field_validator("references")
     @classmethod
@@ -226,6 +243,77 @@ class Study(_Strict):
         return range(self.seed + 1, self.seed + 1 + self.seeds)
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """It is YAML, yet no study."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
+
+
+_TOO_DEEP = f"found more than {MOST_LEVELS} levels of lists and mappings, allowed: at most {MOST_LEVELS}"
+_SCALARS = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:float": "a number of at most 250 characters",
+    "tag:yaml.org,2002:int": "a whole number of at most 250 characters",  # so that a float can hold it, hex or not
+    "tag:yaml.org,2002:timestamp": "a date, or text in quotes",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, less what is a slip or takes for ever: a key twice, aliases that explode, numbers without end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_nodes(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag in _SCALARS and isinstance(node, yaml.ScalarNode) and len(node.value) > 250:
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of int, float, date
+            if node.tag not in _SCALARS:
+                raise
+            raise _Refused(node, f"found {_found(node.value)}, allowed: {_SCALARS[node.tag]}") from None
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Walk the file with its aliases written out; a list within itself has no last level."""
+    left, todo = 2 * MOST_CHARACTERS, [(root, 1)]  # twice: what follows counts brackets and empty values too
+    while todo:
+        node, level = todo.pop()
+        left -= 1 + len(node.value)
+        if left < 0:
+            raise _Refused(root, f"found aliases, allowed: at most {MOST_CHARACTERS} characters once written out")
+        if level > MOST_LEVELS:
+            raise _Refused(node, _TOO_DEEP)
+        if isinstance(node, yaml.ScalarNode):
+            _check_text(node)
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            todo += ((part, level + 1) for pair in node.value for part in pair)
+        else:
+            todo += ((part, level + 1) for part in node.value)
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair: no terminal, file or database takes it
+        raise _Refused(node, f"found {_found(node.value)}, allowed: text in Unicode") from None
+
+
+def _check_keys(mapping: yaml.MappingNode) -> None:
+    seen = set()
+    for node, _ in mapping.value:
+        if isinstance(node, yaml.ScalarNode):
+            if (node.tag, node.value) in seen:  # else the last would win without a word
+                raise _Refused(node, f"found the key {_found(node.value)} twice, allowed: each once")
+            seen.add((node.tag, node.value))
+
+
 def load_study(path: Path) -> Study:
     """Read a study file.
 
@@ -233,13 +321,22 @@ def load_study(path: Path) -> Study:
         StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            raw = file.read(MOST_CHARACTERS + 1)
+        if len(raw) > MOST_CHARACTERS:
+            raise StudyError(
+                f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
+            )
+        content = yaml.load(raw.decode(), Loader=_Loader)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise StudyError(f"{path}: is not YAML: {where}{error.problem}") from None
+        kind = "" if isinstance(error, _Refused) else "is not YAML: "
+        raise StudyError(f"{path}: {kind}{where}{_key(error.problem, 300)}") from None
+    except RecursionError:
+        raise StudyError(f"{path}: {_TOO_DEEP}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -247,7 +344,10 @@ def load_study(path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise StudyError("\n".join(_line(path, fault) for fault in error.errors())) from None
+        faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
+        more = error.error_count() - len(faults)
+        faults += [f"{path}: and {more} more faults"] if more else []
+        raise StudyError("\n".join(faults)) from None
 
 
 _ALLOWED = {
@@ -272,7 +372,7 @@ _ALLOWED = {
 def _line(path: Path, fault: Any) -> str:
     """One fault: the file, the field, what was found, what is allowed."""
     location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location).lstrip(".")
     kind, found = fault["type"], _found(fault["input"])
     if kind in ("extra_forbidden", "invalid_key"):
         return f"{path}: {field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
@@ -288,8 +388,17 @@ def _line(path: Path, fault: Any) -> str:
 
 
 def _found(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return _cut("nothing" if value is None else repr(value))
+
+
+def _key(value: Any, most: int = 120) -> str:
+    """Without quotes, as a person wrote it; what would move the cursor or end the line is escaped."""
+    text = str(value)
+    return _cut(text if text.isprintable() else repr(text)[1:-1], most)
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _fields(location: tuple[Any, ...]) -> dict[str, Any]:

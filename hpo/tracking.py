@@ -1,7 +1,7 @@
 """MLflow: one experiment a study, one parent run a launch, one child run a trial. The only file that imports mlflow.
 
-The driver alone writes, from one thread, in batches. A run is found again by the identity of its trial, metrics carry
-timestamps made from the run's start and the step, so that writing the same trial twice leaves one of each.
+The driver alone writes, from one thread (`hpo.writer`), in batches. A run is found again by the identity of its
+trial; metrics carry timestamps made from the run's start and the step, so writing a trial twice leaves one of each.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import logging
 import math
 import os
 import platform
-import queue
+import socket
 import sqlite3
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +33,16 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hpo import __version__
 from hpo.backend import UI_VIEW, TrackingError, check_answers, first_line, is_server, machine, shown_uri, sqlite_path
+from hpo.journal import TRAJECTORY, Entry
 from hpo.plan import Planned
 from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
 
-FLUSH_SECONDS = 1.0  # between two requests for one running trial
-CLOSE_SECONDS = 60.0  # to deliver what is left
-TRAJECTORY = "trajectory.parquet"
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
 MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
 ENDED = ("finished", "diverged", "failed")
+STUDY_FILE = "study.yaml"
 LAUNCH, TRIAL = "launch", "trial"
+BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -56,6 +55,36 @@ class Record:
     run_id: str
     config: TrialConfig
     result: TrialResult
+
+
+@dataclass
+class OpenRun:
+    """The run of a trial that is being written.
+
+    Attributes:
+        run_id: MLflow's.
+        started: milliseconds; the times of its metrics count from here.
+        earlier: metrics that an earlier launch left.
+        artifacts: where it keeps artifacts.
+        has_params: whether its parameters have been written.
+    """
+
+    run_id: str
+    started: int
+    earlier: dict[str, float]
+    artifacts: str
+    has_params: bool = False
+
+
+@dataclass
+class OpenLaunch:
+    """A launch that has not ended, or whose driver was killed; ``alive`` changes while it lives."""
+
+    run_id: str
+    host: str
+    pid: int
+    started: int
+    alive: str
 
 
 class Tracking:
@@ -92,6 +121,8 @@ class Tracking:
             )
         self.experiment_id: str = found.experiment_id
         self._runs: dict[str, str] = {}  # identity -> run id
+        self._knows_runs = False  # whether `records` has filled them
+        self._unsure: set[str] = set()  # identities whose run a request was to create that has failed
         self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run held when it was read
 
     def _create(self, output: Path) -> Experiment:
@@ -117,14 +148,14 @@ class Tracking:
             self._scores[identity] = {key: v for key, v in run.data.metrics.items() if key.startswith("score/")}
             if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED:
                 records.append(_record(run))
+        self._knows_runs = True
         return records
 
     def reconcile(self) -> int:
         """Close the runs that a killed driver left open; their trials run again, in the same runs. How many."""
         stale = [run for run in [*self._search(TRIAL), *self._search(LAUNCH)] if run.info.status == "RUNNING"]
         for run in stale:
-            self.client.set_tag(run.info.run_id, "gradsweep.status", "interrupted")
-            self.client.set_terminated(run.info.run_id, "KILLED")
+            self.interrupt(run.info.run_id)
         return len(stale)
 
     def start_launch(self, study_file: str) -> str:
@@ -136,11 +167,35 @@ class Tracking:
             "gradsweep.status": "running",
             "gradsweep.python": platform.python_version(),
             "gradsweep.machine": machine(),
+            "gradsweep.host": socket.gethostname(),
+            "gradsweep.pid": str(os.getpid()),
+            BEAT: str(now()),
             **_source_tags(),
         }
-        run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
-        self.client.log_text(run_id, study_file, "study.yaml")
+        run_id: str = self._create_run(tags=tags).info.run_id
+        self.client.log_text(run_id, study_file, STUDY_FILE)
         return run_id
+
+    def open_launches(self) -> list[OpenLaunch]:
+        """The launches that nobody has closed."""
+        runs = [run for run in self._search(LAUNCH) if run.info.status == "RUNNING"]
+        return [
+            OpenLaunch(
+                run.info.run_id,
+                run.data.tags.get("gradsweep.host", "an unknown machine"),
+                int(run.data.tags.get("gradsweep.pid", "0")) or os.getpid(),
+                run.info.start_time,
+                run.data.tags.get(BEAT, ""),
+            )
+            for run in runs
+        ]
+
+    def study_file(self, launch: str, folder: str) -> Path | None:
+        """A copy, in ``folder``, of the study file that a launch ran; ``None`` if it is not there."""
+        try:
+            return Path(self.client.download_artifacts(launch, STUDY_FILE, folder))
+        except (MlflowException, OSError):
+            return None
 
     def latest_launch(self) -> str | None:
         """The parent run of the last launch."""
@@ -158,7 +213,7 @@ class Tracking:
             self.client.log_artifact(run_id, str(file), "report")
         self.client.set_tag(run_id, "mlflow.note.content", note)
         self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
-        self.client.log_batch(run_id, metrics=[Metric(k, v, _now(), 0) for k, v in metrics.items()])
+        self.client.log_batch(run_id, metrics=[Metric(k, v, now(), 0) for k, v in metrics.items()])
 
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them.
@@ -172,7 +227,7 @@ class Tracking:
             wanted = scores.get(run.data.tags["gradsweep.identity"], {})
             new = {name: value for name, value in wanted.items() if run.data.metrics.get(name) != value}
             if new:
-                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, _now(), 0) for k, v in new.items()])
+                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, now(), 0) for k, v in new.items()])
 
     def fault(self, error: Exception) -> str:
         """An error of the backend in one line."""
@@ -201,9 +256,71 @@ class Tracking:
         """The run of a trial that was ever begun."""
         return self._runs.get(identity)
 
-    def add(self, identity: str, run_id: str) -> None:
-        """Remember the run of a trial that was begun just now."""
-        self._runs[identity] = run_id
+    def open(self, planned: Planned, launch: str, started: int) -> OpenRun:
+        """Find or create the run of a trial, which then is RUNNING."""
+        identity, tags = planned.config.identity, _start_tags(planned, launch)
+        known = self._runs.get(identity) or self._unknown_run(identity)
+        if known is None:
+            self._unsure.add(identity)
+            run = self._create_run(start_time=started, tags=tags, run_name=planned.name)
+            self._unsure.discard(identity)
+            self._runs[identity] = run.info.run_id
+            return OpenRun(run.info.run_id, started, {}, run.info.artifact_uri)
+        self._runs[identity] = known
+        run = self.client.get_run(known)
+        self.client.update_run(known, status="RUNNING", name=planned.name)
+        self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
+        return OpenRun(known, run.info.start_time, run.data.metrics, run.info.artifact_uri)
+
+    def write_epochs(self, run: OpenRun, planned: Planned, epochs: Sequence[EpochReport]) -> None:
+        """Add epochs to the run of a trial."""
+        self._log(run, planned, [metric for report in epochs for metric in _epoch_metrics(report, run.started)], [])
+
+    def write(self, entry: Entry, run: OpenRun | None = None, written: int = 0) -> None:
+        """Write a trial to its end, in few calls: each is a transaction or a request. Twice leaves one of each.
+
+        Args:
+            entry: the trial.
+            run: its run, if it is open.
+            written: how many of its epochs the run holds.
+        """
+        run = run or self.open(entry.planned, entry.launch, entry.started)
+        result = entry.result
+        metrics = [metric for report in entry.epochs[written:] for metric in _epoch_metrics(report, run.started)]
+        metrics += [m for m in _result_metrics(result, entry.ended) if run.earlier.get(m.key) != m.value]
+        self._log(run, entry.planned, metrics, _end_tags(result))
+        if entry.trajectory is not None:
+            get_artifact_repository(run.artifacts, self.uri).log_artifact(str(entry.trajectory))
+        status = "FAILED" if result.status == "failed" else "FINISHED"
+        self.client.set_terminated(run.run_id, status, entry.ended)  # last: a run that has ended has everything
+
+    def interrupt(self, run_id: str) -> None:
+        """Close a run that was stopped."""
+        self.client.set_tag(run_id, "gradsweep.status", "interrupted")
+        self.client.set_terminated(run_id, "KILLED")
+
+    def beat(self, launch: str) -> None:
+        """Leave a sign of life of this driver."""
+        self.client.set_tag(launch, BEAT, str(now()))
+
+    def _log(self, run: OpenRun, planned: Planned, metrics: list[Metric], tags: list[RunTag]) -> None:
+        params = [] if run.has_params else _params(planned.config)
+        if metrics or params or tags:
+            self.client.log_batch(run.run_id, metrics, params, tags)
+        run.has_params = True
+
+    def _create_run(self, **content: Any) -> Run:
+        """Ask once: a server that dies after it has made a run and before it says so would be asked for another."""
+        with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+            return self.client.create_run(self.experiment_id, **content)
+
+    def _unknown_run(self, identity: str) -> str | None:
+        """A run that `records` has not seen, or that a request has created whose answer was lost."""
+        if self._knows_runs and identity not in self._unsure:
+            return None
+        wanted = f"tags.`gradsweep.identity` = '{identity}'"
+        found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
+        return found[0].info.run_id if found else None
 
     def _search(self, kind: str) -> list[Run]:
         runs: list[Run] = []
@@ -222,169 +339,21 @@ class Tracking:
                 return runs
 
 
-@dataclass
-class _Pending:
-    """What is still to be written of one trial."""
-
-    planned: Planned
-    started: int  # milliseconds
-    epochs: list[EpochReport] = field(default_factory=list)
-    result: TrialResult | None = None
-    ended: int = 0
-    run_id: str | None = None
-    earlier: dict[str, float] = field(default_factory=dict)  # what the run holds of an earlier launch
-    artifacts: str = ""  # where the run keeps them
-    has_params: bool = False
-    flushed: float = 0.0
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable that MLflow reads at each call."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
-class Writer:
-    """A `hpo.listener.Listener` that writes trials to MLflow from one thread; it never raises into the driver.
-
-    Args:
-        tracking: the experiment.
-        launch: the parent run.
-    """
-
-    def __init__(self, tracking: Tracking, launch: str) -> None:
-        self._tracking, self._launch = tracking, launch
-        self._queue: queue.SimpleQueue[tuple[str, Any, Any, int] | None] = queue.SimpleQueue()
-        self._pending: dict[str, _Pending] = {}
-        self._closing = threading.Event()
-        self.faults = 0
-        self.last_fault = ""
-        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
-        self._thread.start()
-
-    def trial_started(self, planned: Planned) -> None:
-        """See `Listener`."""
-        self._put("start", planned, None)
-
-    def trial_reported(self, planned: Planned, report: EpochReport) -> None:
-        """See `Listener`."""
-        self._put("epoch", planned, report)
-
-    def trial_ended(self, planned: Planned, result: TrialResult) -> None:
-        """See `Listener`."""
-        self._put("end", planned, result)
-
-    def close(self) -> list[str]:
-        """Write what is left and close the runs of trials that did not end. Names of trials not in MLflow."""
-        self._closing.set()
-        self._queue.put(None)
-        self._thread.join(CLOSE_SECONDS + 10)
-        return [pending.planned.name for pending in self._pending.values() if pending.result is not None]
-
-    def _put(self, event: str, planned: Planned, content: Any) -> None:
-        self._queue.put((event, planned, content, _now()))
-
-    def _work(self) -> None:
-        while not self._closing.is_set():
-            self._take(block=True)
-            self._flush(every=FLUSH_SECONDS)
-        self._take(block=False)
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while self._pending and time.monotonic() < deadline and not self._flush(every=0.0):
-            self._closing.wait(0)
-            time.sleep(1.0)  # the backend refused; it may come back
-        self._kill_open()
-
-    def _take(self, block: bool) -> None:
-        """Move what the driver has told into the pending trials."""
-        with contextlib.suppress(queue.Empty):
-            item = self._queue.get(block, FLUSH_SECONDS) if block else self._queue.get_nowait()
-            while True:
-                if item is not None:
-                    self._note(*item)
-                item = self._queue.get_nowait()
-
-    def _note(self, event: str, planned: Planned, content: Any, now: int) -> None:
-        identity = planned.config.identity
-        pending = self._pending.setdefault(identity, _Pending(planned, now))
-        if event == "epoch":
-            pending.epochs.append(content)
-        elif event == "end":
-            pending.result, pending.ended = content, now
-
-    def _flush(self, every: float) -> bool:
-        """Write the trials that are due; false if the backend refused."""
-        for identity, pending in list(self._pending.items()):
-            due = pending.result is not None or pending.run_id is None or pending.epochs
-            if not due or (pending.result is None and time.monotonic() - pending.flushed < every):
-                continue
-            try:
-                self._write(pending)
-            except Exception as error:  # a fault of the backend must not reach Tune
-                self.faults += 1
-                self.last_fault = self._tracking.fault(error)
-                self._pending[identity] = self._pending.pop(identity)  # if it is at fault, let others pass
-                return False
-            if pending.result is not None:
-                del self._pending[identity]
-        return True
-
-    def _write(self, pending: _Pending) -> None:
-        """Few calls: each is a transaction or a request."""
-        client, pending.flushed = self._tracking.client, time.monotonic()
-        result = pending.result
-        run_id = pending.run_id or self._open(pending)
-        metrics = [metric for report in pending.epochs for metric in _epoch_metrics(report, pending.started)]
-        if result is not None:
-            metrics += [m for m in _result_metrics(result, pending.ended) if pending.earlier.get(m.key) != m.value]
-        params = [] if pending.has_params else _params(pending.planned.config)
-        client.log_batch(run_id, metrics, params, _end_tags(result) if result else [])
-        pending.has_params = True
-        pending.epochs.clear()
-        if result is None:
-            return
-        self._write_trajectory(pending, result)
-        status = "FAILED" if result.status == "failed" else "FINISHED"
-        client.set_terminated(run_id, status, pending.ended)  # last: a run that has ended has everything
-
-    def _open(self, pending: _Pending) -> str:
-        """Find or create the run of a trial."""
-        identity = pending.planned.config.identity
-        tags = _start_tags(pending.planned, self._launch)
-        known = self._tracking.run_of(identity)
-        if known is None:
-            run = self._tracking.client.create_run(
-                self._tracking.experiment_id,
-                start_time=pending.started,
-                tags=tags,
-                run_name=pending.planned.name,
-            )
-            known = run.info.run_id
-            self._tracking.add(identity, known)
-        else:
-            run = self._tracking.client.get_run(known)
-            pending.started, pending.earlier = run.info.start_time, run.data.metrics
-            self._tracking.client.update_run(known, status="RUNNING", name=pending.planned.name)
-            self._tracking.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
-        pending.run_id, pending.artifacts = known, run.info.artifact_uri
-        return known
-
-    def _write_trajectory(self, pending: _Pending, result: TrialResult) -> None:
-        if not result.trajectory:
-            return
-        tasks = list(result.initial_losses)
-        columns = {"step": result.trajectory["step"]}
-        for name in ("w", "G", "r", "L"):
-            columns |= {f"{name}/{task}": result.trajectory[name][:, i] for i, task in enumerate(tasks)}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / TRAJECTORY
-            pd.DataFrame(columns).to_parquet(path, index=False)
-            get_artifact_repository(pending.artifacts, self._tracking.uri).log_artifact(str(path))
-
-    def _kill_open(self) -> None:
-        """Close the runs of trials that were stopped; the next launch continues them."""
-        for pending in self._pending.values():
-            if pending.result is None and pending.run_id is not None:
-                with contextlib.suppress(Exception):
-                    self._tracking.client.set_tag(pending.run_id, "gradsweep.status", "interrupted")
-                    self._tracking.client.set_terminated(pending.run_id, "KILLED")
-
-
-def _now() -> int:
+def now() -> int:
+    """Milliseconds since the epoch."""
     return int(time.time() * 1000)
 
 
@@ -441,6 +410,7 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 def _end_tags(result: TrialResult) -> list[RunTag]:
     tags = {"gradsweep.status": result.status, "gradsweep.error": result.error[:4000]}
     tags |= {"gradsweep.alarms": json.dumps(result.alarms)} if result.alarms else {}
+    tags |= {"gradsweep.resumed": json.dumps(result.resumed)} if result.resumed else {}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses))}
     return [RunTag(key, value) for key, value in tags.items()]
 
@@ -498,6 +468,7 @@ def _record(run: Run) -> Record:
         averages={name: group(f"mean_w_{name}") for name in AVERAGES},
         initial_losses=group("initial_loss"),
         alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
+        resumed=json.loads(tags.get("gradsweep.resumed", "[]")),
         error=tags.get("gradsweep.error", ""),
     )
     return Record(run.info.run_id, _config_of(tags), result)

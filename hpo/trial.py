@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
+import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
+from hpo.checkpoint import Checkpoints
+from hpo.generators import DataOrder, seed_all
 from hpo.methods import build_balancer
 from hpo.problem import Problem, to_device
 from hpo.trial_alarms import trajectory_alarms
@@ -96,6 +97,7 @@ class TrialResult:
         averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
         initial_losses: L_i of the first step.
         alarms: what the user should know of this trial.
+        resumed: the steps after which it went on from a checkpoint.
         error: one line and a traceback.
         trajectory: ``step`` (n,) and ``w``, ``G``, ``r``, ``L`` (n, T), NaN where not measured.
     """
@@ -109,6 +111,7 @@ class TrialResult:
     averages: dict[str, dict[str, float]] = field(default_factory=dict)
     initial_losses: dict[str, float] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
     error: str = ""
     trajectory: dict[str, Any] = field(default_factory=dict)
 
@@ -135,7 +138,7 @@ class _Recorder:
         """Means over the epoch of w, G, r and L for each task; NaN where never measured."""
         if not self._rows:
             raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
-        block = torch.stack(self._rows).cpu()
+        block = torch.stack([row.to(self._rows[-1]) for row in self._rows]).cpu()  # a resumed one may be on the host
         self._rows.clear()
         self._blocks.append(block)
         means = [*block[:, :3].nanmean(0).tolist(), block[:, 3].mean(0).tolist()]  # a NaN loss must show
@@ -149,21 +152,39 @@ class _Recorder:
         columns = {name: whole[:, i].numpy() for i, name in enumerate(("w", "G", "r", "L"))}
         return {"step": torch.arange(len(whole)).numpy(), **columns}
 
+    def state(self) -> dict[str, list[Tensor]]:
+        """For a checkpoint; waits for the device."""
+        return {
+            "blocks": list(self._blocks),
+            "rows": [torch.stack([row.cpu() for row in self._rows])] if self._rows else [],
+        }
+
+    def load(self, state: Mapping[str, list[Tensor]]) -> None:
+        self._blocks = list(state["blocks"])
+        self._rows = [row for block in state["rows"] for row in block]
+
 
 def run_trial(
-    config: TrialConfig, problem: Problem, report: Callable[[EpochReport], None], device: torch.device
+    config: TrialConfig,
+    problem: Problem,
+    report: Callable[[EpochReport], None],
+    device: torch.device,
+    checkpoints: Checkpoints | None = None,
+    resumed: Callable[[int], object] = abs,
 ) -> TrialResult:
     """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
 
     Args:
         config: what to train.
         problem: the instance that ``config.problem`` and ``config.arguments`` name.
-        report: called after each epoch.
+        report: called after each epoch, and again for each epoch before the checkpoint that a trial goes on from.
         device: where to train.
+        checkpoints: where to look for a checkpoint and to write more; ``None`` begins at the first step.
+        resumed: told the steps of the checkpoint that it goes on from.
     """
-    trial = _Training(config, problem, device)
+    trial = _Training(config, problem, device, checkpoints)
     try:
-        trial.run(report)
+        trial.run(report, resumed)
     except Diverged as error:
         trial.result.status, trial.result.error = "diverged", str(error)
     except Exception as error:  # the study goes on and names the trial
@@ -175,62 +196,148 @@ def run_trial(
 class _Training:
     """One run of the training loop and what it leaves behind."""
 
-    def __init__(self, config: TrialConfig, problem: Problem, device: torch.device) -> None:
-        self.config, self.problem, self.device = config, problem, device
+    def __init__(
+        self, config: TrialConfig, problem: Problem, device: torch.device, checkpoints: Checkpoints | None
+    ) -> None:
+        self.config, self.problem, self.device, self.checkpoints = config, problem, device, checkpoints
         self.tasks = [task.name for task in problem.tasks]
         self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing has been trained."""
         self.result = TrialResult("finished")
         self.recorder = _Recorder(self.tasks)
-        self.balancer: Balancer | None = None
+        self.reports: list[EpochReport] = []  # of the epochs that have ended
+        self.warnings: dict[str, str] = {}  # of the balancer; by their text without its numbers, which may grow
+        self.clock = 0.0
 
-    def run(self, report: Callable[[EpochReport], None]) -> None:
-        _seed(self.config.seed)
-        model = self.problem.build_model(self.config.seed).to(self.device)
-        shared = self.problem.shared_layer(model)
-        self.balancer = build_balancer(self.config.method, self.config.settings, self.tasks, shared)
-        optimizer = self.problem.build_optimizer(model)
-        loader = self.problem.loader("train", self.config.seed)
-        for epoch in range(1, self.config.epochs + 1):
-            start = time.perf_counter()
-            model.train()
-            for batch in loader:
-                self._step(model, optimizer, batch, self.balancer)
-            self.balancer.end_epoch()
-            means = self.recorder.end_epoch()  # waits for the device
-            self.result.seconds += time.perf_counter() - start
-            self._check("the training loss", means["L"])
-            self.result.validation = self._evaluate(model, "val")
-            report(self._epoch_report(epoch, means))
+    def run(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object]) -> None:
+        self._build()
+        batches = self._resume()
+        if batches is not None:
+            resumed(self.result.steps)
+        for past in self.reports:
+            report(past)
+        while len(self.reports) < self.config.epochs:
+            report(self._epoch(batches or self.order.epoch()))
+            batches = None
         if self.config.test:
-            self.result.test = self._evaluate(model, "test")
-            self._evaluate_train(model)
+            self.result.test = self._evaluate("test")
+            self._evaluate_train()
 
-    def _evaluate_train(self, model: torch.nn.Module) -> None:
+    def _build(self) -> None:
+        seed_all(self.config.seed)
+        self.model = self.problem.build_model(self.config.seed).to(self.device)
+        shared = self.problem.shared_layer(self.model)
+        self.balancer: Balancer = build_balancer(self.config.method, self.config.settings, self.tasks, shared)
+        self.optimizer = self.problem.build_optimizer(self.model)
+        self.order = DataOrder(self.problem.loader("train", self.config.seed), self.device)
+
+    def _epoch(self, batches: Iterator[Any]) -> EpochReport:
+        self.model.train()
+        self.clock = time.perf_counter()
+        for batch in batches:
+            self._step(batch)
+            if self.checkpoints is not None and self.checkpoints.due:
+                self._save(self.checkpoints)
+        self.balancer.end_epoch()
+        means = self.recorder.end_epoch()  # waits for the device
+        self._stop_clock()
+        self._check("the training loss", means["L"])
+        self.result.validation = self._evaluate("val")
+        self.reports.append(self._epoch_report(len(self.reports) + 1, means))
+        return self.reports[-1]
+
+    def _stop_clock(self) -> None:
+        """Count the seconds since the clock was read last as training."""
+        now = time.perf_counter()
+        self.result.seconds += now - self.clock
+        self.clock = now
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        """Write a checkpoint between two steps; the seconds it takes are not training."""
+        records = self.recorder.state()  # waits for the device
+        self._stop_clock()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "balancer": self._quietly(self.balancer.state_dict),
+            "order": self.order.state(),
+            "records": records,
+            "reports": [vars(report) for report in self.reports],
+            "steps": self.result.steps,
+            "seconds": self.result.seconds,
+            "initial_losses": self.result.initial_losses,
+            "resumed": self.result.resumed,
+            "warnings": self.warnings,
+        }
+        checkpoints.save(self.result.steps, state)
+        self.clock = time.perf_counter()
+
+    def _resume(self) -> Iterator[Any] | None:
+        """Go on from the newest checkpoint: the rest of its epoch; ``None`` begins at the first step."""
+        state = self.checkpoints.latest() if self.checkpoints is not None else None
+        if state is None:
+            return None
+        try:
+            return self._load(state)
+        except Exception as error:  # the user's model or loader may have changed since
+            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self._begin()
+            self.result.alarms.append(f"began at the first step, since its checkpoint does not fit: {line}")
+            self._build()
+            return None
+
+    def _load(self, state: Mapping[str, Any]) -> Iterator[Any]:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.balancer.load_state_dict(state["balancer"])
+        self.recorder.load(state["records"])
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+        self.result.validation = self.reports[-1].validation if self.reports else {}
+        self.result.steps, self.result.seconds = state["steps"], state["seconds"]
+        self.result.initial_losses = state["initial_losses"]
+        self.result.resumed = [*state["resumed"], state["steps"]]
+        self.warnings = state["warnings"]
+        return self.order.resume(state["order"], len(self.reports))
+
+    def _quietly(self, read: Callable[[], Any]) -> Any:
+        """Read from the balancer and keep what it warns of; the last of two that differ in a number counts."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", BalancerWarning)
+            found = read()
+        for warning in caught:
+            if issubclass(warning.category, BalancerWarning):
+                self.warnings[re.sub(r"\d+", "#", str(warning.message))] = str(warning.message)
+        return found
+
+    def _evaluate_train(self) -> None:
         """Only the report's gap between train and test needs it, so what goes wrong here fails no trial."""
         try:
-            self.result.train = self._evaluate(model, "train")
+            self.result.train = self._evaluate("train")
         except Exception as error:
             line = " ".join(f"{type(error).__name__}: {error}".split())
             self.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
 
-    def _step(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Any, balancer: Balancer) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        losses = self.problem.losses(model, to_device(batch, self.device))
+    def _step(self, batch: Any) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.problem.losses(self.model, to_device(batch, self.device))
         if self.result.steps == 0:
             found = {task: losses.get(task) for task in self.tasks}
             scalars = {task: loss for task, loss in found.items() if isinstance(loss, Tensor) and loss.numel() == 1}
             self.result.initial_losses = {task: float(loss.detach()) for task, loss in scalars.items()}
             self._check("the first loss", self.result.initial_losses)
-        balancer.backward(losses)
-        optimizer.step()
-        assert balancer.last is not None
-        self.recorder.add(balancer.last)
+        self.balancer.backward(losses)
+        self.optimizer.step()
+        assert self.balancer.last is not None
+        self.recorder.add(self.balancer.last)
         self.result.steps += 1
 
-    def _evaluate(self, model: torch.nn.Module, split: Any) -> dict[str, float]:
-        model.eval()
+    def _evaluate(self, split: Any) -> dict[str, float]:
+        self.model.eval()
         with torch.no_grad():
-            metrics = {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
+            metrics = {task: float(value) for task, value in self.problem.evaluate(self.model, split).items()}
         if metrics.keys() != set(self.tasks):
             raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
         self._check(f"the metric on {split}", metrics)
@@ -262,22 +369,14 @@ class _Training:
 
     def close(self) -> TrialResult:
         """Read what the balancer has to say and hand over the result."""
-        if self.balancer is not None and self.result.status == "finished":
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", BalancerWarning)
-                for name, arguments in AVERAGES.items():
-                    mean = self.balancer.mean_weights(**arguments)
-                    if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
-                        self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
-            self.result.alarms += [str(w.message) for w in caught if issubclass(w.category, BalancerWarning)]
+        if self.result.status == "finished":
+            for name, arguments in AVERAGES.items():
+                mean = self._quietly(partial(self.balancer.mean_weights, **arguments))
+                if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
+                    self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
+            self.result.alarms += sorted(self.warnings.values())  # checkpoints may have met them in another order
         self.result.trajectory = self.recorder.trajectory()
-        if isinstance(self.balancer, GradNorm) and self.result.status == "finished":
+        if self.result.status == "finished" and isinstance(self.balancer, GradNorm):
             self.result.alarms += trajectory_alarms(self.result.trajectory, self.tasks, self.balancer.alpha)
+        self.result.alarms += self.checkpoints.warnings if self.checkpoints is not None else []
         return self.result
-
-
-def _seed(seed: int) -> None:
-    """Every global generator that a problem may draw from; a worker process trains many trials."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo.problem import Problem, ProblemError, Task
-from hpo.problems.checks import check_count
+from hpo.problems.checks import check_count, shown
 
-__all__ = ["ProblemInfo", "available", "load_problem"]
+__all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
 
 GROUP = "gradsweep.problems"
 
@@ -59,6 +59,15 @@ def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
     return _check_problem(name, _construct(name, problem_class, arguments))
 
 
+def target_of(name: str) -> str:
+    """A problem as ``package.module:Class``, so that a node without its entry point finds it too.
+
+    Raises:
+        ProblemError: see `load_problem`.
+    """
+    return name if ":" in name else _entry_point(name).value
+
+
 def available() -> dict[str, ProblemInfo]:
     """Every registered problem by name, sorted; one that cannot be loaded is listed with its error."""
     return {name: _describe(name) for name in sorted({point.name for point in entry_points(group=GROUP)})}
@@ -85,6 +94,11 @@ def _find(name: str) -> Any:
     if colon:
         _search_current_folder()
         return _import(name, module, attribute)
+    point = _entry_point(name)
+    return _import(name, point.module, point.attr)
+
+
+def _entry_point(name: str) -> EntryPoint:
     points = entry_points(group=GROUP, name=name)
     targets = {point.value for point in points}
     if not targets:
@@ -94,8 +108,7 @@ def _find(name: str) -> Any:
             f"problem: {name!r} is registered more than once ({_owners(points)}), "
             "name the class as 'package.module:Class'"
         )
-    point = next(iter(points))
-    return _import(name, point.module, point.attr)
+    return next(iter(points))
 
 
 def _unknown(name: str) -> str:
@@ -122,11 +135,12 @@ def _import(name: str, module: str, attribute: str) -> Any:
         raise ProblemError(f"problem: found {name!r}, allowed is 'package.module:Class', both parts given")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # the module is the user's: importing it may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything, or be a script that ends itself
         raise ProblemError(_import_failure(name, module, error)) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            classes = sorted(key for key, value in vars(found).items() if _is_problem_class(value))
+            parts = getattr(found, "__dict__", {})  # a number has none
+            classes = sorted(key for key, value in parts.items() if _is_problem_class(value))
             raise ProblemError(
                 f"problem: {name!r} names no attribute {part!r} of {module}, its problems are: "
                 f"{_listed(classes) or 'none'}"
@@ -135,7 +149,7 @@ def _import(name: str, module: str, attribute: str) -> Any:
     return found
 
 
-def _import_failure(name: str, module: str, error: Exception) -> str:
+def _import_failure(name: str, module: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
         return (
             f"problem: {name!r} names the module {module!r}, but there is no module {error.name!r}; searched were "
@@ -150,7 +164,7 @@ def _is_problem_class(value: Any) -> bool:
 
 def _check_class(name: str, found: Any) -> type[Problem]:
     if not _is_problem_class(found):
-        raise ProblemError(f"problem: {name!r} is {found!r}, allowed is a subclass of hpo.problem.Problem")
+        raise ProblemError(f"problem: {name!r} is {shown(found)}, allowed is a subclass of hpo.problem.Problem")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise ProblemError(f"problem: class {name!r} lacks the methods {_listed(missing)}")
@@ -193,10 +207,10 @@ def _check_problem(name: str, problem: Problem) -> Problem:
 def _check_tasks(name: str, tasks: Any) -> None:
     where = f"tasks of problem {name!r}"
     if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
-        raise ProblemError(f"{where}: found {tasks!r}, allowed is a list of at least one Task")
+        raise ProblemError(f"{where}: found {shown(tasks)}, allowed is a list of at least one Task")
     for task in tasks:
         if not isinstance(task, Task):
-            raise ProblemError(f"{where}: found {task!r}, allowed is hpo.problem.Task(name, metric, direction)")
+            raise ProblemError(f"{where}: found {shown(task)}, allowed is hpo.problem.Task(name, metric, direction)")
     names = [task.name for task in tasks]
     if repeated := sorted({task for task in names if names.count(task) > 1}):
         raise ProblemError(f"{where}: found {_listed(repeated)} more than once, each name is allowed once")
@@ -206,7 +220,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """An exception in one line: its text, with the type's name where that says more than ProblemError would."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ProblemError) else f"{type(error).__name__}: {text}"

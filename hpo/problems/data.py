@@ -7,16 +7,18 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo.problem import ProblemError
+from hpo.problem import Problem, ProblemError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -89,6 +91,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradsweep"
 
 
+def prepare_once(problem: Problem) -> None:
+    """Prepare a problem's data while no other process of this machine does; who comes later finds them ready."""
+    if type(problem).prepare is Problem.prepare:
+        return
+    folder = Path(tempfile.gettempdir()) / f"gradsweep-locks-{os.getuid()}"
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):  # a disk that is full or knows no locks
+            folder.mkdir(mode=0o700, exist_ok=True)
+            held.enter_context(FileLock(folder / short_hash(type(problem).__module__, type(problem).__qualname__)))
+        problem.prepare()
+
+
 def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
     """Arrays from the cache, built on the first call on this machine.
 
@@ -135,9 +149,9 @@ def _open(folder: Path) -> Arrays:
 class ShuffledBatches:
     """Training batches cut from tensors in memory, in a new order each time it is iterated.
 
-    All permutations come from one generator, so the n-th ``iter()`` of equal objects gives the same order: a run
-    that continues in epoch n calls ``iter()`` n times and takes the last. Rows that do not fill a batch are left out
-    of that epoch, so that all batches are of one size.
+    All permutations come from one generator, so the n-th ``iter()`` of equal objects gives the same order; its state
+    goes into checkpoints. Rows that do not fill a batch are left out of that epoch, so that all batches are of one
+    size.
 
     Args:
         tensors: each (N, ...), the same N.
@@ -159,6 +173,14 @@ class ShuffledBatches:
         order = torch.randperm(len(self._tensors[0]), generator=self._generator)
         chunks = torch.split(order[: len(self) * self._size], self._size)
         return (tuple(tensor[rows] for tensor in self._tensors) for rows in chunks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next ``iter()`` starts from."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self._generator.set_state(state["generator"])
 
 
 def ordered_batches(tensors: tuple[Tensor, ...], size: int = EVALUATION_BATCH) -> list[tuple[Tensor, ...]]:

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +29,9 @@ class Steered(Problem):
             with any of
 
             - ``fail``, ``nan``, ``kill``: numbers of the starts that raise in the second epoch, have a NaN loss in
-              the first step, or kill their own process; ``nan_all``: every one;
+              the first step, or kill their own process; ``nan_all``: every one; ``kill_from``: that and all later;
+            - ``hang``, ``memory``, ``disk``: numbers of the starts that never come back from their second epoch, ask
+              for more memory than there is, or write to a full disk;
             - ``block``: starts above this number wait in their second epoch as long as the file says so.
         width: of the network.
     """
@@ -45,7 +48,7 @@ class Steered(Problem):
 
     def build_model(self, seed: int) -> nn.Module:
         self._start, self._epoch = self._count(seed), 0
-        if self._start in self._steer("kill", []):
+        if self._start in self._steer("kill", []) or self._start >= self._steer("kill_from", self._start + 1):
             os.kill(os.getpid(), signal.SIGKILL)
         torch.manual_seed(seed)
         heads = {task.name: nn.Linear(self.width, 1) for task in self.tasks}
@@ -90,6 +93,12 @@ class Steered(Problem):
             return
         if self._start in self._steer("fail", []):
             raise OSError(f"the disk of start {self._start} is full")
+        if self._start in self._steer("hang", []):
+            threading.Event().wait()
+        if self._start in self._steer("memory", []):
+            torch.empty(2**50)
+        if self._start in self._steer("disk", []):
+            Path("/dev/full").write_text("x")
         if self._start > self._steer("block", self._start):
             with (Path(self.folder) / "blocked").open("a") as file:
                 file.write(f"{self._start}\n")
@@ -140,3 +149,24 @@ class _Batches:
     def __iter__(self) -> Any:
         self._problem.begin_epoch()
         return iter(self._batches)
+
+
+class Counted(Steered):
+    """Writes a byte to ``steps`` at each step, so that who kills it can say when, and takes a while for each.
+
+    Args:
+        folder: see `Steered`; ``steer.json`` may have ``seconds``, how long a step takes.
+    """
+
+    epochs = 4
+
+    def data_hash(self) -> str:
+        return "counted"
+
+    def losses(self, model: Any, batch: Tensor) -> dict[str, Tensor]:
+        if model.training:
+            with (Path(self.folder) / "steps").open("ab") as file:
+                file.write(b".")
+            time.sleep(self._steer("seconds", 0.0))
+            batch = batch + 0.01 * torch.randn_like(batch)  # the state of torch's own generator counts
+        return super().losses(model, batch)

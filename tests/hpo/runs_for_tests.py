@@ -124,10 +124,10 @@ class Case:
 
     def processes(self) -> list[psutil.Process]:
         """What the command has started, in whatever process group, and is alive."""
-        return [process for process in psutil.process_iter() if _mark(process) == self.mark]
+        return [process for process in psutil.process_iter() if marked(process) == self.mark]
 
 
-def _mark(process: psutil.Process) -> str | None:
+def marked(process: psutil.Process) -> str | None:
     try:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.environ().get(MARK)
     except psutil.Error:

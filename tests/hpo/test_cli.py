@@ -139,7 +139,6 @@ class TestBadInput:
         ("uri", "message"),
         [
             ("http://127.0.0.1:9", "nothing answers at http://127.0.0.1:9: [Errno 111] Connection refused"),
-            ("http://somebody:secret@127.0.0.1:9", "nothing answers at http://somebody:***@127.0.0.1:9: "),
             ("http://127.0.0.1:port", "nothing answers at http://127.0.0.1:port: Port could not be cast"),
             ("http://", "nothing answers at http://: it names no host"),
             ("ftp://127.0.0.1/x", "found 'ftp://127.0.0.1/x', allowed: http://host:port, "),
@@ -153,11 +152,31 @@ class TestBadInput:
         found = refused("run", "study.yaml", "--tracking-uri", uri, leaves=leaves)
         assert found.startswith(f"--tracking-uri: {message}")
 
-    def test_a_database_server_that_does_not_answer(self, refused):
-        pytest.importorskip("psycopg")
-        uri = "postgresql+psycopg://somebody:secret@127.0.0.1:9/mlflow"
-        message = refused("run", "study.yaml", "--tracking-uri", uri)
-        assert message.startswith("--tracking-uri: nothing answers at postgresql+psycopg://somebody:***@127.0.0.1:9/")
+    @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "http"])
+    def test_a_server_that_does_not_answer_and_whose_password_is_in_the_environment(
+        self, refused, scheme, monkeypatch
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://somebody:secret@127.0.0.1:9/mlflow")
+        message = refused("run", "study.yaml")
+        assert message.startswith(f"--tracking-uri: nothing answers at {scheme}://somebody:***@127.0.0.1:9/mlflow: ")
+        assert "secret" not in message
+
+    @pytest.mark.parametrize(
+        ("option", "value", "variable"),
+        [
+            ("--tracking-uri", "https://somebody:secret@127.0.0.1:9", "MLFLOW_TRACKING_URI"),
+            ("--storage", "s3://key:secret@bucket/prefix", "GRADSWEEP_STORAGE"),
+        ],
+    )
+    def test_a_password_on_the_command_line(self, refused, option, value, variable):
+        assert refused("run", "study.yaml", option, value) == (
+            f"{option}: found a password on the command line, which others can see; "
+            f"allowed: set {variable} in the environment"
+        )
+
+    def test_a_storage_of_an_unknown_kind(self, refused):
+        message = refused("run", "study.yaml", "--storage", "nosuch://bucket/prefix")
+        assert message.startswith("--storage: nosuch://bucket/prefix/steered cannot be used: ")
 
     @pytest.mark.parametrize("address", ["127.0.0.1:9", "head", "ray://127.0.0.1:10001"])
     def test_an_address_without_a_cluster(self, case, capsys, address):

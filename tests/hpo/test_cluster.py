@@ -57,7 +57,7 @@ def test_more_than_any_node_has_is_refused_at_once(tmp_path, address, capsys, mo
         case.study(resources=resources)
         code, out, err = main(capsys, "run", "study.yaml", "--address", address)
         assert (code, out) == (2, "")
-        assert err == f"error: {message} has (2 node(s))\n"
+        assert err == f"error: {message} has (2 node(s)); if more nodes are to come: --wait MINUTES\n"
     assert case.starts() == len(case.runs()) == len(case.runs("launch")) == 0
 
 

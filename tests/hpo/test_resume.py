@@ -177,7 +177,9 @@ class TestFaults:
             f"OSError: the disk of start {start} is full" for start in (4, 12)
         ]
         assert re.search(r"^failed: \S+ seed \d: OSError: the disk of start 4 is full$", out, re.MULTILINE)
-        assert re.search(r"^worker died: \S+ seed \d begins again$", out, re.MULTILINE)
+        assert re.search(
+            r"^worker died: \S+ seed \d goes on from its last checkpoint, if it has one$", out, re.MULTILINE
+        )
         assert "Worker exit" not in out
         assert (case.results / "report" / "report.html").exists()
         assert case.starts() == TRIALS + 1
@@ -232,9 +234,14 @@ class TestFaults:
         case.steer(nan_all=True)
         monkeypatch.chdir(case.folder)
         code, out, err = main(capsys, "run", "study.yaml")
-        assert (code, err) == (0, "")
+        assert (code, err) == (1, "")
         diverged = re.findall(r"^diverged: .* is not finite after \d steps: ", out, re.MULTILINE)
         assert len(diverged) == case.starts() - 2  # single_task/far off, twice, does not train the task that is NaN
+        named = out.partition(f"{len(diverged)} trials diverged, which is a result: nothing runs again\n")[
+            2
+        ].splitlines()
+        assert len(named) == len(diverged)
+        assert all(re.match(r"  \S+ seed \d: .* is not finite after \d steps: ", line) for line in named)
         assert "There is no verdict: " in out
         assert "Weights" not in out
         assert not (case.results / "weights.json").exists()

@@ -121,7 +121,7 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
-TOP = "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, margin"
+TOP = "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, checkpoint_seconds, margin"
 LIST = "a list of at least one, each once"
 STATIC = "a mapping of design, points and options, or a list of at least one point"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
@@ -130,7 +130,7 @@ FAULTS = {
     "colour: red": f"colour: unknown key, allowed here: {TOP}",
     "gradnorm: {alpah: [0, 1]}": "gradnorm.alpah: unknown key, allowed here: recipes, alpha, learning_rate, trials",
     "confirm: {top: 2}": "confirm.top: unknown key, allowed here: top_static, averages",
-    "resources: {memory: 3}": "resources.memory: unknown key, allowed here: cpu, gpu",
+    "resources: {memory: 3}": "resources.memory: unknown key, allowed here: cpu, gpu, minutes",
     "static: {desing: sobol}": "static: unknown key desing, allowed with log_lattice: design, points, ratio",
     "static: {design: uniform, ratio: 9}": "static: unknown key ratio, allowed with uniform: design, points",
     "static: {explicit: [[1, 2]]}": "static: unknown key explicit, allowed with log_lattice: design, points, ratio",

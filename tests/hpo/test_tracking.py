@@ -1,60 +1,18 @@
 """MLflow: what the writer leaves there, whatever the backend does, and other backends than SQLite."""
 
-import math
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from hpo import backend, tracking
+from hpo import backend
 from hpo.backend import TrackingError, shown_uri
-from hpo.plan import Planned
-from hpo.tracking import Record, Tracking, Writer
-from hpo.trial import EpochReport, TrialConfig, TrialResult
-from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet, main, wait_until
+from hpo.journal import Journal
+from hpo.tracking import Tracking
+from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet, main
+from tests.hpo.tracking_for_tests import Server, again, history, only_run, planned, result, write
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
-
-TASKS = ["depth", "normals"]
-
-
-def planned(seed: int = 0, **arguments: object) -> Planned:
-    config = TrialConfig("toy", arguments, "hash", "gradnorm", {"recipe": "robust", "alpha": 0.5}, seed, 2)
-    return Planned(config, "sweep", "gradnorm/robust/alpha=0.5")
-
-
-def report(epoch: int, loss: float = 1.0) -> EpochReport:
-    values = dict.fromkeys(TASKS, loss / epoch)
-    return EpochReport(epoch, 2, 8 * epoch, 0.1, values, values, values, values, values)
-
-
-def result(status: str = "finished", validation: float = 0.25, **more: object) -> TrialResult:
-    return TrialResult(
-        status,
-        steps=16,
-        seconds=0.5,
-        validation=dict.fromkeys(TASKS, validation),
-        averages={"tail": dict.fromkeys(TASKS, 1.0)},
-        initial_losses=dict.fromkeys(TASKS, 3.0),
-        trajectory={"step": np.arange(3), **{name: np.ones((3, 2), "float32") for name in "wGrL"}},
-        **more,
-    )
-
-
-def write(store: Tracking, trial: Planned, end: TrialResult | None, epochs: int = 2, loss: float = 1.0) -> None:
-    """One trial from its start to its end, or to an interruption."""
-    writer = Writer(store, "parent")
-    writer.trial_started(trial)
-    for epoch in range(1, epochs + 1):
-        writer.trial_reported(trial, report(epoch, loss))
-    if end is not None:
-        writer.trial_ended(trial, end)
-    assert writer.close() == []
-    assert writer.faults == 0, writer.last_fault
 
 
 @pytest.fixture(scope="module")
@@ -70,100 +28,9 @@ def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
     return Tracking(backend.embedded_uri(folder), request.node.name, folder)
 
 
-def again(store: Tracking, folder: Path) -> tuple[Tracking, list[Record]]:
-    """The same study as the next launch opens it, and the trials it need not run."""
-    other = Tracking(store.uri, store.study, folder)
-    other.reconcile()
-    return other, other.records()
-
-
-def only_run(store: Tracking) -> Run:
-    (run,) = store.client.search_runs([store.experiment_id])
-    return run
-
-
-def history(store: Tracking, key: str) -> list[tuple[int, float]]:
-    points = store.client.get_metric_history(only_run(store).info.run_id, key)
-    return [(point.step, point.value) for point in points]
-
-
-class TestWriter:
-    def test_a_trial_comes_back_as_it_was(self, store, folder):
-        write(store, planned(), result(alarms=["a weight reached its floor"]))
-        other, (record,) = again(store, folder)
-        assert record.config == planned().config
-        assert record.run_id == only_run(store).info.run_id == other.run_of(planned().config.identity)
-        expected = vars(result(alarms=["a weight reached its floor"])) | {"trajectory": {}}
-        expected["averages"] = {"arithmetic": {}, "geometric": {}} | expected["averages"]
-        assert vars(record.result) == expected
-        table = other.trajectory(planned().config.identity)
-        assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]
-
-    def test_the_same_trial_again_leaves_one_of_each(self, store, folder):
-        write(store, planned(), None)
-        run = only_run(store)
-        assert (run.info.status, run.data.tags["gradsweep.status"]) == ("KILLED", "interrupted")
-        other, records = again(store, folder)
-        assert records == []
-        write(other, planned(), result())
-        other, _ = again(store, folder)
-        write(other, planned(), result())
-        assert history(store, "loss/depth") == [(1, 1.0), (2, 0.5)]
-        assert history(store, "final_val/depth") == [(0, 0.25)]
-        assert history(store, "steps") == [(0, 16.0)]
-        assert only_run(store).info.run_id == run.info.run_id
-
-    @pytest.mark.parametrize("first", [0.125, 0.5])
-    def test_after_a_failure_the_last_values_count(self, store, folder, first):
-        write(store, planned(), result("failed", validation=first, error="OSError: full"), epochs=1)
-        assert only_run(store).info.status == "FAILED"
-        other, (record,) = again(store, folder)
-        assert (record.result.status, record.result.error) == ("failed", "OSError: full")
-        write(other, planned(), result())
-        _, (record,) = again(store, folder)
-        assert (record.result.status, record.result.error) == ("finished", "")
-        assert record.result.validation == dict.fromkeys(TASKS, 0.25)
-        assert only_run(store).info.status == "FINISHED"
-
-    def test_long_histories_are_whole(self, store):
-        write(store, planned(), result(), epochs=300)  # 3,000 metrics, three times what a request may carry
-        for group in ("loss", "val", "w", "G", "r"):
-            assert [step for step, _ in history(store, f"{group}/normals")] == list(range(1, 301))
-
-    def test_many_parameters_and_a_long_config_come_back(self, store, folder):
-        trial = planned(**{f"option_{i}": "x" * 100 for i in range(150)})
-        write(store, trial, result())
-        _, (record,) = again(store, folder)
-        assert record.config == trial.config
-        assert record.config.identity == trial.config.identity
-        assert only_run(store).data.params["problem/option_149"] == "x" * 100
-
-    def test_numbers_that_are_none_come_back(self, store, folder):
-        odd = result("diverged")
-        odd.validation = {"depth": math.nan, "normals": -math.inf}
-        odd.initial_losses = {"depth": math.inf, "normals": 1e308}
-        write(store, planned(), odd)
-        _, (record,) = again(store, folder)
-        assert math.isnan(record.result.validation["depth"])
-        assert record.result.validation["normals"] == -math.inf
-        assert record.result.initial_losses == {"depth": math.inf, "normals": 1e308}
-
-    def test_a_trial_that_mlflow_refuses_does_not_hold_up_others(self, store, monkeypatch):
-        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 1.5)
-        bad = planned(seed=1)
-        writer = Writer(store, "parent")
-        for trial in (bad, planned(seed=2), planned(seed=3)):
-            writer.trial_started(trial)
-            values = {"depth[0]" if trial is bad else "depth": 1.0}
-            writer.trial_reported(trial, EpochReport(1, 2, 8, 0.1, values, {}, {}, {}, {}))
-            writer.trial_ended(trial, result())
-        assert writer.close() == [bad.name]
-        assert "depth[0]" in writer.last_fault
-        runs = store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'")
-        assert {run.data.tags["gradsweep.seed"] for run in runs} == {"2", "3"}
-
+class TestScores:
     def test_scores_that_change_replace_what_was_there(self, store, folder):
-        write(store, planned(), result())
+        write(store, Journal(folder / "undelivered"), planned(), result())
         other, _ = again(store, folder)
         for score in (3.0, 3.0, 2.0):
             other.log_scores({planned().config.identity: {"score/val": score}})
@@ -171,7 +38,7 @@ class TestWriter:
         assert len(history(store, "score/val")) == 2
 
     def test_scores_that_are_there_are_not_asked_for_again(self, store, folder, monkeypatch):
-        write(store, planned(), result())
+        write(store, Journal(folder / "undelivered"), planned(), result())
         scores = {planned().config.identity: {"score/val": 3.0}}
         store.log_scores(scores)
         other, _ = again(store, folder)
@@ -235,29 +102,6 @@ class TestBackend:
         assert shown_uri(uri) == shown
 
 
-class Server:
-    """An MLflow server that can be stopped and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log, pytest.MonkeyPatch.context() as patch:
-            patch.chdir(self.folder)  # a server keeps its artifacts there unless told otherwise
-            self.process = backend.serve(f"sqlite:///{self.folder / 'server.db'}", "127.0.0.1", self.port, log)
-        assert backend.healthy(self.url, self.process), (self.folder / "log").read_text()
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(30)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
@@ -285,40 +129,6 @@ class TestServer:
         assert len(list(server.folder.glob("mlartifacts/**/report/report.html"))) == 1
         page = (case.results / "report" / "report.html").read_text()
         assert f"{server.url}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}" in page
-
-    def test_what_a_stopped_server_misses_arrives_when_it_is_back(self, server, tmp_path, monkeypatch):
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        store = Tracking(server.url, "interrupted server", tmp_path)
-        writer = Writer(store, store.start_launch("name: x"))
-        first, second, open_one = planned(1), planned(2), planned(3)
-        writer.trial_started(first)
-        wait_until(lambda: store.run_of(first.config.identity), 30)
-        server.stop()
-        for trial in (second, open_one):
-            writer.trial_started(trial)
-        for trial in (first, second):
-            writer.trial_reported(trial, report(1))
-            writer.trial_ended(trial, result())
-        wait_until(lambda: writer.faults, 30)
-        server.start()
-        assert writer.close() == []
-        runs = store.client.search_runs([store.experiment_id], "tags.`gradsweep.kind` = 'trial'")
-        states = {run.data.tags["gradsweep.seed"]: run.info.status for run in runs}
-        assert states == {"1": "FINISHED", "2": "FINISHED", "3": "KILLED"}
-        assert all(run.data.params["alpha"] == "0.5" for run in runs)
-        assert len(Tracking(server.url, "interrupted server", tmp_path).records()) == 2
-
-    def test_what_never_arrives_is_named(self, server, tmp_path, monkeypatch):
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        monkeypatch.setattr(tracking, "CLOSE_SECONDS", 1.0)
-        store = Tracking(server.url, "lost server", tmp_path)
-        writer = Writer(store, store.start_launch("name: x"))
-        server.stop()
-        writer.trial_started(planned(1))
-        writer.trial_ended(planned(1), result())
-        writer.trial_started(planned(2))
-        assert writer.close() == ["gradnorm/robust/alpha=0.5 seed 1"]
-        assert "Connection refused" in writer.last_fault or "failed with exception" in writer.last_fault
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""One launch of a study at a time: a lock on its folder, and signs of life in MLflow for drivers elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from hpo.files import OutputError
+from hpo.tracking import OpenLaunch, Tracking
+from hpo.writer import BEAT_SECONDS
+
+WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The study's folder, made if need be, for one launch at a time.
+
+    Raises:
+        OutputError: another launch has it, or it cannot be written.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise OutputError(f"--output: another launch of study {folder.name!r} is running in {folder}") from None
+    except OSError as error:
+        raise OutputError(f"--output: {folder} cannot be written: {error.strerror}") from None
+    with lock:
+        yield
+
+
+def check_alone(store: Tracking, console: Console) -> None:
+    """Refuse to run beside a launch with another folder or on another machine, which the lock does not know.
+
+    A driver that was killed leaves its launch open. On this machine its process tells whether it lives; of another
+    machine's, its signs of life are watched for a while.
+
+    Raises:
+        OutputError: such a launch lives.
+    """
+    for launch in store.open_launches():
+        if launch.host == socket.gethostname() and not _runs(launch.pid):
+            lives = False  # as soon as it was killed; a container that restarts may meet its own number again
+        else:
+            console.print(
+                f"A launch of study {store.study!r} on {launch.host} has not ended; watching it for signs of life "
+                f"for {WATCH_SECONDS:.0f} s",
+                highlight=False,
+                soft_wrap=True,
+            )
+            lives = _beats(store, launch)
+        if lives:
+            since = datetime.fromtimestamp(launch.started / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+            raise OutputError(
+                f"--tracking-uri: another launch of study {store.study!r} is running on {launch.host} "
+                f"(process {launch.pid}, since {since}); wait for its end, or stop it"
+            )
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _beats(store: Tracking, launch: OpenLaunch) -> bool:
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        now = next((other for other in store.open_launches() if other.run_id == launch.run_id), None)
+        if now is None:
+            return False
+        if now.alive != launch.alive:
+            return True
+    return False

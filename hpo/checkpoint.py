@@ -1,0 +1,120 @@
+"""Checkpoints of a trial: what it takes to go on bit for bit, in files that are whole, checked and safe to read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from hpo.storage import Storage
+
+MAGIC = b"gradsweep checkpoint 1\n"
+KEPT = 2  # the newest, and one to fall back to
+COST = 50  # times what a checkpoint took must pass before the next: 2% at most go to checkpoints
+MARKER = "shared-by-all-nodes"  # a file that the driver puts in the storage
+
+
+class Checkpoints:
+    """The checkpoints of one trial, ``<storage>/<identity>/<steps>.ckpt``.
+
+    A file is a magic line, the sha256 of the rest, and the rest as `torch.save` writes it. Reading one runs no code:
+    ``weights_only=True``.
+
+    Args:
+        storage: of the study.
+        identity: of the trial.
+        seconds: between two checkpoints, at least.
+    """
+
+    def __init__(self, storage: Storage, identity: str, seconds: float) -> None:
+        self._storage, self._folder, self._seconds = storage, identity, seconds
+        self._last, self._cost = time.monotonic(), 0.0
+        self._broken = False
+        self.warnings: list[str] = []  # what the user should know
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        wait = max(self._seconds, COST * self._cost)
+        return not self._broken and time.monotonic() - self._last >= wait
+
+    def save(self, steps: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint and remove others. What fails here costs no trial its result."""
+        start, written = time.monotonic(), f"{steps:012d}.ckpt"
+        try:
+            self._storage.write(f"{self._folder}/{written}", _encoded(state))
+            names = self._names()
+            kept = [name for name in names if name <= written][-KEPT:]  # from those after it no run could go on
+            for name in set(names).difference(kept):
+                self._storage.remove(f"{self._folder}/{name}")
+        except Exception as error:  # of the storage, or of torch, which cannot write every state of a user's parts
+            self._broken = True  # once is enough: the next would take as long to fail
+            self.warnings.append(
+                f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}"
+            )
+        self._last = time.monotonic()
+        self._cost = self._last - start
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, ``None`` if there is none."""
+        try:
+            names = self._names()
+        except OSError as error:
+            self.warnings.append(f"began at the first step, since {self._storage} could not be read: {_line(error)}")
+            return None
+        for name in reversed(names):
+            try:
+                return _decoded(self._storage.read(f"{self._folder}/{name}"))
+            except (OSError, ValueError) as error:
+                self.warnings.append(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
+        return None
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        remove(self._storage, self._folder)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._storage.names(self._folder) if name.endswith(".ckpt")]
+
+
+def remove(storage: Storage, identity: str) -> None:
+    """Remove the checkpoints of a trial; what cannot be removed stays."""
+    with suppress(OSError):
+        storage.remove(identity)
+
+
+def mark_shared(storage: Storage) -> None:
+    """Leave a file by which a worker sees that its node shares the storage; trials tell if it cannot be written."""
+    with suppress(OSError):
+        storage.write(MARKER, b"")
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    return MAGIC + hashlib.sha256(content).digest() + content
+
+
+def _decoded(content: bytes) -> dict[str, Any]:
+    """The state in a file's content; ValueError if it is not what was written."""
+    start = len(MAGIC) + hashlib.sha256().digest_size
+    if not content.startswith(MAGIC):
+        raise ValueError("it does not begin as a checkpoint does")
+    if hashlib.sha256(content[start:]).digest() != content[len(MAGIC) : start]:
+        raise ValueError("its checksum is wrong")
+    try:
+        state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many kinds
+        raise ValueError(f"torch cannot read it: {error}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    return state
+
+
+def _line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -1,0 +1,144 @@
+"""Random generators of a training run: seed them, read their state and set it again. Needs torch alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+_OTHERS = (random.Random, np.random.Generator, np.random.RandomState)  # which a dataset may have for itself
+_NO_HOLDERS = (type, ModuleType, torch.Tensor)
+_LONGEST = 20  # transforms in a list; the first of a long one stand for the rest
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator that a problem may draw from; a worker process trains many trials."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def read_state(device: torch.device) -> dict[str, Any]:
+    """The state of the global generators, in what `torch.load` reads with ``weights_only=True``."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_state(state: dict[str, Any], device: torch.device) -> None:
+    """The inverse of `read_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class DataOrder:
+    """Goes through a loader epoch after epoch, and can be put back to where a checkpoint was written.
+
+    Of a `torch.utils.data.DataLoader` whose next epoch hangs on torch's generators alone, those are read. Any other
+    object with ``state_dict`` and ``load_state_dict`` is asked what its next ``iter()`` starts from. What is left, and
+    is no list, is gone through again from the first epoch, without training.
+
+    Args:
+        loader: iterated once an epoch.
+        device: where the run trains.
+    """
+
+    def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
+        self._loader, self._device = loader, device
+        self._begin: dict[str, Any] = {}
+        self._count = 0
+
+    def epoch(self) -> Iterator[Any]:
+        """The batches of the next epoch."""
+        self._begin = {"global": read_state(self._device), "loader": self._loader_state()}
+        self._count = 0
+        return self._batches(iter(self._loader))
+
+    def state(self) -> dict[str, Any]:
+        """Where in which epoch we are; the global generators as they were when it began and as they are now."""
+        return {"begin": self._begin, "batches": self._count, "now": read_state(self._device)}
+
+    def resume(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
+        """The rest of the epoch in which ``state`` was read.
+
+        Args:
+            state: what `state` returned.
+            epochs: how many epochs had ended before that one.
+        """
+        self._begin, self._count = state["begin"], 0
+        saved = self._begin["loader"]
+        if saved is None:
+            self._replay(epochs)
+        elif "loader" in saved:
+            self._loader.load_state_dict(saved["loader"])  # type: ignore[attr-defined]
+        else:
+            for generator, content in zip(_own_generators(self._loader), saved["generators"], strict=True):
+                generator.set_state(content)
+        set_state(self._begin["global"], self._device)
+        batches = iter(self._loader)
+        for _ in range(state["batches"]):
+            next(batches)
+        self._count = state["batches"]
+        set_state(state["now"], self._device)
+        return self._batches(batches)
+
+    def _batches(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._count += 1
+            yield batch
+
+    def _loader_state(self) -> dict[str, Any] | None:
+        tells = hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict")
+        if tells and not isinstance(self._loader, DataLoader):  # torchdata's cannot tell what draws its shuffling
+            return {"loader": self._loader.state_dict()}
+        if isinstance(self._loader, list | tuple) or _hangs_on_torch_alone(self._loader):
+            return {"generators": [generator.get_state() for generator in _own_generators(self._loader)]}
+        return None
+
+    def _replay(self, epochs: int) -> None:
+        for _ in range(epochs):
+            for _ in self._loader:
+                pass
+
+
+def _hangs_on_torch_alone(loader: Any) -> bool:
+    """Whether a DataLoader has samplers of torch, workers that end with the epoch, and no generator but torch's."""
+    if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
+        return False
+    if loader.persistent_workers:
+        return False
+    samplers = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    known = all(part is None or type(part).__module__ == Sampler.__module__ for part in samplers)
+    return known and not _held(loader, _OTHERS)
+
+
+def _own_generators(loader: Any) -> list[torch.Generator]:
+    return _held(loader, (torch.Generator,)) if isinstance(loader, DataLoader) else []
+
+
+def _held(part: Any, kinds: tuple[type, ...], depth: int = 6, seen: set[int] | None = None) -> list[Any]:
+    """The generators that an object holds, itself or in its samplers, data and transforms; each once."""
+    seen = set() if seen is None else seen
+    if id(part) in seen or isinstance(part, _NO_HOLDERS):
+        return []
+    seen.add(id(part))
+    if isinstance(part, kinds):
+        return [part]
+    parts = part[:_LONGEST] if isinstance(part, list | tuple) else list(getattr(part, "__dict__", {}).values())
+    return [found for one in parts if depth for found in _held(one, kinds, depth - 1, seen)]

@@ -1,0 +1,160 @@
+"""Trials that have ended and that MLflow does not hold yet, on this machine's disk: written first, delivered then.
+
+Each is a folder, complete or not there, whose name gives the order. What is delivered is removed; a driver killed in
+between delivers once more, which MLflow's writer makes harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hpo.plan import Planned
+from hpo.trial import EpochReport, TrialConfig, TrialResult
+
+TRAJECTORY = "trajectory.parquet"
+TRIAL = "trial.json"
+
+
+@dataclass
+class Entry:
+    """A trial that has ended.
+
+    Attributes:
+        planned: the trial.
+        launch: the parent run.
+        started: milliseconds since the epoch.
+        ended: the same.
+        result: without its trajectory.
+        epochs: its reports.
+        folder: where the journal keeps it, and its trajectory if it has one.
+    """
+
+    planned: Planned
+    launch: str
+    started: int
+    ended: int
+    result: TrialResult
+    epochs: list[EpochReport] = field(default_factory=list)
+    folder: Path | None = None
+
+    @property
+    def trajectory(self) -> Path | None:
+        """The file that goes to MLflow as an artifact."""
+        return self.folder / TRAJECTORY if self.folder and (self.folder / TRAJECTORY).exists() else None
+
+
+class Journal:
+    """Entries in a folder, oldest first.
+
+    Args:
+        folder: made when there is something to keep.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._count = 0
+
+    def add(self, entry: Entry) -> Entry:
+        """Keep an entry; returns it with its folder and without its trajectory.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._count += 1
+        name = f"{time.time_ns():020d}-{self._count:06d}-{entry.planned.config.identity}"
+        scratch = self.folder / f".{name}"
+        try:
+            scratch.mkdir(parents=True)
+            kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
+            if entry.result.trajectory:
+                _table(entry.result).to_parquet(scratch / TRAJECTORY, index=False)
+            _write_durably(scratch / TRIAL, json.dumps(_content(kept)))
+            scratch.rename(self.folder / name)
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        return kept
+
+    def entries(self) -> list[Entry]:
+        """What waits, oldest first; what cannot be read is left where it is."""
+        if not self.folder.is_dir():
+            return []
+        folders = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
+        return [entry for folder in folders if (entry := _read(folder)) is not None]
+
+    def tidy(self) -> None:
+        """Remove what a killed driver left half written. Only for who holds the study's lock."""
+        for half in self.folder.glob(".*"):
+            shutil.rmtree(half, ignore_errors=True)
+        with suppress(OSError):  # it is not empty, or not there
+            self.folder.rmdir()
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(not path.name.startswith(".") for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry that was delivered."""
+        if entry.folder is not None:
+            (entry.folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            with suppress(OSError):  # it is not empty
+                self.folder.rmdir()
+
+
+def _content(entry: Entry) -> dict[str, Any]:
+    planned = entry.planned
+    return {
+        "config": asdict(planned.config),
+        "phase": planned.phase,
+        "arm": planned.arm,
+        "launch": entry.launch,
+        "started": entry.started,
+        "ended": entry.ended,
+        "result": asdict(entry.result),
+        "epochs": [asdict(report) for report in entry.epochs],
+    }
+
+
+def _read(folder: Path) -> Entry | None:
+    try:
+        content: Mapping[str, Any] = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
+        return Entry(
+            Planned(TrialConfig(**content["config"]), content["phase"], content["arm"]),
+            content["launch"],
+            content["started"],
+            content["ended"],
+            TrialResult(**content["result"]),
+            [EpochReport(**report) for report in content["epochs"]],
+            folder,
+        )
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)  # delivered, and the driver killed while it removed it
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _table(result: TrialResult) -> pd.DataFrame:
+    tasks = list(result.initial_losses)
+    columns = {"step": result.trajectory["step"]}
+    for name in ("w", "G", "r", "L"):
+        columns |= {f"{name}/{task}": result.trajectory[name][:, i] for i, task in enumerate(tasks)}
+    return pd.DataFrame(columns)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,186 @@
+"""The driver's one thread that writes trials to MLflow, by way of a journal that outlives server and driver."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from hpo.backend import TrackingError, check_answers
+from hpo.journal import Entry, Journal
+from hpo.plan import Planned
+from hpo.tracking import OpenRun, Tracking, now
+from hpo.trial import EpochReport, TrialResult
+
+FLUSH_SECONDS = 1.0  # between two requests for one running trial
+BEAT_SECONDS = 10.0  # between two signs of life
+AWAY_SECONDS = 3.0  # between two attempts at a backend that does not answer
+CLOSE_SECONDS = 60.0  # to deliver what is left
+
+
+@dataclass
+class _Open:
+    """A trial that runs, or that has ended in this launch, and how much of it MLflow holds."""
+
+    planned: Planned
+    started: int  # milliseconds
+    epochs: list[EpochReport] = field(default_factory=list)
+    run: OpenRun | None = None
+    written: int = 0  # of the epochs
+    flushed: float = 0.0
+
+
+class Writer:
+    """A `hpo.listener.Listener` that writes trials to MLflow from one thread; it never raises into the driver.
+
+    A trial that ends is in the journal before the driver goes on, and goes from there to MLflow, in order, when the
+    backend answers. What is left at the end waits in the journal for the next command.
+
+    Args:
+        tracking: the experiment.
+        launch: the parent run.
+        journal: of the study.
+        delivered: told the identity of each trial that MLflow holds to its end.
+    """
+
+    def __init__(
+        self, tracking: Tracking, launch: str, journal: Journal, delivered: Callable[[str], object] = str
+    ) -> None:
+        self._tracking, self._launch, self._journal, self._delivered = tracking, launch, journal, delivered
+        self._running: dict[str, _Open] = {}
+        self._ended: deque[tuple[Entry, _Open]] = deque()
+        self._away_until = self._beaten = 0.0
+        self._closing = threading.Event()
+        self.faults = 0
+        self.last_fault = ""
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def trial_started(self, planned: Planned) -> None:
+        """See `Listener`."""
+        self._running.setdefault(planned.config.identity, _Open(planned, now()))
+
+    def trial_reported(self, planned: Planned, report: EpochReport) -> None:
+        """See `Listener`."""
+        trial = self._running.get(planned.config.identity)
+        if trial is not None and (not trial.epochs or report.epoch > trial.epochs[-1].epoch):  # a resumed one repeats
+            trial.epochs.append(report)
+
+    def trial_ended(self, planned: Planned, result: TrialResult) -> None:
+        """See `Listener`."""
+        trial = self._running.pop(planned.config.identity, None) or _Open(planned, now())
+        entry = Entry(planned, self._launch, trial.started, now(), result, trial.epochs)
+        try:
+            entry = self._journal.add(entry)
+        except OSError as error:  # MLflow may still take it
+            self._fault(f"{error.filename or self._journal.folder} cannot be written: {error.strerror}")
+        self._ended.append((entry, trial))
+
+    def noticed(self, text: str) -> None:
+        """See `Listener`; MLflow holds nothing of it."""
+
+    def close(self) -> list[Entry]:
+        """Write what is left and close the runs of trials that did not end. What MLflow did not take."""
+        self._closing.set()
+        self._thread.join(CLOSE_SECONDS + 30)
+        return [entry for entry, _ in self._ended]
+
+    def _work(self) -> None:
+        while not self._closing.wait(FLUSH_SECONDS):
+            if time.monotonic() >= self._away_until:
+                _ = self._beat() and self._flush() and self._deliver()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while not self._deliver() and time.monotonic() < deadline:
+            time.sleep(1.0)  # it refused; it may come back
+        self._kill_open()
+
+    def _beat(self) -> bool:
+        """Show other launches that this one lives; false if the backend is away."""
+        if time.monotonic() - self._beaten < BEAT_SECONDS:
+            return True
+        self._beaten = time.monotonic()
+        return self._done(lambda: self._tracking.beat(self._launch)) or not self._away()
+
+    def _flush(self) -> bool:
+        """Write the epochs of running trials; false if the backend is away."""
+        for trial in list(self._running.values()):
+            written = len(trial.epochs)
+            if trial.run is not None and written == trial.written:
+                continue
+            if time.monotonic() - trial.flushed < FLUSH_SECONDS:
+                continue
+            trial.flushed = time.monotonic()
+            if not self._done(partial(self._write_epochs, trial)) and self._away():
+                return False
+        return True
+
+    def _write_epochs(self, trial: _Open) -> None:
+        trial.run = trial.run or self._tracking.open(trial.planned, self._launch, trial.started)
+        count = len(trial.epochs)
+        self._tracking.write_epochs(trial.run, trial.planned, trial.epochs[trial.written : count])
+        trial.written = count
+
+    def _deliver(self) -> bool:
+        """Write the trials that have ended; false if any is left."""
+        for _ in range(len(self._ended)):
+            entry, trial = self._ended[0]
+            if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
+                self._journal.remove(entry)
+                self._delivered(entry.planned.config.identity)
+                self._ended.popleft()
+            elif self._away():
+                return False
+            else:
+                self._ended.rotate(-1)  # if it is at fault, let others pass
+        return not self._ended
+
+    def _done(self, call: Callable[[], object]) -> bool:
+        """Whether the backend took it."""
+        try:
+            call()
+        except Exception as error:  # a fault of the backend must not reach Tune
+            self._fault(self._tracking.fault(error))
+            return False
+        return True
+
+    def _fault(self, text: str) -> None:
+        self.faults += 1
+        self.last_fault = text
+
+    def _away(self) -> bool:
+        """Whether the backend itself does not answer; then the next attempt comes later."""
+        try:
+            check_answers(self._tracking.uri)
+        except TrackingError:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            return True
+        return False
+
+    def _kill_open(self) -> None:
+        """Close the runs of trials that were stopped; the next launch continues them."""
+        for trial in self._running.values():
+            if trial.run is not None:
+                with contextlib.suppress(Exception):
+                    self._tracking.interrupt(trial.run.run_id)
+
+
+def deliver(journal: Journal, tracking: Tracking, delivered: Callable[[str], object] = str) -> list[str]:
+    """Deliver what waits in a journal since an earlier command, oldest first. What the backend said against it.
+
+    Only for who holds the study's lock.
+    """
+    faults = []
+    journal.tidy()
+    for entry in journal.entries():
+        try:
+            tracking.write(entry)
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
+            continue
+        journal.remove(entry)
+        delivered(entry.planned.config.identity)
+    return faults

@@ -1,0 +1,287 @@
+"""Kill trials, nodes, drivers and the MLflow server at random, run the same command again, and lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import TrialState
+from ray.cluster_utils import Cluster
+
+from hpo import tracking
+from hpo.compare import compare
+from hpo.export import weights_content
+from hpo.launch import open_plan
+from hpo.plan import Planned
+from hpo.problems import load_problem
+from hpo.report import ReportData
+from hpo.report.document import document_text
+from hpo.schedule import Next, Schedule
+from hpo.sweep import Sweep, optuna_storage
+from hpo.trial import EpochReport, TrialResult, run_trial
+from tests.hpo.runs_for_tests import Case, wait_until
+from tests.hpo.tracking_for_tests import Server
+
+pytestmark = pytest.mark.slow
+
+SEED = 20180710
+KILLS = 20
+STEPS = 16  # of a trial: 4 epochs of 4
+VICTIMS = ("trial", "trial", "trial", "node", "raylet", "driver", "driver", "server")
+# Ray's own patience is half a minute.
+PATIENCE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
+OF_TIME = ("cost", "provenance", "sentences")  # parts of the comparison that name measured seconds
+TIMES = {"seconds", "score/val", "score/test"}  # metrics that are no training; scores are in the verdict
+
+
+class Undisturbed:
+    """The study trained one trial after the other in this process: each trial's epochs and result."""
+
+    def __init__(self, case: Case) -> None:
+        self.plan = open_plan(case.folder / "study.yaml")
+        spec = self.plan.study
+        problem = load_problem(spec.problem.name, spec.problem.arguments)
+
+        def identify(parameters: Any) -> str:
+            return self.plan.sweep("robust", parameters).config.identity
+
+        sweeps = {"robust": Sweep(spec.gradnorm.space, spec.gradnorm.trials, spec.seed, identify)}
+        self.schedule = Schedule(self.plan, {}, sweeps)
+        self.trials: dict[str, tuple[Planned, list[EpochReport], TrialResult]] = {}
+        while not isinstance(planned := self.schedule.next(), Next):
+            epochs: list[EpochReport] = []
+            result = run_trial(planned.config, problem, epochs.append, torch.device("cpu"))
+            assert result.status == "finished", result.error
+            self.trials[planned.config.identity] = planned, epochs, result
+            self.schedule.finished(planned.config.identity, result)
+        self.comparison = compare(self.schedule.table(), self.plan.directions, spec.margin)
+        self.weights = weights_content(self.plan, self.comparison, None, {})
+
+    def report(self) -> ReportData:
+        study, metrics = self.plan.study.name, self.plan.metrics
+        return ReportData(study, self.comparison, metrics, {}, {}, {}, self.schedule.table().head(0))
+
+    def points(self, identity: str) -> set[tuple[str, int, float]]:
+        """Every metric that MLflow should hold of a trial: name, step, value."""
+        _, epochs, result = self.trials[identity]
+        metrics = [metric for epoch in epochs for metric in tracking._epoch_metrics(epoch, 0)]
+        metrics += tracking._result_metrics(result, 0)
+        return {(metric.key, metric.step, metric.value) for metric in metrics if metric.key not in TIMES}
+
+
+class Chaos:
+    """A study on a head and two nodes behind a server, and what can be killed of it."""
+
+    def __init__(self, case: Case, server: Server, seed: int) -> None:
+        self.case, self.server, self.random = case, server, random.Random(seed)
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "_system_config": PATIENCE, "include_dashboard": False},
+        )
+        for _ in range(2):
+            self.cluster.add_node(num_cpus=1)
+        self.driver: subprocess.Popen[str] | None = None
+        self.codes: list[int] = []
+        self.log: list[str] = []
+        self.said = ""
+
+    def steps(self) -> int:
+        with suppress(FileNotFoundError):
+            return (self.case.folder / "steps").stat().st_size
+        return 0
+
+    def launch(self) -> None:
+        """The same command, in the background."""
+        options = ("--address", self.cluster.address, "--tracking-uri", self.server.url)
+        self.driver = self.case.start("run", "study.yaml", *options, environment={"RAY_AUTH_MODE": "disabled"})
+
+    def ended(self) -> bool:
+        """Note how a driver ended by itself, and launch another unless the study is done."""
+        assert self.driver is not None
+        if self.driver.poll() is None:
+            return False
+        out, err = self.driver.communicate()
+        self.codes.append(self.driver.returncode)
+        self.said += out + err
+        self.log.append(f"driver ended: {self.driver.returncode}")
+        return True
+
+    def kill(self, victim: str) -> None:
+        """Kill, and start again what does not come back by itself."""
+        self.log.append(f"{self.steps()} steps: {victim}")
+        getattr(self, f"kill_{victim}")()
+
+    def kill_trial(self) -> None:
+        os.kill(self.random.choice(wait_until(self.trainers, 120, f"a trial: {self.log}")), signal.SIGKILL)
+
+    def trainers(self) -> list[int]:
+        """Processes that have begun a trial and are alive."""
+        lines = (self.case.folder / "starts").read_text().splitlines()
+        return [pid for pid in sorted({int(line.split()[1]) for line in lines}) if alive(pid)]
+
+    def kill_node(self) -> None:
+        """Raylet and workers at once, as a preempted machine."""
+        node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: str(node.unique_id)))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.cluster.add_node(num_cpus=1)
+
+    def kill_raylet(self) -> None:
+        """The raylet alone: its workers go on for a while beside those that take over."""
+        node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: str(node.unique_id)))
+        node.all_processes["raylet"][0].process.kill()
+        self.cluster.add_node(num_cpus=1)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def kill_driver(self) -> None:
+        assert self.driver is not None
+        self.driver.kill()
+        self.said += "".join(self.driver.communicate())
+        self.launch()
+
+    def kill_server(self) -> None:
+        """It stays away until the next kill, or until the driver has ended for want of it."""
+        self.server.kill()
+
+    def run(self, thresholds: list[int]) -> None:
+        """Kill at each number of steps, then let the command come to its end, as often as it takes."""
+        self.launch()
+        for threshold in thresholds:
+            wait_until(lambda threshold=threshold: self.steps() >= threshold or self.ended(), 120, f"{self.log}")
+            if not self.server.runs():
+                self.server.start()
+            if self.driver is not None and self.driver.poll() is not None:  # it missed the server
+                self.launch()
+            self.kill(self.random.choice(VICTIMS))
+        if not self.server.runs():
+            self.server.start()
+        for _ in range(5):
+            wait_until(self.ended, 240, f"the end: {self.log}")
+            if self.codes[-1] == 0:
+                return
+            self.launch()
+
+    def close(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.communicate()
+        self.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
+    case = Case(tmp_path_factory.mktemp("chaos"))
+    case.study(
+        problem={"name": "tests.hpo.problems_for_tests:Counted", "folder": str(case.folder)},
+        gradnorm={"recipes": ["robust"], "trials": 13},  # beyond the ten that Optuna's sampler draws at random
+        static={"points": 4},
+        seeds=2,
+        checkpoint_seconds=0,
+    )
+    case.steer(seconds=0.03)
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    found = Chaos(case, server, SEED)
+    try:
+        yield found
+    finally:
+        found.close()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(chaos: Chaos) -> Undisturbed:
+    chaos.case.steer(seconds=0.0)
+    found = Undisturbed(chaos.case)
+    for name in ("steps", "starts"):
+        (chaos.case.folder / name).unlink()
+    chaos.case.steer(seconds=0.03)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def timeless(content: Any) -> Any:
+    """Without measured seconds, and without what says where and when."""
+    if isinstance(content, dict):
+        left = {key: value for key, value in content.items() if "seconds" not in key and key not in OF_TIME}
+        return {key: timeless(value) for key, value in left.items()}
+    return [timeless(value) for value in content] if isinstance(content, list) else content
+
+
+def trial_runs(chaos: Chaos) -> list[Run]:
+    return chaos.case.runs(uri=chaos.server.url)
+
+
+class TestChaos:
+    def test_the_same_command_comes_to_its_end(self, chaos, undisturbed):
+        assert len(undisturbed.trials) >= 30
+        least = len(undisturbed.trials) * STEPS  # that are trained, whatever is trained twice
+        thresholds = sorted(random.Random(SEED).sample(range(8, int(0.9 * least)), KILLS))
+        chaos.run(thresholds)
+        assert chaos.codes[-1] == 0, (chaos.log, chaos.said)
+        assert "Traceback" not in chaos.said
+        assert len([line for line in chaos.log if " steps: " in line]) == KILLS
+        assert {line.partition(": ")[2] for line in chaos.log if " steps: " in line} == set(VICTIMS)
+        again = chaos.case.command(
+            "run", "study.yaml", "--address", chaos.cluster.address, "--tracking-uri", chaos.server.url
+        )
+        assert (again.returncode, again.stderr) == (0, "")
+        assert again.stdout.startswith("Every trial of this study has finished; nothing was run.")
+
+    def test_every_trial_is_in_mlflow_once(self, chaos, undisturbed):
+        runs = trial_runs(chaos)
+        identities = [run.data.tags["gradsweep.identity"] for run in runs]
+        assert sorted(identities) == sorted(undisturbed.trials)
+        assert {(run.info.status, run.data.tags["gradsweep.status"]) for run in runs} == {("FINISHED", "finished")}
+
+    def test_its_metrics_are_those_of_an_undisturbed_run_bit_for_bit(self, chaos, undisturbed):
+        client = MlflowClient(chaos.server.url)
+        for run in trial_runs(chaos):
+            identity = run.data.tags["gradsweep.identity"]
+            keys = sorted(set(run.data.metrics) - TIMES)
+            points = [point for key in keys for point in client.get_metric_history(run.info.run_id, key)]
+            found = [(point.key, point.step, point.value) for point in points]
+            assert set(found) == undisturbed.points(identity), undisturbed.trials[identity][0].name
+            assert len(found) == len(set(found))
+
+    def test_verdict_and_weights_file_are_the_same(self, chaos, undisturbed):
+        weights = json.loads((chaos.case.results / "weights.json").read_text())
+        runs = {run.info.run_id for run in trial_runs(chaos)}
+        assert weights["runs"]
+        assert runs >= set(weights["runs"])
+        for content in (weights, undisturbed.weights):
+            del content["created"], content["runs"]
+        assert weights == undisturbed.weights
+        found = timeless(json.loads((chaos.case.results / "report" / "comparison.json").read_text()))
+        assert found["verdict"]["kind"] != "none"
+        assert found == timeless(json.loads(document_text(undisturbed.report())))
+
+    def test_nothing_is_left_over(self, chaos):
+        names = {path.name for path in chaos.case.results.iterdir()}
+        assert names == {".lock", "optuna.journal", "report", "weights.json"}
+
+    def test_the_sweep_s_history_holds_every_alpha_once(self, chaos, undisturbed):
+        storage = optuna_storage(chaos.case.results / "optuna.journal")
+        (name,) = optuna.get_all_study_names(storage)
+        trials = optuna.load_study(study_name=name, storage=storage).get_trials()
+        complete = [trial.params["alpha"] for trial in trials if trial.state == TrialState.COMPLETE]
+        planned = [trial for trial, _, _ in undisturbed.trials.values() if trial.phase == "sweep"]
+        assert len(set(complete)) == len(complete) == len(planned) == 13
+        assert not [trial for trial in trials if trial.state == TrialState.RUNNING]

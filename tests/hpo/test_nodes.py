@@ -1,0 +1,210 @@
+"""Nodes that share no disk: code by Ray, checkpoints in S3, nodes that die, join late, or never come."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import psutil
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+from tests.hpo.runs_for_tests import MARK, Case, assert_complete, marked, wait_until
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+# Ray's own patience is half a minute.
+PATIENCE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
+
+
+class Node:
+    """A worker node started from the command line. It has a disk of its own in place of ``hidden``, where it may."""
+
+    def __init__(self, address: str, hidden: Path, cpus: int = 1) -> None:
+        self.mark = uuid4().hex
+        self._address, self._hidden, self._cpus = address, hidden, cpus
+
+    def start(self) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_", "MLFLOW_"))}
+        environment = {**kept, **KEYS, "RAY_AUTH_MODE": "disabled", MARK: self.mark}
+        ray = f"exec {BIN}/ray start --address={self._address} --num-cpus={self._cpus} --block --disable-usage-stats"
+        private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+        hide = f"mount -t tmpfs none {self._hidden} && " if private else ""
+        command = [*(["unshare", "--mount"] if private else []), "sh", "-c", hide + ray]
+        subprocess.Popen(
+            command,
+            env=environment,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        return [process for process in psutil.process_iter() if marked(process) == self.mark]
+
+    def kill(self) -> None:
+        """As when a preempted machine is gone: everything at once."""
+        while left := self.processes():
+            for process in left:
+                process.send_signal(signal.SIGKILL)
+            psutil.wait_procs(left, timeout=10)
+
+
+class Bucket:
+    """A bucket of moto's S3 server."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with (folder / "moto.log").open("wb") as log:
+            self.process = subprocess.Popen([BIN / "moto_server", "-p", str(port)], stdout=log, stderr=log)
+        wait_until(lambda: listens(port), 60, "moto's server")
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket="team")
+        self.uri = f"s3://team/studies?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
+
+    def keys(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket="team").get("Contents", [])
+        return [item["Key"] for item in found if not item["Key"].endswith("/")]
+
+    def checkpoints(self) -> dict[str, list[int]]:
+        """By identity the steps of its checkpoints."""
+        steps: dict[str, list[int]] = {}
+        for key in self.keys():
+            if key.endswith(".ckpt"):
+                *_, identity, name = key.split("/")
+                steps.setdefault(identity, []).append(int(name.removesuffix(".ckpt")))
+        return steps
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    found = Bucket(tmp_path_factory.mktemp("moto"))
+    yield found
+    found.process.kill()
+    found.process.wait()
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """A head that runs no trials."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": PATIENCE})
+    yield cluster.address
+    cluster.shutdown()
+
+
+OWN_PROBLEM = '''
+from own_parts.steps import steps
+from tests.hpo.problems_for_tests import Counted
+
+
+class Own(Counted):
+    """A user's problem in the folder where the command runs, with a package beside it."""
+
+    epochs = steps()
+'''
+
+
+def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, head, tmp_path):
+    case = Case(tmp_path / "driver")
+    case.study(
+        problem={"name": "own_problem:Own", "folder": str(tmp_path / "control")}, seeds=1, checkpoint_seconds=0
+    )
+    (tmp_path / "control").mkdir()
+    control = Case(tmp_path / "control")
+    control.steer(seconds=0.15)
+    (case.folder / "own_parts").mkdir()
+    (case.folder / "own_parts" / "steps.py").write_text("def steps():\n    return 4\n")
+    (case.folder / "own_parts" / "data.bin").write_bytes(bytes(1000))
+    (case.folder / "own_problem.py").write_text(OWN_PROBLEM)
+    nodes = [Node(head, case.folder) for _ in range(4)]
+    options = ("--address", head, "--storage", bucket.uri, "--wait", "2")
+    # The driver comes first: it waits for nodes.
+    process = case.start("run", "study.yaml", *options, environment={**KEYS, "RAY_AUTH_MODE": "disabled"})
+    try:
+        for node in nodes[:2]:
+            node.start()
+        wait_until(lambda: process.poll() is not None or len(bucket.checkpoints()) >= 2, 120, "checkpoints")
+        assert process.poll() is None, process.communicate()
+        for node in nodes[:2]:
+            node.kill()
+        for node in nodes[2:]:
+            node.start()
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+        for node in nodes:
+            node.kill()
+    assert (process.returncode, err) == (0, ""), out
+    assert "the cluster has changed: " in out
+    assert "goes on from its last checkpoint" in out
+    runs = case.runs()
+    assert_complete(runs, 15)
+    resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs if "gradsweep.resumed" in run.data.tags]
+    assert len(resumed) == 2  # what ran on the dead nodes
+    assert all(0 < steps[0] < 16 for steps in resumed)
+    assert not [
+        run for run in runs if "gradsweep.alarms" in run.data.tags
+    ]  # none says that the storage is not shared
+    assert bucket.keys() == []  # a finished study leaves no checkpoints
+    assert not list(case.output.rglob("*.ckpt"))
+
+
+def test_without_a_shared_storage_the_report_says_so(head, tmp_path):
+    case = Case(tmp_path / "driver")
+    case.study(
+        problem={"name": "toy"},
+        epochs=1,
+        seeds=1,
+        static={"points": 2},
+        gradnorm={"recipes": ["robust"], "trials": 1},
+    )
+    node = Node(head, case.folder)
+    node.start()
+    try:
+        done = case.command(
+            "run", "study.yaml", "--address", head, "--wait", "2", environment={"RAY_AUTH_MODE": "disabled"}
+        )
+    finally:
+        node.kill()
+    private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("name a shared folder or a bucket with --storage" in done.stdout) == private
+
+
+def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path):
+    case = Case(tmp_path)
+    path = case.study(resources={"cpu": 3})
+    done = case.command(
+        "run", "study.yaml", "--address", head, "--wait", "0.05", environment={"RAY_AUTH_MODE": "disabled"}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: resources.cpu: found 3 CPU a trial, allowed: at most 0, the most that a node of this cluster has "
+        "(1 node(s)); if more nodes are to come: --wait MINUTES\n"
+    )
+    assert yaml.safe_load(path.read_text())["resources"] == {"cpu": 3}
