@@ -22,7 +22,7 @@ def changes(before: Path, now: Study) -> list[str]:
         earlier = load_study(before)
     except (StudyError, OSError):
         return ["the file of the launch before cannot be read by this version"]
-    old, new = dict(_flat(earlier.model_dump(mode="json"))), dict(_flat(now.model_dump(mode="json")))
+    old, new = (dict(_flat(study.model_dump(warnings=False))) for study in (earlier, now))
     differing = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
     return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differing]
 
@@ -54,5 +54,6 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _shown(value: Any) -> str:
-    text = "none" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = text if value not in (None, ()) else "none"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -95,8 +94,6 @@ def connected(address: str | None, resources: Resources, wait: float = 0.0) -> I
     if address is not None and address != "auto":
         _knock(address)
     if address is None:
-        if "RAY_AUTH_MODE" not in os.environ:  # Ray listens on every address: who has no token must not run code here
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with tempfile.TemporaryDirectory(prefix="gradsweep-code-") as folder:
         if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it

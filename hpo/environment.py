@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 
 _DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its replacement prints tables even at verbose=0
@@ -23,3 +25,16 @@ _DEFAULTS = {
 
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+
+
+def close_local_ray() -> None:
+    """Give a Ray that this process will start a token of its own, before ray is imported, which reads it once.
+
+    Ray listens on every address of the machine, and who reaches it without a token runs code here.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if "ray" in sys.modules:  # the user's problem has imported it
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    else:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -50,9 +50,9 @@ def set_state(state: dict[str, Any], device: torch.device) -> None:
 class DataOrder:
     """Goes through a loader epoch after epoch, and can be put back to where a checkpoint was written.
 
-    Of a `torch.utils.data.DataLoader` whose next epoch hangs on torch's generators alone, those are read. Any other
-    object with ``state_dict`` and ``load_state_dict`` is asked what its next ``iter()`` starts from. What is left, and
-    is no list, is gone through again from the first epoch, without training.
+    Of a `torch.utils.data.DataLoader` whose next epoch hangs on torch's generators alone, those are read. Any object
+    but a DataLoader that has ``state_dict`` and ``load_state_dict`` is asked what its next ``iter()`` starts from.
+    What is left, and is no list, is gone through again from the first epoch, without training.
 
     Args:
         loader: iterated once an epoch.
@@ -104,11 +104,12 @@ class DataOrder:
             yield batch
 
     def _loader_state(self) -> dict[str, Any] | None:
-        tells = hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict")
-        if tells and not isinstance(self._loader, DataLoader):  # torchdata's cannot tell what draws its shuffling
-            return {"loader": self._loader.state_dict()}
         if isinstance(self._loader, list | tuple) or _hangs_on_torch_alone(self._loader):
             return {"generators": [generator.get_state() for generator in _own_generators(self._loader)]}
+        if isinstance(self._loader, DataLoader):
+            return None  # torchdata's has a `state_dict`, but not of the generators that it shuffles by
+        if hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict"):
+            return {"loader": self._loader.state_dict()}
         return None
 
     def _replay(self, epochs: int) -> None:

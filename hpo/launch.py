@@ -21,6 +21,7 @@ from hpo.alone import check_alone, locked
 from hpo.changes import changes, told
 from hpo.checkpoint import mark_shared, remove
 from hpo.compare import Comparison, best_trial, compare
+from hpo.environment import close_local_ray
 from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.files import OutputError
 from hpo.journal import Entry, Journal
@@ -135,6 +136,8 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
         schedule = _schedule(plan, _records(store, journal), folder / "optuna.journal")
         before, launch = set(schedule.results), None
         if not _complete(schedule):
+            if address is None:
+                close_local_ray()
             from hpo import cluster  # ray takes seconds to import; a finished study does not need it
 
             _tell_changes(plan, schedule, store, console)

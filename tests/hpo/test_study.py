@@ -121,7 +121,9 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
-TOP = "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, checkpoint_seconds, margin"
+TOP = (
+    "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, checkpoint_seconds, margin"
+)
 LIST = "a list of at least one, each once"
 STATIC = "a mapping of design, points and options, or a list of at least one point"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"

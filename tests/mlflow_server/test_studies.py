@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:XDG_RUNTIME_D
 
 AT_ONCE = 16
 EPOCHS = 20
+SMALL_SWEEP = {"recipes": ["robust"], "trials": 1}
 # Made anew each time: what the source of this test says, Ray may ship.
 SECRETS = {
     name: uuid4().hex
@@ -63,11 +64,9 @@ def log_sixteen_trials_at_once(url: str, folder: Path) -> None:
         seed = int(run.data.tags["gradsweep.seed"])
         assert run.info.status == "FINISHED"
         assert run.data.params["alpha"] == "0.5"
-        assert [file.path for file in store.client.list_artifacts(run.info.run_id)] == ["trajectory.parquet"]
-        for name in ("loss/depth", "G/normals"):
-            points = store.client.get_metric_history(run.info.run_id, name)
-            expected = [(epoch, (1.0 + seed) / epoch) for epoch in range(1, EPOCHS + 1)]
-            assert [(point.step, point.value) for point in points] == expected
+        points = store.client.get_metric_history(run.info.run_id, "G/normals")
+        expected = [(epoch, (1.0 + seed) / epoch) for epoch in range(1, EPOCHS + 1)]
+        assert [(point.step, point.value) for point in points] == expected
 
 
 def test_sixteen_trials_at_once_through_a_server_on_sqlite(tmp_path):
@@ -99,7 +98,7 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
         assert status(f"{server.url}/api/2.0/mlflow/experiments/get?experiment_id=0") == 401
         log_sixteen_trials_at_once(server.url, tmp_path / "sixteen")
         case = Case(tmp_path / "driver")
-        case.study(seeds=1)
+        case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=SMALL_SWEEP)
         client = SECRETS | {"MLFLOW_TRACKING_URI": server.url, "MLFLOW_TRACKING_USERNAME": "admin"}
         wrong = case.command("run", "study.yaml", environment=client | {"MLFLOW_TRACKING_PASSWORD": "an-0ther-word"})
         assert (wrong.returncode, wrong.stdout) == (2, "")
@@ -108,8 +107,9 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
         done = case.command("run", "study.yaml", environment=client)
         assert (done.returncode, done.stderr) == (0, "")
         assert_quiet(done.stdout)
-        assert_complete(case.runs(uri=server.url), 15)
+        assert_complete(case.runs(uri=server.url), 12)
         assert f"MLflow UI  gradsweep ui --tracking-uri {server.url}\n" in done.stdout
+    assert len(list((tmp_path / "artifacts").rglob("trajectory.parquet"))) == AT_ONCE + 12
     assert len(list((tmp_path / "artifacts").rglob("report.html"))) == 1
     written = [
         done.stdout,
