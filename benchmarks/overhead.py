@@ -19,6 +19,7 @@ from rich.console import Console
 
 from hpo import cluster, launch
 from hpo.backend import machine
+from hpo.journal import Entry
 
 STUDY = {
     "problem": "benchmarks.trivial:Trivial",
@@ -65,7 +66,7 @@ class Stopwatch:
             watch._begin = time.perf_counter()
             return self._run(*arguments)  # type: ignore[arg-type]
 
-        def close(writer: launch.Writer) -> list[str]:
+        def close(writer: launch.Writer) -> list[Entry]:
             lost = self._end(writer)
             watch.seconds = time.perf_counter() - watch._begin
             return lost

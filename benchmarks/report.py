@@ -35,10 +35,12 @@ from numpy.typing import NDArray
 
 from hpo import launch
 from hpo.backend import machine
+from hpo.journal import Journal
 from hpo.plan import Plan, Planned
 from hpo.schedule import Schedule
-from hpo.tracking import Tracking, Writer
+from hpo.tracking import Tracking
 from hpo.trial import EpochReport, TrialResult
+from hpo.writer import Writer
 from search_spaces import clr, clr_inverse
 
 STEPS = 100  # of an epoch: 5,000 examples in batches of 50
@@ -81,19 +83,20 @@ def make(path: Path, where: launch.Place) -> int:
     for recipe in plan.study.gradnorm.recipes:
         for alpha in np.linspace(*plan.study.gradnorm.alpha, plan.study.gradnorm.trials):
             schedule.adopt(plan.sweep(recipe, {"alpha": float(alpha)}))
+    journal = where.journal(plan.study.name)
     made, run = 0, store.start_launch(path.read_text(encoding="utf-8"))
     for _ in ("what is known", "what the search has chosen"):
         for planned in list(schedule.planned()):
             if planned.config.identity not in schedule.results:
-                schedule.finished(planned.config.identity, write(planned, plan, store, run))
+                schedule.finished(planned.config.identity, write(planned, plan, store, run, journal))
                 made += 1
     store.end_launch(run, "FINISHED")
     return made
 
 
-def write(planned: Planned, plan: Plan, store: Tracking, run: str) -> TrialResult:
+def write(planned: Planned, plan: Plan, store: Tracking, run: str, journal: Journal) -> TrialResult:
     """Let the Writer write one trial from its start to its end; a Writer each, so that its queue stays short."""
-    writer = Writer(store, run)
+    writer = Writer(store, run, journal)
     writer.trial_started(planned)
     trial = Simulated(planned, plan)
     for report in trial.reports():

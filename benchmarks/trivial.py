@@ -34,3 +34,34 @@ class Trivial(Problem):
 
     def evaluate(self, model: Any, split: Split) -> dict[str, float]:
         return {name: float(loss) for name, loss in self.losses(model, next(iter(self.loader(split, 0)))).items()}
+
+
+class Paced(Trivial):
+    """Twelve tasks, and steps of a size that the benchmark chooses: with GradNorm 60 metrics an epoch.
+
+    Args:
+        products: matrix products before each step.
+        epochs: of a trial.
+    """
+
+    tasks = tuple(Task(f"t{i:02d}", "MSE") for i in range(12))
+
+    def __init__(self, products: int, epochs: int = 5) -> None:
+        self.products, self.epochs = products, epochs
+        self._ballast = torch.randn(192, 192, generator=torch.Generator().manual_seed(0)) / 14
+
+    def build_model(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        heads = {task.name: nn.Linear(2, 1) for task in self.tasks}
+        return nn.ModuleDict({"trunk": nn.Linear(2, 2), **heads})
+
+    def losses(self, model: Any, batch: Tensor) -> dict[str, Tensor]:
+        if model.training:
+            self.work()
+        return super().losses(model, batch)
+
+    def work(self) -> None:
+        """What a step of a real network would take."""
+        x = self._ballast
+        for _ in range(self.products):
+            x = torch.tanh(x @ self._ballast)

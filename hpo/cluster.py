@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import hpo.environment  # noqa: F401  isort: skip - before ray
+from hpo.environment import close_local_ray  # isort: skip - before ray
 import ray
 from ray import tune
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
@@ -94,6 +94,7 @@ def connected(address: str | None, resources: Resources, wait: float = 0.0) -> I
     if address is not None and address != "auto":
         _knock(address)
     if address is None:
+        close_local_ray()
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with tempfile.TemporaryDirectory(prefix="gradsweep-code-") as folder:
         if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it

@@ -327,7 +327,7 @@ def load_study(path: Path) -> Study:
             raise StudyError(
                 f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
             )
-        content = yaml.load(raw.decode(), Loader=_Loader)
+        content = yaml.load(raw.decode(), Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:

@@ -63,12 +63,12 @@ def beating(store: Tracking, launch: str) -> Iterator[None]:
 
 
 def test_the_folder_of_a_study_is_locked_while_a_launch_has_it(tmp_path):
-    with locked(tmp_path / "study"):
-        with (
-            pytest.raises(OutputError, match="another launch of study 'study' is running in "),
-            locked(tmp_path / "study"),
-        ):
-            pass
+    with (
+        locked(tmp_path / "study"),
+        pytest.raises(OutputError, match="another launch of study 'study' is running in "),
+        locked(tmp_path / "study"),
+    ):
+        pass
     with locked(tmp_path / "study"):
         pass
 
