@@ -164,50 +164,8 @@ class TestInterrupted:
         assert (case.results / "report" / "report.html").exists()
 
 
-class TestFaults:
-    """Trials that raise, diverge, or lose their worker."""
-
-    def test_failed_trials_are_named_and_the_others_finish(self, case, capfd, monkeypatch):
-        case.steer(fail=[4, 12], kill=[7])
-        monkeypatch.chdir(case.folder)
-        code, out, err = main(capfd, "run", "study.yaml")
-        assert (code, err) == (1, "")
-        named = out.partition("2 trials failed; the same command tries again:\n")[2].splitlines()
-        assert [re.sub(r"^  \S+ seed \d: ", "", line) for line in named] == [
-            f"OSError: the disk of start {start} is full" for start in (4, 12)
-        ]
-        assert re.search(r"^failed: \S+ seed \d: OSError: the disk of start 4 is full$", out, re.MULTILINE)
-        assert re.search(
-            r"^worker died: \S+ seed \d goes on from its last checkpoint, if it has one$", out, re.MULTILINE
-        )
-        assert "Worker exit" not in out
-        assert (case.results / "report" / "report.html").exists()
-        assert case.starts() == TRIALS + 1
-
-    def test_mlflow_has_their_error_and_one_run_each(self, case):
-        runs = case.runs()
-        failed = [run for run in runs if run.info.status == "FAILED"]
-        assert len({run.data.tags["gradsweep.identity"] for run in runs}) == len(runs) == TRIALS
-        assert [run.data.tags["gradsweep.status"] for run in failed] == ["failed", "failed"]
-        for run in failed:
-            assert run.data.tags["gradsweep.error"].startswith("OSError: the disk of start ")
-            assert "in begin_epoch" in run.data.tags["gradsweep.error"]
-            assert run.data.metrics["steps"] == 4
-        assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
-        assert [run.info.status for run in case.runs("launch")] == ["FAILED"]
-
-    def test_the_same_command_tries_them_alone_again(self, case, undisturbed):
-        case.steer()
-        starts = case.starts()
-        finished, printed = case.run()
-        assert (finished.complete, finished.failed, finished.faults) == (True, {}, []), printed
-        assert case.starts() - starts == finished.ran == len(case.runs()) - TRIALS + 2
-        assert_same(case, undisturbed)
-        for run in case.runs():
-            assert run.info.status == "FINISHED"
-            assert run.data.tags["gradsweep.error"] == ""
-            assert run.data.metrics["steps"] == 8
-            assert run.data.metrics["final_val/near"] == run.data.metrics["val/near"]
+class TestDiverged:
+    """Trials whose numbers are not finite; what else may go wrong is in test_faults.py."""
 
     def test_a_diverged_trial_is_an_outcome_and_a_report_in_the_way_is_none(self, tmp_path):
         case = Case(tmp_path)

@@ -18,10 +18,11 @@ from hpo.shipping import MOST_SETTINGS, ShippingError, stage
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"balancers", "hpo", "search_spaces"}
 
+READS = "from pathlib import Path\nVALUE = Path(__file__).with_name('a.json').read_text()\n"
 PROJECT = {
     "shipped_package/__init__.py": "from shipped_package.inner.deep import VALUE\n",
     "shipped_package/inner/__init__.py": "",
-    "shipped_package/inner/deep.py": "from pathlib import Path\nVALUE = Path(__file__).with_name('a.json').read_text()\n",
+    "shipped_package/inner/deep.py": READS,
     "shipped_package/inner/a.json": '{"small": 1}',
     "shipped_package/never_imported.py": "VALUE = 3\n",
     "shipped_package/conf/model.yaml": "width: 3\n",
@@ -78,12 +79,11 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports is forgotten after it."""
+    """What a test imports of a project is forgotten after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = set(sys.modules)
     yield
-    for name in set(sys.modules) - before:
+    for name in [name for name in sys.modules if name.startswith("shipped_")]:
         del sys.modules[name]
 
 
@@ -108,18 +108,25 @@ class TestProject:
         for name in PROJECT:
             assert (staged / name).read_bytes() == (project / name).read_bytes()
 
-    def test_our_packages_are_always_among_it_and_what_is_installed_never(self, project, tmp_path):
-        modules = imported(project, "numpy", "torch", "yaml", "pytest", "json", *ALL)
+    def test_our_packages_are_among_it_and_what_is_installed_is_not(self, project, tmp_path):
+        modules = imported(project, *OURS, "numpy", "torch", "yaml", "pytest", "json", *ALL)
         staged = stage(tmp_path / "staged", modules)
         tops = {name.partition("/")[0] for name in within(staged)}
-        assert {"hpo", "balancers"} <= tops
+        assert tops >= OURS
         assert not tops & {"numpy", "torch", "yaml", "pytest", "_pytest", "json", "json.py", "os.py", "mlflow", "ray"}
         assert set(PROJECT) <= within(staged)
         assert within(staged) >= {
             f"{package}/{path.relative_to(ROOT / package).as_posix()}"
-            for package in ("hpo", "balancers")
+            for package in OURS
             for path in (ROOT / package).rglob("*.py")
         }
+
+    def test_our_packages_are_among_it_where_they_are_installed(self, project, tmp_path, monkeypatch):
+        monkeypatch.setattr(hpo.shipping, "OURS", ("yaml",))  # which is installed here
+        modules = imported(project, "yaml", "shipped_lone")
+        staged = stage(tmp_path / "staged", {name: modules[name] for name in ("yaml", "yaml.nodes", "numpy")})
+        assert {"yaml/__init__.py", "yaml/nodes.py"} <= within(staged)
+        assert {name.partition("/")[0] for name in within(staged)} == {"yaml"}
 
     def test_a_package_is_whole_whatever_of_it_was_imported(self, project, tmp_path):
         modules = imported(project, "shipped_space.part.two")
@@ -133,7 +140,8 @@ class TestProject:
 
     def test_what_was_run_as_a_script_is_not_what_its_name_says(self, project, tmp_path):
         script = types.ModuleType("__main__")
-        script.__file__ = str(project / "shipped_lone.py")
+        fill(project, {"__main__.py": "import shipped_lone\n"})
+        script.__file__ = str(project / "__main__.py")  # as `python -m` has it
         elsewhere = types.ModuleType("another.name")
         elsewhere.__file__ = str(project / "shipped_lone.py")
         bare = types.ModuleType("no_file")
@@ -160,7 +168,7 @@ class TestProject:
     def test_of_two_files_of_one_name_the_imported_one_is_taken(self, project, tmp_path):
         fill(tmp_path / "a", {"shipped_a.py": "", "shipped_helper.py": "VALUE = 'of a'\n"})
         fill(tmp_path / "z", {"shipped_z.py": "", "shipped_helper.py": "VALUE = 'of z'\n"})
-        modules = imported(project, "shipped_helper")
+        imported(project, "shipped_helper")
         modules = imported(tmp_path / "a", "shipped_a") | imported(tmp_path / "z", "shipped_z")
         shipped = {name: modules[name] for name in ("shipped_a", "shipped_helper", "shipped_z")}
         staged = stage(tmp_path / "staged", shipped)
@@ -193,7 +201,7 @@ print([name for name in ("ray", "mlflow", "optuna", "pandas") if name in sys.mod
 
 @pytest.mark.usefixtures("imports")
 def test_a_node_imports_what_was_sent(project: Path, tmp_path: Path) -> None:
-    staged = stage(tmp_path / "staged", imported(project, *ALL))
+    staged = stage(tmp_path / "staged", imported(project, *OURS, *ALL))
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
         [sys.executable, "-P", "-s", "-c", NODE],

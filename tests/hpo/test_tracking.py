@@ -1,6 +1,5 @@
 """MLflow: what the writer leaves there, whatever the backend does, and other backends than SQLite."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from hpo import backend
 from hpo.backend import TrackingError, shown_uri
 from hpo.journal import Journal
 from hpo.tracking import Tracking
-from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet, main
-from tests.hpo.tracking_for_tests import Server, again, history, only_run, planned, result, write
+from tests.hpo.runs_for_tests import Case, assert_complete
+from tests.hpo.tracking_for_tests import again, history, only_run, planned, result, write
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
 
 
@@ -102,48 +101,20 @@ class TestBackend:
         assert shown_uri(uri) == shown
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.mark.slow
-class TestServer:
-    def test_a_study_through_a_server_named_by_the_environment(self, server, tmp_path, capsys, monkeypatch):
-        case = Case(tmp_path)
-        case.study(seeds=1)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        code, out, err = main(capsys, "run", "study.yaml")
-        assert (code, err) == (0, "")
-        assert f"MLflow at {server.url}\n" in out
-        assert f"MLflow UI  gradsweep ui --tracking-uri {server.url}\n" in out
-        assert_quiet(out)
-        runs = case.runs(uri=server.url)
-        assert_complete(runs, 15)
-        assert {path.name for path in case.output.iterdir()} == {"steered"}
-        assert len(list(server.folder.glob("mlartifacts/**/trajectory.parquet"))) == 15
-        assert len(list(server.folder.glob("mlartifacts/**/report/report.html"))) == 1
-        page = (case.results / "report" / "report.html").read_text()
-        assert f"{server.url}/#/experiments/{runs[0].info.experiment_id}/runs/{runs[0].info.run_id}" in page
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set")
 def test_a_study_in_postgresql(postgresql, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     uri = f"postgresql+psycopg://postgres:any@/mlflow?host={postgresql}"
     case = Case(tmp_path)
-    case.study(seeds=1)
+    small = {"recipes": ["robust"], "trials": 1}
+    case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=small)
     finished, printed = case.run(uri)
     assert finished.complete
     assert not finished.faults
     assert "postgres:***@" in printed
-    assert_complete(case.runs(uri=uri), 15)
-    assert len(list(case.output.glob("artifacts/steered/**/trajectory.parquet"))) == 15
+    assert_complete(case.runs(uri=uri), 12)
+    assert len(list(case.output.glob("artifacts/steered/**/trajectory.parquet"))) == 12
     assert len(list(case.output.glob("artifacts/steered/**/report/report.html"))) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["devices", "gradsweep-output", "starts", "study.yaml"]
     again, printed = case.run(uri)

@@ -109,6 +109,9 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
         assert_quiet(done.stdout)
         assert_complete(case.runs(uri=server.url), 12)
         assert f"MLflow UI  gradsweep ui --tracking-uri {server.url}\n" in done.stdout
+        (run, *_) = case.runs(uri=server.url)
+        page = (case.results / "report" / "report.html").read_text()
+        assert f"{server.url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" in page
     assert len(list((tmp_path / "artifacts").rglob("trajectory.parquet"))) == AT_ONCE + 12
     assert len(list((tmp_path / "artifacts").rglob("report.html"))) == 1
     written = [
