@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/census-quick.yaml
-PYTEST_ARGS ?=
+# Two files at once; the tests of a file run in order.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin

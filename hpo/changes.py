@@ -39,7 +39,8 @@ def told(differing: list[str], kept: int, missing: int, others: int) -> str:
     named = "; ".join(differing[:LISTED]) + (
         f" and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
     )
-    rest = f" {others} earlier trials are not part of it any more; MLflow keeps them." if others else ""
+    are = "1 earlier trial is" if others == 1 else f"{others} earlier trials are"
+    rest = f" {are} not part of it any more; MLflow keeps what it holds." if others else ""
     return (
         f"The study file has changed since the last launch: {named}. {kept} trials are kept, {missing} to run.{rest}"
     )

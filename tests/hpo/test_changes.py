@@ -1,11 +1,18 @@
 """What a changed study file changes, and what is kept."""
 
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from hpo import launch
 from hpo.changes import LISTED, changes, told
+from hpo.schedule import Schedule
 from hpo.study import load_study
+from hpo.tracking import Tracking
+from hpo.trial import TrialResult
 from tests.hpo.runs_for_tests import Case
 
 BEFORE = """
@@ -54,20 +61,33 @@ def test_a_file_that_can_no_longer_be_read_is_said_to_be(tmp_path):
 def test_many_changes_are_cut_short():
     text = told([f"field{i}: 1 -> 2" for i in range(LISTED + 3)], kept=5, missing=7, others=2)
     assert f"field{LISTED - 1}: 1 -> 2 and 3 more. 5 trials are kept, 7 to run." in text
-    assert text.endswith("2 earlier trials are not part of it any more; MLflow keeps them.")
+    assert text.endswith("2 earlier trials are not part of it any more; MLflow keeps what it holds.")
 
 
-@pytest.mark.slow
-def test_a_study_with_more_seeds_says_what_is_kept_and_runs_the_rest(tmp_path):
-    case = Case(tmp_path)
-    small = {"references": ["single_task"], "static": {"points": 2}, "gradnorm": {"recipes": ["robust"], "trials": 1}}
-    case.study(seeds=1, **small)
-    first, _ = case.run()
-    case.study(seeds=2, **small)
-    second, printed = case.run()
-    line = printed.splitlines()[0]
-    assert line.startswith("The study file has changed since the last launch: seeds: 1 -> 2. ")
-    assert line.endswith(f"{first.ran} trials are kept, {second.ran} to run.")
-    assert 0 < second.ran < first.ran
-    again, printed = case.run()
-    assert (again.ran, printed) == (0, "")
+def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
+    small = {"problem": "toy", "references": ["single_task"], "static": {"points": 2}}
+    case = Case(tmp_path, "changed")
+    before = case.study(seeds=1, **small)
+    where = launch.place(case.output, None)
+    case.output.mkdir()
+    store = Tracking(where.uri, case.name, where.output)
+    store.start_launch(before.read_text())
+    plan = launch.open_plan(case.study(seeds=2, **small))
+    results = {planned.config.identity: toy_results for planned in [*plan.references(), *plan.static()]}
+    results["of another study"] = toy_results
+    console = Console(file=StringIO(), width=400)
+    launch._tell_changes(plan, Schedule(plan, results), store, console)
+    assert re.fullmatch(
+        "The study file has changed since the last launch: seeds: 1 -> 2. 4 trials are kept, [0-9]+ to run. "
+        "1 earlier trial is not part of it any more; MLflow keeps what it holds.\n",
+        console.file.getvalue(),  # type: ignore[attr-defined]
+    )
+    console = Console(file=StringIO(), width=400)
+    store.start_launch((case.folder / "study.yaml").read_text())
+    launch._tell_changes(plan, Schedule(plan, results), store, console)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def toy_results() -> TrialResult:
+    return TrialResult("finished", validation={"f1": 1.0, "f2": 1.0})

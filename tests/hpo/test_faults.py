@@ -8,14 +8,13 @@ from tests.hpo.runs_for_tests import Case, main
 
 pytestmark = pytest.mark.slow
 
-TRIALS = 15
 RAISES, HANGS, MEMORY, DISK, NAN, DIES = 2, 4, 6, 8, 10, 14  # numbers of starts; from the last on, every one dies
 
 
 @pytest.fixture(scope="class")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     case = Case(tmp_path_factory.mktemp("faults"))
-    case.study(seeds=1, resources={"minutes": 0.2})
+    case.study(seeds=1, resources={"minutes": 0.25})
     return case
 
 
@@ -27,7 +26,7 @@ class TestFaults:
         assert (code, err) == (1, "")
         failed = named(out, r"(\d+) trials failed; the same command tries again:")
         assert len([line for line in failed if line == f"OSError: the disk of start {RAISES} is full"]) == 1
-        late = "it took more than 0.2 minutes, the limit that resources.minutes sets, and was stopped"
+        late = "it took more than 0.25 minutes, the limit that resources.minutes sets, and was stopped"
         assert failed.count(late) == 1
         assert len([line for line in failed if re.match(r"RuntimeError: .*(allocate|enough) memory", line)]) == 1
         assert failed.count("OSError: [Errno 28] No space left on device") == 1
@@ -39,7 +38,8 @@ class TestFaults:
         (nan,) = named(out, r"(\d+) trial diverged, which is a result: nothing runs again")
         assert nan == "the first loss is not finite after 0 steps: near = nan"
         assert (case.results / "report" / "report.html").exists()
-        assert len(case.runs()) == TRIALS
+        identities = [run.data.tags["gradsweep.identity"] for run in case.runs()]
+        assert len(set(identities)) == len(identities) > DIES - 2  # arms that coincide are one trial
         assert [run.info.status for run in case.runs("launch")] == ["FAILED"]
 
     def test_mlflow_holds_what_went_wrong(self, case):

@@ -48,6 +48,12 @@ def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client asks once: each of its attempts at a server that is away takes seconds."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "undelivered")
 
@@ -226,6 +232,7 @@ class TestJournal:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
 class TestServer:
     """A server that stops, comes back, and loses an answer."""
 
