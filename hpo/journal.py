@@ -65,7 +65,7 @@ class Journal:
         self._count = 0
 
     def add(self, entry: Entry) -> Entry:
-        """Keep an entry; returns it with its folder and without its trajectory.
+        """Keep an entry, in place of older ones of its trial; returns it with its folder, without its trajectory.
 
         Raises:
             OSError: the folder cannot be written.
@@ -79,7 +79,10 @@ class Journal:
             if entry.result.trajectory:
                 _table(entry.result).to_parquet(scratch / TRAJECTORY, index=False)
             _write_durably(scratch / TRIAL, json.dumps(_content(kept)))
+            older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
             scratch.rename(self.folder / name)
+            for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
+                _forget(folder)
         except OSError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -106,10 +109,14 @@ class Journal:
     def remove(self, entry: Entry) -> None:
         """Forget an entry that was delivered."""
         if entry.folder is not None:
-            (entry.folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
-            shutil.rmtree(entry.folder, ignore_errors=True)
+            _forget(entry.folder)
             with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
+
+
+def _forget(folder: Path) -> None:
+    (folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _content(entry: Entry) -> dict[str, Any]:

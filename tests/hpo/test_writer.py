@@ -192,6 +192,19 @@ class TestJournal:
         assert {record.config.seed for record in records} == set(seeds)
         assert {record.result.status for record in records} == {"finished"}
 
+    def test_a_trial_that_ran_again_is_delivered_as_it_ended_last(self, store, journal, folder):
+        failed = self.entry(1)
+        failed.result.status, failed.result.error = "failed", "OSError: full"
+        for entry in (failed, self.entry(2), self.entry(1)):
+            journal.add(entry)
+        assert [entry.planned.config.seed for entry in journal.entries()] == [2, 1]
+        assert deliver(journal, store) == []
+        _, records = again(store, folder)
+        assert {(record.config.seed, record.result.status) for record in records} == {
+            (1, "finished"),
+            (2, "finished"),
+        }
+
     @pytest.mark.parametrize("complete", [True, False])
     def test_a_driver_killed_while_it_delivered_doubles_nothing(self, store, journal, folder, tmp_path, complete):
         journal.add(self.entry(1))
