@@ -169,7 +169,7 @@ def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, 
     runs = case.runs()
     assert_complete(runs, 12)
     resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs if "gradsweep.resumed" in run.data.tags]
-    assert len(resumed) == 2  # what ran on the dead nodes
+    assert 1 <= len(resumed) <= 2  # what ran on the dead nodes; one may have been at its end
     assert all(0 < steps[0] < 16 for steps in resumed)
     assert not [
         run for run in runs if "gradsweep.alarms" in run.data.tags
