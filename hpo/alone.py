@@ -39,16 +39,23 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_alone(store: Tracking, console: Console) -> None:
+def check_alone(store: Tracking, console: Console, own: str | None = None) -> None:
     """Refuse to run beside a launch with another folder or on another machine, which the lock does not know.
 
     A driver that was killed leaves its launch open. On this machine its process tells whether it lives; of another
     machine's, its signs of life are watched for a while.
 
+    Args:
+        store: the study's experiment.
+        console: for the user.
+        own: the launch that asks, once it is open: only those before it count.
+
     Raises:
         OutputError: such a launch lives.
     """
-    for launch in store.open_launches():
+    launches = sorted(store.open_launches(), key=lambda launch: (launch.started, launch.run_id))
+    ours = next((i for i, launch in enumerate(launches) if launch.run_id == own), len(launches))
+    for launch in launches[:ours]:  # of two that start at once, the later gives way
         if launch.host == socket.gethostname() and not _runs(launch.pid):
             lives = False  # as soon as it was killed; a container that restarts may meet its own number again
         else:

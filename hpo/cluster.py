@@ -169,9 +169,11 @@ def _words() -> str:
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
 
-def _trainable() -> Callable[[dict[str, Any]], None]:
+def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
     """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
     side, pandas and scipy and optuna among it.
+
+    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file.
     """
 
     def train(config: dict[str, Any]) -> None:
@@ -179,7 +181,7 @@ def _trainable() -> Callable[[dict[str, Any]], None]:
 
         from hpo.worker import train_cohort
 
-        train_cohort(config, tune.report)
+        train_cohort({**config, "storage": storage}, tune.report)
 
     return train
 
@@ -209,7 +211,7 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _stoppable(bridge), suppress(_Stopped):
         tune.Tuner(
-            tune.with_resources(_trainable(), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=_Handout(bridge),
                 num_samples=-1,
@@ -290,7 +292,6 @@ class _Bridge:
             "import_paths": self.import_paths,
             "cpu": self.job.resources.cpu,
             "gpu": self.job.resources.gpu,
-            "storage": self.job.storage,
             "checkpoint_seconds": self.job.checkpoint_seconds,
         }
 
@@ -329,10 +330,12 @@ class _Bridge:
         identity = planned.config.identity
         if identity in self.schedule.results:
             return
-        self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
         self.deaths.pop(identity, None)
         self.furthest.pop(identity, None)
-        self.tell("trial_ended", planned, result)
+        try:
+            self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
+        finally:  # Optuna's file may refuse to be written; the result must not be lost with it
+            self.tell("trial_ended", planned, result)
 
     def over(self, trial_id: str, error: str) -> None:
         """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""

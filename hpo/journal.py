@@ -76,8 +76,7 @@ class Journal:
         try:
             scratch.mkdir(parents=True)
             kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
-            if entry.result.trajectory:
-                _table(entry.result).to_parquet(scratch / TRAJECTORY, index=False)
+            write_trajectory(entry.result, scratch)
             _write_durably(scratch / TRIAL, json.dumps(_content(kept)))
             older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
             scratch.rename(self.folder / name)
@@ -115,7 +114,9 @@ class Journal:
 
 
 def _forget(folder: Path) -> None:
-    (folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
+    """Remove an entry; one that cannot be removed is delivered once more, which does no harm."""
+    with suppress(OSError):
+        (folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -150,6 +151,14 @@ def _read(folder: Path) -> Entry | None:
         return None
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def write_trajectory(result: TrialResult, folder: Path) -> Path | None:
+    """Write the file that goes to MLflow as an artifact; ``None`` if the trial has no trajectory."""
+    if not result.trajectory:
+        return None
+    _table(result).to_parquet(folder / TRAJECTORY, index=False)
+    return folder / TRAJECTORY
 
 
 def _table(result: TrialResult) -> pd.DataFrame:

@@ -143,6 +143,7 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
             _tell_changes(plan, schedule, store, console)
             with cluster.connected(address, plan.study.resources, wait) as nodes:
                 launch = parent.enter_context(_launch(store, path))
+                check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = cluster.Job(

@@ -18,10 +18,11 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import hpo.environment  # noqa: F401  isort: skip - before mlflow
 import pandas as pd
@@ -33,7 +34,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hpo import __version__
 from hpo.backend import UI_VIEW, TrackingError, check_answers, first_line, is_server, machine, shown_uri, sqlite_path
-from hpo.journal import TRAJECTORY, Entry
+from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
 
@@ -46,6 +47,24 @@ BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
+    """What a backend says against a request before any trial runs, in a line and without the URI's password."""
+
+    @wraps(method)
+    def asked(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(store, *arguments, **named)
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            shown = shown_uri(store.uri)
+            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, store.uri)}") from None
+
+    return asked
 
 
 @dataclass
@@ -139,6 +158,7 @@ class Tracking:
         assert found is not None
         return found
 
+    @_or_tracking_error
     def records(self) -> list[Record]:
         """Every trial of the experiment that has reached an end."""
         records = []
@@ -151,6 +171,7 @@ class Tracking:
         self._knows_runs = True
         return records
 
+    @_or_tracking_error
     def reconcile(self) -> int:
         """Close the runs that a killed driver left open; their trials run again, in the same runs. How many."""
         stale = [run for run in [*self._search(TRIAL), *self._search(LAUNCH)] if run.info.status == "RUNNING"]
@@ -158,6 +179,7 @@ class Tracking:
             self.interrupt(run.info.run_id)
         return len(stale)
 
+    @_or_tracking_error
     def start_launch(self, study_file: str) -> str:
         """Open the parent run of a launch."""
         number = len(self._search(LAUNCH)) + 1
@@ -176,6 +198,7 @@ class Tracking:
         self.client.log_text(run_id, study_file, STUDY_FILE)
         return run_id
 
+    @_or_tracking_error
     def open_launches(self) -> list[OpenLaunch]:
         """The launches that nobody has closed."""
         runs = [run for run in self._search(LAUNCH) if run.info.status == "RUNNING"]
@@ -197,6 +220,7 @@ class Tracking:
         except (MlflowException, OSError):
             return None
 
+    @_or_tracking_error
     def latest_launch(self) -> str | None:
         """The parent run of the last launch."""
         launches = self._search(LAUNCH)
@@ -241,7 +265,7 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return pd.read_parquet(self.client.download_artifacts(run_id, TRAJECTORY, folder))
-            except (MlflowException, OSError):
+            except (MlflowException, OSError, ValueError):  # ValueError: a file that is torn
                 return None
 
     def links(self) -> dict[str, str]:
@@ -289,8 +313,9 @@ class Tracking:
         metrics = [metric for report in entry.epochs[written:] for metric in _epoch_metrics(report, run.started)]
         metrics += [m for m in _result_metrics(result, entry.ended) if run.earlier.get(m.key) != m.value]
         self._log(run, entry.planned, metrics, _end_tags(result))
-        if entry.trajectory is not None:
-            get_artifact_repository(run.artifacts, self.uri).log_artifact(str(entry.trajectory))
+        with tempfile.TemporaryDirectory() as folder:  # for an entry that the journal could not keep
+            if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
+                get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
         status = "FAILED" if result.status == "failed" else "FINISHED"
         self.client.set_terminated(run.run_id, status, entry.ended)  # last: a run that has ended has everything
 
@@ -409,8 +434,8 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 
 def _end_tags(result: TrialResult) -> list[RunTag]:
     tags = {"gradsweep.status": result.status, "gradsweep.error": result.error[:4000]}
-    tags |= {"gradsweep.alarms": json.dumps(result.alarms)} if result.alarms else {}
-    tags |= {"gradsweep.resumed": json.dumps(result.resumed)} if result.resumed else {}
+    # Written even where empty: a trial that failed and ran again must not keep those of its failure.
+    tags |= {"gradsweep.alarms": json.dumps(result.alarms), "gradsweep.resumed": json.dumps(result.resumed)}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses))}
     return [RunTag(key, value) for key, value in tags.items()]
 

@@ -78,6 +78,8 @@ class Writer:
             entry = self._journal.add(entry)
         except OSError as error:  # MLflow may still take it
             self._fault(f"{error.filename or self._journal.folder} cannot be written: {error.strerror}")
+        except Exception as error:  # whatever pandas or pyarrow raise
+            self._fault(f"{self._journal.folder} cannot be written: {type(error).__name__}: {error}")
         self._ended.append((entry, trial))
 
     def noticed(self, text: str) -> None:

@@ -99,6 +99,13 @@ def test_a_launch_elsewhere_without_signs_of_life_is_dead(store, monkeypatch):
     assert checked(store).startswith(f"A launch of study {store.study!r} on another-machine has not ended; watching ")
 
 
+def test_of_two_that_start_at_once_the_later_gives_way(store):
+    first, second = launched(store, host="another-machine"), launched(store)
+    check_alone(store, Console(file=StringIO()), first)
+    with beating(store, first), pytest.raises(OutputError, match="is running on another-machine"):
+        check_alone(store, Console(file=StringIO()), second)
+
+
 def test_a_launch_that_has_ended_holds_nobody_up(store):
     store.end_launch(launched(store, host="another-machine"), "FINISHED")
     assert checked(store) == ""

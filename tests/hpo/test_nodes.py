@@ -168,11 +168,12 @@ def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, 
     assert "goes on from its last checkpoint" in out
     runs = case.runs()
     assert_complete(runs, 12)
-    resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs if "gradsweep.resumed" in run.data.tags]
+    resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs]
+    resumed = [steps for steps in resumed if steps]
     assert 1 <= len(resumed) <= 2  # what ran on the dead nodes; one may have been at its end
     assert all(0 < steps[0] < 16 for steps in resumed)
     assert not [
-        run for run in runs if "gradsweep.alarms" in run.data.tags
+        run for run in runs if run.data.tags["gradsweep.alarms"] != "[]"
     ]  # none says that the storage is not shared
     assert bucket.keys() == []  # a finished study leaves no checkpoints
     assert not list(case.output.rglob("*.ckpt"))

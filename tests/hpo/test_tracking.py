@@ -74,6 +74,16 @@ class TestReconcile:
 
 
 class TestBackend:
+    def test_what_a_server_says_against_a_request_shows_no_password(self, store, monkeypatch):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        store.uri = "http://bob:s3cr3t@127.0.0.1:9"
+        store.client = MlflowClient(store.uri)  # nothing listens there
+        for ask in (store.records, store.reconcile, store.open_launches, store.latest_launch):
+            with pytest.raises(TrackingError) as refused:
+                ask()
+            assert str(refused.value).startswith("--tracking-uri: http://bob:***@127.0.0.1:9 cannot be used: ")
+            assert "s3cr3t" not in str(refused.value)
+
     def test_a_deleted_study_says_so(self, store, folder):
         store.client.delete_experiment(store.experiment_id)
         with pytest.raises(TrackingError, match="was deleted in MLflow; restore or rename it"):

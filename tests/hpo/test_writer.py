@@ -242,6 +242,18 @@ class TestJournal:
         assert writer.close() == []
         assert writer.last_fault.endswith("cannot be written: Not a directory")
         assert only_run(store).info.status == "FINISHED"
+        assert [file.path for file in store.client.list_artifacts(only_run(store).info.run_id)] == [
+            "trajectory.parquet"
+        ]
+
+    def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):
+        failed = Entry(planned(), "parent", 1, 2, result("failed", alarms=["of the failure"], resumed=[7]))
+        journal.add(failed)
+        assert deliver(journal, store) == []
+        journal.add(Entry(planned(), "parent", 3, 4, result()))
+        assert deliver(journal, store) == []
+        _, (record,) = again(store, folder)
+        assert (record.result.status, record.result.alarms, record.result.resumed) == ("finished", [], [])
 
 
 @pytest.mark.slow
