@@ -27,8 +27,15 @@ KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-so-secret", 
 PATIENCE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 10_000}
 
 
+PRIVATE = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+
+
 class Node:
-    """A worker node started from the command line. It has a disk of its own in place of ``hidden``, where it may."""
+    """A worker node started from the command line.
+
+    Where this machine allows it, the node has disks of its own in place of ``hidden`` and of Ray's folder, in which
+    nodes that start at once on one machine would take the same names.
+    """
 
     def __init__(self, address: str, hidden: Path, cpus: int = 1) -> None:
         self.mark = uuid4().hex
@@ -38,17 +45,15 @@ class Node:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TUNE_", "MLFLOW_"))}
         environment = {**kept, **KEYS, "RAY_AUTH_MODE": "disabled", MARK: self.mark}
         ray = f"exec {BIN}/ray start --address={self._address} --num-cpus={self._cpus} --block --disable-usage-stats"
-        private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
-        hide = f"mount -t tmpfs none {self._hidden} && " if private else ""
-        command = [*(["unshare", "--mount"] if private else []), "sh", "-c", hide + ray]
-        subprocess.Popen(
-            command,
-            env=environment,
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        hide = "".join(f"mount -t tmpfs none {path} && " for path in (self._hidden, "/tmp/ray") if PRIVATE)
+        command = [*(["unshare", "--mount"] if PRIVATE else []), "sh", "-c", hide + ray]
+        log = self._hidden.parent / f"node-{self.mark}.log"
+        with log.open("wb") as out:
+            subprocess.Popen(
+                command, env=environment, cwd="/", stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        if not PRIVATE:
+            wait_until(lambda: "block forever" in log.read_text(), 60, "a node")
 
     def processes(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if marked(process) == self.mark]
@@ -209,9 +214,8 @@ def test_without_a_shared_storage_the_report_says_so(head, tmp_path):
         )
     finally:
         node.kill()
-    private = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
     assert (done.returncode, done.stderr) == (0, "")
-    assert ("name a shared folder or a bucket with --storage" in done.stdout) == private
+    assert ("name a shared folder or a bucket with --storage" in done.stdout) == PRIVATE
 
 
 def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):
