@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 _OTHERS = (random.Random, np.random.Generator, np.random.RandomState)  # which a dataset may have for itself
 _NO_HOLDERS = (type, ModuleType, torch.Tensor)
@@ -68,7 +68,7 @@ class DataOrder:
         """The batches of the next epoch."""
         self._begin = {"global": read_state(self._device), "loader": self._loader_state()}
         self._count = 0
-        return self._batches(iter(self._loader))
+        return self._batches(self._start())
 
     def state(self) -> dict[str, Any]:
         """Where in which epoch we are; the global generators as they were when it began and as they are now."""
@@ -91,12 +91,16 @@ class DataOrder:
             for generator, content in zip(_own_generators(self._loader), saved["generators"], strict=True):
                 generator.set_state(content)
         set_state(self._begin["global"], self._device)
-        batches = iter(self._loader)
+        batches = self._start()
         for _ in range(state["batches"]):
             next(batches)
         self._count = state["batches"]
         set_state(state["now"], self._device)
         return self._batches(batches)
+
+    def _start(self) -> Iterator[Any]:
+        batches = iter(self._loader)
+        return _apart(batches, int(torch.randint(2**62, ()))) if _draws_as_it_goes(self._loader) else batches
 
     def _batches(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -116,6 +120,42 @@ class DataOrder:
         for _ in range(epochs):
             for _ in self._loader:
                 pass
+
+
+def _draws_as_it_goes(loader: Any) -> bool:
+    """Whether the next batch may hang on what the loader has drawn in this process since the epoch began.
+
+    A shuffle buffer does so. A DataLoader over a dataset with indices draws their order at once, and its workers draw
+    from generators of their own.
+    """
+    if isinstance(loader, DataLoader):
+        return isinstance(loader.dataset, IterableDataset) and loader.num_workers == 0
+    return not isinstance(loader, list | tuple) and not hasattr(loader, "state_dict")
+
+
+def _apart(batches: Iterator[Any], seed: int) -> Iterator[Any]:
+    """Let a loader draw from global generators that what else draws, such as dropout, does not move.
+
+    So the batches before a checkpoint can be gone through again without training, and those after it are the same.
+    """
+    host = torch.device("cpu")
+    others = read_state(host)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the GPU too
+    own = read_state(host)
+    set_state(others, host)
+    while True:
+        others = read_state(host)
+        set_state(own, host)
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        finally:
+            own = read_state(host)
+            set_state(others, host)
+        yield batch
 
 
 def _hangs_on_torch_alone(loader: Any) -> bool:

@@ -102,6 +102,29 @@ class Stream(IterableDataset[Row]):
         return (self.data[row] for row in torch.randperm(ROWS, generator=self.generator).tolist())
 
 
+class Buffered(IterableDataset[Row]):
+    """A stream through a shuffle buffer: what comes next hangs on every number drawn before, here from `random`."""
+
+    def __iter__(self) -> Iterator[Row]:
+        data, buffer = Noisy(), []
+        for row in range(ROWS):
+            buffer.append(data[row])
+            if len(buffer) == 9:
+                yield buffer.pop(self.draw(9))
+        while buffer:
+            yield buffer.pop(self.draw(len(buffer)))
+
+    def draw(self, below: int) -> int:
+        return random.randrange(below)
+
+
+class TorchBuffered(Buffered):
+    """The same with torch's global generator."""
+
+    def draw(self, below: int) -> int:
+        return int(torch.randint(below, ()))
+
+
 class Custom:
     """An iterable with a generator of its own that cannot tell where it is."""
 
@@ -185,6 +208,8 @@ LOADERS: dict[str, Callable[[], Iterable[Any]]] = {
     ),
     "counting": lambda: Counting(Noisy(), SIZE, shuffle=True, generator=generator()),
     "stream": lambda: loader(Stream()),
+    "shuffle buffer": lambda: loader(Buffered()),
+    "shuffle buffer of torch": lambda: loader(TorchBuffered()),
     "custom": Custom,
     "telling": Telling,
 }
