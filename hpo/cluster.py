@@ -20,16 +20,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hpo.environment import close_local_ray  # isort: skip - before ray
 import ray
 from ray import tune
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayError
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
+from hpo.files import OutputError
 from hpo.listener import Listener
 from hpo.plan import Planned
 from hpo.schedule import Next, Schedule
@@ -196,6 +198,10 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def _node_ids() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str]:
     """Run every trial the schedule hands out; returns when it is done or a signal has stopped it.
 
@@ -206,27 +212,57 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str
 
     Returns:
         What listeners raised.
+
+    Raises:
+        OutputError: the history of the alpha sweep cannot be written.
     """
     bridge = _Bridge(schedule, job, listeners)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _stoppable(bridge), suppress(_Stopped):
-        tune.Tuner(
-            tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
-            tune_config=tune.TuneConfig(
-                search_alg=_Handout(bridge),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=tune.RunConfig(
-                name="study",
-                storage_path=folder,
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),  # `_Bridge` hands out again, in a new Tune trial
-                callbacks=[_Events(bridge)],
-            ),
-        ).fit()
+        while (lost := _fit(bridge, job, folder)) is not None:
+            bridge.all_over(lost)
+    if bridge.output_error is not None:
+        raise bridge.output_error
     return bridge.errors
+
+
+def _fit(bridge: _Bridge, job: Job, folder: str) -> str | None:
+    """Let Tune run what the schedule hands out; what made it give up, ``None`` if it came to the end.
+
+    Tune gives up when a node dies while it fetches what a trial of that node has reported.
+    """
+    tuner = tune.Tuner(
+        tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+        tune_config=tune.TuneConfig(
+            search_alg=_Handout(bridge),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name=f"study-{uuid4().hex}",
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),  # `_Bridge` hands out again, in a new Tune trial
+            callbacks=[_Events(bridge)],
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception as error:
+        lost = _lost_object(error)
+        if lost is None or not bridge.attempts:
+            raise
+        return str(lost)
+    return None
+
+
+def _lost_object(error: BaseException) -> ObjectLostError | None:
+    """What Ray lost, if that is what an error came from."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ObjectLostError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 @contextmanager
@@ -272,7 +308,8 @@ class _Bridge:
         self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
         self.stopping = False
-        self.looked, self.cluster = time.monotonic(), _words()
+        self.output_error: OutputError | None = None
+        self.looked, self.nodes = time.monotonic(), _node_ids()
         self.slots = _slots(job.resources)
 
     @property
@@ -334,8 +371,13 @@ class _Bridge:
         self.furthest.pop(identity, None)
         try:
             self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
-        finally:  # Optuna's file may refuse to be written; the result must not be lost with it
-            self.tell("trial_ended", planned, result)
+        except OutputError as error:  # of Optuna's file; the result must not be lost with it
+            self.stop(error)
+        self.tell("trial_ended", planned, result)
+
+    def stop(self, error: OutputError) -> None:
+        """End the study as a signal does; `run` raises the error then."""
+        self.output_error, self.stopping = error, True
 
     def over(self, trial_id: str, error: str) -> None:
         """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
@@ -352,17 +394,28 @@ class _Bridge:
         if again:
             self.again.append(again)
 
-    def look(self) -> None:
-        """Look at the cluster and at trials that take too long."""
+    def all_over(self, error: str) -> None:
+        """Tune has given up, and with it every attempt."""
+        self.tell("noticed", "a node died with a report on its way; every trial goes on from its last checkpoint")
+        for trial_id in list(self.attempts):
+            self.over(trial_id, error)
+
+    def look(self, trials: Sequence[Any]) -> None:
+        """Look at the cluster, at trials that take too long, and at what Tune has ended without a word."""
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return
         self.looked = time.monotonic()
         self.slots = _slots(self.job.resources)
-        cluster = _words() + ("" if self.slots else ", none of which can hold a trial: waiting for one")
-        if cluster != self.cluster:
-            self.cluster = cluster
-            self.tell("noticed", f"the cluster has changed: {cluster}")
+        nodes = _node_ids()
+        left, joined = len(self.nodes - nodes), len(nodes - self.nodes)
+        if left or joined:
+            self.nodes = nodes
+            waiting = "" if self.slots else ", none of which can hold a trial: waiting for one"
+            self.tell("noticed", f"the cluster has changed: {left} left, {joined} joined; {_words()}{waiting}")
         self._stop_late()
+        for trial in trials:
+            if trial.trial_id in self.attempts and trial.is_finished():
+                self.over(trial.trial_id, "Tune could not start it")
 
     def _stop_late(self) -> None:
         limit = self.job.resources.minutes
@@ -413,7 +466,11 @@ class _Handout(Searcher):
             return self._bridge.hand_out(trial_id, self._bridge.again.popleft())
         if self._bridge.schedule.waiting >= self._bridge.most_waiting:
             return None
-        planned = self._bridge.schedule.next()
+        try:
+            planned = self._bridge.schedule.next()
+        except OutputError as error:
+            self._bridge.stop(error)
+            return None
         if isinstance(planned, Next):
             return None if planned is Next.WAIT else Searcher.FINISHED
         return self._bridge.hand_out(trial_id, [planned])
@@ -444,7 +501,7 @@ class _Events(tune.Callback):
         """Several times a second."""
         if self._bridge.stopping:
             raise _Stopped
-        self._bridge.look()
+        self._bridge.look(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from uuid import uuid4
 
 
 class OutputError(RuntimeError):
     """The output folder cannot be used."""
 
 
+def temporary_name(name: str) -> str:
+    """A hidden name that no other process takes, on this machine or on another that shares the disk."""
+    return f".{name}.{uuid4().hex}"
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file under a temporary name and rename it, so that a reader never sees half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

@@ -76,10 +76,14 @@ class Journal:
         try:
             scratch.mkdir(parents=True)
             kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
-            write_trajectory(entry.result, scratch)
-            _write_durably(scratch / TRIAL, json.dumps(_content(kept)))
+            if trajectory := write_trajectory(entry.result, scratch):
+                _sync(trajectory)
+            (scratch / TRIAL).write_text(json.dumps(_content(kept)), encoding="utf-8")
+            _sync(scratch / TRIAL)
             older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
+            _sync(scratch)
             scratch.rename(self.folder / name)
+            _sync(self.folder)
             for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
                 _forget(folder)
         except OSError:
@@ -169,8 +173,10 @@ def _table(result: TrialResult) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync(path: Path) -> None:
+    """Have a file or a folder's names on the disk, so that a power cut does not take them."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from hpo.files import temporary_name
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LOCAL = re.compile(r"file://(localhost)?(?=/)")
 _USER = re.compile(r"(?<=://)([^/@:]*:.*|[^/@]*)@")  # up to the last @, as a secret may hold any character
@@ -76,7 +78,7 @@ class Storage:
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        temporary = target.with_name(temporary_name(target.name))
         try:
             with temporary.open("wb") as file:
                 file.write(content)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -11,6 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from hpo.files import OutputError
 from search_spaces import AlphaSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,7 +29,20 @@ def optuna_storage(path: Path) -> BaseStorage:
     The caller holds the study's lock, so that a lock on the journal that a killed driver left can be taken away.
     """
     Path(f"{path}.lock").unlink(missing_ok=True)
+    content = path.read_bytes() if path.exists() else b""
+    if not content.endswith(b"\n"):  # a kill or a full disk left half a line, to which Optuna would add
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say in our words that Optuna's file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or "the history of the alpha sweep"
+        raise OutputError(f"--output: {where} cannot be written: {error.strerror}") from None
 
 
 class Sweep:
@@ -87,8 +102,13 @@ class Sweep:
         """How many times `ask` still has an answer."""
         return max(len(self._again), self.trials - self._asked)
 
+    @_writing()
     def ask(self) -> Parameters | None:
-        """Parameters to run with; ``None`` while scores are missing, or when all trials have been asked for."""
+        """Parameters to run with; ``None`` while scores are missing, or when all trials have been asked for.
+
+        Raises:
+            OutputError: Optuna's file cannot be written.
+        """
         if self._again:
             self._asked += 1
             parameters = self._again.popleft()
@@ -114,8 +134,13 @@ class Sweep:
         self._parameters[identity] = parameters
         return parameters
 
+    @_writing()
     def tell(self, identity: str, score: float | None) -> None:
-        """The score of a trial, lower is better; ``None`` if it has none. Optuna learns it when its turn has come."""
+        """The score of a trial, lower is better; ``None`` if it has none. Optuna learns it when its turn has come.
+
+        Raises:
+            OutputError: Optuna's file cannot be written.
+        """
         self._scores.setdefault(identity, score)
         if not self.remaining:  # nothing will be asked any more
             self._pass_on([known for known in self._added + self._order if known in self._scores])

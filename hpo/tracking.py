@@ -161,12 +161,15 @@ class Tracking:
     @_or_tracking_error
     def records(self) -> list[Record]:
         """Every trial of the experiment that has reached an end."""
-        records = []
+        records, ended = [], set()
         for run in self._search(TRIAL):
             identity = run.data.tags["gradsweep.identity"]
+            if identity in ended:  # two drivers that knew nothing of each other have left two runs
+                continue
             self._runs[identity] = run.info.run_id
             self._scores[identity] = {key: v for key, v in run.data.metrics.items() if key.startswith("score/")}
             if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED:
+                ended.add(identity)
                 records.append(_record(run))
         self._knows_runs = True
         return records

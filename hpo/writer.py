@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,7 +54,7 @@ class Writer:
         self._tracking, self._launch, self._journal, self._delivered = tracking, launch, journal, delivered
         self._running: dict[str, _Open] = {}
         self._ended: deque[tuple[Entry, _Open]] = deque()
-        self._away_until = self._beaten = 0.0
+        self._away_until, self._beaten = 0.0, time.monotonic()  # a launch begins with a sign of life
         self._closing = threading.Event()
         self.faults = 0
         self.last_fault = ""
@@ -89,16 +90,26 @@ class Writer:
         """Write what is left and close the runs of trials that did not end. What MLflow did not take."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS + 30)
-        return [entry for entry, _ in self._ended]
+        return [entry for entry, _ in list(self._ended)]
 
     def _work(self) -> None:
         while not self._closing.wait(FLUSH_SECONDS):
             if time.monotonic() >= self._away_until:
-                _ = self._beat() and self._flush() and self._deliver()
+                with self._noted():
+                    _ = self._beat() and self._flush() and self._deliver()
         deadline = time.monotonic() + CLOSE_SECONDS
-        while not self._deliver() and time.monotonic() < deadline:
-            time.sleep(1.0)  # it refused; it may come back
+        with self._noted():
+            while not self._deliver(deadline) and time.monotonic() < deadline:
+                time.sleep(1.0)  # it refused; it may come back
         self._kill_open()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """A fault of our own must not end the thread: what it holds would be lost."""
+        try:
+            yield
+        except Exception as error:
+            self._fault(f"{type(error).__name__}: {error}")
 
     def _beat(self) -> bool:
         """Show other launches that this one lives; false if the backend is away."""
@@ -116,6 +127,8 @@ class Writer:
             if time.monotonic() - trial.flushed < FLUSH_SECONDS:
                 continue
             trial.flushed = time.monotonic()
+            if not self._beat():
+                return False
             if not self._done(partial(self._write_epochs, trial)) and self._away():
                 return False
         return True
@@ -126,9 +139,11 @@ class Writer:
         self._tracking.write_epochs(trial.run, trial.planned, trial.epochs[trial.written : count])
         trial.written = count
 
-    def _deliver(self) -> bool:
+    def _deliver(self, deadline: float = math.inf) -> bool:
         """Write the trials that have ended; false if any is left."""
         for _ in range(len(self._ended)):
+            if time.monotonic() > deadline or not self._beat():
+                return False
             entry, trial = self._ended[0]
             if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
                 self._journal.remove(entry)
@@ -177,12 +192,17 @@ def deliver(journal: Journal, tracking: Tracking, delivered: Callable[[str], obj
     """
     faults = []
     journal.tidy()
+    deadline = time.monotonic() + CLOSE_SECONDS
     for entry in journal.entries():
         try:
             tracking.write(entry)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
             faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
+            if time.monotonic() > deadline:  # a server that answers, but to nothing of this
+                faults.append(f"{len(journal)} trials wait in {journal.folder} for the next command")
+                break
             continue
         journal.remove(entry)
         delivered(entry.planned.config.identity)
+        deadline = time.monotonic() + CLOSE_SECONDS
     return faults

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,7 @@ from uuid import uuid4
 import boto3
 import psutil
 import pytest
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 from tests.hpo.runs_for_tests import MARK, Case, assert_complete, main, marked, wait_until
@@ -216,6 +218,57 @@ def test_without_a_shared_storage_the_report_says_so(head, tmp_path):
         node.kill()
     assert (done.returncode, done.stderr) == (0, "")
     assert ("name a shared folder or a bucket with --storage" in done.stdout) == PRIVATE
+
+
+def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
+    # Every report is an object of its node's store, as a long trajectory is.
+    small = {"max_direct_call_object_size": 1}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": PATIENCE | small})
+    (raylet,) = [
+        psutil.Process(info.process.pid)
+        for info in cluster.head_node.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
+    ]
+    case, control = Case(tmp_path / "driver"), Case(tmp_path / "control")
+    case.study(
+        problem={"name": "tests.hpo.problems_for_tests:Steered", "folder": str(control.folder)},
+        seeds=1,
+        static={"points": 2},
+        gradnorm={"recipes": ["robust"], "trials": 1},
+    )
+    control.steer(block=0)  # every trial, in its second epoch
+    node, other = (Node(cluster.address, case.folder) for _ in range(2))
+    node.start()
+    options = ("--address", cluster.address, "--storage", str(control.folder), "--wait", "2")
+    process = case.start("run", "study.yaml", *options, environment=QUIET)
+    try:
+        wait_until(lambda: (control.folder / "blocked").exists(), 120, "a trial in its second epoch")
+        worker = psutil.Process(int((control.folder / "starts").read_text().split()[1]))
+        raylet.suspend()  # the driver cannot fetch what comes now
+        control.steer()
+        wait_until(lambda: len((control.folder / "devices").read_text().split()) >= 2, 60, "its second evaluation")
+        wait_until(lambda: rests(worker), 60, "a worker that waits to be asked on")
+        node.kill()
+        raylet.resume()
+        other.start()
+        out, err = communicate(process, 120)
+    finally:
+        raylet.resume()
+        process.kill()
+        node.kill()
+        other.kill()
+        cluster.shutdown()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err  # Ray itself writes a line of its own about the loss
+    assert "a node died with a report on its way; every trial goes on from its last checkpoint" in out
+    assert_complete(case.runs(), 12)
+
+
+def rests(process: psutil.Process, seconds: float = 0.5) -> bool:
+    """Whether a process has nothing to do for a while."""
+    before = process.cpu_times()
+    time.sleep(seconds)
+    after = process.cpu_times()
+    return after.user + after.system - before.user - before.system < 0.05 * seconds
 
 
 def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):

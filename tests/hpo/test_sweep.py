@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
+from hpo.files import OutputError
 from hpo.sweep import Parameters, Sweep, optuna_storage
 from search_spaces import AlphaSpace
 
@@ -493,3 +495,27 @@ def test_after_failures_or_a_lost_journal_order_and_kills_change_nothing_either(
     assert all(end == ends[0] for end in ends)
     scored = {identify(parameters) for parameters, state, _ in ends[0] if state == TrialState.COMPLETE}
     assert scored >= {"alpha=0", "alpha=0.5", "alpha=1.5"}
+
+
+def test_half_a_line_in_the_journal_is_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    alphas = driven(sweep(optuna_storage(file), trials=4))
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole.splitlines()[-1][:9])
+    after = sweep(optuna_storage(file), trials=6, finished=finished(*alphas))
+    tell(after, *alphas)
+    assert len(asked(after, 1)) == 1
+    assert len(optuna_trials(optuna_storage(file))) == 5  # what came after can be read
+
+
+def test_a_journal_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    found = sweep(optuna_storage(file), trials=4)
+    asked(found, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size, before[1]))  # as on a disk that is full
+    try:
+        with pytest.raises(OutputError, match=r"^--output: .* cannot be written: File too large$"):
+            found.ask()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
