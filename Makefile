@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/census-quick.yaml
-# Two files at once; the tests of a file run in order.
-PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+# Two files at once, the slow ones first; the tests of a file run in order.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
@@ -88,6 +88,7 @@ $(PINS): constraints.txt | $(VENV)/.python
 	  grep -v '^torch==' constraints.txt > $@; \
 	else cp constraints.txt $@; fi
 
+# Without --no-compile pip would compile a minute long what Python compiles when it is first imported, if ever.
 # The CPU build is a tenth of the size of the CUDA build, and comes from PyTorch's own index. With an
 # NVIDIA driver, or where that index does not answer, the build is the one that pip finds by itself.
 $(VENV)/.torch: $(PINS)
@@ -98,16 +99,16 @@ $(VENV)/.torch: $(PINS)
 	     curl -fsS -m 5 -o /dev/null $(TORCH_CPU_INDEX)/ 2>/dev/null; \
 	  then index="--extra-index-url $(TORCH_CPU_INDEX)"; build="CPU build"; fi; \
 	  echo "==> pip install torch, $$build (takes some minutes)"; \
-	  $(BIN)/pip install -q -c $(PINS) $$index torch; \
+	  $(BIN)/pip install -q --no-compile -c $(PINS) $$index torch; \
 	fi
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@echo "==> pip install -e '.[data]' (takes some minutes)"
-	@$(BIN)/pip install -q -c $(PINS) -e '.[data]'
+	@$(BIN)/pip install -q --no-compile -c $(PINS) -e '.[data]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "==> pip install -e '.[data,dev]' (takes some minutes)"
-	@$(BIN)/pip install -q -c $(PINS) -e '.[data,dev]'
+	@$(BIN)/pip install -q --no-compile -c $(PINS) -e '.[data,dev]'
 	@touch $@

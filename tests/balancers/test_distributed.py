@@ -123,7 +123,7 @@ def work(rank, ranks, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [3])
 def test_ranks_agree_bit_for_bit_and_with_one_process(ranks, tmp_path):
     mp.spawn(work, args=(ranks, str(tmp_path)), nprocs=ranks)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
