@@ -34,7 +34,7 @@ from hpo.trial import EpochReport, TrialResult, run_trial
 from tests.hpo.runs_for_tests import Case, wait_until
 from tests.hpo.tracking_for_tests import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 
 SEED = 20180710
 KILLS = 20
