@@ -9,6 +9,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 # What pip may install: constraints.txt, less the pin of a torch that is kept.
 PINS := $(VENV)/constraints.txt
+# Python compiles what it imports; pip would take a minute to compile all the rest too.
+INSTALL := $(BIN)/pip install -q --no-compile -c $(PINS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -88,7 +90,6 @@ $(PINS): constraints.txt | $(VENV)/.python
 	  grep -v '^torch==' constraints.txt > $@; \
 	else cp constraints.txt $@; fi
 
-# Without --no-compile pip would compile a minute long what Python compiles when it is first imported, if ever.
 # The CPU build is a tenth of the size of the CUDA build, and comes from PyTorch's own index. With an
 # NVIDIA driver, or where that index does not answer, the build is the one that pip finds by itself.
 $(VENV)/.torch: $(PINS)
@@ -99,16 +100,16 @@ $(VENV)/.torch: $(PINS)
 	     curl -fsS -m 5 -o /dev/null $(TORCH_CPU_INDEX)/ 2>/dev/null; \
 	  then index="--extra-index-url $(TORCH_CPU_INDEX)"; build="CPU build"; fi; \
 	  echo "==> pip install torch, $$build (takes some minutes)"; \
-	  $(BIN)/pip install -q --no-compile -c $(PINS) $$index torch; \
+	  $(INSTALL) $$index torch; \
 	fi
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	@echo "==> pip install -e '.[data]' (takes some minutes)"
-	@$(BIN)/pip install -q --no-compile -c $(PINS) -e '.[data]'
+	@$(INSTALL) -e '.[data]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "==> pip install -e '.[data,dev]' (takes some minutes)"
-	@$(BIN)/pip install -q --no-compile -c $(PINS) -e '.[data,dev]'
+	@$(INSTALL) -e '.[data,dev]'
 	@touch $@

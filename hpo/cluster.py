@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from hpo.environment import close_local_ray  # isort: skip - before ray
 import ray
@@ -152,7 +151,7 @@ def _checked(resources: Resources, wait: float) -> str:
 
 def _too_small(resources: Resources) -> str:
     """Why no node can hold a trial."""
-    nodes = _nodes()
+    nodes = _nodes().values()
     for field, name in (("gpu", "GPU"), ("cpu", "CPU")):
         need, most = getattr(resources, field), max((node.get(name, 0.0) for node in nodes), default=0.0)
         if need > most:
@@ -166,7 +165,7 @@ def _too_small(resources: Resources) -> str:
 
 
 def _words() -> str:
-    nodes = _nodes()
+    nodes = _nodes().values()
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
@@ -191,15 +190,12 @@ def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
 def _slots(resources: Resources) -> int:
     """How many trials the cluster can run at once."""
     needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
-    return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in _nodes())
+    return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in _nodes().values())
 
 
-def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _node_ids() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+def _nodes() -> dict[str, dict[str, float]]:
+    """The resources of each node that is alive, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str]:
@@ -218,42 +214,43 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str
     """
     bridge = _Bridge(schedule, job, listeners)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
-    with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder, _stoppable(bridge), suppress(_Stopped):
-        while (lost := _fit(bridge, job, folder)) is not None:
-            bridge.all_over(lost)
+    with _stoppable(bridge), suppress(_Stopped):
+        while (lost := _fit(bridge, job)) is not None:
+            bridge.all_over(str(lost))
     if bridge.output_error is not None:
         raise bridge.output_error
     return bridge.errors
 
 
-def _fit(bridge: _Bridge, job: Job, folder: str) -> str | None:
+def _fit(bridge: _Bridge, job: Job) -> ObjectLostError | None:
     """Let Tune run what the schedule hands out; what made it give up, ``None`` if it came to the end.
 
     Tune gives up when a node dies while it fetches what a trial of that node has reported.
     """
-    tuner = tune.Tuner(
-        tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
-        tune_config=tune.TuneConfig(
-            search_alg=_Handout(bridge),
-            num_samples=-1,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=tune.RunConfig(
-            name=f"study-{uuid4().hex}",
-            storage_path=folder,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),  # `_Bridge` hands out again, in a new Tune trial
-            callbacks=[_Events(bridge)],
-        ),
-    )
-    try:
-        tuner.fit()
-    except Exception as error:
-        lost = _lost_object(error)
-        if lost is None or not bridge.attempts:
-            raise
-        return str(lost)
+    with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Handout(bridge),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="study",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),  # `_Bridge` hands out again, in a new Tune trial
+                callbacks=[_Events(bridge)],
+            ),
+        )
+        try:
+            tuner.fit()
+        except Exception as error:
+            lost = _lost_object(error)
+            if lost is None or not bridge.attempts:
+                raise
+            return lost
     return None
 
 
@@ -309,7 +306,7 @@ class _Bridge:
         self.errors: list[str] = []
         self.stopping = False
         self.output_error: OutputError | None = None
-        self.looked, self.nodes = time.monotonic(), _node_ids()
+        self.looked, self.nodes = time.monotonic(), set(_nodes())
         self.slots = _slots(job.resources)
 
     @property
@@ -406,7 +403,7 @@ class _Bridge:
             return
         self.looked = time.monotonic()
         self.slots = _slots(self.job.resources)
-        nodes = _node_ids()
+        nodes = set(_nodes())
         left, joined = len(self.nodes - nodes), len(nodes - self.nodes)
         if left or joined:
             self.nodes = nodes

@@ -146,9 +146,9 @@ class Writer:
                 return False
             entry, trial = self._ended[0]
             if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
+                self._ended.popleft()  # first: what may fail below must not hold up the others
                 self._journal.remove(entry)
                 self._delivered(entry.planned.config.identity)
-                self._ended.popleft()
             elif self._away():
                 return False
             else:

@@ -123,8 +123,8 @@ def work(rank, ranks, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [3])
-def test_ranks_agree_bit_for_bit_and_with_one_process(ranks, tmp_path):
+def test_ranks_agree_bit_for_bit_and_with_one_process(tmp_path):
+    ranks = 3  # a mean over 2 would be exact in any order
     mp.spawn(work, args=(ranks, str(tmp_path)), nprocs=ranks)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
     for case, *of_ranks in zip(CASES, *found, strict=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -36,6 +38,17 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90.0, what: str = 
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what or condition}"
         time.sleep(0.05)
     return found
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """This process's files break off at so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @dataclass

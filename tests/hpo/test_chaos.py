@@ -124,7 +124,7 @@ class Chaos:
         getattr(self, f"kill_{victim}")()
 
     def kill_trial(self) -> None:
-        os.kill(self.random.choice(wait_until(self.trainers, 120, f"a trial: {self.log}")), signal.SIGKILL)
+        os.kill(self.random.choice(wait_until(self.trainers, 240, f"a trial: {self.log}")), signal.SIGKILL)
 
     def trainers(self) -> list[int]:
         """Processes that have begun a trial and are alive."""
@@ -158,7 +158,7 @@ class Chaos:
         """Kill at each number of steps, then let the command come to its end, as often as it takes."""
         self.launch()
         for threshold in thresholds:
-            wait_until(lambda threshold=threshold: self.steps() >= threshold or self.ended(), 120, f"{self.log}")
+            wait_until(lambda threshold=threshold: self.steps() >= threshold or self.ended(), 240, f"{self.log}")
             if not self.server.runs():
                 self.server.start()
             if self.driver is not None and self.driver.poll() is not None:  # it missed the server

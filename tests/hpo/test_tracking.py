@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 
 from hpo import backend
 from hpo.backend import TrackingError, shown_uri
-from hpo.journal import Journal
-from hpo.tracking import Tracking
+from hpo.journal import Entry, Journal
+from hpo.tracking import OpenRun, Tracking
 from tests.hpo.runs_for_tests import Case, assert_complete
 from tests.hpo.tracking_for_tests import again, history, only_run, planned, result, write
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
@@ -65,6 +65,18 @@ class TestReconcile:
         assert other.reconcile() == 0
         assert other.records() == []
         assert other.run_of("abc") == run
+
+    @pytest.mark.parametrize("ended", [0, 1])
+    def test_of_two_runs_of_one_trial_the_one_that_ended_counts(self, store, folder, ended):
+        first = store.open(planned(), "parent", 1)
+        store._runs.clear()  # as for a driver that began at the same time
+        second = store.client.create_run(
+            store.experiment_id, start_time=2, tags=store.client.get_run(first.run_id).data.tags
+        )
+        run = (first.run_id, second.info.run_id)[ended]
+        store.write(Entry(planned(), "parent", 1, 2, result()), OpenRun(run, 1, {}, second.info.artifact_uri))
+        other, (record,) = again(store, folder)
+        assert record.run_id == other.run_of(planned().config.identity) == run
 
     def test_launches_are_numbered(self, store):
         for number in (1, 2):

@@ -159,6 +159,20 @@ class TestWriter:
         assert fault.startswith(f"MLflow did not take {bad.name}: ")
         assert len(journal) == 1
 
+    def test_a_fault_of_our_own_does_not_hold_up_the_others(self, store, journal):
+        def delivered(identity: str) -> None:
+            if identity == planned(1).config.identity:
+                raise RuntimeError("a fault of our own")
+
+        writer = Writer(store, "parent", journal, delivered)
+        writer.trial_ended(planned(1), result())
+        wait_until(lambda: writer.faults, what="the fault")
+        writer.trial_ended(planned(2), result())
+        assert writer.close() == []
+        assert writer.last_fault == "RuntimeError: a fault of our own"
+        assert {run.data.tags["gradsweep.seed"] for run in trial_runs(store)} == {"1", "2"}
+        assert {run.info.status for run in trial_runs(store)} == {"FINISHED"}
+
 
 class TestJournal:
     """Trials that a driver wrote down and did not deliver."""
@@ -245,6 +259,16 @@ class TestJournal:
         assert [file.path for file in store.client.list_artifacts(only_run(store).info.run_id)] == [
             "trajectory.parquet"
         ]
+
+    def test_a_backend_that_takes_nothing_is_given_up_in_time(self, store, journal, monkeypatch):
+        for seed in range(3):
+            journal.add(self.entry(seed))
+        store.client.delete_experiment(store.experiment_id)  # it answers, and refuses
+        assert len(deliver(journal, store)) == 3
+        monkeypatch.setattr("hpo.writer.CLOSE_SECONDS", -1.0)
+        refused, waiting = deliver(journal, store)
+        assert refused.startswith(f"MLflow did not take {planned(0).name}: ")
+        assert waiting == f"3 trials wait in {journal.folder} for the next command"
 
     def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):
         failed = Entry(planned(), "parent", 1, 2, result("failed", alarms=["of the failure"], resumed=[7]))
