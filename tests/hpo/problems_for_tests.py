@@ -155,7 +155,8 @@ class Counted(Steered):
     """Writes a byte to ``steps`` at each step, so that who kills it can say when, and takes a while for each.
 
     Args:
-        folder: see `Steered`; ``steer.json`` may have ``seconds``, how long a step takes.
+        folder: see `Steered`; ``steer.json`` may have ``seconds``, how long a step takes, and ``hold``: every step
+            waits as long as the file says so.
     """
 
     epochs = 4
@@ -168,5 +169,7 @@ class Counted(Steered):
             with (Path(self.folder) / "steps").open("ab") as file:
                 file.write(b".")
             time.sleep(self._steer("seconds", 0.0))
+            while self._steer("hold", False):
+                time.sleep(0.05)
             batch = batch + 0.01 * torch.randn_like(batch)  # the state of torch's own generator counts
         return super().losses(model, batch)

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 
 SEED = 20180710
 KILLS = 20
+PACE = 0.03  # seconds a step
 STEPS = 16  # of a trial: 4 epochs of 4
 VICTIMS = ("trial", "trial", "trial", "node", "raylet", "driver", "driver", "server")
 # A dead node is missed within seconds, a slow one is not taken for dead.
@@ -97,6 +98,13 @@ class Chaos:
         self.log: list[str] = []
         self.said = ""
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Trials wait while something starts, which may take long: else they would end before they can be killed."""
+        self.case.steer(seconds=PACE, hold=True)
+        yield
+        self.case.steer(seconds=PACE)
+
     def steps(self) -> int:
         with suppress(FileNotFoundError):
             return (self.case.folder / "steps").stat().st_size
@@ -135,13 +143,15 @@ class Chaos:
         """Raylet and workers at once, as a preempted machine."""
         node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: str(node.unique_id)))
         self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(num_cpus=1)
+        with self.held():
+            self.cluster.add_node(num_cpus=1)
 
     def kill_raylet(self) -> None:
         """The raylet alone: its workers go on for a while beside those that take over."""
         node = self.random.choice(sorted(self.cluster.worker_nodes, key=lambda node: str(node.unique_id)))
         node.all_processes["raylet"][0].process.kill()
-        self.cluster.add_node(num_cpus=1)
+        with self.held():
+            self.cluster.add_node(num_cpus=1)
         self.cluster.remove_node(node, allow_graceful=False)
 
     def kill_driver(self) -> None:
@@ -160,7 +170,8 @@ class Chaos:
         for threshold in thresholds:
             wait_until(lambda threshold=threshold: self.steps() >= threshold or self.ended(), 240, f"{self.log}")
             if not self.server.runs():
-                self.server.start()
+                with self.held():
+                    self.server.start()
             if self.driver is not None and self.driver.poll() is not None:  # it missed the server
                 self.launch()
             self.kill(self.random.choice(VICTIMS))
@@ -189,7 +200,7 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
         seeds=2,
         checkpoint_seconds=0,
     )
-    case.steer(seconds=0.03)
+    case.steer(seconds=PACE)
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     found = Chaos(case, server, SEED)
@@ -206,7 +217,7 @@ def undisturbed(chaos: Chaos) -> Undisturbed:
     found = Undisturbed(chaos.case)
     for name in ("steps", "starts"):
         (chaos.case.folder / name).unlink()
-    chaos.case.steer(seconds=0.03)
+    chaos.case.steer(seconds=PACE)
     return found
 
 
