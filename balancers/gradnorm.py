@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from balancers.adaptive import Adaptive, not_finite
 from balancers.base import StepRecord, close, fail, warn
 from balancers.cut import Cut, NoCut, find_cut
 from balancers.deferred import deferred
+from balancers.direct import DirectWeights
 from balancers.one_pass import OnePass
 from balancers.shared_gradients import (
     Shared,
@@ -23,7 +24,7 @@ from balancers.shared_gradients import (
 )
 from balancers.window import Window
 
-Parametrization = Literal["linear", "log"]
+Parametrization = Literal["linear", "log", "direct"]
 
 
 class Path(NamedTuple):
@@ -80,19 +81,24 @@ class GradNorm(Adaptive):
     respect to w only; the network's gradient is never touched by L_grad. After each move w is scaled to sum to T.
 
     Where we deviate: w is kept at or above ``floor`` in the paper's parametrisation, where it can otherwise reach 0
-    or below (`floor_hits` counts this), and `robust` is a recipe of ours.
+    or below (`floor_hits` counts this). `robust`, `annealed` and `direct` are recipes of ours.
 
     Args:
         tasks: names of the T tasks.
         shared: W: a module (all its parameters), a parameter, or a list of parameters.
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
-        parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction.
+        parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
+            ``"direct"`` sets w where L_grad is zero, by moving averages of norms and losses (`DirectWeights`), without
+            a learning rate.
         initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
             first step), or a number > 0 for each task.
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
             for cross-entropy over C classes (the paper's footnote 2).
         lr: learning rate of the weights' Adam; the paper's 0.025.
+        decay_steps: let the learning rate fall linearly to 0 over so many steps, as a rule the whole run; w then
+            stays. ``None`` (the paper) keeps it.
+        smoothing: of the moving averages in the direct parametrisation, in [0, 1).
         update_every: measure gradients and move w at every so many steps; the others cost what a static step costs.
         freeze_after: keep w from this step on.
         floor: smallest w in the linear parametrisation.
@@ -127,6 +133,8 @@ class GradNorm(Adaptive):
         initial_weights: Literal["ones", "balanced"] | Mapping[str, float] = "ones",
         initial_losses: Literal["first"] | Mapping[str, float] = "first",
         lr: float = 0.025,
+        decay_steps: int | None = None,
+        smoothing: float = 0.99,
         update_every: int = 1,
         freeze_after: int | None = None,
         floor: float = 1e-3,
@@ -136,8 +144,12 @@ class GradNorm(Adaptive):
         super().__init__(tasks, lr)
         if not 0 <= alpha < float("inf"):
             fail("alpha", ">= 0", alpha)
-        if parametrization not in ("linear", "log"):
-            fail("parametrization", "'linear' or 'log'", repr(parametrization))
+        if parametrization not in get_args(Parametrization):
+            fail("parametrization", "'linear', 'log' or 'direct'", repr(parametrization))
+        if decay_steps is not None and decay_steps < 1:
+            fail("decay_steps", ">= 1 or None", decay_steps)
+        if not 0 <= smoothing < 1:
+            fail("smoothing", "in [0, 1)", smoothing)
         if update_every < 1:
             fail("update_every", ">= 1", update_every)
         if freeze_after is not None and freeze_after < 0:
@@ -147,7 +159,9 @@ class GradNorm(Adaptive):
         if accumulate < 1:
             fail("accumulate", ">= 1", accumulate)
         self.alpha, self.parametrization, self.floor = alpha, parametrization, floor
+        self.lr, self.decay_steps = lr, decay_steps
         self.update_every, self.freeze_after = update_every, freeze_after
+        self._direct = DirectWeights(len(self.tasks), smoothing)
         self._parameters = parameters_of(shared)
         self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
         self._window = Window(accumulate)
@@ -177,6 +191,18 @@ class GradNorm(Adaptive):
         The paper's recipe walks in steps of about 0.025 from w = 1 and may spend a short run on the way.
         """
         return cls(tasks, shared, alpha, **{"parametrization": "log", "initial_weights": "balanced"} | settings)
+
+    @classmethod
+    def annealed(
+        cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, *, decay_steps: int, **settings: Any
+    ) -> Self:
+        """The robust recipe whose learning rate of w falls to 0 over the run: at its end the weights stand still."""
+        return cls.robust(tasks, shared, alpha, decay_steps=decay_steps, **settings)
+
+    @classmethod
+    def direct(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
+        """Weights set where L_grad is zero: no inner optimizer and no learning rate; see `DirectWeights`."""
+        return cls(tasks, shared, alpha, **{"parametrization": "direct", "initial_weights": "balanced"} | settings)
 
     @property
     def initial_losses(self) -> Tensor | None:
@@ -288,7 +314,11 @@ class GradNorm(Adaptive):
             self._initial_losses = values.clone()
         w, G = self._w, G.to(values)
         now = balance(G, values, self._initial_losses, self.alpha)
-        self._w = self._next(w, now)
+        if self.parametrization == "direct":
+            self._not_finite += now.refused
+            self._w = self._direct.next(w, G, values, self._initial_losses, self.alpha, now.refused)
+        else:
+            self._w = self._next(w, now)
         self._used(StepRecord(w, values, G, now.rates))
 
     def state_dict(self) -> dict[str, Any]:
@@ -298,6 +328,7 @@ class GradNorm(Adaptive):
             "initial_losses": None if L0 is None else L0.clone(),
             "unbalanced": self._unbalanced,
             "floor_hits": self._floor_hits.clone(),
+            "direct": self._direct.sums.clone(),
             "window": self._window.state_dict(),
         }
 
@@ -308,6 +339,7 @@ class GradNorm(Adaptive):
         self._initial_losses = None if L0 is None else L0.clone()
         self._unbalanced = bool(state["unbalanced"])
         self._floor_hits = state["floor_hits"].clone()
+        self._direct.sums = state["direct"].clone()
         self._window.load_state_dict(state["window"])
 
     def _moves(self) -> bool:
@@ -342,6 +374,8 @@ class GradNorm(Adaptive):
 
     def _next(self, w: Tensor, now: Balance) -> Tensor:
         """One step of Adam on w or on ln w, then the scale: w(t+1)."""
+        if self.decay_steps is not None:
+            self._adam.lr = self.lr * max(0.0, 1 - self._step / self.decay_steps)
         if self.parametrization == "log":
             moved = w.log()
             self._move_by(moved, now.gradient, now.refused)
@@ -365,6 +399,7 @@ class GradNorm(Adaptive):
     def _move(self, like: Tensor) -> None:
         super()._move(like)
         self._floor_hits = self._floor_hits.to(like.device)
+        self._direct.to(like)
         self._window.to(like)
         if self._initial_losses is not None:
             self._initial_losses = self._initial_losses.to(like)

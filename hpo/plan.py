@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.compare import AVERAGES, SEARCHED, best_trial, weights_of
+from hpo.compare import AVERAGES, KNOWN, SEARCHED, best_trial, closed, weights_of
 from hpo.problem import Problem
 from hpo.study import StaticSpec, Study, StudyError
 from hpo.trial import TrialConfig
@@ -51,6 +51,7 @@ class Plan:
         self.tasks = [task.name for task in problem.tasks]
         self.metrics = {task.name: task.metric for task in problem.tasks}
         self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}
+        self.known = problem.known_weights
         self.epochs = study.epochs or problem.epochs
         self.data_hash = problem.data_hash()
         rounded = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)]
@@ -88,8 +89,7 @@ class Plan:
 
     def confirm_fixed(self) -> list[Planned]:
         """What the confirm phase trains whatever the search finds, seed by seed."""
-        arms = [*self._reference_arms(), *((f"frozen/{rule}", "frozen", {"rule": rule}) for rule in FROZEN_RULES)]
-        return self._confirm(arms)
+        return self._confirm(self._fixed_arms())
 
     def confirm_chosen(self, search: pd.DataFrame) -> list[Planned]:
         """What the search has chosen: the best static points, the best alpha and its E_t[w], seed by seed.
@@ -114,7 +114,7 @@ class Plan:
         sweep = len(gradnorm.recipes) * gradnorm.trials
         static = 1 + len(self._points)
         chosen = min(confirm.top_static, static) + len(gradnorm.recipes) * (1 + len(confirm.averages))
-        arms = len(self._reference_arms()) + len(FROZEN_RULES) + chosen
+        arms = len(self._fixed_arms()) + chosen
         references = len(self.references())
         return {
             "references": (references, references),
@@ -130,6 +130,13 @@ class Plan:
                 arms += [(f"single_task/{task}", "single_task", {"task": task}) for task in self.tasks]
             else:
                 arms.append((reference, reference, {}))
+        return arms
+
+    def _fixed_arms(self) -> list[Arm]:
+        arms = [*self._reference_arms(), *((f"frozen/{rule}", "frozen", {"rule": rule}) for rule in FROZEN_RULES)]
+        if self.known is not None:
+            w = closed([self.known[task] for task in self.tasks])
+            arms.append((KNOWN, "static", {"weights": short_weights(self.tasks, w)}))
         return arms
 
     def _ranges(self) -> dict[str, tuple[float, float]]:

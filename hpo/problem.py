@@ -60,10 +60,13 @@ class Problem(ABC):
     Attributes:
         tasks: one `Task` for each loss, in the order used everywhere.
         epochs: passes over the training data that one trial makes.
+        known_weights: for each task a weight > 0, where the problem was made so that these are known to be best, as
+            in a toy; the report then says how far everything is from them. ``None`` for real data.
     """
 
     tasks: Sequence[Task]
     epochs: int = 10
+    known_weights: Mapping[str, float] | None = None
 
     def prepare(self) -> None:  # noqa: B027 - optional on purpose
         """Make what every trial on this machine shares (a cache on disk). Called once before any trial."""

@@ -18,10 +18,11 @@ from pydantic import (
     Field,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
-from hpo.methods import REFERENCES, missing_for
+from hpo.methods import RECIPES, REFERENCES, missing_for
 from search_spaces import DESIGNS, AlphaSpace
 
 MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
@@ -88,9 +89,15 @@ def _reference(value: Any) -> Any:
     return value
 
 
+def _recipe(value: Any) -> Any:
+    if not isinstance(value, str) or value not in RECIPES:
+        raise ValueError(f"allowed: {', '.join(RECIPES)}")
+    return value
+
+
 Reference = Annotated[str, PlainValidator(_reference)]
-Recipe = Literal["paper", "robust"]
-Average = Literal["arithmetic", "geometric", "tail"]
+Recipe = Annotated[str, PlainValidator(_recipe)]
+Average = Literal["arithmetic", "geometric", "tail", "geometric_tail"]
 References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_not_bool)]
@@ -159,9 +166,11 @@ class GradNormSpec(_Strict):
 
     @field_validator("learning_rate")
     @classmethod
-    def _learning_rate(cls, rate: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _learning_rate(cls, rate: tuple[float, float] | None, info: ValidationInfo) -> tuple[float, float] | None:
         if rate is not None and not 0 < rate[0] <= rate[1]:
             raise ValueError("allowed: [lowest, highest] with 0 < lowest <= highest")
+        if rate is not None and "direct" in info.data.get("recipes", ()):
+            raise ValueError("allowed: none together with the recipe direct, which has no learning rate")
         return rate
 
 

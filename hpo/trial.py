@@ -20,7 +20,7 @@ from torch import Tensor
 from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
 from hpo.checkpoint import Checkpoints
 from hpo.generators import DataOrder, seed_all
-from hpo.methods import build_balancer
+from hpo.methods import OVER_THE_RUN, build_balancer
 from hpo.problem import Problem, to_device
 from hpo.trial_alarms import trajectory_alarms
 
@@ -31,6 +31,7 @@ AVERAGES: dict[str, dict[str, Any]] = {
     "arithmetic": {"kind": "arithmetic", "start": 0.0},
     "geometric": {"kind": "geometric", "start": 0.0},
     "tail": {"kind": "arithmetic", "start": 0.5},
+    "geometric_tail": {"kind": "geometric", "start": 0.5},
 }
 
 
@@ -230,9 +231,24 @@ class _Training:
         seed_all(self.config.seed)
         self.model = self.problem.build_model(self.config.seed).to(self.device)
         shared = self.problem.shared_layer(self.model)
-        self.balancer: Balancer = build_balancer(self.config.method, self.config.settings, self.tasks, shared)
         self.optimizer = self.problem.build_optimizer(self.model)
-        self.order = DataOrder(self.problem.loader("train", self.config.seed), self.device)
+        loader = self.problem.loader("train", self.config.seed)
+        self.order = DataOrder(loader, self.device)
+        self.balancer: Balancer = build_balancer(
+            self.config.method, self.config.settings, self.tasks, shared, self._steps(loader)
+        )
+
+    def _steps(self, loader: Any) -> int:
+        """Optimizer steps of the whole run; 0 where no recipe asks, as a stream need not know its length."""
+        if self.config.settings.get("recipe") not in OVER_THE_RUN:
+            return 0
+        try:
+            return len(loader) * self.config.epochs
+        except TypeError:
+            raise ValueError(
+                f"recipe {self.config.settings['recipe']!r} has to know the steps of a run: "
+                "loader('train') should have a length. Found none."
+            ) from None
 
     def _epoch(self, batches: Iterator[Any]) -> EpochReport:
         self.model.train()

@@ -13,7 +13,7 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 ``alarms``             what the trial itself had to say, a line each
 ``val/<task>``         metric on the validation split; ``test/<task>`` and ``train/<task>`` on the others, NaN
                        outside confirm
-``arithmetic/<task>``  E_t[w]; also ``geometric/<task>`` and ``tail/<task>``; the weights themselves if fixed
+``arithmetic/<task>``  E_t[w]; also ``geometric/``, ``tail/``, ``geometric_tail/``; the weights themselves if fixed
 =====================  ==================================================================================
 """
 
@@ -30,6 +30,7 @@ from hpo.compare.trials import (
     AVERAGES,
     BALANCED,
     FIXED,
+    KNOWN,
     REFERENCE,
     SEARCHED,
     TRIAL_COLUMNS,
@@ -41,12 +42,13 @@ from hpo.compare.trials import (
     weights_of,
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
-from hpo.compare.weights import Distance, distance, distances_to
+from hpo.compare.weights import Distance, closed, distance, distances_to
 
 __all__ = [
     "AVERAGES",
     "BALANCED",
     "FIXED",
+    "KNOWN",
     "REFERENCE",
     "SEARCHED",
     "TRIAL_COLUMNS",
@@ -63,6 +65,7 @@ __all__ = [
     "best_runs",
     "best_trial",
     "clopper_pearson",
+    "closed",
     "compare",
     "distance",
     "distances_to",

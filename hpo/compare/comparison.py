@@ -39,7 +39,7 @@ class Comparison:
         noise: sigma of a validation score from seed to seed, and its degrees of freedom.
         region: the static points that one seed cannot tell from the best one, rows of ``search``.
         distances: for each recipe and average E_t[w] of the best alpha, its `Distance` to the best static arm and to
-            the region.
+            the region, and to the weights known to be best.
         ranks: for each recipe the rank of its best run among the static points, on the search seed.
         surface: the response surface over the static points.
         budget: expected best of k static points, and how many match GradNorm.

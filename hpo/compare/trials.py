@@ -23,10 +23,11 @@ TRIAL_COLUMNS = [
     "seconds",
     "alarms",
 ]
-AVERAGES = ("arithmetic", "geometric", "tail")
+AVERAGES = ("arithmetic", "geometric", "tail", "geometric_tail")
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
 FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
+KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making; it takes part in nothing
 REFERENCE = "single_task"  # the kind of arm that defines the score and has none
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from hpo.compare.trials import AVERAGES, Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.compare.trials import AVERAGES, KNOWN, Vector, best_runs, static_points, weight_columns, weights_of
 
 
 class Distance(NamedTuple):
@@ -98,19 +98,27 @@ def distances(
 
     Returns:
         ``recipe, average, alpha``, the fields of `Distance`, ``region_<field>`` with the distance to the nearest
-        point of the region, ``nearest`` (that point's arm), and ``w/<task>``.
+        point of the region, ``nearest`` (that point's arm), ``known_<field>`` with the distance to the weights that
+        are known to be best, NaN on real data, and ``w/<task>``.
     """
     rows = []
-    target = arms.loc[arms["arm"] == static, [f"w/{task}" for task in tasks]].to_numpy(dtype=np.float64)
+    target, known = _weights(arms, static, tasks), _weights(arms, KNOWN, tasks)
     for recipe, best in best_runs(search).items() if len(target) else ():
         for average in AVERAGES:
             w = weights_of(best, tasks, average)
             row = {"recipe": recipe, "average": average, "alpha": best["alpha"], **distance(w, target[0])._asdict()}
             row |= _to_region(w, equals, tasks)
+            far = distance(w, known[0]) if len(known) else Distance(math.nan, math.nan, math.nan)
+            row |= {f"known_{field}": value for field, value in far._asdict().items()}
             rows.append(row | {f"w/{task}": value for task, value in zip(tasks, w, strict=True)})
-    near = [f"region_{field}" for field in Distance._fields]
-    columns = ["recipe", "average", "alpha", *Distance._fields, *near, "nearest", *(f"w/{t}" for t in tasks)]
+    others = [f"{target}_{field}" for target in ("region", "known") for field in Distance._fields]
+    columns = ["recipe", "average", "alpha", *Distance._fields, *others, "nearest", *(f"w/{t}" for t in tasks)]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _weights(arms: pd.DataFrame, arm: str, tasks: Sequence[str]) -> Vector:
+    """Weights of an arm, shape (1, T), or (0, T) without it."""
+    return arms.loc[arms["arm"] == arm, [f"w/{task}" for task in tasks]].to_numpy(dtype=np.float64)
 
 
 def _to_region(w: Vector, equals: pd.DataFrame, tasks: Sequence[str]) -> dict[str, object]:

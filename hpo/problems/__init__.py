@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.problem import Problem, ProblemError, Task
-from hpo.problems.checks import check_count, shown
+from hpo.problems.checks import check_count, check_positive, shown
 
 __all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
 
@@ -201,7 +201,17 @@ def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, 
 def _check_problem(name: str, problem: Problem) -> Problem:
     _check_tasks(name, getattr(problem, "tasks", None))
     check_count(f"epochs of problem {name!r}", problem.epochs)
+    if problem.known_weights is not None:
+        _check_known_weights(name, problem.known_weights, [task.name for task in problem.tasks])
     return problem
+
+
+def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:
+    where = f"known_weights of problem {name!r}"
+    if not isinstance(weights, Mapping) or weights.keys() != set(tasks):
+        raise ProblemError(f"{where}: found {shown(weights)}, allowed is a number for each of {_listed(tasks)}")
+    for task, weight in weights.items():
+        check_positive(f"{where}, task {task!r}", weight)
 
 
 def _check_tasks(name: str, tasks: Any) -> None:

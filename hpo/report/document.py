@@ -111,6 +111,11 @@ class DistancePart(_Part):
     region_aitchison: Number = Field(description="distance to that point")
     region_l2: Number
     region_factor: Number
+    known_aitchison: Number = Field(
+        default=None, description="distance to the weights that are best by the problem's making; null on real data"
+    )
+    known_l2: Number = None
+    known_factor: Number = None
 
 
 class Rank(_Part):

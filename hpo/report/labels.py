@@ -51,6 +51,7 @@ _WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) 
     ("uncertainty", 0): "uncertainty weighting".format,
     ("single_task", 1): "single task {}".format,
     ("frozen", 1): lambda rule: f"frozen weights ({_RULES.get(rule, rule)})",
+    ("known_optimum", 0): "the weights that the problem was made for".format,
     ("gradnorm", 2): lambda recipe, settings: f"GradNorm ({recipe} recipe, {_settings(settings)})",
     ("gradnorm_static", 2): "GradNorm static ({} recipe, {} average)".format,
     **{(method, 0): name.format for method, name in _NAMES.items()},

@@ -137,10 +137,21 @@ def distances_table(comparison: Comparison) -> pd.DataFrame:
             "Nearest point as good": arm_label(row["nearest"]) if row["nearest"] else NOTHING,
             "Aitchison distance to it": weight(row["region_aitchison"]),
             "Off from it by a factor of": ratio(row["region_factor"]),
+            **_from_known(row),
             **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
         }
         for _, row in comparison.distances.iterrows()
     )
+
+
+def _from_known(row: pd.Series) -> dict[str, str]:
+    """Only a problem made for it has weights that are known to be best."""
+    if math.isnan(row["known_aitchison"]):
+        return {}
+    return {
+        "Aitchison distance to the known best": weight(row["known_aitchison"]),
+        "Off from the known best by a factor of": ratio(row["known_factor"]),
+    }
 
 
 def ranks_table(comparison: Comparison) -> pd.DataFrame:

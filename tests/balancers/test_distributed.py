@@ -17,6 +17,7 @@ STEPS = 20
 RECIPES = {
     "paper": GradNorm.paper,
     "robust": GradNorm.robust,
+    "direct": GradNorm.direct,
     "uncertainty": lambda tasks, shared, alpha: Uncertainty(tasks),
     "mgda": lambda tasks, shared, alpha: torchjd_balancer("mgda", tasks),
     "dwa": lambda tasks, shared, alpha: torchjd_balancer("dwa", tasks),
@@ -31,6 +32,7 @@ CASES = [
     ("paper", "plain", "backward", {}),
     ("robust", "plain", "backward", {}),
     ("robust", "plain", "called", {}),
+    ("direct", "plain", "backward", {}),
     ("robust", "unused", "backward", {}),
     ("robust", "unused", "called", {}),
     ("robust", "static graph", "backward", {}),

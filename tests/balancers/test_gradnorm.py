@@ -144,7 +144,7 @@ def test_robust_recipe_does_not_see_the_unit_of_a_loss(factor, alpha):
     torch.testing.assert_close(two[0] / two[1] * factor, one[0] / one[1], rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust])
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust, GradNorm.direct])
 def test_identical_tasks_keep_weight_one(recipe):
     network = TinyNetwork(("a",))
     balancer = recipe(["a", "b", "c"], network.shared, alpha=1.5)
@@ -154,7 +154,7 @@ def test_identical_tasks_keep_weight_one(recipe):
     torch.testing.assert_close(balancer.weights, torch.ones(3))
 
 
-@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust])
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust, GradNorm.direct])
 def test_slow_task_gains_weight(recipe):
     """Two like tasks, one of which does not improve: it has r > 1 and, for alpha > 0, the larger weight."""
 
@@ -183,7 +183,7 @@ def test_paper_weights_stop_at_the_floor_and_say_so():
     assert weights.min() > 0
 
 
-@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust])
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust, GradNorm.direct])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_keeps_w_and_is_reported_once(recipe, bad):
     network = TinyNetwork()
@@ -208,6 +208,62 @@ def test_update_every_and_freeze_after():
     moved = (path[1:] != path[:-1]).any(1).tolist()
     # the first difference is the balanced start
     assert moved == [True, False, False, True, False, False, True, False, False, False, False, False]
+
+
+def test_annealed_weights_come_to_rest_when_the_run_ends():
+    network = TinyNetwork()
+    path = train(GradNorm.annealed(list(TASKS), network.shared, 0.5, decay_steps=40), network, 50, 1e-5)
+    moves = path.log().diff(dim=0).abs().amax(1)[1:]  # the first is the balanced start
+    assert moves[0] > 0
+    assert moves[35:39].max() < 0.15 * moves[:4].max()
+    assert torch.equal(path[40], path[50])
+
+
+def test_annealing_changes_the_rate_and_nothing_else():
+    def two(**settings):
+        network = TinyNetwork()
+        return train(GradNorm.robust(list(TASKS), network.shared, **settings), network, 2, 1e-5)
+
+    assert torch.equal(two(lr=0.1, decay_steps=1)[1], two(lr=0.1)[1])  # step 0 has the whole rate
+    assert torch.equal(two(lr=0.1, decay_steps=1)[2], two(lr=0.1)[1])  # and step 1 none
+    halved = two(lr=0.1, decay_steps=2)
+    assert torch.equal(halved[1], two(lr=0.1)[1])
+    assert 0 < (halved[2] / halved[1]).log().abs().max() < (two(lr=0.1)[2] / halved[1]).log().abs().max()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
+def test_direct_weights_are_where_the_gradient_loss_is_zero(alpha):
+    """Without smoothing, G_i of the same batch at w(t+1) is in proportion to r_i^alpha."""
+    network = TinyNetwork()
+    balancer = GradNorm.direct(list(TASKS), network.shared, alpha, smoothing=0.0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    for _ in range(5):
+        optimizer.zero_grad()
+        balancer.backward(network.losses())
+        last = balancer.last
+        G = last.gradient_norms / last.weights * balancer.weights
+        torch.testing.assert_close(G / G.mean(), last.rates**alpha / (last.rates**alpha).mean(), rtol=1e-4, atol=0)
+        optimizer.step()
+    assert (balancer.last.rates - 1).abs().max() > 1e-3  # else alpha would not have been seen
+
+
+def test_direct_weights_rest_on_means_freed_of_their_start():
+    """The oracle: 1 - smoothing times the sum of smoothing**age times the measurement, over the same of ones."""
+    network, smoothing = TinyNetwork(), 0.8
+    balancer = GradNorm.direct(list(TASKS), network.shared, 0.5, smoothing=smoothing)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    norms, losses = [], []
+    for _ in range(7):
+        optimizer.zero_grad()
+        balancer.backward(network.losses())
+        optimizer.step()
+        norms.append(balancer.last.gradient_norms / balancer.last.weights)
+        losses.append(balancer.last.losses)
+    age = torch.tensor([smoothing**k for k in reversed(range(7))])
+    mean_norm, mean_loss = ((age @ torch.stack(rows)) / age.sum() for rows in (norms, losses))
+    progress = mean_loss / losses[0]
+    expected = (progress / progress.mean()) ** 0.5 / mean_norm
+    torch.testing.assert_close(balancer.weights, expected * 3 / expected.sum(), rtol=1e-4, atol=0)
 
 
 def test_balanced_start_makes_all_gradient_norms_equal():
@@ -238,6 +294,8 @@ def test_given_initial_losses_set_the_rates():
         ({"freeze_after": -1}, "freeze_after"),
         ({"floor": 0.0}, "floor"),
         ({"parametrization": "square"}, "'square'"),
+        ({"decay_steps": 0}, "decay_steps"),
+        ({"smoothing": 1.0}, "smoothing"),
         ({"initial_weights": "random"}, "'random'"),
         ({"initial_weights": {"near": 1.0}}, "initial_weights"),
         ({"initial_weights": {"near": 1.0, "far": 0.0, "odd": 1.0}}, "far"),

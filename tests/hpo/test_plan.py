@@ -99,6 +99,17 @@ def test_points_that_do_not_fit_the_tasks(static: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_weights_known_to_be_best_are_an_arm_of_the_confirm_phase() -> None:
+    problem = Small()
+    problem.known_weights = {"tiny": 8, "near": 2, "far": 2}
+    content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
+    plan = Plan(Study.model_validate(content), problem)
+    last = plan.confirm_fixed()[-1]
+    assert last.arm == "known_optimum"
+    assert last.config.settings == {"weights": {"near": 0.5, "far": 0.5, "tiny": 2.0}}
+    assert plan.size()["confirm"][0] == make_plan().size()["confirm"][0] + 1
+
+
 def test_every_search_trial_has_the_search_seed_and_no_test_split() -> None:
     plan = make_plan(seed=5, seeds=3)
     search = [*plan.references(), *plan.static(), plan.sweep("paper", {"alpha": 1.0})]

@@ -139,7 +139,11 @@ class TestTracking:
             "data_hash",
         } <= run.data.params.keys()
         curves = {f"{group}/{task}" for group in ("loss", "val", "w", "G", "r") for task in TASKS}
-        averages = {f"mean_w_{kind}/{task}" for kind in ("arithmetic", "geometric", "tail") for task in TASKS}
+        averages = {
+            f"mean_w_{kind}/{task}"
+            for kind in ("arithmetic", "geometric", "tail", "geometric_tail")
+            for task in TASKS
+        }
         assert curves | averages | {"steps", "seconds", "score/val"} <= run.data.metrics.keys()
         assert not [key for key in run.data.metrics if key.startswith("test/") or key == "score/test"]
         assert sum(run.data.metrics[f"w/{task}"] for task in TASKS) == pytest.approx(2)

@@ -54,11 +54,8 @@ def train(config: TrialConfig, fate: Fate = fine) -> TrialResult:
     metrics = 1 + 0.1 * (log_weights(config) - BEST) ** 2 + [noise.gauss(0, 0.001) for _ in TASKS]
     if config.method == "single_task":
         metrics = np.array([1.0 if task == config.settings["task"] else 2.0 for task in TASKS])
-    averages = {
-        "arithmetic": 3 * w / w.sum(),
-        "geometric": 3 * w / w.sum(),
-        "tail": 3 * w**1.1 / (w**1.1).sum() if config.method == "gradnorm" else 3 * w / w.sum(),
-    }
+    late = w**1.1 if config.method == "gradnorm" else w
+    averages = {name: 3 * x / x.sum() for name, x in zip(AVERAGES, (w, w, late, late), strict=True)}
     validation = dict(zip(TASKS, metrics.tolist(), strict=True))
     return TrialResult(
         "finished",

@@ -141,9 +141,9 @@ FAULTS = {
     "references: [single_task, best]": (
         "references[1]: found 'best', allowed: single_task, equal, uncertainty, " + ", ".join(TORCHJD)
     ),
-    "gradnorm: {recipes: [papr]}": "gradnorm.recipes[0]: found 'papr', allowed: 'paper' or 'robust'",
+    "gradnorm: {recipes: [papr]}": "gradnorm.recipes[0]: found 'papr', allowed: paper, robust, annealed, direct",
     "confirm: {averages: [mean]}": (
-        "confirm.averages[0]: found 'mean', allowed: 'arithmetic', 'geometric' or 'tail'"
+        "confirm.averages[0]: found 'mean', allowed: 'arithmetic', 'geometric', 'tail' or 'geometric_tail'"
     ),
     "static: {design: grid}": f"static.design: found 'grid', allowed: {DESIGNS}",
     "static: {design: [sobol]}": "static.design: found ['sobol'], allowed: text",
@@ -154,6 +154,8 @@ FAULTS = {
     "references: [equal]": (
         "references: found ['equal'], allowed: a list with single_task, to which every score is relative"
     ),
+    "gradnorm: {recipes: [direct], learning_rate: [0.01, 0.1]}": "gradnorm.learning_rate: found [0.01, 0.1], "
+    "allowed: none together with the recipe direct, which has no learning rate",
     "gradnorm: {recipes: []}": f"gradnorm.recipes: found [], allowed: {LIST}",
     "confirm: {averages: []}": f"confirm.averages: found [], allowed: {LIST}",
     # numbers

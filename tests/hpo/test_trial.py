@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.methods import METHODS
+from hpo.methods import METHODS, RECIPES
 from hpo.problem import Problem, Split, Task
 from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
 
@@ -86,6 +86,9 @@ class Batches:
         slopes = torch.tensor([[1.0, 2.0, -1.0], [0.5, -1.0, 1.0], [1.0, 0.0, 2.0], [-1.0, 1.0, 1.0]])
         self.y = self.x @ slopes
         self.order = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return BATCHES
 
     def __iter__(self) -> Iterator[Any]:
         for rows in torch.randperm(len(self.x), generator=self.order).chunk(BATCHES):
@@ -199,12 +202,43 @@ def test_averages_are_those_of_the_trajectory(recipe: str) -> None:
         "arithmetic": w.mean(axis=0),
         "geometric": np.exp(np.log(w).mean(axis=0)),
         "tail": w[12:].mean(axis=0),
+        "geometric_tail": np.exp(np.log(w[12:]).mean(axis=0)),
     }
     for name, mean in expected.items():
         found = result.averages[name]
         assert list(found) == list(TASKS)
         assert sum(found.values()) == pytest.approx(3.0, rel=1e-6)
         assert list(found.values()) == pytest.approx((3 * mean / mean.sum()).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains(recipe: str) -> None:
+    result = run(config("gradnorm", recipe=recipe, alpha=0.5))
+    assert (result.status, result.error) == ("finished", "")
+    assert np.ptp(result.trajectory["w"], axis=0).max() > 1e-3
+
+
+def test_annealing_spans_the_run() -> None:
+    moves = {}
+    for recipe in ("robust", "annealed"):
+        w = run(config("gradnorm", recipe=recipe, alpha=0.5, learning_rate=0.05)).trajectory["w"]
+        moves[recipe] = np.abs(np.diff(np.log(w.astype(float)), axis=0)).max(axis=1)
+    assert moves["annealed"][1] == pytest.approx(moves["robust"][1], rel=0.1)  # step 0 begins where it should be
+    assert moves["annealed"][-1] < 0.25 * moves["annealed"][1]
+
+
+def test_annealing_needs_to_know_the_length_of_the_run() -> None:
+    class Stream(Small):
+        def loader(self, split: Split, seed: int) -> Any:
+            return map(tuple, super().loader(split, seed))
+
+    failed = run(config("gradnorm", recipe="annealed", alpha=0.5), Stream())
+    assert failed.status == "failed"
+    assert failed.error.startswith(
+        "ValueError: recipe 'annealed' has to know the steps of a run: "
+        "loader('train') should have a length. Found none."
+    )
+    assert not run(config("gradnorm", recipe="robust", alpha=0.5), Stream()).error.startswith("ValueError: recipe")
 
 
 def test_the_learning_rate_is_that_of_the_weights() -> None:

@@ -16,7 +16,7 @@ from hpo.report.figures.style import add_run_title, blank, log_ticks, plain, tas
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."
 _POINTS = 600  # of a curve; more would only make the page heavy
-_SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square"), strict=True))
+_SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square", "cross"), strict=True))
 
 
 def caption(_: ReportData) -> str:

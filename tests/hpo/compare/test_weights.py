@@ -41,7 +41,7 @@ def test_distances_do_not_see_scale_or_side() -> None:
 
 
 def test_distances_are_those_of_the_best_alpha_to_the_best_static_point() -> None:
-    averages = {"arithmetic": [0.5, 1.5], "geometric": [0.4, 1.6], "tail": [1.0, 1.0]}
+    averages = {"arithmetic": [0.5, 1.5], "geometric": [0.4, 1.6], "tail": [1.0, 1.0], "geometric_tail": [1.1, 0.9]}
     comparison = compared(
         [weighted("static/01", s, -1.0, [0.2, 1.8]) for s in range(4)],
         [weighted("static/02", s, 3.0, [1.8, 0.2]) for s in range(4)],
@@ -98,6 +98,23 @@ def test_a_point_with_a_weight_of_zero_is_never_the_nearest() -> None:
 
 def test_weights_that_are_not_known_have_no_distance() -> None:
     assert all(math.isnan(x) for x in distance([NAN, 1.0], [1.0, 1.0]))
+
+
+def test_weights_known_to_be_best_have_a_distance_and_take_part_in_nothing() -> None:
+    known = [1.9, 0.1]
+    rows = [
+        [weighted("static/01", s, -1.0, [0.2, 1.8]) for s in range(4)],
+        [weighted("known_optimum", s, -9.0, known) for s in range(1, 4)],
+        [weighted("gradnorm/paper/alpha=2", 0, -2.0, [0.5, 1.5])],
+    ]
+    with_it, without = compared(*rows), compared(rows[0], rows[2])
+    found = with_it.distances.iloc[0]
+    assert found[["known_aitchison", "known_l2", "known_factor"]].tolist() == pytest.approx(
+        list(distance([0.5, 1.5], known))
+    )
+    assert with_it.recommended == without.recommended == "static/01"
+    assert with_it.verdict.static == "static/01"
+    assert without.distances["known_aitchison"].isna().all()
 
 
 def _arms(name: str, w: list[float]) -> pd.DataFrame:

@@ -108,6 +108,20 @@ def test_the_current_folder_hides_nothing_installed(write: Callable[[str, str], 
     assert "rgb_to_hsv" in failure("colorsys:rgb_to_hsv", {})
 
 
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("[1.0]", "known_weights of problem '{}': found [1.0], allowed is a number for each of 'a'"),
+        ("{'b': 1.0}", "known_weights of problem '{}': found {'b': 1.0}, allowed is a number for each of 'a'"),
+        ("{'a': 0.0}", "known_weights of problem '{}', task 'a': found 0.0, allowed is a finite number > 0"),
+    ],
+)
+def test_known_weights_are_a_positive_number_for_each_task(write: Any, weights: str, words: str) -> None:
+    text = f"{COMPLETE}\nclass Known(Open):\n    known_weights = {weights}\n"
+    name = write(f"gradsweep_test_known_{abs(hash(weights))}", text) + ":Known"
+    assert failure(name, {}) == words.replace("{}", name, 1)
+
+
 def test_a_nested_class_and_open_arguments_load(mine: str) -> None:
     problem = load_problem(f"{mine}:Outer.Inner", {"anything_at_all": 1})
     assert vars(problem)["anything"] == {"anything_at_all": 1}
@@ -115,7 +129,8 @@ def test_a_nested_class_and_open_arguments_load(mine: str) -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     assert failure("cenus", {}) == (
-        "problem: found 'cenus' (did you mean 'census'?), allowed are 'census', 'toy' or 'package.module:Class'"
+        "problem: found 'cenus' (did you mean 'census'?), allowed are 'census', 'earth', 'multi_fashion', "
+        "'nyuv2', 'qm9', 'toy' or 'package.module:Class'"
     )
 
 

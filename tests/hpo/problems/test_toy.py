@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import math
+import re
+from typing import Any
+
 import pytest
 import torch
 
-from hpo.problems.toy import Toy, generate
+from balancers import GradNorm
+from hpo.problem import ProblemError
+from hpo.problems.toy import Heads, Toy, generate
 
 
 def test_scales_run_from_one_to_the_largest() -> None:
@@ -56,6 +62,86 @@ def test_a_data_seed_fixes_the_data() -> None:
     generate.cache_clear()
     assert torch.equal(one, generate((1.0,), (30, 20, 10), 7)["test"][1])
     assert not torch.equal(one, generate((1.0,), (30, 20, 10), 8)["test"][1])
+
+
+def test_scales_of_ones_own_replace_the_spacing() -> None:
+    toy = Toy(sigmas=[5, 1.0, 5])
+    assert toy.sigmas == (5.0, 1.0, 5.0)
+    assert toy.known_weights == pytest.approx({"f1": 0.04, "f2": 1.0, "f3": 0.04})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"sigmas": []}, "sigmas: found [], allowed is a list of 1 to 100 numbers"),
+        ({"sigmas": [1.0, 0.0]}, r"sigmas[1]: found 0.0, allowed is a finite number > 0"),
+        ({"heads": "tall"}, "heads: found 'tall', allowed are 'plain', 'scaled'"),
+        ({"inputs": "long"}, "inputs: found 'long'"),
+        ({"examples": "few"}, "examples: found 'few'"),
+        ({"optimizer": "lion"}, "optimizer: found 'lion'"),
+    ],
+)
+def test_refuses_what_it_cannot_use(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ProblemError, match=re.escape(words)):
+        Toy(**arguments)
+
+
+def test_a_stream_draws_new_examples_of_the_same_functions() -> None:
+    toy = Toy(1, examples="stream", train=400, batch_size=100)
+    x, y = generate(*toy._data())["val"]
+    loader = toy.loader("train", 0)
+    epochs = [tuple(torch.cat(parts) for parts in zip(*loader, strict=True)) for _ in range(2)]
+    (first, targets), (second, _) = epochs
+    assert first.shape == (400, 250)
+    rows = torch.cat([first, second])
+    assert rows.unique(dim=0).shape == rows.shape
+    own = _linear_map(x.double(), y[:, 0, 3].double())
+    torch.testing.assert_close((first.double() @ own).tanh().float(), targets[:, 0, 3], rtol=0, atol=2e-3)
+
+
+def test_a_stream_goes_on_where_its_state_was_read() -> None:
+    one, same = (Toy(2, examples="stream", train=300).loader("train", 5) for _ in range(2))
+    list(one)
+    state = one.state_dict()  # type: ignore[attr-defined]
+    expected = [x for x, _ in one]
+    same.load_state_dict(state)  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in zip(expected, [x for x, _ in same], strict=True))
+
+
+def test_inputs_of_variance_one_make_the_functions_signs() -> None:
+    short, normal = (generate((1.0,), (500, 10, 10), 0, inputs)["train"] for inputs in ("short", "normal"))
+    assert torch.equal(normal[0] / 250**0.5, short[0])
+    assert (normal[1].abs() > 0.99).float().mean() > 0.9 > (short[1].abs() > 0.99).float().mean()
+
+
+def test_scaled_heads_make_tasks_alike_but_for_sigma_squared() -> None:
+    """The gradient of L_i / sigma_i^2 is the same whatever sigma_i; with plain heads it is not."""
+    for heads, alike in (("scaled", True), ("plain", False)):
+        gradients = []
+        for sigma in (1.0, 30.0):
+            toy = Toy(sigmas=[sigma], heads=heads, train=200)  # type: ignore[arg-type]
+            model = toy.build_model(0)
+            losses = toy.losses(model, next(iter(toy.loader("train", 0))))
+            (losses["f1"] / sigma**2).backward()  # type: ignore[no-untyped-call]
+            gradients.append(toy.shared_layer(model).weight.grad)  # type: ignore[union-attr]
+        assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-7) is alike  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("heads", "exponent"), [("scaled", 2.0), ("plain", 1.0)])
+def test_gradnorm_finds_the_known_weights_where_the_heads_know_the_scale(heads: Heads, exponent: float) -> None:
+    toy = Toy(2, heads=heads, epochs=5)
+    model = toy.build_model(0)
+    optimizer = toy.build_optimizer(model)
+    balancer = GradNorm.robust(["f1", "f2"], toy.shared_layer(model), alpha=0.0)
+    loader = toy.loader("train", 0)
+    for _ in range(toy.epochs):
+        for batch in loader:
+            optimizer.zero_grad()
+            balancer.backward(toy.losses(model, batch))
+            optimizer.step()
+    w = balancer.mean_weights("geometric")
+    assert torch.log(w[0] / w[1]).item() / math.log(100) == pytest.approx(exponent, abs=0.2)
 
 
 def test_the_metric_has_no_scale() -> None:

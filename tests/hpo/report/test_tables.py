@@ -73,6 +73,16 @@ def test_cost_distances_and_ranks():
     assert ranks_table(comparison)["Static points to match"][0] == told
 
 
+def test_only_a_problem_made_for_it_has_a_known_optimum_to_be_far_from():
+    heads = ["Aitchison distance to the known best", "Off from the known best by a factor of"]
+    builder = Builder()
+    comparison = builder.data().comparison
+    assert not set(heads) & set(distances_table(comparison))
+    far = comparison.distances.assign(known_aitchison=1.25, known_l2=0.5, known_factor=3.0)
+    table = distances_table(replace(comparison, distances=far))
+    assert table[heads].iloc[0].tolist() == ["1.25", "3"]
+
+
 def test_points_drawn_at_random_have_a_share_with_its_interval():
     builder = Builder()
     comparison = compare(builder.trials(), builder.directions, 1.0, random_points=True)

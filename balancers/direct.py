@@ -1,0 +1,42 @@
+"""Weights that meet GradNorm's targets by themselves, without a learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from balancers.base import close
+
+
+class DirectWeights:
+    """The weights at which L_grad is zero, from smoothed norms and losses.
+
+    ``G_i = w_i ||grad_W L_i||`` is in proportion to its target ``Gbar r_i^alpha`` for every i where, up to the common
+    scale::
+
+        w_i = r_i^alpha / ||grad_W L_i||
+
+    One batch's norms and losses are noisy, so both are exponential moving averages over the steps so far, freed of
+    their start as in Adam (Kingma and Ba, ICLR 2015, section 3).
+
+    Args:
+        tasks: T.
+        smoothing: what an average keeps of itself at each step, in [0, 1); 0.99 forgets over a hundred steps.
+    """
+
+    def __init__(self, tasks: int, smoothing: float) -> None:
+        self.smoothing = smoothing
+        self.sums = torch.zeros(3, tasks)  # of ||grad_W L_i||, of L_i, of the weights of both
+
+    def next(self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float, refused: Tensor) -> Tensor:
+        """w(t+1) from what the step with w(t) measured, all (T,); where ``refused``, a bool, nothing changes."""
+        now = torch.stack([G / w, losses, torch.ones_like(w)])
+        sums = torch.where(refused, self.sums, torch.lerp(now, self.sums, self.smoothing))
+        self.sums = sums
+        norms, smooth = sums[0] / sums[2], sums[1] / sums[2]
+        progress = smooth / L0
+        return torch.where(refused, w, close((progress / progress.sum()) ** alpha / norms))
+
+    def to(self, like: Tensor) -> None:
+        """Move to the device and dtype of a tensor."""
+        self.sums = self.sums.to(like)
