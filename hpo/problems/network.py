@@ -26,7 +26,7 @@ class SharedTrunk(nn.Module):
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: Mapping[str, int], seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
             widths = [inputs, *hidden]
             layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
             self.trunk = nn.Sequential(*layers)

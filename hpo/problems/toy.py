@@ -191,8 +191,8 @@ def _chosen_sigmas(functions: int, sigma_max: float, sigmas: Sequence[float] | N
 
 def _draw_maps(random: torch.Generator, functions: int) -> Tensor:
     """B + eps_i of each task, (T, 100, 250)."""
-    shared = SHARED_VARIANCE**0.5 * torch.randn(OUTPUTS, INPUTS, generator=random)
-    return shared + OWN_VARIANCE**0.5 * torch.randn(functions, OUTPUTS, INPUTS, generator=random)
+    shared = torch.randn(OUTPUTS, INPUTS, generator=random).mul_(SHARED_VARIANCE**0.5)
+    return torch.randn(functions, OUTPUTS, INPUTS, generator=random).mul_(OWN_VARIANCE**0.5).add_(shared)
 
 
 def _draw_inputs(random: torch.Generator, count: int, inputs: str) -> Tensor:

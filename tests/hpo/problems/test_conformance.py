@@ -15,13 +15,30 @@ from hpo.problems import load_problem
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SMALL_TOY = {"train": 300, "val": 50, "test": 70}
+SMALL_NYUV2 = {"width": 0.125, "image_size": 32, "batch_size": 4, "learning_rate": 1e-3}
 # A problem's name, its arguments, and arguments that change its data.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "toy": ("toy", SMALL_TOY, {"data_seed": 1}),
     "toy of ten": ("toy", {**SMALL_TOY, "functions": 10}, {"sigma_max": 10.0}),
+    "toy, other choices": (
+        "toy",
+        {**SMALL_TOY, "heads": "scaled", "inputs": "normal", "examples": "stream", "optimizer": "sgd"}
+        | {"learning_rate": 1e-6},
+        {"examples": "fixed"},
+    ),
     "census": ("census", {}, {"preset": "full"}),
     "census of four": ("census", {"weeks_worked": True}, {"weeks_worked": False}),
     "census, leaky": ("census", {"leaky": True}, {"leaky": False}),
+    "qm9": ("qm9", {}, {"preset": "full"}),
+    "qm9 of nine": ("qm9", {"targets": 9}, {"targets": 3}),
+    "multi_fashion": ("multi_fashion", {}, {"preset": "full"}),
+    "multi_fashion, digits": (
+        "multi_fashion",
+        {"images": "fashion_mnist", "reconstruction": False, "architecture": "mlp"},
+        {"images": "fashion"},
+    ),
+    "nyuv2, made up": ("nyuv2", SMALL_NYUV2, {"stride": 2}),
+    "nyuv2, made up, fcn": ("nyuv2", {**SMALL_NYUV2, "architecture": "fcn"}, {"split_seed": 1}),
 }
 
 
@@ -29,6 +46,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def case(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if request.param.startswith("census"):
         request.getfixturevalue("census_files")
+    if request.param.startswith("qm9"):
+        request.getfixturevalue("qm9_files")
+    if request.param.startswith("multi_fashion"):
+        request.getfixturevalue("fashion_files")
+    if request.param == "multi_fashion, digits":
+        request.getfixturevalue("digits_file")
+    if request.param.startswith("nyuv2"):
+        request.getfixturevalue("made_up_nyuv2")
     return CASES[request.param]
 
 

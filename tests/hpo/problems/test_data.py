@@ -16,6 +16,7 @@ from hpo.problems.data import (
     cache_folder,
     cached_arrays,
     locate,
+    locate_in,
     ordered_batches,
     verify,
 )
@@ -47,12 +48,43 @@ def test_a_file_is_found_in_a_package_that_is_not_imported(tmp_path: Path) -> No
     assert Path(found.stdout.strip()) == package / "a.csv"
 
 
+def test_a_file_is_found_in_any_folder_of_a_namespace_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, file in (("one", "a.csv"), ("two", "b.csv")):
+        folder = tmp_path / name / "gradsweep_test_namespace"
+        folder.mkdir(parents=True)
+        (folder / file).write_text("1")
+        monkeypatch.syspath_prepend(folder.parent)
+    for name, file in (("one", "a.csv"), ("two", "b.csv")):
+        found = locate("gradsweep_test_namespace", [file], VARIABLE, INSTALL)
+        assert found == [tmp_path / name / "gradsweep_test_namespace" / file]
+    with pytest.raises(FileNotFoundError, match=r"no file .*c\.csv; install it again"):
+        locate("gradsweep_test_namespace", ["c.csv"], VARIABLE, INSTALL)
+
+
 def test_the_environment_variable_names_a_flat_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     (tmp_path / "a.csv").write_text("1")
     assert locate("no_such_package", ["data/a.csv"], VARIABLE, INSTALL) == [tmp_path / "a.csv"]
     with pytest.raises(FileNotFoundError, match=rf"no file .*b\.csv; correct {VARIABLE}, or .*pip install"):
         locate("no_such_package", ["data/b.csv"], VARIABLE, INSTALL)
+
+
+def test_a_file_of_the_system_is_found_unless_the_environment_variable_names_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, own = tmp_path / "system", tmp_path / "own"
+    for folder in (system, own):
+        folder.mkdir()
+        (folder / "a.gz").write_text("1")
+    assert locate_in(system, ["a.gz"], VARIABLE, "apt-get install a") == [system / "a.gz"]
+    with pytest.raises(FileNotFoundError, match=rf"no file {system}/b\.gz; run: apt-get install a"):
+        locate_in(system, ["a.gz", "b.gz"], VARIABLE, "apt-get install a")
+    monkeypatch.setenv(VARIABLE, str(own))
+    assert locate_in(system, ["a.gz"], VARIABLE, "apt-get install a") == [own / "a.gz"]
+    with pytest.raises(FileNotFoundError, match=rf"no file {own}/b\.gz; correct {VARIABLE}, or .*apt-get install a"):
+        locate_in(system, ["b.gz"], VARIABLE, "apt-get install a")
 
 
 def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path: Path) -> None:

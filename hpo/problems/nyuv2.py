@@ -1,0 +1,549 @@
+"""NYU Depth V2: depth, surface normals and 13 classes at every pixel of pictures of rooms; the user has the files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpo.problem import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive, shown
+from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, ordered_batches, short_hash
+from hpo.problems.dense_metrics import (
+    IGNORED,
+    AngularError,
+    DepthError,
+    MeanIoU,
+    depth_loss,
+    normals_loss,
+    segmentation_loss,
+)
+from hpo.problems.dense_networks import SMALLEST_SIDE, STRIDES, Architecture, DenseNetwork, dense_network
+
+VARIABLE = "GRADSWEEP_NYUV2"
+INSTALL = "pip install 'gradsweep[nyuv2]' (or: pip install h5py)"
+LABELED = "nyu_depth_v2_labeled.mat"
+SPLITS = "splits.mat"
+TO_40, TO_13 = "classMapping40.mat", "class13Mapping.mat"
+LABELS, CLASSES_40, CLASSES = 894, 40, 13  # the first file maps labels to 40 classes, the second these to 13
+TRAIN_IMAGES, IMAGES = 795, 1449  # of the official split
+VAL_SHARE = 0.1  # of the official training images
+PREPARATION_VERSION = 1  # raise it with every change of what `prepare_arrays` returns
+
+# The colour camera of the data set's toolbox, for pictures of 640 by 480, to which the labeled depths are aligned.
+WIDTH, HEIGHT = 640, 480
+FX, FY, CX, CY = 518.857901, 519.469611, 325.582449, 253.736166
+PLANE_RADIUS = 4  # pixels: normals are of planes through 9 by 9
+
+EVALUATION_IMAGES = 8  # in one chunk
+DECAY = 0.2  # of the learning rate
+
+OUTPUTS = {"depth": 1, "normals": 3, "segmentation": CLASSES}
+TASKS = (
+    Task("depth", "RMSE (m)"),
+    Task("normals", "mean angular error (degrees)"),
+    Task("segmentation", "mean IoU", "maximize"),
+)
+
+
+class NYUv2(Problem):
+    """NYU Depth V2: depth, surface normals and 13 classes from one picture of a room, as in the GradNorm paper.
+
+    Section 5 of "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks" (Chen,
+    Badrinarayanan, Lee, Rabinovich, ICML 2018, https://arxiv.org/abs/1711.02257), the smaller data set NYUv2+seg:
+
+    | task | loss | metric |
+    |---|---|---|
+    | depth | squared error, m^2 | root mean squared error, m |
+    | normals | 1 - cos | mean angle, degrees |
+    | segmentation | cross-entropy | mean IoU over 13 classes, 0 to 1 |
+
+    Losses are means over the pixels that have a target. The defaults are the paper's: pictures of 320x320, outputs of
+    80x80, batches of 24, Adam from 2e-5 on, times 0.2 after every 6000 steps, 20,000 steps in all.
+
+    Data: "Indoor Segmentation and Support Inference from RGBD Images" (Silberman, Hoiem, Kohli, Fergus, ECCV 2012),
+    795 and 654 pictures. No package carries them: ``folder``, or the environment variable ``GRADSWEEP_NYUV2``, names
+    a folder of your own in one of two layouts.
+
+    - ``nyu_depth_v2_labeled.mat``, with ``classMapping40.mat`` and ``class13Mapping.mat`` beside it, and
+      ``splits.mat`` for the official split, which is a random one otherwise. Normals are taken from the depths.
+    - ``train`` and ``val`` with the folders ``image``, ``label``, ``depth`` and ``normal`` and in each ``0.npy``,
+      ``1.npy``, ...: the preprocessed data of "End-to-End Multi-Task Learning with Attention" (Liu, Johns, Davison,
+      CVPR 2019).
+
+    The official test pictures are the test split; a tenth of the others, drawn by ``split_seed``, are val. Pictures
+    become squares of ``image_size`` (bilinear, antialiased); each output pixel has the target nearest to its centre,
+    so that no invalid one is mixed in.
+
+    Where this deviates from the paper, or the paper does not say: its metric of normals is 1 - abs(cos), and it has
+    no validation split. Metrics are taken at the outputs' resolution. Nothing is pretrained and nothing augmented.
+    See `dense_network` for the networks.
+
+    Args:
+        folder: where the files are, an absolute path; default: ``$GRADSWEEP_NYUV2``.
+        architecture: ``"segnet"`` or ``"fcn"``.
+        width: scales the channels of the network; 1.0 is the paper's.
+        image_size: side of the pictures in pixels, a multiple of ``stride``, at least 32.
+        stride: 1, 2 or 4: the outputs' side is ``image_size / stride``.
+        split_seed: draws val, and where ``splits.mat`` is missing test too.
+        batch_size: pictures in a training batch.
+        epochs: passes over the training pictures; 690 are the paper's 20,000 steps.
+        learning_rate: of Adam, at the start.
+        decay_every: steps after which the learning rate is multiplied by 0.2.
+
+    Raises:
+        ProblemError: an argument out of its range.
+
+    >>> [task.name for task in NYUv2().tasks]
+    ['depth', 'normals', 'segmentation']
+    """
+
+    tasks = TASKS
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        *,
+        architecture: Architecture = "segnet",
+        width: float = 1.0,
+        image_size: int = 320,
+        stride: int = 4,
+        split_seed: int = 0,
+        batch_size: int = 24,
+        epochs: int = 690,
+        learning_rate: float = 2e-5,
+        decay_every: int = 6000,
+    ) -> None:
+        self.folder = folder if folder is None else _check_folder(folder)
+        self.architecture = cast(Architecture, check_choice("architecture", architecture, get_args(Architecture)))
+        self.width = check_positive("width", width)
+        if stride not in STRIDES:
+            raise ProblemError(f"stride: found {shown(stride)}, allowed are {', '.join(map(str, STRIDES))}")
+        self.stride = stride
+        self.image_size = check_count("image_size", image_size, minimum=SMALLEST_SIDE)
+        if image_size % stride:
+            raise ProblemError(f"image_size: found {image_size}, allowed are multiples of stride, which is {stride}")
+        self.split_seed = check_count("split_seed", split_seed, minimum=0)
+        self.batch_size = check_count("batch_size", batch_size)
+        self.epochs = check_count("epochs", epochs)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+        self.decay_every = check_count("decay_every", decay_every)
+
+    def prepare(self) -> None:
+        """Read the files, make pictures and targets of one size, and keep them in the cache, once on each machine.
+
+        Raises:
+            FileNotFoundError: no folder, or a file is missing; the message says which.
+            ProblemError: a file's content is not as expected, or a batch is larger than the training split.
+        """
+        check_batch_size(self.batch_size, len(self._arrays()["train_images"]))
+
+    def data_hash(self) -> str:
+        """Name the files and what is made of them. Needs the folder, but reads little of it."""
+        return short_hash(self._key)
+
+    def build_model(self, seed: int) -> DenseNetwork:
+        """The paper's network; see `dense_network`."""
+        return dense_network(self.architecture, 3, OUTPUTS, self.width, seed, stride=self.stride)
+
+    def shared_layer(self, model: nn.Module) -> nn.Module:
+        """The last convolution that all tasks share."""
+        return cast(DenseNetwork, model).shared_layer
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam, whose learning rate is multiplied by 0.2 after every ``decay_every`` steps."""
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+
+        def decay(adam: torch.optim.Optimizer, *_: object) -> None:
+            steps = int(next(iter(adam.state.values()))["step"])  # on the host; a checkpoint has it
+            for group in adam.param_groups:
+                group["lr"] = self.learning_rate * DECAY ** (steps // self.decay_every)
+
+        optimizer.register_step_post_hook(decay)
+        return optimizer
+
+    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
+        """Batches of pictures (B, 3, S, S) uint8, and with s = S / stride depths (B, s, s) in m, normals
+        (B, 3, s, s), both float32 and 0 where invalid, and labels (B, s, s) int8, -1 where there is none.
+
+        Val and test come in stored order.
+        """
+        if split == "train":
+            return ShuffledBatches(self._rows(split), self.batch_size, seed)
+        return ordered_batches(self._rows(split), EVALUATION_IMAGES)
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Squared error in m^2, 1 - cos and cross-entropy, each a mean over the pixels that have a target."""
+        images, depths, normals, labels = batch
+        outputs = _outputs(model, images)
+        return {
+            "depth": depth_loss(outputs["depth"], depths, depths > 0),
+            "normals": normals_loss(outputs["normals"], normals, normals.any(1)),
+            "segmentation": segmentation_loss(outputs["segmentation"], labels.long()),
+        }
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """RMSE in m, mean angle in degrees and mean IoU, over all pixels of the split that have a target."""
+        device = next(model.parameters()).device
+        depth, angle, iou = DepthError("rms", device), AngularError(device), MeanIoU(CLASSES, device)
+        for batch in ordered_batches(self._rows(split), EVALUATION_IMAGES):
+            images, depths, normals, labels = to_device(batch, device)
+            outputs = _outputs(model, images)
+            depth.update(outputs["depth"], depths, depths > 0)
+            angle.update(outputs["normals"], normals, normals.any(1))
+            iou.update(outputs["segmentation"], labels.long())
+        return {"depth": depth.compute(), "normals": angle.compute(), "segmentation": iou.compute()}
+
+    @cached_property
+    def _key(self) -> str:
+        source = find_source(self.folder).fingerprint()
+        parts = (PREPARATION_VERSION, source, self.image_size, self.stride, self.split_seed, VAL_SHARE)
+        return f"nyuv2-{self.image_size}-{short_hash(*parts)}"
+
+    def _arrays(self) -> Arrays:
+        grid = self.image_size // self.stride
+        return cached_arrays(
+            self._key, lambda: prepare_arrays(find_source(self.folder), self.image_size, grid, self.split_seed)
+        )
+
+    def _rows(self, split: Split) -> tuple[Tensor, ...]:
+        arrays = self._arrays()
+        return tuple(torch.from_numpy(arrays[f"{split}_{name}"]) for name in Example._fields)
+
+
+def _check_folder(folder: Any) -> str:
+    """An absolute path, since a worker's current folder is not the command's."""
+    if not isinstance(folder, str) or not Path(folder).expanduser().is_absolute():
+        raise ProblemError(f"folder: found {shown(folder)}, allowed is an absolute path")
+    return folder
+
+
+def _outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The network's outputs for pictures of bytes, which it sees from -1 to 1."""
+    return cast(dict[str, Tensor], model(images.float() / 127.5 - 1))
+
+
+class Example(NamedTuple):
+    """A picture and its targets, at the resolution of the source or of the problem.
+
+    Attributes:
+        images: uint8, (H, W, 3) at the source, (3, S, S) prepared.
+        depths: float32 in m, (H, W), 0 where unknown.
+        normals: float32, (H, W, 3) or (3, s, s), unit vectors, 0 where unknown.
+        labels: int8, (H, W), 0 to 12, `IGNORED` where there is none.
+    """
+
+    images: NDArray[np.uint8]
+    depths: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    labels: NDArray[np.int8]
+
+
+class Source(ABC):
+    """The user's files in one of the layouts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names the content, from the files' sizes and a little of what is in them."""
+
+    @abstractmethod
+    def split(self) -> tuple[list[str], list[str]]:
+        """Names of the official training and test examples; all are in the first where the files do not say."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str]) -> Iterable[Example]:
+        """These examples, one after the other.
+
+        Raises:
+            ProblemError: a file's content is not as expected.
+        """
+
+
+def find_source(folder: str | None) -> Source:
+    """The user's files, whichever layout they have.
+
+    Args:
+        folder: where they are, else ``$GRADSWEEP_NYUV2`` is.
+
+    Raises:
+        FileNotFoundError: no folder, or none with a layout that is known.
+    """
+    chosen = folder or os.environ.get(VARIABLE)
+    if not chosen:
+        raise FileNotFoundError(
+            "NYU Depth V2 comes in no package: set the problem's argument folder, or the environment variable "
+            f"{VARIABLE}, to the folder that holds {LABELED}, or train/ and val/ of .npy files"
+        )
+    path = Path(chosen).expanduser()
+    if (path / LABELED).is_file():
+        return LabeledMat(path)
+    if (path / "train" / "image").is_dir():
+        return NpyFolders(path)
+    raise FileNotFoundError(
+        f"no NYU Depth V2 in {path}: neither {LABELED} nor train/image/0.npy; correct the problem's argument folder "
+        f"or {VARIABLE}"
+    )
+
+
+class LabeledMat(Source):
+    """The data set's own file, and the small ones with the split and the classes beside it."""
+
+    def fingerprint(self) -> str:
+        """Of the large file its size and first MiB, of the small ones all."""
+        parts: list[object] = []
+        for name in (LABELED, SPLITS, TO_40, TO_13):
+            path = self.folder / name
+            if path.is_file():
+                with path.open("rb") as file:
+                    parts.append((name, path.stat().st_size, hashlib.sha256(file.read(1 << 20)).hexdigest()))
+        return short_hash(*parts)
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """What ``splits.mat`` says, whose numbers begin at 1."""
+        path = self.folder / SPLITS
+        if path.is_file():
+            numbers = _read_mat(path, "trainNdxs"), _read_mat(path, "testNdxs")
+            train, test = ([str(number - 1) for number in part.ravel().tolist()] for part in numbers)
+            return train, test
+        with self._open() as file:
+            return [str(number) for number in range(len(file["images"]))], []
+
+    def read(self, names: Sequence[str]) -> Iterable[Example]:
+        """Matlab's arrays come with their axes reversed."""
+        classes = self.classes()
+        with self._open() as file:
+            for name in names:
+                images, depths, labels = (self._array(file, key, int(name)) for key in ("images", "depths", "labels"))
+                if labels.max() > LABELS:
+                    raise ProblemError(f"data: {LABELED}: found the label {labels.max()}, allowed are 0 to {LABELS}")
+                known = np.where(np.isfinite(depths) & (depths > 0), depths, 0).astype(np.float32)
+                yield Example(images, known, normals_from_depths(known), classes[labels])
+
+    def _open(self) -> Any:
+        try:
+            import h5py  # type: ignore[import-untyped, unused-ignore]
+        except ModuleNotFoundError as error:
+            raise ProblemError(f"data: {LABELED} is HDF5; to read it, run: {INSTALL}") from error
+        try:
+            return h5py.File(self.folder / LABELED)
+        except OSError as error:
+            raise ProblemError(f"data: {self.folder / LABELED} cannot be read ({error})") from error
+
+    def _array(self, file: Any, key: str, number: int) -> NDArray[Any]:
+        try:
+            return np.asarray(file[key][number].T)
+        except (KeyError, IndexError, ValueError, OSError) as error:
+            raise ProblemError(f"data: {self.folder / LABELED} has no {key} of picture {number} ({error})") from error
+
+    def classes(self) -> NDArray[np.int8]:
+        """For each label of the file, 0 (none) included, its class from 0 to 12, or `IGNORED`.
+
+        Raises:
+            FileNotFoundError: a file with a mapping is missing.
+            ProblemError: its content is not as expected.
+        """
+        for name in (TO_40, TO_13):
+            if not (self.folder / name).is_file():
+                raise FileNotFoundError(
+                    f"no file {self.folder / name}; labels become {CLASSES} classes by {TO_40} (mapClass: {LABELS} "
+                    f"labels to {CLASSES_40} classes) and {TO_13} (classMapping13: these to {CLASSES})"
+                )
+        to_40 = _read_mat(self.folder / TO_40, "mapClass").ravel()
+        to_13 = np.ravel(_read_mat(self.folder / TO_13, "classMapping13").ravel()[0][0])
+        for name, found, count, most in ((TO_40, to_40, LABELS, CLASSES_40), (TO_13, to_13, CLASSES_40, CLASSES)):
+            if len(found) != count or not all(0 <= number <= most for number in found.tolist()):
+                raise ProblemError(f"data: {self.folder / name}: allowed are {count} numbers from 0 to {most}")
+        both = np.concatenate([[0], to_13])[np.concatenate([[0], to_40]).astype(int)]
+        return np.where(both > 0, both - 1, IGNORED).astype(np.int8)
+
+
+def _read_mat(path: Path, key: str) -> NDArray[Any]:
+    """A variable of a Matlab file of version 5."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        return np.asarray(loadmat(path)[key])
+    except (KeyError, ValueError, NotImplementedError, MatReadError) as error:
+        raise ProblemError(f"data: {path} has no variable {key} that scipy.io.loadmat reads ({error})") from error
+
+
+def normals_from_depths(depths: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Surface normals of a depth map, in the camera's frame (x right, y down, z forward), towards the camera.
+
+    The inverse depth of a plane is affine in pixel coordinates: n (x, y, z) = d with x = z (u - cx) / fx and
+    y = z (v - cy) / fy gives 1 / z = (n1 (u - cx) / fx + n2 (v - cy) / fy + n3) / d. So a least-squares fit of the
+    inverse depth over 9 by 9 pixels gives n. At the edges of objects it is a compromise of both sides.
+
+    Args:
+        depths: (H, W) in m, 0 where unknown.
+
+    Returns:
+        (H, W, 3), unit vectors, 0 where one of the 9 by 9 pixels is unknown or outside.
+    """
+    from scipy.ndimage import correlate1d
+
+    height, width = depths.shape
+    fx, fy, cx, cy = FX * width / WIDTH, FY * height / HEIGHT, CX * width / WIDTH, CY * height / HEIGHT
+    offsets = np.arange(-PLANE_RADIUS, PLANE_RADIUS + 1.0)
+    slope, mean = offsets / (offsets**2).sum(), np.full(len(offsets), 1 / len(offsets))
+    inverse = np.divide(1.0, depths, out=np.full(depths.shape, np.nan), where=depths > 0)
+
+    def fitted(vertical: NDArray[np.float64], horizontal: NDArray[np.float64]) -> NDArray[np.float64]:
+        down = correlate1d(inverse, vertical, axis=0, mode="constant", cval=np.nan)
+        return np.asarray(correlate1d(down, horizontal, axis=1, mode="constant", cval=np.nan))
+
+    by_u, by_v, center = fitted(mean, slope), fitted(slope, mean), fitted(mean, mean)
+    v, u = np.mgrid[:height, :width]
+    away = np.stack([fx * by_u, fy * by_v, center - (u - cx) * by_u - (v - cy) * by_v], axis=-1)
+    unit = -away / np.linalg.norm(away, axis=-1, keepdims=True)
+    return np.asarray(np.nan_to_num(unit), dtype=np.float32)
+
+
+class NpyFolders(Source):
+    """Folders of .npy files, one file for each picture, as preprocessed for the paper on attention."""
+
+    KINDS = ("image", "depth", "normal", "label")
+
+    def fingerprint(self) -> str:
+        """How many pictures there are, and the first files."""
+        parts: list[object] = []
+        for part in ("train", "val"):
+            parts.append(self._count(part))
+            for kind in self.KINDS:
+                first = self.folder / part / kind / "0.npy"
+                parts.append(hashlib.sha256(first.read_bytes()).hexdigest() if first.is_file() else None)
+        return short_hash(*parts)
+
+    def split(self) -> tuple[list[str], list[str]]:
+        """The two folders; ``val`` is the official test split."""
+        train, test = ([f"{part}/{number}" for number in range(self._count(part))] for part in ("train", "val"))
+        return train, test
+
+    def read(self, names: Sequence[str]) -> Iterable[Example]:
+        """Pictures of 0 to 1 become bytes; what is not finite is unknown."""
+        for name in names:
+            part, number = name.split("/")
+            image, depth, normal, label = (self._load(part, kind, number) for kind in self.KINDS)
+            if len({array.shape[:2] for array in (image, depth, normal, label)}) > 1:
+                raise ProblemError(f"data: {self.folder}: the files {name}.npy of its four kinds differ in size")
+            known = np.isfinite(depth) & (depth > 0)
+            pointing = np.isfinite(normal).all(-1, keepdims=True)
+            yield Example(
+                (image.clip(0, 1) * 255).round().astype(np.uint8),
+                np.where(known, depth, 0).astype(np.float32),
+                np.where(pointing, normal, 0).astype(np.float32),
+                label.astype(np.int8),
+            )
+
+    def _count(self, part: str) -> int:
+        folder = self.folder / part / "image"
+        return sum(bool(re.fullmatch(r"\d+\.npy", path.name)) for path in folder.glob("*.npy"))
+
+    def _load(self, part: str, kind: str, number: str) -> NDArray[Any]:
+        path = self.folder / part / kind / f"{number}.npy"
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; each of {', '.join(self.KINDS)} has 0.npy, 1.npy, ...")
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise ProblemError(f"data: {path} cannot be read ({error})") from error
+        if kind == "depth" and array.ndim == 3 and array.shape[-1] == 1:
+            array = array[..., 0]
+        channels = {"image": (3,), "normal": (3,), "depth": (), "label": ()}[kind]
+        if array.ndim != 2 + len(channels) or array.shape[2:] != channels:
+            allowed = "(H, W, 3)" if channels else "(H, W)"
+            raise ProblemError(f"data: {path}: found the shape {array.shape}, allowed is {allowed}")
+        if kind == "label" and not np.isin(array, range(IGNORED, CLASSES)).all():
+            raise ProblemError(f"data: {path}: allowed are the classes 0 to {CLASSES - 1}, and {IGNORED} for none")
+        return np.asarray(array)
+
+
+def choose(source: Source, seed: int) -> dict[Split, list[str]]:
+    """Names of the examples of each split: a tenth of the official training examples are val.
+
+    Where the official split is unknown, as many as in it are the test split, at random.
+    """
+    random = np.random.default_rng(seed)
+    train, test = source.split()
+    if not test:
+        warnings.warn(
+            f"NYU Depth V2: the files in {source.folder} do not say which pictures are the official test split "
+            f"({SPLITS} does); a random one, fixed by split_seed, takes its place and compares with nobody's",
+            stacklevel=2,
+        )
+        train, test = _drawn(train, round(len(train) * (1 - TRAIN_IMAGES / IMAGES)), random)
+    if len(train) < 2 or not test:
+        raise ProblemError(f"data: {source.folder}: found {len(train)} training and {len(test)} test pictures")
+    train, val = _drawn(train, max(1, round(VAL_SHARE * len(train))), random)
+    return {"train": train, "val": val, "test": test}
+
+
+def _drawn(names: list[str], count: int, random: np.random.Generator) -> tuple[list[str], list[str]]:
+    """All but ``count`` of the names, and these, both in their old order."""
+    drawn = set(random.permutation(len(names))[:count].tolist())
+    kept = [name for place, name in enumerate(names) if place not in drawn]
+    return kept, [names[place] for place in sorted(drawn)]
+
+
+def prepare_arrays(source: Source, size: int, grid: int, seed: int) -> Arrays:
+    """All examples at the problem's resolution.
+
+    Args:
+        source: where they come from.
+        size: side of the pictures.
+        grid: side of the targets.
+        seed: of the split.
+
+    Returns:
+        ``{split}_{field}`` for each split and each field of `Example`, (N, ...).
+    """
+    return {
+        f"{split}_{name}": array
+        for split, names in choose(source, seed).items()
+        for name, array in _stacked(source, names, size, grid).items()
+    }
+
+
+def _stacked(source: Source, names: Sequence[str], size: int, grid: int) -> Arrays:
+    count = len(names)
+    arrays: Arrays = {
+        "images": np.empty((count, 3, size, size), np.uint8),
+        "depths": np.empty((count, grid, grid), np.float32),
+        "normals": np.empty((count, 3, grid, grid), np.float32),
+        "labels": np.empty((count, grid, grid), np.int8),
+    }
+    for row, example in enumerate(source.read(names)):
+        for name, value in _resized(example, size, grid)._asdict().items():
+            arrays[name][row] = value
+    return arrays
+
+
+def _resized(example: Example, size: int, grid: int) -> Example:
+    """The picture as a square of ``size``, the targets nearest to the centres of a grid over it."""
+    pixels = torch.from_numpy(np.ascontiguousarray(example.images)).permute(2, 0, 1)[None].float()
+    image = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    height, width = example.depths.shape
+    rows, columns = (((np.arange(grid) + 0.5) * side / grid).astype(int) for side in (height, width))
+    place = np.ix_(rows, columns)
+    return Example(
+        image[0].round().clamp(0, 255).byte().numpy(),
+        example.depths[place],
+        np.moveaxis(example.normals[place], -1, 0),
+        example.labels[place],
+    )

