@@ -10,7 +10,7 @@ import pytest
 from hpo import __version__
 from tests.hpo.runs_for_tests import COMMAND, Case, main
 
-COMMANDS = ("run", "plan", "report", "export", "problems", "ui")
+COMMANDS = ("run", "plan", "report", "export", "problems", "check", "ui")
 
 
 @pytest.fixture

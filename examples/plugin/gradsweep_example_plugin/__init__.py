@@ -1,0 +1,1 @@
+"""A problem for gradsweep in a package of its own."""

@@ -1,0 +1,106 @@
+"""One step of everything on a user's problem, before a study trains it many times. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpo.check import data, network, training
+from hpo.check.bench import Bench, Level, Notes
+from hpo.check.user_code import told
+from hpo.generators import read_state, set_state
+
+__all__ = ["Finding", "Level", "check_problem"]
+
+# What is looked at, in this order: its name, what must be without fault before, and the check.
+CHECKS: list[tuple[str, tuple[str, ...], Callable[[Bench], Notes]]] = [
+    ("tasks", (), data.check_tasks),
+    ("data", (), data.check_data),
+    ("model", ("data",), network.check_model),
+    ("batches", ("data",), data.check_batches),
+    ("splits", ("batches",), data.check_splits),
+    ("resuming", ("batches",), data.check_resuming),
+    ("losses", ("model", "batches"), network.check_losses),
+    ("shared layer", ("losses",), network.check_shared_layer),
+    ("parameters", ("losses",), network.check_parameters),
+    ("optimizer", ("model",), network.check_optimizer),
+    ("GradNorm", ("shared layer", "optimizer"), network.check_gradnorm),
+    ("memory", ("GradNorm",), network.check_memory),
+    ("evaluate", ("model", "batches"), training.check_evaluate),
+    ("learning", ("evaluate", "GradNorm"), training.check_learning),
+    ("time", ("evaluate", "GradNorm"), training.check_time),
+    ("data hash", ("data",), data.check_hash),
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what `check_problem` has to say.
+
+    Attributes:
+        level: with a ``fault`` a study fails or means nothing; a ``warning`` may be meant.
+        subject: what was looked at.
+        found: what was found.
+        allowed: what is allowed instead, or what to do; empty where all is well.
+    """
+
+    level: Level
+    subject: str
+    found: str
+    allowed: str = ""
+
+
+def check_problem(
+    name: str, arguments: Mapping[str, Any], device: torch.device, tell: Callable[[str], object] = str
+) -> list[Finding]:
+    """Run one step of everything on a problem. Takes seconds, and as long as preparing and evaluating take.
+
+    Args:
+        name: a registered name, or ``package.module:Class``.
+        arguments: keyword arguments of the class.
+        device: where trials would train.
+        tell: told the subject that is looked at next.
+
+    Returns:
+        What was found, in the order in which it was looked at; a check whose ground is missing is left out and named
+        at the end. What the user's own code raises is a fault with the file and the line.
+
+    Raises:
+        ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
+    """
+    bench = Bench(name, arguments, device)
+    before = read_state(device)
+    try:
+        return _run(bench, tell)
+    finally:
+        set_state(before, device)  # the caller's generators are as they were
+
+
+def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
+    findings: list[Finding] = []
+    broken: set[str] = set()
+    left_out: list[str] = []
+    for subject, needs, check in CHECKS:
+        if not broken.isdisjoint(needs):
+            broken.add(subject)
+            left_out.append(subject)
+            continue
+        tell(subject)
+        found = [Finding(level, subject, *texts) for level, *texts in _guarded(check, bench)]
+        if any(finding.level == "fault" for finding in found):
+            broken.add(subject)
+        findings += found
+    if left_out:
+        findings.append(Finding("warning", "not looked at", ", ".join(left_out), "mend the faults first"))
+    return findings
+
+
+def _guarded(check: Callable[[Bench], Notes], bench: Bench) -> Iterator[tuple[Level, str, str]]:
+    """What a check finds, and what the user's code raises on the way."""
+    try:
+        yield from check(bench)
+    except (Exception, SystemExit) as error:
+        yield "fault", told(error, bench.folders), ""

@@ -1,0 +1,109 @@
+"""Batches by their content: are two the same, and are examples of one split in another? Needs torch and numpy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FIRST = 8  # batches whose content stands for the order of an epoch
+MOST_EXAMPLES = 20_000  # looked at in a split
+MOST_BYTES = 2**30
+MOST_SECONDS = 5.0
+_DEPTH = 6  # of containers in a batch
+
+
+@dataclass
+class Pass:
+    """What one pass over a split has seen, up to the first of its limits.
+
+    Attributes:
+        first: digests of the first batches, in order.
+        rows: digests of the examples.
+        examples: how many were looked at.
+        batches: how many batches they came in.
+        size: bytes of their tensors; 0 if there was none to compare.
+        complete: whether that was all of the split.
+    """
+
+    first: list[int] = field(default_factory=list)
+    rows: set[int] = field(default_factory=set)
+    examples: int = 0
+    batches: int = 0
+    size: int = 0
+    complete: bool = True
+
+
+def go_through(batches: Iterable[Any]) -> Pass:
+    """Look at the batches of a split until all, or enough, have been seen."""
+    seen, end = Pass(), time.monotonic() + MOST_SECONDS
+    for batch in batches:
+        if seen.examples >= MOST_EXAMPLES or seen.size >= MOST_BYTES or time.monotonic() > end:
+            seen.complete = False
+            break
+        seen.batches += 1
+        if len(seen.first) < FIRST:
+            seen.first.append(digest(batch))
+        rows = row_digests(batch)
+        seen.rows.update(rows)
+        seen.examples += len(rows)
+        seen.size += sum(tensor.nbytes for tensor in tensors_in(batch))
+    return seen
+
+
+def first_digests(batches: Iterable[Any]) -> list[int]:
+    """Digests of the first batches, in order."""
+    return [digest(batch) for batch in islice(batches, FIRST)]
+
+
+def digest(batch: Any) -> int:
+    """A number that two batches of the same tensors share, within this process.
+
+    >>> digest({"x": torch.zeros(2)}) == digest((torch.zeros(2), "anything"))
+    True
+    """
+    return hash(tuple(_raw(tensor).numpy().tobytes() for tensor in tensors_in(batch)))
+
+
+def row_digests(batch: Any) -> list[int]:
+    """A number for each example: for each row of all the tensors that have as many rows as the first.
+
+    >>> first, second, third = row_digests((torch.tensor([[1, 2], [3, 4], [1, 2]]), torch.tensor([5, 5, 5])))
+    >>> first == third, first == second
+    (True, False)
+    """
+    tensors = [tensor for tensor in tensors_in(batch) if tensor.dim()]
+    if not tensors or not len(tensors[0]):
+        return []
+    count = len(tensors[0])
+    columns = [_raw(tensor).reshape(count, tensor.nbytes // count) for tensor in tensors if len(tensor) == count]
+    rows = torch.cat(columns, dim=1).numpy()
+    return [hash(row.tobytes()) for row in rows]
+
+
+def tensors_in(batch: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """The tensors and arrays of numbers inside tuples, lists, mappings and plain objects."""
+    if isinstance(batch, Tensor):
+        yield batch.detach()
+    elif isinstance(batch, np.ndarray):
+        if batch.dtype.kind in "biuf":
+            yield torch.from_numpy(batch.astype(batch.dtype.newbyteorder("=")))
+    elif depth:
+        if isinstance(batch, Mapping):
+            parts: Iterable[Any] = batch.values()
+        else:
+            parts = batch if isinstance(batch, tuple | list) else getattr(batch, "__dict__", {}).values()
+        for part in parts:
+            yield from tensors_in(part, depth - 1)
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, whatever its device, layout and type."""
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return dense.cpu().contiguous().reshape(-1).view(torch.uint8)

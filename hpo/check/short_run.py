@@ -1,0 +1,120 @@
+"""Training runs that end after some steps or seconds, by `hpo.trial.run_trial`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpo.check.bench import SEED
+from hpo.problem import Problem, Split
+from hpo.trial import TrialConfig, TrialResult, run_trial
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run ends: after so many steps, or so many seconds from the second step on, as the first may compile."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """A training run that was ended.
+
+    Attributes:
+        result: what `run_trial` gave; its one epoch is the whole run.
+        seconds: from each step to the next, loading included.
+    """
+
+    result: TrialResult
+    seconds: list[float]
+
+
+def train_shortly(
+    problem: Problem,
+    method: str,
+    settings: Mapping[str, Any],
+    device: torch.device,
+    limits: Limits,
+    evaluate: bool = False,
+) -> ShortRun:
+    """Train by a method, over the training data again and again until a limit is met.
+
+    Args:
+        problem: the user's.
+        method: a key of `hpo.methods.METHODS`.
+        settings: what the method is told.
+        device: where to train.
+        limits: when to end.
+        evaluate: whether the metrics on val are wanted at the end; else they are 0.
+    """
+    short = _Short(problem, device, limits, evaluate)
+    result = run_trial(TrialConfig("", {}, "", method, settings, SEED, epochs=1), short, _ignore, device)
+    return ShortRun(result, [end - start for start, end in pairwise(short.stamps)])
+
+
+def _ignore(report: object) -> None:
+    del report
+
+
+class _Short(Problem):
+    """The user's problem with one training epoch that ends when the run should."""
+
+    def __init__(self, problem: Problem, device: torch.device, limits: Limits, evaluate: bool) -> None:
+        self.tasks = problem.tasks
+        self.stamps: list[float] = []  # when each step began
+        self._problem, self._device, self._limits, self._evaluates = problem, device, limits, evaluate
+
+    def build_model(self, seed: int) -> nn.Module:
+        return self._problem.build_model(seed)
+
+    def shared_layer(self, model: nn.Module) -> nn.Module | nn.Parameter:
+        return self._problem.shared_layer(model)
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return self._problem.build_optimizer(model)
+
+    def loader(self, split: Split, seed: int) -> Iterable[Any]:
+        return _ShortEpoch(self._problem.loader(split, seed), self)
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return self._problem.losses(model, batch)
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        return self._problem.evaluate(model, split) if self._evaluates else {task.name: 0.0 for task in self.tasks}
+
+    def ends(self) -> bool:
+        """Note the time, at which the step before has ended; whether there should be no other."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.stamps.append(time.perf_counter())
+        late = len(self.stamps) > 1 and self.stamps[-1] - self.stamps[1] > self._limits.seconds
+        return late or len(self.stamps) > self._limits.steps
+
+
+class _ShortEpoch:
+    """Goes through a loader, epoch after epoch, until the run should end."""
+
+    def __init__(self, loader: Iterable[Any], run: _Short) -> None:
+        self._loader, self._run = loader, run
+
+    def __iter__(self) -> Iterator[Any]:
+        empty = False
+        while not empty:
+            empty = True
+            for batch in self._loader:
+                if self._run.ends():
+                    return
+                empty = False
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """With it `hpo.generators.DataOrder` takes the loader as it is; no checkpoint is written here."""
+        return {}
