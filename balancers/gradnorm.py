@@ -89,8 +89,8 @@ class GradNorm(Adaptive):
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
-            ``"direct"`` sets w where L_grad is zero, by moving averages of norms and losses (`DirectWeights`), without
-            a learning rate.
+            ``"direct"`` sets w where L_grad is zero, by moving averages of norms and losses, and has no learning
+            rate (`DirectWeights`).
         initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
             first step), or a number > 0 for each task.
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
