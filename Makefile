@@ -71,11 +71,9 @@ images:
 	@if [ -d /usr/share/datasets/fashion-mnist ] || [ -n "$$GRADSWEEP_FASHION" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "==> apt-get install dataset-fashion-mnist, for the tests of multi_fashion"; \
-	  for try in 1 2; do \
-	    if DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dataset-fashion-mnist \
+	  if apt-get update -qq -o Acquire::http::Timeout=30 && \
+	     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends dataset-fashion-mnist \
 	       >/dev/null; then exit 0; fi; \
-	    apt-get update -qq || true; \
-	  done; \
 	fi; \
 	echo "==> no dataset-fashion-mnist here: the tests of multi_fashion will be skipped"
 

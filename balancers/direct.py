@@ -9,7 +9,7 @@ from balancers.base import close
 
 
 class DirectWeights:
-    """The weights at which L_grad is zero, from smoothed norms and losses.
+    """The weights at which every gradient norm is in proportion to its target, from smoothed norms and losses.
 
     ``G_i = w_i ||grad_W L_i||`` is in proportion to its target ``Gbar r_i^alpha`` for every i where, up to the common
     scale::
@@ -28,14 +28,21 @@ class DirectWeights:
         self.smoothing = smoothing
         self.sums = torch.zeros(3, tasks)  # of ||grad_W L_i||, of L_i, of the weights of both
 
-    def next(self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float, refused: Tensor) -> Tensor:
-        """w(t+1) from what the step with w(t) measured, all (T,); where ``refused``, a bool, nothing changes."""
+    def next(
+        self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float, refused: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """w(t+1) from what the step with w(t) measured, all (T,), and whether it was refused.
+
+        Nothing changes where ``refused``, a bool, or where the new weights would not be finite and above 0: a loss
+        that has fallen below 0 has no rate, a task without gradient no weight.
+        """
         now = torch.stack([G / w, losses, torch.ones_like(w)])
-        sums = torch.where(refused, self.sums, torch.lerp(now, self.sums, self.smoothing))
-        self.sums = sums
-        norms, smooth = sums[0] / sums[2], sums[1] / sums[2]
-        progress = smooth / L0
-        return torch.where(refused, w, close((progress / progress.sum()) ** alpha / norms))
+        sums = torch.lerp(now, self.sums, self.smoothing)
+        norms, progress = sums[0] / sums[2], sums[1] / sums[2] / L0
+        moved = close((progress / progress.sum()) ** alpha / norms)
+        refused = refused | ~((moved > 0) & moved.isfinite()).all()
+        self.sums = torch.where(refused, self.sums, sums)
+        return torch.where(refused, w, moved), refused
 
     def to(self, like: Tensor) -> None:
         """Move to the device and dtype of a tensor."""

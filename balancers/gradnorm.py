@@ -89,8 +89,8 @@ class GradNorm(Adaptive):
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
-            ``"direct"`` sets w where L_grad is zero, by moving averages of norms and losses, and has no learning
-            rate (`DirectWeights`).
+            ``"direct"`` sets w where all norms are in proportion to their targets, by moving averages of norms and
+            losses, and has no learning rate (`DirectWeights`).
         initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
             first step), or a number > 0 for each task.
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
@@ -148,6 +148,8 @@ class GradNorm(Adaptive):
             fail("parametrization", "'linear', 'log' or 'direct'", repr(parametrization))
         if decay_steps is not None and decay_steps < 1:
             fail("decay_steps", ">= 1 or None", decay_steps)
+        if decay_steps is not None and parametrization == "direct":
+            fail("decay_steps", "None where the parametrisation is 'direct', which has no learning rate", decay_steps)
         if not 0 <= smoothing < 1:
             fail("smoothing", "in [0, 1)", smoothing)
         if update_every < 1:
@@ -201,7 +203,7 @@ class GradNorm(Adaptive):
 
     @classmethod
     def direct(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
-        """Weights set where L_grad is zero: no inner optimizer and no learning rate; see `DirectWeights`."""
+        """Weights set where all norms are in proportion to their targets, with no learning rate: `DirectWeights`."""
         return cls(tasks, shared, alpha, **{"parametrization": "direct", "initial_weights": "balanced"} | settings)
 
     @property
@@ -315,8 +317,8 @@ class GradNorm(Adaptive):
         w, G = self._w, G.to(values)
         now = balance(G, values, self._initial_losses, self.alpha)
         if self.parametrization == "direct":
-            self._not_finite += now.refused
-            self._w = self._direct.next(w, G, values, self._initial_losses, self.alpha, now.refused)
+            self._w, refused = self._direct.next(w, G, values, self._initial_losses, self.alpha, now.refused)
+            self._not_finite += refused
         else:
             self._w = self._next(w, now)
         self._used(StepRecord(w, values, G, now.rates))

@@ -272,7 +272,7 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
     from pydantic import ValidationError
 
     from hpo.files import OutputError
-    from hpo.study import ProblemSpec
+    from hpo.study import ProblemSpec, read_yaml
 
     arguments: dict[str, Any] = {}
     for text in settings:
@@ -282,12 +282,13 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
         if key in arguments:
             raise OutputError(f"--set: found the key {key!r} twice, allowed: each once")
         try:
-            arguments[key] = yaml.safe_load(value)
+            arguments[key] = read_yaml(value)
             ProblemSpec.model_validate({"name": "any", key: arguments[key]})
         except ValidationError as error:
-            raise OutputError(f"--set: {key}: found {value!r}, {error.errors()[0]['ctx']['error']}") from None
+            told = error.errors()[0].get("ctx", {}).get("error", "allowed: text")
+            raise OutputError(f"--set: {key!r}: found {value!r}, {told}") from None
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise OutputError(f"--set: {key}: found {value!r}, allowed: a value as YAML has it") from None
+            raise OutputError(f"--set: {key!r}: found {value!r}, allowed: a value as YAML has it") from None
     return arguments
 
 
@@ -303,7 +304,7 @@ def _device(name: str | None) -> Any:
         raise OutputError(f"--device: found {chosen!r}, allowed: cpu, cuda, cuda:1, ...") from None
     try:
         torch.zeros(1, device=device).item()
-    except (AssertionError, RuntimeError) as error:  # a build of torch without CUDA asserts
+    except (AssertionError, ImportError, RuntimeError) as error:  # a build of torch without CUDA asserts
         line = str(error).partition("\n")[0]
         raise OutputError(f"--device: {chosen} cannot be used: {line}") from None
     return device

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hpo.compare import AVERAGES, KNOWN, SEARCHED, best_trial, closed, weights_of
@@ -157,8 +158,9 @@ class Plan:
         yield self._gradnorm_arm(recipe, {name: best[name] for name in self._ranges()})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
-                weights = short_weights(self.tasks, weights_of(best, self.tasks, average))
-                yield f"gradnorm_static/{recipe}/{average}", "static", {"weights": weights}
+                w = weights_of(best, self.tasks, average)
+                if np.isfinite(w).all():  # an older gradsweep has not recorded every average
+                    yield f"gradnorm_static/{recipe}/{average}", "static", {"weights": short_weights(self.tasks, w)}
 
     def _confirm(self, arms: Sequence[Arm]) -> list[Planned]:
         return [self._planned("confirm", arm, seed, test=True) for seed in self.study.confirm_seeds for arm in arms]

@@ -59,7 +59,8 @@ class Problem(ABC):
 
     Attributes:
         tasks: one `Task` for each loss, in the order used everywhere.
-        epochs: passes over the training data that one trial makes.
+        epochs: passes over the training data that one trial makes; a trial of a study whose file says another number
+            finds that one here, so that a learning-rate schedule may rest on it.
         known_weights: for each task a weight > 0, where the problem was made so that these are known to be best, as
             in a toy; the report then says how far everything is from them. ``None`` for real data.
     """

@@ -323,6 +323,16 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
             seen.add((node.tag, node.value))
 
 
+def read_yaml(text: str) -> Any:
+    """What a text of YAML says: plain data alone, no key twice, nothing that takes for ever.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or not such.
+        RecursionError: it is too deep.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
+
+
 def load_study(path: Path) -> Study:
     """Read a study file.
 
@@ -336,7 +346,7 @@ def load_study(path: Path) -> Study:
             raise StudyError(
                 f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
             )
-        content = yaml.load(raw.decode(), Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
+        content = read_yaml(raw.decode())
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -194,13 +195,23 @@ def run_trial(
     return trial.close()
 
 
+def _of_length(problem: Problem, epochs: int) -> Problem:
+    """The problem as a run of so many epochs sees it; the one handed in, which other trials share, stays as it is."""
+    if problem.epochs == epochs:
+        return problem
+    own = copy.copy(problem)
+    own.epochs = epochs
+    return own
+
+
 class _Training:
     """One run of the training loop and what it leaves behind."""
 
     def __init__(
         self, config: TrialConfig, problem: Problem, device: torch.device, checkpoints: Checkpoints | None
     ) -> None:
-        self.config, self.problem, self.device, self.checkpoints = config, problem, device, checkpoints
+        self.config, self.device, self.checkpoints = config, device, checkpoints
+        self.problem = _of_length(problem, config.epochs)
         self.tasks = [task.name for task in problem.tasks]
         self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
         self._begin()
@@ -243,7 +254,7 @@ class _Training:
         if self.config.settings.get("recipe") not in OVER_THE_RUN:
             return 0
         try:
-            return len(loader) * self.config.epochs
+            return max(1, len(loader)) * self.config.epochs  # a loader without batches is told of when it is read
         except TypeError:
             raise ValueError(
                 f"recipe {self.config.settings['recipe']!r} has to know the steps of a run: "

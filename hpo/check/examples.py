@@ -29,7 +29,7 @@ class Pass:
         examples: how many were looked at.
         batches: how many batches they came in.
         size: bytes of their tensors; 0 if there was none to compare.
-        complete: whether that was all of the split.
+        complete: whether that is known to be all of the split.
     """
 
     first: list[int] = field(default_factory=list)
@@ -44,9 +44,6 @@ def go_through(batches: Iterable[Any]) -> Pass:
     """Look at the batches of a split until all, or enough, have been seen."""
     seen, end = Pass(), time.monotonic() + MOST_SECONDS
     for batch in batches:
-        if seen.examples >= MOST_EXAMPLES or seen.size >= MOST_BYTES or time.monotonic() > end:
-            seen.complete = False
-            break
         seen.batches += 1
         if len(seen.first) < FIRST:
             seen.first.append(digest(batch))
@@ -54,6 +51,9 @@ def go_through(batches: Iterable[Any]) -> Pass:
         seen.rows.update(rows)
         seen.examples += len(rows)
         seen.size += sum(tensor.nbytes for tensor in tensors_in(batch))
+        if seen.examples >= MOST_EXAMPLES or seen.size >= MOST_BYTES or time.monotonic() > end:
+            seen.complete = False  # whether there are more is not looked at: the next may take as long
+            break
     return seen
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpo.compare.intervals import interval, judge, regret
 from hpo.compare.scores import generalisation_gap
-from hpo.compare.trials import FIXED, REFERENCE
+from hpo.compare.trials import FIXED, OUTSIDE
 from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weights import mean_weights
 
@@ -71,7 +71,7 @@ def dominated_by(arms: pd.DataFrame, directions: Mapping[str, int]) -> list[str]
     if arms.empty:
         return []
     costs = arms[columns].to_numpy(dtype=float) * np.array(list(directions.values()))
-    compared = np.isfinite(costs).all(axis=1) & (arms["kind"] != REFERENCE).to_numpy()
+    compared = np.isfinite(costs).all(axis=1) & ~arms["kind"].isin(OUTSIDE).to_numpy()
     names, scores = arms["arm"].tolist(), arms["score_test"].to_numpy(dtype=float)
     found = []
     for place, cost in enumerate(costs):

@@ -15,7 +15,7 @@ from hpo.compare.cost import cost
 from hpo.compare.ranks import ranks
 from hpo.compare.scores import scored_confirm, scored_search
 from hpo.compare.surface import Surface, fit_surface
-from hpo.compare.trials import best_trial, static_points
+from hpo.compare.trials import OUTSIDE, best_trial, static_points
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
 from hpo.compare.weights import distances, region
 
@@ -105,7 +105,7 @@ def compare(
         surface=fit_surface(search, tasks),
         budget=budget(search),
         figure4=figure4(search, tasks),
-        agreement=order_agreement(arms),
+        agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
         cost=cost(trials),
         recommended=next(iter(arms.loc[arms["recommended"], "arm"]), ""),
         alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),

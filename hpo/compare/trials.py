@@ -27,8 +27,9 @@ AVERAGES = ("arithmetic", "geometric", "tail", "geometric_tail")
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
 FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
-KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making; it takes part in nothing
+KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making
 REFERENCE = "single_task"  # the kind of arm that defines the score and has none
+OUTSIDE = (REFERENCE, KNOWN)  # kinds of arm that nothing is chosen from and that say nothing of the others
 
 
 def best_trial(trials: pd.DataFrame, column: str = "score") -> pd.Series | None:

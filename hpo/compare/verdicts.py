@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, judge, regret, seeds_needed
-from hpo.compare.trials import BALANCED, REFERENCE, SEARCHED, Vector, complete_arms
+from hpo.compare.trials import BALANCED, OUTSIDE, SEARCHED, Vector, complete_arms
 
 RESAMPLES = 4000
 
@@ -150,7 +150,7 @@ def seed_noise(confirm: pd.DataFrame, split: str = "val") -> tuple[float, float]
     Returns:
         sigma and degrees of freedom; NaN and 0 with fewer than two seeds or two arms.
     """
-    kinds = tuple(kind for kind in confirm["kind"].unique() if kind != REFERENCE)
+    kinds = tuple(kind for kind in confirm["kind"].unique() if kind not in OUTSIDE)
     scores = complete_arms(confirm, kinds, f"score_{split}").dropna().to_numpy()
     S, A = scores.shape if scores.ndim == 2 else (0, 0)
     if S < 2 or A < 2:

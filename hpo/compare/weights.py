@@ -122,7 +122,7 @@ def _weights(arms: pd.DataFrame, arm: str, tasks: Sequence[str]) -> Vector:
 
 
 def _to_region(w: Vector, equals: pd.DataFrame, tasks: Sequence[str]) -> dict[str, object]:
-    if equals.empty:
+    if equals.empty or not np.isfinite(w).all():
         return {f"region_{field}": math.nan for field in Distance._fields} | {"nearest": ""}
     found = distances_to(w, weight_columns(equals, tasks, "geometric"))
     nearest = int(np.argmin(found[0]))

@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def area_under_roc(scores: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve, exact: the chance that a positive scores above a negative, ties one half.
+    """The area under the ROC curve: the chance that a positive scores above a negative, ties one half.
+
+    From every threshold, in single precision.
 
     Args:
         scores: (N,), larger for more likely positive; logits will do.

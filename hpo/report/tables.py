@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.compare import REFERENCE, Comparison
+from hpo.compare import KNOWN, REFERENCE, Comparison
 from hpo.report.data import ReportData
 from hpo.report.labels import arm_label
 from hpo.report.numbers import (
@@ -98,7 +98,7 @@ def metrics_table(data: ReportData) -> pd.DataFrame:
 
 
 def _pareto(row: pd.Series) -> str:
-    if pd.isna(row["score_test"]):
+    if pd.isna(row["score_test"]) or row["kind"] == KNOWN:
         return NOTHING
     return f"dominated by {arm_label(row['dominated_by'])}" if row["dominated_by"] else "on the front"
 

@@ -232,7 +232,7 @@ def test_annealing_changes_the_rate_and_nothing_else():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
-def test_direct_weights_are_where_the_gradient_loss_is_zero(alpha):
+def test_direct_weights_put_every_norm_in_proportion_to_its_target(alpha):
     """Without smoothing, G_i of the same batch at w(t+1) is in proportion to r_i^alpha."""
     network = TinyNetwork()
     balancer = GradNorm.direct(list(TASKS), network.shared, alpha, smoothing=0.0)
@@ -245,6 +245,29 @@ def test_direct_weights_are_where_the_gradient_loss_is_zero(alpha):
         torch.testing.assert_close(G / G.mean(), last.rates**alpha / (last.rates**alpha).mean(), rtol=1e-4, atol=0)
         optimizer.step()
     assert (balancer.last.rates - 1).abs().max() > 1e-3  # else alpha would not have been seen
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_direct_weights_stay_where_a_loss_below_zero_has_no_rate(alpha):
+    x = nn.Parameter(torch.ones(4))
+    balancer = GradNorm.direct(["falls", "stays"], x, alpha)
+    for step in range(200):
+        balancer.backward({"falls": x.sum() - x.sum().detach() + 1 - 0.02 * step, "stays": x.sum()})
+    with pytest.warns(BalancerWarning, match="steps had a loss or gradient"):
+        weights = balancer.weights
+    assert bool((weights > 0).all())
+    assert balancer.not_finite_steps > 0
+    assert balancer.mean_weights().isfinite().all()
+
+
+def test_direct_weights_stay_where_a_task_has_no_gradient_yet():
+    x = nn.Parameter(torch.ones(4))
+    balancer = GradNorm.direct(["late", "early"], x, 0.0, initial_weights="ones", smoothing=0.0)
+    balancer.backward({"late": 0 * x.sum() + 1, "early": x.sum()})
+    with pytest.warns(BalancerWarning, match="1 steps"):
+        assert balancer.weights.tolist() == [1.0, 1.0]
+    balancer.backward({"late": 2 * x.sum(), "early": x.sum()})
+    assert balancer.weights[0] < balancer.weights[1]
 
 
 def test_direct_weights_rest_on_means_freed_of_their_start():
@@ -296,6 +319,7 @@ def test_given_initial_losses_set_the_rates():
         ({"parametrization": "square"}, "'square'"),
         ({"decay_steps": 0}, "decay_steps"),
         ({"smoothing": 1.0}, "smoothing"),
+        ({"parametrization": "direct", "decay_steps": 5}, "decay_steps"),
         ({"initial_weights": "random"}, "'random'"),
         ({"initial_weights": {"near": 1.0}}, "initial_weights"),
         ({"initial_weights": {"near": 1.0, "far": 0.0, "odd": 1.0}}, "far"),

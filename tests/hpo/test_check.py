@@ -286,8 +286,18 @@ class TestExamples:
         monkeypatch.setattr("hpo.check.examples.MOST_EXAMPLES", 25)
         seen = go_through(torch.randn(10, 2, generator=torch.Generator().manual_seed(i)) for i in range(5))
         assert (seen.examples, seen.batches, seen.complete, len(seen.rows)) == (30, 3, False, 30)
-        whole = go_through([torch.zeros(25, 2)])
-        assert (whole.examples, whole.complete, len(whole.rows)) == (25, True, 1)
+        whole = go_through([torch.zeros(24, 2)])
+        assert (whole.examples, whole.complete, len(whole.rows)) == (24, True, 1)
+
+    def test_a_batch_that_takes_longer_than_the_limit_is_a_batch(self, monkeypatch):
+        monkeypatch.setattr("hpo.check.examples.MOST_SECONDS", -1.0)
+        seen = go_through([torch.zeros(3, 2)] * 4)
+        assert (seen.batches, seen.examples, seen.complete) == (1, 3, False)
+
+    def test_a_pass_cut_short_is_no_other_order(self, monkeypatch):
+        monkeypatch.setattr("hpo.check.examples.MOST_EXAMPLES", 20)
+        findings = {finding.subject: finding for finding in check("Sound")}
+        assert findings["batches"].level == "ok"
 
 
 class TestCommand:
@@ -332,8 +342,11 @@ class TestCommand:
             (["toy", "--set", "functions"], "--set: found 'functions', allowed: KEY=VALUE"),
             (["toy", "--set", "name=x"], "--set: found 'name=x', allowed: KEY=VALUE"),
             (["toy", "--set", "a=1", "--set", "a=2"], "--set: found the key 'a' twice, allowed: each once"),
-            (["toy", "--set", "a=[1"], "--set: a: found '[1', allowed: a value as YAML has it"),
-            (["toy", "--set", "a=.inf"], "--set: a: found '.inf', allowed: text, finite numbers, "),
+            (["toy", "--set", "a=[1"], "--set: 'a': found '[1', allowed: a value as YAML has it"),
+            (["toy", "--set", "a=.inf"], "--set: 'a': found '.inf', allowed: text, finite numbers, "),
+            (["toy", "--set", "a=!!bool foo"], "--set: 'a': found '!!bool foo', allowed: a value as YAML has it"),
+            (["toy", "--set", "a={b: 1, b: 2}"], "--set: 'a': found '{b: 1, b: 2}', allowed: a value as YAML has"),
+            (["toy", "--device", "hpu"], "--device: hpu cannot be used: "),
             (["toy", "--device", "tpu"], "--device: found 'tpu', allowed: cpu, cuda, cuda:1, ..."),
             (["toy", "--device", "meta"], "--device: meta cannot be used: "),
             (

@@ -425,7 +425,7 @@ PROBLEMS = {
     "../../x:Net": "problem: importing '../../x' for '../../x:Net' failed: ",
     "/etc/passwd:Net": "problem: '/etc/passwd:Net' names the module '/etc/passwd', but there is no module ",
     "a\0b:Net": "problem: 'a\\x00b:Net' names the module ",
-    "<script>": "problem: found '<script>', allowed are 'census', 'toy'",
+    "<script>": "problem: found '<script>', allowed are 'census', 'earth', 'multi_fashion', ",
     ":smile:": "problem: found ':smile:', allowed is 'package.module:Class', both parts given",
     "x" * 201: f"study.yaml: problem.name: found '{'x' * 116}..., allowed: at most 200 characters",
 }

@@ -228,9 +228,16 @@ def test_annealing_spans_the_run() -> None:
 
 
 def test_annealing_needs_to_know_the_length_of_the_run() -> None:
+    class Endless:
+        def __init__(self, batches: Iterable[Any]) -> None:
+            self.batches = batches
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.batches)
+
     class Stream(Small):
         def loader(self, split: Split, seed: int) -> Any:
-            return map(tuple, super().loader(split, seed))
+            return Endless(super().loader(split, seed))
 
     failed = run(config("gradnorm", recipe="annealed", alpha=0.5), Stream())
     assert failed.status == "failed"
@@ -238,7 +245,23 @@ def test_annealing_needs_to_know_the_length_of_the_run() -> None:
         "ValueError: recipe 'annealed' has to know the steps of a run: "
         "loader('train') should have a length. Found none."
     )
-    assert not run(config("gradnorm", recipe="robust", alpha=0.5), Stream()).error.startswith("ValueError: recipe")
+    assert run(config("gradnorm", recipe="robust", alpha=0.5), Stream()).status == "finished"
+
+
+def test_a_problem_finds_the_epochs_of_the_trial() -> None:
+    class Scheduled(Small):
+        def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.SGD(model.parameters(), lr=1e-3 / self.epochs)
+
+    def first(problem: Problem, epochs: int) -> list[float]:
+        result = run(replace(config("equal"), epochs=epochs), problem)
+        return result.trajectory["L"][1].tolist()
+
+    problem = Scheduled()
+    long, short = first(problem, 6), first(problem, 2)
+    assert problem.epochs == 3
+    problem.epochs = 6
+    assert long == first(problem, 6) != short
 
 
 def test_the_learning_rate_is_that_of_the_weights() -> None:

@@ -17,7 +17,7 @@ import hpo.writer
 from hpo import backend
 from hpo.journal import Entry, Journal
 from hpo.tracking import Tracking
-from hpo.trial import EpochReport
+from hpo.trial import AVERAGES, EpochReport
 from hpo.writer import Writer, deliver
 from tests.hpo.runs_for_tests import wait_until
 from tests.hpo.tracking_for_tests import (
@@ -73,7 +73,7 @@ class TestWriter:
         assert record.config == planned().config
         assert record.run_id == only_run(store).info.run_id == other.run_of(planned().config.identity)
         expected = vars(result(alarms=["a weight reached its floor"])) | {"trajectory": {}}
-        expected["averages"] = {"arithmetic": {}, "geometric": {}} | expected["averages"]
+        expected["averages"] = {average: {} for average in AVERAGES} | expected["averages"]
         assert vars(record.result) == expected
         table = other.trajectory(planned().config.identity)
         assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]

@@ -114,6 +114,10 @@ def test_weights_known_to_be_best_have_a_distance_and_take_part_in_nothing() -> 
     )
     assert with_it.recommended == without.recommended == "static/01"
     assert with_it.verdict.static == "static/01"
+    assert with_it.noise == pytest.approx(without.noise, nan_ok=True)
+    assert list(with_it.region["arm"]) == list(without.region["arm"])
+    assert set(with_it.arms["dominated_by"]) == set(without.arms["dominated_by"])
+    assert with_it.agreement == pytest.approx(without.agreement, nan_ok=True)
     assert without.distances["known_aitchison"].isna().all()
 
 

@@ -68,6 +68,7 @@ def test_scales_of_ones_own_replace_the_spacing() -> None:
     toy = Toy(sigmas=[5, 1.0, 5])
     assert toy.sigmas == (5.0, 1.0, 5.0)
     assert toy.known_weights == pytest.approx({"f1": 0.04, "f2": 1.0, "f3": 0.04})
+    assert Toy(sigma_max=1e19).known_weights is None  # training could not hold them
 
 
 @pytest.mark.parametrize(
