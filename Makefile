@@ -49,7 +49,7 @@ constraints: $(VENV)/.dev ## write constraints.txt anew from what .venv holds
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(BIN)/pip freeze --exclude-editable | \
 	     sed -n -E 's/^([A-Za-z0-9._-]+==[^+ ]+)(\+.*)?$$/\1/p' | \
-	     grep -v -i -E '^(nvidia|cuda|triton|pip|setuptools|wheel)([-_=].*)$$'; } > constraints.new
+	     grep -v -i -E '^(nvidia|cuda|triton|pip|wheel)([-_=].*)$$'; } > constraints.new
 	@mv constraints.new constraints.txt
 	@echo "==> constraints.txt: $$(grep -c == constraints.txt) packages pinned"
 

@@ -119,9 +119,24 @@ class AngularError:
 def angles(a: Tensor, b: Tensor) -> Tensor:
     """Angles between vectors (B, 3, H, W) in radians, (B, H, W), from 0 to pi.
 
-    From the arctangent of cross over dot product, exact for small angles too, where the arccosine is not.
+    From the arctangent of cross over dot product, exact for small angles too, where the arccosine is not. A vector of
+    length 0, or one so short that its square underflows, is at a right angle to all others, for which `normals_loss`
+    is 1; NaN stays NaN.
+
+    >>> angles(torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)).rad2deg()
+    tensor([[[90.]]])
     """
-    return torch.atan2(torch.linalg.cross(a, b, dim=1).norm(dim=1), (a * b).sum(1))
+    a, b = _near_one(a), _near_one(b)
+    sine, cosine = torch.linalg.cross(a, b, dim=1).norm(dim=1), (a * b).sum(1)
+    return torch.where((sine == 0) & (cosine == 0), torch.pi / 2, torch.atan2(sine, cosine))
+
+
+def _near_one(vectors: Tensor) -> Tensor:
+    """The vectors times powers of two, which round nothing: the largest component is from 0.5 to 1, or 0."""
+    largest = vectors.abs().amax(1, keepdim=True)
+    mantissa, _ = torch.frexp(largest)
+    vanishes = largest < torch.finfo(vectors.dtype).tiny ** 0.5
+    return torch.where(vanishes, 0.0, vectors * (mantissa / largest))
 
 
 class MeanIoU:

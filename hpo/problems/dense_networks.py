@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.problem import ProblemError
-from hpo.problems.checks import check_choice, check_count, check_positive, shown
+from hpo.problems.checks import check_choice, check_count, check_positive
 
 Architecture = Literal["segnet", "fcn"]
 
@@ -210,8 +210,7 @@ def dense_network(
     for task, channels in outputs.items():
         check_count(f"outputs[{task!r}]", channels)
     check_positive("width", width)
-    if stride not in STRIDES:
-        raise ProblemError(f"stride: found {shown(stride)}, allowed are {', '.join(map(str, STRIDES))}")
+    check_stride(stride)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         if architecture == "segnet":
@@ -219,6 +218,17 @@ def dense_network(
             return DenseNetwork(segnet, segnet.channels, segnet.shared, outputs, stride)
         fcn = FCN(inputs, width)
         return DenseNetwork(fcn, fcn.channels, fcn.channels, outputs, stride)
+
+
+def check_stride(value: Any) -> int:
+    """One of `STRIDES`; ``True`` and ``4.0`` are none.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    if check_count("stride", value) not in STRIDES:
+        raise ProblemError(f"stride: found {value}, allowed are {', '.join(map(str, STRIDES))}")
+    return cast(int, value)
 
 
 def _scaled(channels: int, width: float) -> int:

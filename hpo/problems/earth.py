@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hpo.problem import Problem, Split, Task, to_device
+from hpo.problem import Problem, ProblemError, Split, Task, to_device
 from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive
 from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, locate, ordered_batches, short_hash, verify
 from hpo.problems.dense_metrics import (
@@ -241,8 +241,9 @@ def metres(codes: Tensor) -> Tensor:
 
 def predict(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The network's outputs for inputs of bytes: elevation in m, normals of any length, logits of land cover."""
-    means, scales = (inputs.new_tensor(x, dtype=torch.float32).view(-1, 1, 1) for x in (INPUT_MEANS, INPUT_SCALES))
-    outputs: dict[str, Tensor] = model((inputs - means) / scales)
+    constants = zip(inputs.unbind(1), INPUT_MEANS, INPUT_SCALES, strict=True)  # numbers: a tensor would be copied to
+    standardised = torch.stack([(channel - mean) / scale for channel, mean, scale in constants], dim=1)  # the GPU
+    outputs: dict[str, Tensor] = model(standardised)
     return {**outputs, "elevation": HEAD_METRES * outputs["elevation"]}
 
 
@@ -333,9 +334,16 @@ def source_files() -> dict[str, Path]:
 
 
 def read_grids(files: dict[str, Path]) -> Grids:
-    """All four files on one grid; pictures are averaged over its cells."""
-    import h5py  # type: ignore[import-untyped, unused-ignore]  # here, as a filled cache needs neither
-    from PIL import Image
+    """All four files on one grid; pictures are averaged over its cells.
+
+    Raises:
+        ProblemError: a package that reads the files is not installed.
+    """
+    try:  # here, as a filled cache needs neither
+        import h5py  # type: ignore[import-untyped, unused-ignore]
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise ProblemError(f"data: the Earth's files are HDF5 and JPEG; to read them, run: {INSTALL}") from error
 
     def picture(file: str, mode: str) -> NDArray[np.uint8]:
         with Image.open(files[file]) as image:

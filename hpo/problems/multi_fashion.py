@@ -233,7 +233,7 @@ class MultiFashion(Problem):
         return measured
 
     def _key(self) -> str:
-        version = short_hash(SHA256, SIZES[self.preset], SEED, PAIRS_VERSION)
+        version = short_hash(SHA256, SIZES, FASHION_VAL, DIGITS_VAL, DIGITS_TEST, SEED, PAIRS_VERSION)
         return f"multi_fashion-{self.images}-{self.preset}-{version}"
 
     def _arrays(self) -> Arrays:

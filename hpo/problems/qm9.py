@@ -220,7 +220,7 @@ class QM9(Problem):
         }
 
     def _key(self) -> str:
-        version = short_hash(SHA256, SIZES[self.preset], SPLIT_SEED, ENCODING_VERSION, HISTOGRAMS)
+        version = short_hash(SHA256, SIZES, SPLIT_SEED, ENCODING_VERSION, HISTOGRAMS)
         return f"qm9-{self.preset}-{version}"
 
     def _arrays(self) -> Arrays:
