@@ -38,12 +38,15 @@ def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
         raise ImageError("--figures: needs the package kaleido: pip install 'gradsweep[figures]'") from None
     drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
     for figure in drawn.values():
-        figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white", width=_WIDTH)
+        figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         made = [Path(place) / f"{name}.{format}" for name in drawn]
         try:
-            plotly.io.write_images(list(drawn.values()), made, scale=1 if format != "png" else 2)
+            figures = list(drawn.values())
+            heights = [figure.layout.height for figure in figures]  # which write_images does not look at by itself
+            scale = 2 if format == "png" else 1
+            plotly.io.write_images(figures, made, scale=scale, width=_WIDTH, height=heights)
         except RuntimeError as error:
             if "Chrome" not in str(error) and type(error).__name__ != "BrowserFailedError":
                 raise

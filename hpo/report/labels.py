@@ -53,6 +53,8 @@ _WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) 
     ("frozen", 1): lambda rule: f"frozen weights ({_RULES.get(rule, rule)})",
     ("known_optimum", 0): "the weights that the problem was made for".format,
     ("gradnorm", 2): lambda recipe, settings: f"GradNorm ({recipe} recipe, {_settings(settings)})",
-    ("gradnorm_static", 2): "GradNorm static ({} recipe, {} average)".format,
+    ("gradnorm_static", 2): lambda recipe, average: (
+        f"GradNorm static ({recipe} recipe, {average.replace('_', ' ')} average)"
+    ),
     **{(method, 0): name.format for method, name in _NAMES.items()},
 }

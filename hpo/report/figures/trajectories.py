@@ -22,7 +22,7 @@ _SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square", "cross"), strict=T
 def caption(_: ReportData) -> str:
     """How to read it."""
     return (
-        "w(t) over the steps of the best run of each recipe; right of it E_t[w], averaged in three ways. "
+        "w(t) over the steps of the best run of each recipe; right of it E_t[w], averaged in four ways. "
         "Where markers lie on the dashed line of their colour, GradNorm found the best static weights."
     )
 
@@ -41,7 +41,10 @@ def figure(data: ReportData) -> go.Figure | None:
         _add_averages(plot, row, runs.get(recipe), data)
         _add_curves(plot, row, table, data)
         add_run_title(plot, row, recipe, runs.get(recipe))
-        plot.update_xaxes(tickangle=-40, range=[-0.6, len(AVERAGES) - 0.4], row=row, col=2)
+        lowest = row == len(recipes)
+        plot.update_xaxes(
+            tickangle=-40, range=[-0.6, len(AVERAGES) - 0.4], showticklabels=lowest, row=row, col=2
+        )  # fmt: skip
     plot.update_layout(blank(height=70 + 320 * len(recipes)))
     plot.update_layout(legend_y=1 + 0.1 / len(recipes))
     plot.update_xaxes(title_text="step", row=len(recipes), col=1)
@@ -91,7 +94,7 @@ def _add_averages(plot: go.Figure, row: int, run: pd.Series | None, data: Report
         marker = {"color": task_line(place)["color"], "size": 9, "symbol": list(_SYMBOLS.values())}
         name = plain(task)
         plot.add_scatter(
-            x=list(AVERAGES), y=[values[average][place] for average in AVERAGES], mode="markers", marker=marker,
+            x=[average.replace("_", " ") for average in AVERAGES], y=[values[average][place] for average in AVERAGES], mode="markers", marker=marker,
             legendgroup=name, showlegend=False, row=row, col=2,
             hovertemplate=f"{name}<br>%{{x}} average: w %{{y:.3g}}<extra></extra>",
         )  # fmt: skip

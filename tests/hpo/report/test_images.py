@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hpo.report import ImageError, write_images
@@ -11,13 +13,16 @@ from tests.hpo.report.chromium import chromium
 @pytest.mark.slow
 def test_every_figure_becomes_a_file(tmp_path):
     chromium()
-    files = write_images(Builder().data(), tmp_path / "new", "svg")
+    data = Builder().data()
+    files = write_images(data, tmp_path / "new", "svg")
     assert sorted(file.name for file in files) == sorted(f"{name}.svg" for name in FIGURES)
     assert sorted((tmp_path / "new").iterdir()) == sorted(files)
     for file in files:
         text = file.read_text()
         assert text.startswith("<svg")
         assert text.count("<path") > 5
+        height = FIGURES[file.stem].figure(data).layout.height
+        assert re.search(rf'<svg[^>]* width="900" height="{height}"', text), text[:200]
 
 
 def test_without_a_chrome_it_says_so(tmp_path, monkeypatch):
