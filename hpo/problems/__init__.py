@@ -44,7 +44,8 @@ def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
 
     Args:
         name: an entry point of the group ``gradsweep.problems`` (built in: ``census``, ``earth``, ``multi_fashion``,
-            ``nyuv2``, ``qm9``, ``toy``; other packages add theirs), or ``package.module:Class``, for which the current folder is searched too, last.
+            ``nyuv2``, ``qm9``, ``toy``; other packages add theirs), or ``package.module:Class``, for which the
+            current folder is searched too, last.
         arguments: keyword arguments of the class.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,8 @@ class DenseNetwork(nn.Module):
         """Each task's raw output, ``x`` (B, inputs, H, W) to (B, outputs of the task, H / stride, W / stride).
 
         H and W are at least 32. While training, batch normalisation needs more than one value a channel on the
-        deepest grid, ceil(H / 32) by ceil(W / 32): a batch of one 32x32 image is too small.
+        deepest grid, which is H // 16 by W // 16 in SegNet and ceil(H / 32) by ceil(W / 32) in the FCN, for which a
+        batch of one 32x32 image is too small.
         """
         grid = [-(-side // self.stride) for side in x.shape[-2:]]
         features = self.last(self.trunk(x))
@@ -226,9 +227,10 @@ def check_stride(value: Any) -> int:
     Raises:
         ProblemError: anything else.
     """
-    if check_count("stride", value) not in STRIDES:
-        raise ProblemError(f"stride: found {value}, allowed are {', '.join(map(str, STRIDES))}")
-    return cast(int, value)
+    stride = check_count("stride", value)
+    if stride not in STRIDES:
+        raise ProblemError(f"stride: found {stride}, allowed are {', '.join(map(str, STRIDES))}")
+    return stride
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -241,9 +241,9 @@ def metres(codes: Tensor) -> Tensor:
 
 def predict(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The network's outputs for inputs of bytes: elevation in m, normals of any length, logits of land cover."""
-    constants = zip(inputs.unbind(1), INPUT_MEANS, INPUT_SCALES, strict=True)  # numbers: a tensor would be copied to
-    standardised = torch.stack([(channel - mean) / scale for channel, mean, scale in constants], dim=1)  # the GPU
-    outputs: dict[str, Tensor] = model(standardised)
+    # With numbers, as a tensor of them would be copied to the GPU in each step.
+    channels = zip(inputs.unbind(1), INPUT_MEANS, INPUT_SCALES, strict=True)
+    outputs: dict[str, Tensor] = model(torch.stack([(x - mean) / scale for x, mean, scale in channels], dim=1))
     return {**outputs, "elevation": HEAD_METRES * outputs["elevation"]}
 
 

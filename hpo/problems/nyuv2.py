@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -30,7 +31,7 @@ from hpo.problems.dense_metrics import (
     normals_loss,
     segmentation_loss,
 )
-from hpo.problems.dense_networks import SMALLEST_SIDE, STRIDES, Architecture, DenseNetwork, dense_network
+from hpo.problems.dense_networks import SMALLEST_SIDE, Architecture, DenseNetwork, check_stride, dense_network
 
 VARIABLE = "GRADSWEEP_NYUV2"
 INSTALL = "pip install 'gradsweep[nyuv2]' (or: pip install h5py)"
@@ -40,12 +41,17 @@ TO_40, TO_13 = "classMapping40.mat", "class13Mapping.mat"
 LABELS, CLASSES_40, CLASSES = 894, 40, 13  # the first file maps labels to 40 classes, the second these to 13
 TRAIN_IMAGES, IMAGES = 795, 1449  # of the official split
 VAL_SHARE = 0.1  # of the official training images
-PREPARATION_VERSION = 1  # raise it with every change of what `prepare_arrays` returns
+PREPARATION_VERSION = 2  # raise it with every change of what `prepare_arrays` returns
 
 # The colour camera of the data set's toolbox, for pictures of 640 by 480, to which the labeled depths are aligned.
 WIDTH, HEIGHT = 640, 480
 FX, FY, CX, CY = 518.857901, 519.469611, 325.582449, 253.736166
 PLANE_RADIUS = 4  # pixels: normals are of planes through 9 by 9
+
+# What of the files is hashed: all of them are gigabytes, and every process asks.
+SAMPLED_BYTES, SAMPLED_PLACES = 1 << 16, 32  # of the large file
+SAMPLED_FILES = 16  # .npy files of each kind in train and in val
+ROUNDING = 1e-3  # by which a pixel may lie outside 0 to 1
 
 EVALUATION_IMAGES = 8  # in one chunk
 DECAY = 0.2  # of the learning rate
@@ -129,14 +135,17 @@ class NYUv2(Problem):
         self.folder = folder if folder is None else _check_folder(folder)
         self.architecture = cast(Architecture, check_choice("architecture", architecture, get_args(Architecture)))
         self.width = check_positive("width", width)
-        if stride not in STRIDES:
-            raise ProblemError(f"stride: found {shown(stride)}, allowed are {', '.join(map(str, STRIDES))}")
-        self.stride = stride
+        self.stride = check_stride(stride)
         self.image_size = check_count("image_size", image_size, minimum=SMALLEST_SIDE)
         if image_size % stride:
             raise ProblemError(f"image_size: found {image_size}, allowed are multiples of stride, which is {stride}")
         self.split_seed = check_count("split_seed", split_seed, minimum=0)
         self.batch_size = check_count("batch_size", batch_size)
+        if architecture == "fcn" and image_size == SMALLEST_SIDE and batch_size == 1:  # its deepest grid is 1 by 1
+            raise ProblemError(
+                "batch_size: found 1, allowed is an integer >= 2 where architecture is 'fcn' and image_size is "
+                f"{SMALLEST_SIDE}, since batch normalisation needs more than one value a channel"
+            )
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
         self.decay_every = check_count("decay_every", decay_every)
@@ -144,14 +153,23 @@ class NYUv2(Problem):
     def prepare(self) -> None:
         """Read the files, make pictures and targets of one size, and keep them in the cache, once on each machine.
 
+        Warns each time where the files do not say which pictures are the official test split.
+
         Raises:
             FileNotFoundError: no folder, or a file is missing; the message says which.
             ProblemError: a file's content is not as expected, or a batch is larger than the training split.
         """
-        check_batch_size(self.batch_size, len(self._arrays()["train_images"]))
+        arrays = self._arrays()
+        check_batch_size(self.batch_size, len(arrays["train_images"]))
+        if not arrays["official"].all():
+            warnings.warn(
+                f"NYU Depth V2: {find_source(self.folder).folder} has no {SPLITS}, which names the official test "
+                "pictures; a random test split, fixed by split_seed, takes their place and compares with nobody's",
+                stacklevel=2,
+            )
 
     def data_hash(self) -> str:
-        """Name the files and what is made of them. Needs the folder, but reads little of it."""
+        """Name the files and what is made of them. Needs the folder, but reads a part of it alone."""
         return short_hash(self._key)
 
     def build_model(self, seed: int) -> DenseNetwork:
@@ -259,11 +277,16 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Names the content, from the files' sizes and a little of what is in them."""
+        """Names the content, from the files' sizes and samples of what is in them."""
 
     @abstractmethod
-    def split(self) -> tuple[list[str], list[str]]:
-        """Names of the official training and test examples; all are in the first where the files do not say."""
+    def split(self) -> tuple[list[str], list[str] | None]:
+        """Names of the official training and test examples; all and None where the files do not say.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ProblemError: a file's content is not as expected.
+        """
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> Iterable[Example]:
@@ -304,24 +327,35 @@ class LabeledMat(Source):
     """The data set's own file, and the small ones with the split and the classes beside it."""
 
     def fingerprint(self) -> str:
-        """Of the large file its size and first MiB, of the small ones all."""
+        """Of the large file its size and what is at evenly spaced places, of the small ones all."""
         parts: list[object] = []
-        for name in (LABELED, SPLITS, TO_40, TO_13):
+        large = self.folder / LABELED
+        with large.open("rb") as file:
+            size = large.stat().st_size
+            for place in _spaced(max(0, size - SAMPLED_BYTES), SAMPLED_PLACES):
+                file.seek(place)
+                parts.append((size, place, hashlib.sha256(file.read(SAMPLED_BYTES)).hexdigest()))
+        for name in (SPLITS, TO_40, TO_13):
             path = self.folder / name
-            if path.is_file():
-                with path.open("rb") as file:
-                    parts.append((name, path.stat().st_size, hashlib.sha256(file.read(1 << 20)).hexdigest()))
+            parts.append((name, hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None))
         return short_hash(*parts)
 
-    def split(self) -> tuple[list[str], list[str]]:
+    def split(self) -> tuple[list[str], list[str] | None]:
         """What ``splits.mat`` says, whose numbers begin at 1."""
-        path = self.folder / SPLITS
-        if path.is_file():
-            numbers = _read_mat(path, "trainNdxs"), _read_mat(path, "testNdxs")
-            train, test = ([str(number - 1) for number in part.ravel().tolist()] for part in numbers)
-            return train, test
         with self._open() as file:
-            return [str(number) for number in range(len(file["images"]))], []
+            if "images" not in file:
+                raise ProblemError(f"data: {self.folder / LABELED}: found no images")
+            count = len(file["images"])
+        path = self.folder / SPLITS
+        if not path.is_file():
+            return [str(number) for number in range(count)], None
+        train, test = (_read_mat(path, key).ravel().tolist() for key in ("trainNdxs", "testNdxs"))
+        both = [*train, *test]
+        found = [shown(value) for value in _others(both, range(1, count + 1))]
+        found = found or [f"{number:g} more than once" for number, times in Counter(both).items() if times > 1]
+        if found:
+            raise ProblemError(f"data: {path}: found {found[0]}, allowed are the numbers 1 to {count}, each once")
+        return [str(int(number) - 1) for number in train], [str(int(number) - 1) for number in test]
 
     def read(self, names: Sequence[str]) -> Iterable[Example]:
         """Matlab's arrays come with their axes reversed."""
@@ -366,10 +400,29 @@ class LabeledMat(Source):
         to_40 = _read_mat(self.folder / TO_40, "mapClass").ravel()
         to_13 = np.ravel(_read_mat(self.folder / TO_13, "classMapping13").ravel()[0][0])
         for name, found, count, most in ((TO_40, to_40, LABELS, CLASSES_40), (TO_13, to_13, CLASSES_40, CLASSES)):
-            if len(found) != count or not all(0 <= number <= most for number in found.tolist()):
-                raise ProblemError(f"data: {self.folder / name}: allowed are {count} numbers from 0 to {most}")
+            wrong = _others(found.tolist(), range(most + 1))
+            if len(found) != count or wrong:
+                what = shown(wrong[0]) if wrong else f"{len(found)} numbers"
+                raise ProblemError(
+                    f"data: {self.folder / name}: found {what}, allowed are {count} whole numbers from 0 to {most}"
+                )
         both = np.concatenate([[0], to_13])[np.concatenate([[0], to_40]).astype(int)]
         return np.where(both > 0, both - 1, IGNORED).astype(np.int8)
+
+
+def _spaced(last: int, count: int) -> list[int]:
+    """Evenly spaced whole numbers from 0 to ``last``, both included: ``count``, or all where there are fewer.
+
+    >>> _spaced(10, 3), _spaced(1, 3)
+    ([0, 5, 10], [0, 1])
+    """
+    return sorted({last * step // (count - 1) for step in range(count)})
+
+
+def _others(values: Iterable[Any], allowed: Collection[int]) -> list[Any]:
+    """The values that are none of these numbers; 3.0 is one of them where 3 is."""
+    numbers = set(allowed)
+    return [value for value in values if not isinstance(value, int | float) or value not in numbers]
 
 
 def _read_mat(path: Path, key: str) -> NDArray[Any]:
@@ -421,18 +474,27 @@ class NpyFolders(Source):
     KINDS = ("image", "depth", "normal", "label")
 
     def fingerprint(self) -> str:
-        """How many pictures there are, and the first files."""
+        """Name and size of each file, and the content of evenly spaced ones of each kind in train and in val."""
         parts: list[object] = []
         for part in ("train", "val"):
-            parts.append(self._count(part))
             for kind in self.KINDS:
-                first = self.folder / part / kind / "0.npy"
-                parts.append(hashlib.sha256(first.read_bytes()).hexdigest() if first.is_file() else None)
+                paths = self._files(part, kind)
+                parts.append((part, kind, [(path.name, path.stat().st_size) for path in paths]))
+                sampled = [paths[place] for place in _spaced(len(paths) - 1, SAMPLED_FILES)] if paths else []
+                parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in sampled]
         return short_hash(*parts)
 
-    def split(self) -> tuple[list[str], list[str]]:
+    def split(self) -> tuple[list[str], list[str] | None]:
         """The two folders; ``val`` is the official test split."""
-        train, test = ([f"{part}/{number}" for number in range(self._count(part))] for part in ("train", "val"))
+        train, test = (
+            [f"{part}/{number}" for number in range(len(self._files(part, "image")))] for part in ("train", "val")
+        )
+        for part, names in (("train", train), ("val", test)):
+            if not names:
+                raise FileNotFoundError(
+                    f"no 0.npy, 1.npy, ... in {self.folder / part / 'image'}; train and val hold the pictures of the "
+                    "official training and test split"
+                )
         return train, test
 
     def read(self, names: Sequence[str]) -> Iterable[Example]:
@@ -451,9 +513,10 @@ class NpyFolders(Source):
                 label.astype(np.int8),
             )
 
-    def _count(self, part: str) -> int:
-        folder = self.folder / part / "image"
-        return sum(bool(re.fullmatch(r"\d+\.npy", path.name)) for path in folder.glob("*.npy"))
+    def _files(self, part: str, kind: str) -> list[Path]:
+        """The numbered files of a folder, in the order of their numbers."""
+        paths = [path for path in (self.folder / part / kind).glob("*.npy") if re.fullmatch(r"\d+", path.stem)]
+        return sorted(paths, key=lambda path: (int(path.stem), path.name))
 
     def _load(self, part: str, kind: str, number: str) -> NDArray[Any]:
         path = self.folder / part / kind / f"{number}.npy"
@@ -466,32 +529,53 @@ class NpyFolders(Source):
         if kind == "depth" and array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
         channels = {"image": (3,), "normal": (3,), "depth": (), "label": ()}[kind]
-        if array.ndim != 2 + len(channels) or array.shape[2:] != channels:
+        if array.ndim != 2 + len(channels) or array.shape[2:] != channels or not array.size:
             allowed = "(H, W, 3)" if channels else "(H, W)"
             raise ProblemError(f"data: {path}: found the shape {array.shape}, allowed is {allowed}")
-        if kind == "label" and not np.isin(array, range(IGNORED, CLASSES)).all():
-            raise ProblemError(f"data: {path}: allowed are the classes 0 to {CLASSES - 1}, and {IGNORED} for none")
+        kinds, numbers = ("f", "floating-point") if kind == "image" else ("biuf", "real")
+        if array.dtype.kind not in kinds:
+            raise ProblemError(f"data: {path}: found values of type {array.dtype}, allowed are {numbers} numbers")
+        if kind == "image":
+            _check_pixels(path, array)
+        if kind == "label":
+            _check_labels(path, array)
         return np.asarray(array)
 
 
-def choose(source: Source, seed: int) -> dict[Split, list[str]]:
-    """Names of the examples of each split: a tenth of the official training examples are val.
+def _check_pixels(path: Path, array: NDArray[Any]) -> None:
+    """From 0 to 1; those from 0 to 255 would nearly all be white."""
+    least, most = array.min(), array.max()
+    if not -ROUNDING <= least <= most <= 1 + ROUNDING:  # NaN is in no order
+        found = f"down to {least:g}" if least < -ROUNDING else f"up to {most:g}"
+        raise ProblemError(f"data: {path}: found values {found}, allowed are 0 to 1")
 
-    Where the official split is unknown, as many as in it are the test split, at random.
+
+def _check_labels(path: Path, array: NDArray[Any]) -> None:
+    wrong = array[~np.isin(array, range(IGNORED, CLASSES))]
+    if wrong.size:
+        raise ProblemError(
+            f"data: {path}: found {wrong[0]:g}, allowed are the classes 0 to {CLASSES - 1}, and {IGNORED} for none"
+        )
+
+
+def choose(source: Source, seed: int) -> tuple[dict[Split, list[str]], bool]:
+    """Names of the examples of each split, and if test is the official one.
+
+    A tenth of the official training examples are val. Where the official split is unknown, as many as in it are the
+    test split, at random.
     """
     random = np.random.default_rng(seed)
     train, test = source.split()
-    if not test:
-        warnings.warn(
-            f"NYU Depth V2: the files in {source.folder} do not say which pictures are the official test split "
-            f"({SPLITS} does); a random one, fixed by split_seed, takes its place and compares with nobody's",
-            stacklevel=2,
-        )
+    official = test is not None
+    if test is None:
         train, test = _drawn(train, round(len(train) * (1 - TRAIN_IMAGES / IMAGES)), random)
     if len(train) < 2 or not test:
-        raise ProblemError(f"data: {source.folder}: found {len(train)} training and {len(test)} test pictures")
+        raise ProblemError(
+            f"data: {source.folder}: found {len(train)} training and {len(test)} test pictures, allowed are at least "
+            "2 and 1"
+        )
     train, val = _drawn(train, max(1, round(VAL_SHARE * len(train))), random)
-    return {"train": train, "val": val, "test": test}
+    return {"train": train, "val": val, "test": test}, official
 
 
 def _drawn(names: list[str], count: int, random: np.random.Generator) -> tuple[list[str], list[str]]:
@@ -511,13 +595,14 @@ def prepare_arrays(source: Source, size: int, grid: int, seed: int) -> Arrays:
         seed: of the split.
 
     Returns:
-        ``{split}_{field}`` for each split and each field of `Example`, (N, ...).
+        ``{split}_{field}`` for each split and each field of `Example`, (N, ...), and ``official``, (1,): if the test
+        split is the official one.
     """
-    return {
-        f"{split}_{name}": array
-        for split, names in choose(source, seed).items()
-        for name, array in _stacked(source, names, size, grid).items()
-    }
+    splits, official = choose(source, seed)
+    arrays: Arrays = {"official": np.array([official])}
+    for split, names in splits.items():
+        arrays |= {f"{split}_{name}": array for name, array in _stacked(source, names, size, grid).items()}
+    return arrays
 
 
 def _stacked(source: Source, names: Sequence[str], size: int, grid: int) -> Arrays:

@@ -74,8 +74,10 @@ def made_up_nyuv2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One new cache folder for the session, so that no test reads or writes the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """One new cache folder for the session, so that no test reads or writes the user's; xdist's workers share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("GRADSWEEP_CACHE")
     os.environ["GRADSWEEP_CACHE"] = str(folder)
     yield folder

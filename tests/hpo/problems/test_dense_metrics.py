@@ -170,6 +170,22 @@ def test_small_angles_are_exact(radians: float) -> None:
     assert angles(a, b).item() == pytest.approx(radians, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [0.0, 1e-23])
+def test_a_normal_without_length_is_at_a_right_angle_as_in_the_loss(length: float, random: torch.Generator) -> None:
+    output, target, valid = normals(random)
+    short = length * output.detach()
+    assert chunked(AngularError(CPU), short, target, valid) == pytest.approx(90)
+    assert normals_loss(short, target, valid).item() == pytest.approx(1)
+    assert torch.equal(angles(short, torch.full_like(target, torch.nan)).isnan(), torch.ones(B, H, W).bool())
+
+
+@pytest.mark.parametrize("length", [1e-15, 1e30])
+def test_angles_do_not_depend_on_the_length(length: float, random: torch.Generator) -> None:
+    output, target, valid = normals(random)
+    expected = angles(output, target)[valid]
+    assert torch.allclose(angles(length * output, target)[valid], expected, rtol=1e-5)
+
+
 def test_mean_iou_counts_over_all_chunks(random: torch.Generator) -> None:
     output, labels = segmentation(random)
     expected = expected_iou(output, labels)

@@ -186,6 +186,8 @@ def test_features_neither_vanish_nor_explode_at_the_start(architecture: Architec
         ({"outputs": {"depth": 0}}, r"outputs\['depth'\]: found 0, allowed is an integer >= 1"),
         ({"width": 0.0}, "width: found 0.0, allowed is a finite number > 0"),
         ({"stride": 3}, "stride: found 3, allowed are 1, 2, 4"),
+        ({"stride": 4.0}, "stride: found 4.0, allowed is an integer >= 1"),
+        ({"stride": True}, "stride: found True, allowed is an integer >= 1"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

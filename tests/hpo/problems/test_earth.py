@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from balancers import GradNorm
 from hpo.problem import ProblemError, Split
+from hpo.problems import earth
 from hpo.problems.dense_networks import DenseNetwork
 from hpo.problems.earth import (
     ALTITUDE,
@@ -286,6 +290,45 @@ def test_the_learning_rate_falls_to_zero_and_goes_on_after_a_checkpoint() -> Non
             optimizer.step()
             states.append(copy.deepcopy(optimizer.state_dict()))
     assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025, 0.0, 0.05, 0.025, 0.0])
+
+
+def test_standardising_copies_nothing_to_the_device() -> None:
+    """Every tensor that an operation reads is the batch or comes from it."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"elevation": x}
+
+    class Origins(TorchDispatchMode):
+        def __init__(self, *known: Tensor) -> None:
+            super().__init__()
+            self.known = list(known)
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            assert all(any(leaf is tensor for tensor in self.known) for leaf in read), func
+            result = func(*args, **(kwargs or {}))
+            self.known += [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            return result
+
+    inputs = torch.randint(0, 256, (2, 4, 5, 5), dtype=torch.uint8)
+    with Origins(inputs):
+        predict(Model(), inputs)
+
+
+def test_another_constant_of_the_tiles_makes_another_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Earth().data_hash()
+    monkeypatch.setattr(earth, "LEAST_SHARE", 0.3)
+    assert Earth().data_hash() != before
+
+
+@pytest.mark.parametrize("missing", ["h5py", "PIL"])
+def test_a_package_that_reads_the_files_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # importing it raises ModuleNotFoundError
+    with pytest.raises(
+        ProblemError, match=r"^data: .*to read them, run: pip install 'gradsweep\[earth\]'.*pillow\)$"
+    ):
+        read_grids({})
 
 
 def test_the_elevation_loss_leaves_the_data_as_they_are() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hpo.problem import ProblemError, Split
+from hpo.problems import multi_fashion
 from hpo.problems.multi_fashion import (
     CANVAS,
     DIGITS_FILE,
@@ -195,6 +196,17 @@ def test_the_reconstruction_can_be_left_out() -> None:
     problem = MultiFashion(reconstruction=False)
     assert [task.name for task in problem.tasks] == ["top_left", "bottom_right"]
     assert problem.data_hash() != MultiFashion().data_hash()
+
+
+def test_the_hash_names_every_size_and_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small preset is cut from the full one."""
+    hashes = {MultiFashion().data_hash()}
+    for name in ("FASHION_VAL", "DIGITS_VAL", "DIGITS_TEST"):
+        with monkeypatch.context() as patch:
+            patch.setattr(multi_fashion, name, 100)
+            hashes.add(MultiFashion().data_hash())
+    monkeypatch.setitem(SIZES["full"], "train", 100_000)
+    assert len(hashes | {MultiFashion().data_hash()}) == 5
 
 
 def idx(path: Path, header: bytes, elements: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +134,37 @@ def test_the_environment_variable_names_the_folder(npy: Path, monkeypatch: pytes
 def test_without_the_official_split_a_random_one_takes_its_place(tmp_path: Path) -> None:
     write_labeled(tmp_path, count=40)
     problem = NYUv2(str(tmp_path), **SMALL)
-    with pytest.warns(UserWarning, match=rf"do not say which pictures are the official test split \({SPLITS} does\)"):
-        problem.prepare()
+    for again in (problem, problem, NYUv2(str(tmp_path), **SMALL)):  # at first from the files, then from the cache
+        with pytest.warns(
+            UserWarning, match=rf"{tmp_path} has no {SPLITS}, which names the official test pictures; a "
+        ):
+            again.prepare()
     sizes = [len(rows(problem, split)[0]) for split in ("train", "val", "test")]
     assert sizes == [20, 2, 18]
     assert sizes[2] == round(40 * (1 - TRAIN_IMAGES / IMAGES))
     other = NYUv2(str(tmp_path), split_seed=1, **SMALL)
-    with pytest.warns(UserWarning, match="official test split"):
+    with pytest.warns(UserWarning, match="official test pictures"):
         other.prepare()
     assert not torch.equal(rows(problem, "test")[1], rows(other, "test")[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_official_split_needs_no_warning(problem: NYUv2) -> None:
+    problem.prepare()
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_part_without_pictures_is_named(tmp_path: Path, part: str, empty: bool) -> None:
+    write_npy(tmp_path, train=4, val=2)
+    pictures = tmp_path / part / "image"
+    if empty or part == "train":  # without train/image the layout is another
+        for path in pictures.iterdir():
+            path.unlink()
+    else:
+        shutil.rmtree(pictures.parent)
+    with pytest.raises(FileNotFoundError, match=rf"^no 0\.npy, 1\.npy, \.\.\. in {pictures}; train and val .*$"):
+        NYUv2(str(tmp_path), **SMALL).prepare()
 
 
 @pytest.mark.parametrize("normal", [(0, 0, -1), (0.3, 0, -1), (0, -1, -0.4), (-0.5, 0.6, -1)])
@@ -278,6 +301,32 @@ def test_the_hash_names_the_files_and_what_is_made_of_them(tmp_path: Path) -> No
     assert NYUv2(str(tmp_path), **SMALL).data_hash() not in hashes
 
 
+@pytest.mark.parametrize("name", [LABELED, SPLITS, TO_40, TO_13])
+@pytest.mark.parametrize("place", [0, -1])
+def test_the_hash_changes_with_a_byte_at_either_end_of_the_files(tmp_path: Path, name: str, place: int) -> None:
+    for file in (LABELED, SPLITS, TO_40, TO_13):
+        (tmp_path / file).write_bytes(bytes(3_000_000))
+    before = NYUv2(str(tmp_path)).data_hash()
+    content = bytearray((tmp_path / name).read_bytes())
+    content[place] = 1
+    (tmp_path / name).write_bytes(content)
+    assert NYUv2(str(tmp_path)).data_hash() != before
+
+
+def test_the_hash_changes_with_the_size_of_any_npy_file_and_the_content_of_some(tmp_path: Path) -> None:
+    write_npy(tmp_path, train=40, height=4, width=4)
+    hashes = [NYUv2(str(tmp_path)).data_hash()]
+    last = tmp_path / "train/depth/39.npy"
+    np.save(last, np.load(last) + 1)
+    hashes.append(NYUv2(str(tmp_path)).data_hash())
+    for file in ("train/normal/1.npy", "train/image/38.npy", "val/label/1.npy"):
+        np.save(tmp_path / file, np.zeros(1000))
+        hashes.append(NYUv2(str(tmp_path)).data_hash())
+    (tmp_path / "train/label/38.npy").unlink()
+    hashes.append(NYUv2(str(tmp_path)).data_hash())
+    assert len(set(hashes)) == 6
+
+
 def test_a_missing_folder_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(
@@ -302,18 +351,18 @@ def test_a_missing_class_mapping_is_named(tmp_path: Path, missing: str) -> None:
         (
             TO_13,
             {"classMapping13": {"labels13": np.ones((1, 39))}},
-            "class13Mapping.mat: allowed are 40 numbers from 0 to 13",
+            "class13Mapping.mat: found 39 numbers, allowed are 40 whole numbers from 0 to 13",
         ),
         (
             TO_13,
             {"classMapping13": {"labels13": np.full((1, 40), 14)}},
-            "class13Mapping.mat: allowed are 40 numbers from 0 to 13",
+            "class13Mapping.mat: found 14, allowed are 40 whole numbers from 0 to 13",
         ),
-        (TO_40, {"mapClass": np.full((1, 894), 41)}, "classMapping40.mat: allowed are 894 numbers from 0 to 40"),
-        (TO_40, {"mapClass": np.ones((1, 5))}, "classMapping40.mat: allowed are 894 numbers from 0 to 40"),
+        (TO_40, {"mapClass": np.full((1, 894), 41)}, "mat: found 41, allowed are 894 whole numbers from 0 to 40"),
+        (TO_40, {"mapClass": np.full((1, 894), 0.5)}, "mat: found 0.5, allowed are 894 whole numbers from 0 to 40"),
+        (TO_40, {"mapClass": np.ones((1, 5))}, "mat: found 5 numbers, allowed are 894 whole numbers from 0 to 40"),
         (TO_40, {"another": np.ones((1, 894))}, "classMapping40.mat has no variable mapClass"),
         (SPLITS, {"trainNdxs": np.ones((3, 1))}, "splits.mat has no variable testNdxs"),
-        (SPLITS, {"trainNdxs": np.arange(2, 22), "testNdxs": np.ones(1)}, "has no images of picture 20 "),
     ],
 )
 def test_an_unexpected_file_is_refused(tmp_path: Path, name: str, content: dict[str, Any], message: str) -> None:
@@ -321,6 +370,35 @@ def test_an_unexpected_file_is_refused(tmp_path: Path, name: str, content: dict[
     savemat(tmp_path / name, content)
     with pytest.raises(ProblemError, match=message):
         NYUv2(str(tmp_path), **SMALL).prepare()
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "found"),
+    [
+        (np.arange(2, 22), np.ones(1), "21"),
+        (np.arange(0, 10), np.arange(10, 20), "0"),
+        (np.arange(1, 11), np.array([11, 12.5]), "12.5"),
+        (np.arange(1, 11), np.array([11, np.nan]), "nan"),
+        (np.arange(1, 11), np.array(["11", "12"]), "'11'"),
+        (np.array([1, 2, 3, 2]), np.arange(11, 21), "2 more than once"),
+        (np.arange(1, 12), np.arange(11, 21), "11 more than once"),
+    ],
+)
+def test_a_split_of_other_numbers_is_refused(tmp_path: Path, train: Any, test: Any, found: str) -> None:
+    write_labeled(tmp_path, split=SPLIT)
+    savemat(tmp_path / SPLITS, {"trainNdxs": train, "testNdxs": test})
+    with pytest.raises(ProblemError) as caught:
+        NYUv2(str(tmp_path), **SMALL).prepare()
+    path = tmp_path / SPLITS
+    assert str(caught.value) == f"data: {path}: found {found}, allowed are the numbers 1 to 20, each once"
+
+
+def test_a_split_of_whole_numbers_in_floating_point_is_read(tmp_path: Path, labeled: Path) -> None:
+    write_labeled(tmp_path, split=SPLIT)
+    train, test = (np.array(part, dtype=np.float64) for part in SPLIT)
+    savemat(tmp_path / SPLITS, {"trainNdxs": train, "testNdxs": test})
+    expected = rows(NYUv2(str(labeled), **SMALL), "test")[1]
+    assert torch.equal(rows(NYUv2(str(tmp_path), **SMALL), "test")[1], expected)
 
 
 @pytest.mark.parametrize("name", [LABELED, SPLITS, TO_40])
@@ -332,7 +410,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
         NYUv2(str(tmp_path), **SMALL).prepare()
 
 
-def test_a_large_file_without_depths_or_with_an_unknown_label_is_refused(tmp_path: Path) -> None:
+def test_a_large_file_that_lacks_a_variable_or_has_an_unknown_label_is_refused(tmp_path: Path) -> None:
     write_labeled(tmp_path, split=SPLIT)
     with h5py.File(tmp_path / LABELED, "r+") as file:
         file["labels"][0] = 895
@@ -342,6 +420,10 @@ def test_a_large_file_without_depths_or_with_an_unknown_label_is_refused(tmp_pat
         del file["depths"]
     with pytest.raises(ProblemError, match="has no depths of picture"):
         NYUv2(str(tmp_path), **SMALL).prepare()
+    with h5py.File(tmp_path / LABELED, "r+") as file:
+        del file["images"]
+    with pytest.raises(ProblemError, match=f"{LABELED}: found no images"):
+        NYUv2(str(tmp_path), **SMALL).prepare()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +432,19 @@ def test_a_large_file_without_depths_or_with_an_unknown_label_is_refused(tmp_pat
         ("image", np.zeros((36, 48)), r"image/1.npy: found the shape \(36, 48\), allowed is \(H, W, 3\)"),
         ("depth", np.zeros((36, 48, 2)), r"depth/1.npy: found the shape \(36, 48, 2\), allowed is \(H, W\)"),
         ("depth", np.zeros((36, 47, 1)), "train/1.npy of its four kinds differ in size"),
-        ("label", np.full((36, 48), 13), "label/1.npy: allowed are the classes 0 to 12, and -1 for none"),
+        ("depth", np.zeros((36, 48), dtype="U1"), "depth/1.npy: found values of type <U1, allowed are real numbers"),
+        ("label", np.full((36, 48), 13), "label/1.npy: found 13, allowed are the classes 0 to 12, and -1 for none"),
+        ("label", np.full((36, 48), 0.5), "label/1.npy: found 0.5, allowed are the classes 0 to 12, and -1 for none"),
+        ("image", np.full((36, 48, 3), 255.0), "image/1.npy: found values up to 255, allowed are 0 to 1"),
+        ("image", np.full((36, 48, 3), -1.0), "image/1.npy: found values down to -1, allowed are 0 to 1"),
+        ("image", np.full((36, 48, 3), np.nan), "image/1.npy: found values up to nan, allowed are 0 to 1"),
+        ("image", np.full((36, 48, 3), np.inf), "image/1.npy: found values up to inf, allowed are 0 to 1"),
+        (
+            "image",
+            np.zeros((36, 48, 3), dtype=np.uint8),
+            "image/1.npy: found values of type uint8, allowed are floating-point numbers",
+        ),
+        ("image", np.zeros((0, 48, 3)), r"image/1.npy: found the shape \(0, 48, 3\), allowed is \(H, W, 3\)"),
     ],
 )
 def test_an_unexpected_npy_file_is_refused(tmp_path: Path, kind: str, array: Any, message: str) -> None:
@@ -358,6 +452,15 @@ def test_an_unexpected_npy_file_is_refused(tmp_path: Path, kind: str, array: Any
     np.save(tmp_path / "train" / kind / "1.npy", array)
     with pytest.raises(ProblemError, match=message):
         NYUv2(str(tmp_path), **{**SMALL, "batch_size": 1}).prepare()
+
+
+def test_a_pixel_may_be_rounded_past_its_range(tmp_path: Path) -> None:
+    write_npy(tmp_path, train=2, val=1)
+    image = np.zeros((36, 48, 3), dtype=np.float32)
+    image[:18], image[18:] = 1.0000001, -1e-7
+    np.save(tmp_path / "val/image/0.npy", image)
+    pixels = rows(NYUv2(str(tmp_path), **{**SMALL, "batch_size": 1}), "test")[0]
+    assert (pixels.min(), pixels.max()) == (0, 255)
 
 
 def test_a_missing_npy_file_is_named(tmp_path: Path) -> None:
@@ -405,8 +508,14 @@ def test_a_batch_larger_than_the_training_split_is_refused(npy: Path) -> None:
         ({"folder": "data"}, "folder: found 'data', allowed is an absolute path"),
         ({"architecture": "unet"}, "architecture: found 'unet'"),
         ({"stride": 3}, "stride: found 3, allowed are 1, 2, 4"),
+        ({"stride": 4.0}, "stride: found 4.0, allowed is an integer >= 1"),
+        ({"stride": True}, "stride: found True, allowed is an integer >= 1"),
         ({"image_size": 31}, "image_size: found 31, allowed is an integer >= 32"),
         ({"image_size": 33}, "image_size: found 33, allowed are multiples of stride, which is 4"),
+        (
+            {"architecture": "fcn", "image_size": 32, "batch_size": 1},
+            "batch_size: found 1, allowed is an integer >= 2 where architecture is 'fcn' and image_size is 32",
+        ),
         ({"decay_every": 0}, "decay_every: found 0"),
         ({"split_seed": -1}, "split_seed: found -1"),
     ],
@@ -414,6 +523,14 @@ def test_a_batch_larger_than_the_training_split_is_refused(npy: Path) -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ProblemError, match=f"^{message}"):
         NYUv2(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "image_size", "batch_size"), [("fcn", 36, 1), ("fcn", 32, 2), ("segnet", 32, 1)]
+)
+def test_the_smallest_batches_that_are_allowed_train(architecture: Any, image_size: int, batch_size: int) -> None:
+    problem = NYUv2(architecture=architecture, width=0.125, image_size=image_size, batch_size=batch_size)
+    assert problem.build_model(0)(torch.randn(batch_size, 3, image_size, image_size))["depth"].isfinite().all()
 
 
 def test_a_diverged_network_has_no_metrics(npy: Path) -> None:

@@ -41,6 +41,13 @@ METHANE = (
 )
 
 
+def test_the_hash_names_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small preset is cut from the full one."""
+    before = QM9().data_hash()
+    monkeypatch.setitem(SIZES["full"], "train", 100_000)
+    assert QM9().data_hash() != before
+
+
 @pytest.fixture(scope="module")
 def table(qm9_files: list[Path]) -> pd.DataFrame:
     """Index and the nine targets of every molecule."""
