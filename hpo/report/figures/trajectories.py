@@ -90,11 +90,12 @@ def _add_averages(plot: go.Figure, row: int, run: pd.Series | None, data: Report
         return
     tasks = data.comparison.tasks
     values = {average: weights_of(run, tasks, average) for average in AVERAGES}
+    names = [average.replace("_", " ") for average in AVERAGES]
     for place, task in enumerate(tasks):
         marker = {"color": task_line(place)["color"], "size": 9, "symbol": list(_SYMBOLS.values())}
         name = plain(task)
         plot.add_scatter(
-            x=[average.replace("_", " ") for average in AVERAGES], y=[values[average][place] for average in AVERAGES], mode="markers", marker=marker,
+            x=names, y=[values[average][place] for average in AVERAGES], mode="markers", marker=marker,
             legendgroup=name, showlegend=False, row=row, col=2,
             hovertemplate=f"{name}<br>%{{x}} average: w %{{y:.3g}}<extra></extra>",
         )  # fmt: skip
