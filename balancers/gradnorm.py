@@ -410,4 +410,4 @@ class GradNorm(Adaptive):
         super()._report()
         if not self._floor_reported and self.floor_hits:
             self._floor_reported = True
-            warn(f"A weight reached its floor {self.floor}: consider GradNorm.robust, whose weights have none.")
+            warn(f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none.")

@@ -309,7 +309,7 @@ def _sweep(plan: Plan, recipe: str, configs: list[TrialConfig], storage: Any) ->
 
     name = f"{plan.study.name}/{recipe}/{identify({'alpha': 0.0, 'learning_rate': 0.025})}/{spec.alpha}"
     return Sweep(
-        spec.space,
+        spec.space(recipe),
         spec.trials,
         seed=plan.study.seed,
         identify=identify,

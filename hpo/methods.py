@@ -19,6 +19,7 @@ RECIPES: dict[str, Callable[..., GradNorm]] = {
     "annealed": GradNorm.annealed,
     "direct": GradNorm.direct,
 }
+WITHOUT_RATE = ("direct",)  # recipes whose weights have no learning rate to search
 OVER_THE_RUN = ("annealed",)  # recipes that have to know how many steps a run has
 
 

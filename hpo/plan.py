@@ -81,10 +81,10 @@ class Plan:
 
     def sweep_recipe(self, config: TrialConfig) -> str | None:
         """The recipe whose sweep a finished trial belongs to, ``None`` if it is of another study or phase."""
-        recipe, parameters, ranges = config.settings.get("recipe"), sweep_parameters(config), self._ranges()
+        recipe, parameters = config.settings.get("recipe"), sweep_parameters(config)
         if config.method != "gradnorm" or recipe not in self.study.gradnorm.recipes:
             return None
-        if parameters.keys() != ranges.keys():
+        if parameters.keys() != self.study.gradnorm.ranges(recipe).keys():
             return None
         return str(recipe) if config == self.sweep(recipe, parameters).config else None
 
@@ -140,14 +140,9 @@ class Plan:
             arms.append((KNOWN, "static", {"weights": short_weights(self.tasks, w)}))
         return arms
 
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        """What the sweep searches, and where."""
-        spec = self.study.gradnorm
-        return {"alpha": spec.alpha} | ({"learning_rate": spec.learning_rate} if spec.learning_rate else {})
-
     def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Arm:
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
-        for name, (low, high) in self._ranges().items():
+        for name, (low, high) in self.study.gradnorm.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
         label = f"gradnorm/{recipe}/alpha={told['alpha']:g}"
         label += f",lr={told['learning_rate']:g}" if "learning_rate" in told else ""
@@ -155,7 +150,7 @@ class Plan:
 
     def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Arm]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
-        yield self._gradnorm_arm(recipe, {name: best[name] for name in self._ranges()})
+        yield self._gradnorm_arm(recipe, {name: best[name] for name in self.study.gradnorm.ranges(recipe)})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
                 w = weights_of(best, self.tasks, average)

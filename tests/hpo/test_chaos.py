@@ -58,7 +58,7 @@ class Undisturbed:
         def identify(parameters: Any) -> str:
             return self.plan.sweep("robust", parameters).config.identity
 
-        sweeps = {"robust": Sweep(spec.gradnorm.space, spec.gradnorm.trials, spec.seed, identify)}
+        sweeps = {"robust": Sweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
         self.schedule = Schedule(self.plan, {}, sweeps)
         self.trials: dict[str, tuple[Planned, list[EpochReport], TrialResult]] = {}
         while not isinstance(planned := self.schedule.next(), Next):

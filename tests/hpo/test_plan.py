@@ -20,6 +20,7 @@ AVERAGES = ("arithmetic", "geometric", "tail")
 def make_plan(**fields: Any) -> Plan:
     """The plan of a small study on the problem of test_trial.py."""
     content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
+    content["gradnorm"] = {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | fields.pop("gradnorm", {})
     return Plan(Study.model_validate(content | fields), Small())
 
 

@@ -98,7 +98,7 @@ class Study:
 
         spec = self.plan.study.gradnorm
         known = {config.identity: sweep_parameters(config) for config in configs}
-        return Sweep(spec.space, spec.trials, 0, identify, self.storage, recipe, known)
+        return Sweep(spec.space(recipe), spec.trials, 0, identify, self.storage, recipe, known)
 
     def drive(self, schedule: Schedule, slots: int, stop: float = np.inf, order: random.Random | None = None) -> int:
         """Run with so many trials at once, ending in random order, until FINISHED or until so many have ended."""

@@ -67,8 +67,8 @@ def test_defaults(tmp_path: Path) -> None:
     assert study.references == ("single_task", "equal", "uncertainty")
     assert (study.static.design, study.static.points, study.static.explicit) == ("log_lattice", 24, ())
     assert study.static.options == {}
-    assert study.gradnorm.recipes == ("paper", "robust")
-    assert (study.gradnorm.alpha, study.gradnorm.learning_rate, study.gradnorm.trials) == ((0.0, 3.0), None, 6)
+    assert study.gradnorm.recipes == ("paper", "direct")
+    assert (study.gradnorm.alpha, study.gradnorm.learning_rate, study.gradnorm.trials) == ((0.0, 1.5), None, 6)
     assert (study.confirm.top_static, study.confirm.averages) == (2, ("arithmetic", "geometric", "tail"))
     assert (study.resources.cpu, study.resources.gpu) == (1.0, 0.0)
     assert study.problem.arguments == {}
@@ -106,8 +106,11 @@ def test_options_of_a_design_are_numbers(tmp_path: Path) -> None:
 
 def test_the_space_of_the_sweep(tmp_path: Path) -> None:
     text = f"{BASE}gradnorm: {{alpha: [0.5, 2], learning_rate: [1e-3, 0.1]}}\n"
-    space = load(tmp_path, text).gradnorm.space
+    spec = load(tmp_path, text).gradnorm
+    space = spec.space("paper")
     assert (space.low, space.high, space.learning_rate) == (0.5, 2.0, (0.001, 0.1))
+    assert spec.ranges("direct") == {"alpha": (0.5, 2.0)}  # whose weights have no learning rate
+    assert spec.space("direct").learning_rate is None
 
 
 def test_confirm_seeds_are_fresh() -> None:
@@ -154,8 +157,6 @@ FAULTS = {
     "references: [equal]": (
         "references: found ['equal'], allowed: a list with single_task, to which every score is relative"
     ),
-    "gradnorm: {recipes: [direct], learning_rate: [0.01, 0.1]}": "gradnorm.learning_rate: found [0.01, 0.1], "
-    "allowed: none together with the recipe direct, which has no learning rate",
     "gradnorm: {recipes: []}": f"gradnorm.recipes: found [], allowed: {LIST}",
     "confirm: {averages: []}": f"confirm.averages: found [], allowed: {LIST}",
     # numbers
