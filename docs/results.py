@@ -1,0 +1,213 @@
+"""Fill the tables of docs/results.md from finished studies: python docs/results.py [OUTPUT]
+
+Copies the numbers of each study that it finds in the output folder (default gradsweep-output) to docs/results/, then
+writes every table between its marks from what is there. Prose stays as it is. docs/results/toy-choices.txt is what
+`python -m benchmarks.toy_choices` prints.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hpo.report.labels import arm_label
+from hpo.report.numbers import bounds, duration, ratio, signed, weight
+
+DOCS = Path(__file__).parent
+STUDIES = ("toy", "toy-scaled", "toy-ten", "census", "qm9", "earth", "multi_fashion")
+TOYS = ("toy", "toy-scaled", "toy-ten")
+RECIPES = ("paper", "robust", "annealed", "direct")
+AVERAGES = ("arithmetic", "geometric", "tail", "geometric_tail")
+OTHERS = ("equal", "uncertainty", "dwa", "imtl_l", "famo", "frozen/loss", "frozen/gradient", "known_optimum")
+BANDS = ((0.0, 0.25), (0.25, 0.75), (0.75, 1.75), (1.75, 3.01))  # the upper end left out
+TRIALS = ["phase", "arm", "recipe", "alpha", "seed", "status", "score_val", "score_test", "steps", "seconds"]
+NOTHING = "-"
+
+Study = dict[str, Any]
+
+
+def collect(output: Path) -> None:
+    """Copy the numbers of the studies that the output folder holds."""
+    for name in STUDIES:
+        found = output / name / "report"
+        if (found / "comparison.json").exists():
+            folder = DOCS / "results" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(found / "comparison.json", folder)
+            trials = pd.read_csv(found / "trials.csv", usecols=TRIALS)
+            trials.to_csv(folder / "trials.csv", index=False, float_format="%.6g")
+
+
+def load() -> dict[str, Study]:
+    """The studies in docs/results/, in their order."""
+    studies = {}
+    for name in STUDIES:
+        folder = DOCS / "results" / name
+        if (folder / "comparison.json").exists():
+            study = json.loads((folder / "comparison.json").read_text())
+            study["arms"] = {arm["arm"]: arm for arm in study["arms"]}
+            study["trials"] = pd.read_csv(folder / "trials.csv")
+            studies[name] = study
+    return studies
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    head = list(header)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def with_bounds(mean: dict[str, Any]) -> str:
+    """A mean with its 95% interval."""
+    if mean["mean"] is None:
+        return NOTHING
+    return f"{signed(mean['mean'])} ({bounds(mean['low'], mean['high'])})"
+
+
+def summary(studies: dict[str, Study]) -> str:
+    """One row a study: the verdict, and what it cost."""
+    rows = []
+    for name, study in studies.items():
+        verdict = study["verdict"]
+        sweep = next(c for c in study["cost"] if c["way"] == "GradNorm, all alpha sweeps")
+        static = next(c for c in study["cost"] if c["way"] == "static search")
+        rows.append(
+            [
+                name,
+                str(len(study["tasks"])),
+                str(static["trials"]),
+                verdict["kind"],
+                arm_label(verdict["arm"]),
+                with_bounds(verdict["regret"]),
+                f"{ratio(sweep['steps_ratio'])} / {ratio(sweep['seconds_ratio'])}",
+                duration(sum(study["trials"]["seconds"])),
+            ]
+        )
+    head = ("study", "tasks", "static points", "verdict", "best GradNorm arm", "regret, freed of selection")
+    return markdown([*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows)
+
+
+def regrets(studies: dict[str, Study], arms: dict[str, Callable[[Study], str | None]]) -> str:
+    """Regret of arms against the best static arm on test, a column a study; then their mean rank on real data."""
+    found = {
+        label: {name: study["arms"].get(find(study) or "") for name, study in studies.items()}
+        for label, find in arms.items()
+    }
+    found = {label: row for label, row in found.items() if any(row.values())}
+    means = pd.DataFrame({label: {name: _regret(arm) for name, arm in row.items()} for label, row in found.items()})
+    real = [name for name in studies if name not in TOYS]
+    ranks = means.loc[real].rank(axis=1).mean()
+    shown = {label: f"{rank:.1f}" if np.isfinite(rank) else NOTHING for label, rank in ranks.items()}
+    rows = [[label, *(_cell(arm) for arm in row.values()), shown[label]] for label, row in found.items()]
+    return markdown(["arm", *studies, f"mean rank of {len(found)}, real data"], rows)
+
+
+def _regret(arm: Study | None) -> float:
+    if arm is None:
+        return np.nan
+    return 0.0 if arm["best_static"] else arm["regret"]["mean"]
+
+
+def _cell(arm: Study | None) -> str:
+    if arm is None:
+        return NOTHING
+    if arm["best_static"]:
+        return "best static"
+    text = with_bounds(arm["regret"])
+    return f"**{text}**" if arm["verdict"] == "better" else text
+
+
+def _dynamic(recipe: str) -> Callable[[Study], str | None]:
+    return lambda study: next((arm for arm in study["arms"] if arm.startswith(f"gradnorm/{recipe}/")), None)
+
+
+def _named(arm: str) -> Callable[[Study], str | None]:
+    return lambda _: arm
+
+
+def recipes(studies: dict[str, Study]) -> str:
+    """Every recipe at its best alpha: the dynamic run and its static exports."""
+    arms = {}
+    for recipe in RECIPES:
+        arms[f"{recipe}, dynamic"] = _dynamic(recipe)
+        for average in AVERAGES:
+            arms[f"{recipe}, {average} mean"] = _named(f"gradnorm_static/{recipe}/{average}")
+    return regrets(studies, arms)
+
+
+def others(studies: dict[str, Study]) -> str:
+    """What else one could do."""
+    return regrets(studies, {arm_label(arm): _named(arm) for arm in OTHERS})
+
+
+def alphas(studies: dict[str, Study]) -> str:
+    """Score on validation against the best static point, search seed, of the sweep's trials by alpha."""
+    rows = []
+    for recipe in RECIPES:
+        for low, high in BANDS:
+            cells = []
+            for study in studies.values():
+                trials = study["trials"]
+                best = trials[trials["phase"] == "static"]["score_val"].min()
+                swept = trials[(trials["phase"] == "sweep") & (trials["recipe"] == recipe)]
+                inside = swept[(swept["alpha"] >= low) & (swept["alpha"] < high)]["score_val"] - best
+                lost = f", {inside.isna().sum()} without a score" if inside.isna().any() else ""
+                cells.append((signed(inside.mean()) if inside.notna().any() else NOTHING) + lost)
+            rows.append([recipe, f"{low:g} to {high:.3g}", *cells])
+    return markdown(["recipe", "alpha", *studies], rows)
+
+
+def weights(study: Study) -> str:
+    """Where the weights of the arms that matter lie."""
+    tasks = [task["name"] for task in study["tasks"]]
+    wanted = [study["verdict"]["static"], study["recommended"]["arm"] if study["recommended"] else ""]
+    wanted += ["equal", "frozen/loss", "frozen/gradient", "known_optimum"]
+    wanted += [f"gradnorm_static/{recipe}/geometric" for recipe in RECIPES]
+    rows = []
+    for arm in dict.fromkeys(wanted):
+        found = study["arms"].get(arm)
+        if found:
+            cells = [weight(found["weights"][task]) for task in tasks]
+            rows.append([arm_label(arm), with_bounds(found["score_test"]), *cells])
+    return markdown(["arm", "score, test", *(f"w {task}" for task in tasks)], rows)
+
+
+def words(study: Study) -> str:
+    """The report's own sentences, and what it warns of."""
+    alarms = [f"- {alarm}" for alarm in study["alarms"]]
+    return "\n".join([" ".join(study["verdict"]["sentences"]), *(["", *alarms] if alarms else [])])
+
+
+def filled(text: str, studies: dict[str, Study]) -> str:
+    """The page with every table between its marks."""
+    blocks = {"summary": summary, "recipes": recipes, "others": others, "alphas": alphas}
+    content = {name: make(studies) for name, make in blocks.items()}
+    content["toy choices"] = f"```\n{(DOCS / 'results' / 'toy-choices.txt').read_text()}```"
+    for name, study in studies.items():
+        content[f"words {name}"], content[f"weights {name}"] = words(study), weights(study)
+    for name, block in content.items():
+        mark = re.compile(f"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = mark.subn(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text)
+        if count != 1:
+            raise SystemExit(f"docs/results.md: found the mark {name!r} {count} times, allowed: once")
+    return text
+
+
+def main() -> None:
+    """Write the page."""
+    collect(Path(sys.argv[1] if len(sys.argv) > 1 else "gradsweep-output"))
+    page = DOCS / "results.md"
+    page.write_text(filled(page.read_text(), load()))
+
+
+if __name__ == "__main__":
+    main()
