@@ -38,7 +38,7 @@ def ui(page: Page, output: Path, study: str, address: str) -> None:
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None
     chosen = client.search_runs(
-        [experiment.experiment_id], "tags.`gradsweep.method` = 'gradnorm' and params.recipe = 'robust'", max_results=1
+        [experiment.experiment_id], "tags.`gradsweep.method` = 'gradnorm' and params.recipe = 'direct'", max_results=1
     )
     run = chosen[0].info.run_id
     page.set_viewport_size({"width": 1500, "height": 900})
