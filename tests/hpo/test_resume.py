@@ -46,7 +46,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame,
     def identify(parameters):
         return plan.sweep("robust", parameters).config.identity
 
-    sweeps = {"robust": Sweep(plan.study.gradnorm.space("robust"), plan.study.gradnorm.trials, plan.study.seed, identify)}
+    spec = plan.study.gradnorm
+    sweeps = {"robust": Sweep(spec.space("robust"), spec.trials, plan.study.seed, identify)}
     schedule = Schedule(plan, {}, sweeps)
     while not isinstance(planned := schedule.next(), Next):
         result = run_trial(planned.config, problem, lambda report: None, torch.device("cpu"))
