@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import Backward, Contender, ours, static
 from hpo.backend import machine
-from hpo.problems.nyuv2 import CLASSES, NYUv2
+from hpo.problems.nyuv2 import NYUv2
+from hpo.problems.nyuv2_source import CLASSES
 
 PAPER_BATCH = 24
 STEPS: dict[str, Callable[[DenseShape], Backward]] = {"static": static, "GradNorm": ours()}

@@ -10,7 +10,7 @@ from balancers.shared_gradients import Shared
 from balancers.torchjd_methods import NAMES as TORCHJD
 from balancers.torchjd_methods import installed, torchjd_balancer
 
-Factory = Callable[[Sequence[str], Shared, Mapping[str, Any], int], Balancer]
+Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]
 
 # What a study's `recipes` may name. Each is told the tasks, W, alpha and, if it is searched, `lr`.
 RECIPES: dict[str, Callable[..., GradNorm]] = {
@@ -23,23 +23,22 @@ WITHOUT_RATE = ("direct",)  # recipes whose weights have no learning rate to sea
 OVER_THE_RUN = ("annealed",)  # recipes that have to know how many steps a run has
 
 
-def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any], steps: int) -> Balancer:
-    told: dict[str, Any] = {"lr": settings["learning_rate"]} if "learning_rate" in settings else {}
-    if settings["recipe"] in OVER_THE_RUN:
-        told["decay_steps"] = steps
+def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any]) -> Balancer:
+    names = {"learning_rate": "lr", "steps": "decay_steps"}
+    told = {parameter: settings[name] for name, parameter in names.items() if name in settings}
     return RECIPES[settings["recipe"]](tasks, shared, settings["alpha"], **told)
 
 
 def _torchjd(name: str) -> Factory:
-    return lambda tasks, _, settings, __: torchjd_balancer(name, tasks, **settings)
+    return lambda tasks, _, settings: torchjd_balancer(name, tasks, **settings)
 
 
 METHODS: dict[str, Factory] = {
-    "static": lambda tasks, _, settings, __: Static(tasks, settings["weights"]),
-    "equal": lambda tasks, _, __, ___: Equal(tasks),
-    "single_task": lambda tasks, _, settings, __: SingleTask(tasks, settings["task"]),
-    "uncertainty": lambda tasks, _, __, ___: Uncertainty(tasks),
-    "frozen": lambda tasks, shared, settings, _: Frozen(tasks, settings["rule"], shared),
+    "static": lambda tasks, _, settings: Static(tasks, settings["weights"]),
+    "equal": lambda tasks, _, __: Equal(tasks),
+    "single_task": lambda tasks, _, settings: SingleTask(tasks, settings["task"]),
+    "uncertainty": lambda tasks, _, __: Uncertainty(tasks),
+    "frozen": lambda tasks, shared, settings: Frozen(tasks, settings["rule"], shared),
     "gradnorm": _gradnorm,
     **{name: _torchjd(name) for name in TORCHJD},
 }
@@ -65,4 +64,5 @@ def build_balancer(
         shared: W.
         steps: optimizer steps of the run; only the recipes `OVER_THE_RUN` read it.
     """
-    return METHODS[method](tasks, shared, settings, steps)
+    over_the_run = {"steps": steps} if settings.get("recipe") in OVER_THE_RUN else {}
+    return METHODS[method](tasks, shared, {**settings, **over_the_run})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from hpo.compare import AVERAGES
 from hpo.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
 from search_spaces import DESIGNS, AlphaSpace
 
@@ -88,15 +89,18 @@ def _reference(value: Any) -> Any:
     return value
 
 
-def _recipe(value: Any) -> Any:
-    if not isinstance(value, str) or value not in RECIPES:
-        raise ValueError(f"allowed: {', '.join(RECIPES)}")
-    return value
+def _one_of(allowed: Collection[str]) -> PlainValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"allowed: {', '.join(allowed)}")
+        return value
+
+    return PlainValidator(check)
 
 
 Reference = Annotated[str, PlainValidator(_reference)]
-Recipe = Annotated[str, PlainValidator(_recipe)]
-Average = Literal["arithmetic", "geometric", "tail", "geometric_tail"]
+Recipe = Annotated[str, _one_of(RECIPES)]
+Average = Annotated[str, _one_of(AVERAGES)]
 References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_not_bool)]

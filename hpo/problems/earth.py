@@ -26,6 +26,7 @@ from hpo.problems.dense_metrics import (
     segmentation_loss,
 )
 from hpo.problems.dense_networks import LEAST_CHANNELS, DenseNetwork, dense_network
+from hpo.problems.optimizers import scheduled_adam
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,16 +176,8 @@ class Earth(Problem):
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam, whose learning rate falls in a line from ``learning_rate`` to 0 after the last step."""
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
         steps = self.epochs * (SIZES["train"] // self.batch_size)
-
-        def decay(adam: torch.optim.Optimizer, *_: object) -> None:
-            taken = int(next(iter(adam.state.values()))["step"])  # on the host; a checkpoint has it
-            for group in adam.param_groups:
-                group["lr"] = self.learning_rate * max(0.0, 1 - taken / steps)
-
-        optimizer.register_step_post_hook(decay)
-        return optimizer
+        return scheduled_adam(model, self.learning_rate, lambda taken: max(0.0, 1 - taken / steps))
 
     def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
         """Batches of inputs (B, 4, 60, 60) uint8, elevations (B, 60, 60) uint8 (see `metres`), normals

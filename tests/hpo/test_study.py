@@ -146,7 +146,7 @@ FAULTS = {
     ),
     "gradnorm: {recipes: [papr]}": "gradnorm.recipes[0]: found 'papr', allowed: paper, robust, annealed, direct",
     "confirm: {averages: [mean]}": (
-        "confirm.averages[0]: found 'mean', allowed: 'arithmetic', 'geometric', 'tail' or 'geometric_tail'"
+        "confirm.averages[0]: found 'mean', allowed: arithmetic, geometric, tail, geometric_tail"
     ),
     "static: {design: grid}": f"static.design: found 'grid', allowed: {DESIGNS}",
     "static: {design: [sobol]}": "static.design: found ['sobol'], allowed: text",

@@ -13,7 +13,7 @@ from hpo.problems.census import INSTALL, PACKAGE, TEST_FILE, TRAIN_FILE, VARIABL
 from hpo.problems.data import locate
 from hpo.problems.multi_fashion import digits_file as find_digits
 from hpo.problems.multi_fashion import fashion_files as find_fashion
-from hpo.problems.nyuv2 import VARIABLE as NYUV2_VARIABLE
+from hpo.problems.nyuv2_source import VARIABLE as NYUV2_VARIABLE
 from tests.hpo.problems.nyuv2_files import write_npy
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from hpo.problems.nyuv2 import CLASSES, IGNORED, LABELED, SPLITS, TO_13, TO_40
+from hpo.problems.dense_metrics import IGNORED
+from hpo.problems.nyuv2_source import CLASSES, LABELED, SPLITS, TO_13, TO_40
 
 LABELS = 894
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from balancers import GradNorm
 from hpo.problem import ProblemError, Split
 from hpo.problems.data import ordered_batches
-from hpo.problems.nyuv2 import (
-    EVALUATION_IMAGES,
+from hpo.problems.nyuv2 import EVALUATION_IMAGES, NYUv2
+from hpo.problems.nyuv2_source import (
     FX,
     FY,
     HEIGHT,
@@ -32,7 +32,6 @@ from hpo.problems.nyuv2 import (
     TRAIN_IMAGES,
     VARIABLE,
     WIDTH,
-    NYUv2,
     normals_from_depths,
 )
 from tests.hpo.problems.nyuv2_files import maps, scene, write_labeled, write_npy
