@@ -6,6 +6,7 @@
 from balancers.base import Balancer, BalancerWarning, StepRecord
 from balancers.frozen import Frozen
 from balancers.gradnorm import GradNorm
+from balancers.stack import Stack
 from balancers.static import Equal, SingleTask, Static
 from balancers.uncertainty import Uncertainty
 
@@ -16,6 +17,7 @@ __all__ = [
     "Frozen",
     "GradNorm",
     "SingleTask",
+    "Stack",
     "Static",
     "StepRecord",
     "Uncertainty",

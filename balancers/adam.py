@@ -14,18 +14,24 @@ class VectorAdam:
     The kernel is that of ``torch.optim.Adam(fused=True)``, which leaves a step out, moments included, where a flag on
     the device says so (GradScaler's protocol). Called directly: on T numbers the optimizer around it costs more.
 
+    On (K, T), of K balancers at once, each row has its own flag and step count, which the kernel does not know.
+
     Args:
         size: T.
-        lr: learning rate.
+        lr: learning rate; for K rows it may be a tensor of shape (K, 1).
     """
 
     def __init__(self, size: int, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        self.lr, self._betas, self._eps = lr, betas, eps
+        self.lr: float | Tensor = lr
+        self._betas, self._eps = betas, eps
         self._moments = [torch.zeros(size), torch.zeros(size)]
         self._steps = torch.zeros(())  # single precision, as the kernel wants it
 
     def move(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
-        """One step in place; vector and moments stay as they are where ``refused`` (a float) is 1."""
+        """One step in place; vector and moments stay as they are where ``refused``, floats of shape (...), is 1."""
+        if refused.dim():
+            self._move_rows(vector, gradient, refused)
+            return
         first, second = self._moments
         self._steps += 1
         torch._fused_adam_(
@@ -46,10 +52,23 @@ class VectorAdam:
         )
         self._steps -= refused
 
+    def _move_rows(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
+        (beta1, beta2), taken = self._betas, 1 - refused.unsqueeze(-1)
+        self._steps += taken.squeeze(-1)
+        first, second = self._moments
+        gradient = torch.where(taken > 0, gradient, 0)  # NaN times 0 is NaN
+        first += taken * (1 - beta1) * (gradient - first)
+        second += taken * (1 - beta2) * (gradient.square() - second)
+        steps = self._steps.unsqueeze(-1).clamp(min=1).double()  # 1 - 0.999**t has few digits in single precision
+        root = (second / (1 - beta2**steps).to(second)).sqrt() + self._eps
+        vector -= taken * self.lr * (first / (1 - beta1**steps).to(first)) / root
+
     def to(self, like: Tensor) -> None:
         """Move to the device and dtype of a tensor."""
         self._moments = [moment.to(like) for moment in self._moments]
         self._steps = self._steps.to(like.device)
+        if isinstance(self.lr, Tensor):
+            self.lr = self.lr.to(like)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments and the step count."""

@@ -36,7 +36,7 @@ class Adaptive(Balancer):
     @property
     def not_finite_steps(self) -> int:
         """Steps in which a loss or a gradient was not finite and w stayed. Reading it waits for the device."""
-        return int(self._not_finite.item())
+        return int(self._not_finite.sum())
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
@@ -54,7 +54,7 @@ class Adaptive(Balancer):
         self._not_finite = state["not_finite"].clone()
 
     def _move_by(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
-        """Adam's step in place; where ``refused``, a bool, the vector stays as it is and the step is counted."""
+        """Adam's step in place; where ``refused``, bools of shape (...), the vector stays and the step is counted."""
         self._not_finite += refused
         self._adam.move(vector, gradient, refused.float())
 
@@ -82,5 +82,5 @@ class Adaptive(Balancer):
 
 
 def not_finite(values: Tensor) -> Tensor:
-    """Whether any of a few numbers is not finite: a bool on their device, in three small operations."""
-    return values.sum() * 0 != 0
+    """Whether any of a few numbers is not finite: (..., T) to bools (...) on their device, in three operations."""
+    return values.sum(-1) * 0 != 0

@@ -29,7 +29,7 @@ class TrajectoryMean:
         self._waiting: list[Tensor] = []  # the last steps, fewer than a block, so that most steps compute nothing
 
     def add(self, w: Tensor) -> None:
-        """Take in the weights of one step, shape (T,), which nobody changes in place."""
+        """Take in the weights of one step, shape (..., T), which nobody changes in place."""
         self._waiting.append(w)
         self.steps += 1
         if len(self._waiting) == self.BLOCK:
@@ -45,11 +45,11 @@ class TrajectoryMean:
             self._length *= 2
             first //= 2
         chunks = max(1, self.BLOCK // self._length)
-        both = torch.stack([w, w.log()]).view(2, chunks, -1, w.shape[1])
+        both = torch.stack([w, w.log()]).view(2, chunks, -1, *w.shape[1:])
         self._sums[:, first : first + chunks] += both.sum(2)
 
     def mean(self, kind: str, start: float) -> Tensor:
-        """Arithmetic or geometric mean from the fraction ``start`` of the run on, shape (T,)."""
+        """Arithmetic or geometric mean from the fraction ``start`` of the run on, shape (..., T)."""
         geometric, first = kind == "geometric", int(start * self.steps) // self._length
         total = self._sums[int(geometric), first:].sum(0)
         begin, folded = first * self._length, self.steps - len(self._waiting)

@@ -177,13 +177,32 @@ class Balancer(ABC):
         self.last = record
         self._step += 1
 
+    # What a step does to numbers, apart from graphs. Tensors may have more dimensions before the last, T: `Stack`
+    # lets balancers of one kind take their steps together.
+
+    def _moves(self) -> bool:
+        """Whether the coming step moves w by ``||grad_W w_i L_i||``."""
+        return False
+
+    def _begins_with_norms(self) -> bool:
+        """Whether the coming step needs ``||grad_W L_i||`` before it has weights."""
+        return False
+
+    def _begin(self, values: Tensor, norms: Tensor | None) -> None:  # noqa: B027 - most have nothing to settle
+        """Look at the first losses, and norms if asked for, (..., T) each. Waits for the device, once a run."""
+
+    def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
+        """Close a step with these losses and ``||grad_W w_i L_i||``, (..., T) each, and move w."""
+        del norms
+        self._used(StepRecord(self._w, values))
+
     def _report(self) -> None:  # noqa: B027 - most have nothing to tell
         """Tell the user of troubles counted on the device since the last reading; waits for the device."""
 
 
 def close(w: Tensor) -> Tensor:
-    """Scale weights of shape (T,) so that they sum to T."""
-    return w * (w.numel() / w.sum())
+    """Scale weights of shape (..., T) so that they sum to T."""
+    return w * (w.shape[-1] / w.sum(-1, keepdim=True))
 
 
 def warn(message: str) -> None:

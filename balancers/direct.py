@@ -29,20 +29,21 @@ class DirectWeights:
         self.sums = torch.zeros(3, tasks)  # of ||grad_W L_i||, of L_i, of the weights of both
 
     def next(
-        self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float, refused: Tensor
+        self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float | Tensor, refused: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """w(t+1) from what the step with w(t) measured, all (T,), and whether it was refused.
+        """w(t+1) from what the step with w(t) measured, all (..., T), and whether it was refused.
 
-        Nothing changes where ``refused``, a bool, or where the new weights would not be finite and above 0: a loss
-        that has fallen below 0 has no rate, a task without gradient no weight.
+        Nothing changes where ``refused``, bools of shape (...), or where the new weights would not be finite and
+        above 0: a loss that has fallen below 0 has no rate, a task without gradient no weight.
         """
         now = torch.stack([G / w, losses, torch.ones_like(w)])
         sums = torch.lerp(now, self.sums, self.smoothing)
         norms, progress = sums[0] / sums[2], sums[1] / sums[2] / L0
-        moved = close((progress / progress.sum()) ** alpha / norms)
-        refused = refused | ~((moved > 0) & moved.isfinite()).all()
-        self.sums = torch.where(refused, self.sums, sums)
-        return torch.where(refused, w, moved), refused
+        moved = close((progress / progress.sum(-1, keepdim=True)) ** alpha / norms)
+        refused = refused | ~((moved > 0) & moved.isfinite()).all(-1)
+        kept = refused.unsqueeze(-1)
+        self.sums = torch.where(kept, self.sums, sums)
+        return torch.where(kept, w, moved), refused
 
     def to(self, like: Tensor) -> None:
         """Move to the device and dtype of a tensor."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from balancers.base import Balancer, StepRecord, close, fail
+from balancers.base import Balancer, close, fail
 from balancers.shared_gradients import Shared, TaskGradients, mean_over_ranks, parameters_of, task_gradients
 
 
@@ -46,24 +46,28 @@ class Frozen(Balancer):
         """See `Balancer.__call__`."""
         L = self._collect(losses)
         if self._step == 0:
-            self._start(self._measure(losses, L.detach()))
-        self._used(StepRecord(self._w, L.detach()))
+            values = mean_over_ranks(L.detach())[0]
+            self._begin(values, self._norms(losses, values) if self._begins_with_norms() else None)
+        self._end_step(L.detach(), None)
         return (self._w * L).sum()
 
-    def _measure(self, losses: Mapping[str, Tensor], values: Tensor) -> Tensor:
-        """L_i(0) or ||grad_W L_i(0)||, shape (T,)."""
-        if self.rule == "loss":
-            return mean_over_ranks(values)[0]
+    def _begins_with_norms(self) -> bool:
+        return self.rule == "gradient" and self._step == 0
+
+    def _norms(self, losses: Mapping[str, Tensor], values: Tensor) -> Tensor:
+        """||grad_W L_i(0)||, shape (T,)."""
         ordered = [losses[task] for task in self.tasks]
         found = TaskGradients(self._parameters, len(values))
         task_gradients(ordered, self.tasks, torch.ones_like(values), found)
         return found.norms()
 
-    def _start(self, measured: Tensor) -> None:
-        """Settle the weights; waits for the device, once a run."""
-        for task, value in zip(self.tasks, measured.tolist(), strict=True):
-            if not 0 < value < float("inf"):
-                fail(f"{self.rule} of {task} in the first step", "finite and > 0", value)
+    def _begin(self, values: Tensor, norms: Tensor | None) -> None:
+        """Settle the weights."""
+        measured = values if norms is None else norms
+        for row in measured.reshape(-1, len(self.tasks)).tolist():
+            for task, value in zip(self.tasks, row, strict=True):
+                if not 0 < value < float("inf"):
+                    fail(f"{self.rule} of {task} in the first step", "finite and > 0", value)
         self._w = close(1 / measured)
 
     def state_dict(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Path(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The quantities of Algorithm 1 at one step, each of shape (T,) but the last, a bool."""
+    """The quantities of Algorithm 1 at one step, each of shape (..., T) but the last, bools of shape (...)."""
 
     gradient: Tensor  # dL_grad/d ln w_i
     rates: Tensor  # r_i
@@ -43,7 +43,7 @@ class Balance(NamedTuple):
     refused: Tensor  # a loss or a norm is not finite
 
 
-def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> Balance:
+def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float | Tensor) -> Balance:
     """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to ln w, in closed form.
 
     Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
@@ -53,15 +53,15 @@ def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float) -> 
     Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
 
     Args:
-        G: ``||grad_W w_i L_i||_2``, shape (T,).
-        losses: L_i(t), shape (T,).
-        initial_losses: L_i(0), shape (T,).
-        alpha: strength of the restoring force.
+        G: ``||grad_W w_i L_i||_2``, shape (..., T).
+        losses: L_i(t), shape (..., T).
+        initial_losses: L_i(0), shape (..., T).
+        alpha: strength of the restoring force, a number or shape (..., 1).
     """
-    T = len(G)
+    T = G.shape[-1]
     progress = losses / initial_losses  # Ltilde_i
-    share = progress / progress.sum()  # r_i / T
-    gap = torch.addcmul(G, share**alpha, G.sum(), value=-(T ** (alpha - 1)))
+    share = progress / progress.sum(-1, keepdim=True)  # r_i / T
+    gap = torch.addcmul(G, share**alpha, G.sum(-1, keepdim=True) * T ** (alpha - 1), value=-1)
     open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
     return Balance(torch.copysign(G, gap) * open_, share * T, gap, not_finite(gap))
 
@@ -160,8 +160,10 @@ class GradNorm(Adaptive):
             fail("floor", "in (0, 1)", floor)
         if accumulate < 1:
             fail("accumulate", ">= 1", accumulate)
-        self.alpha, self.parametrization, self.floor = alpha, parametrization, floor
-        self.lr, self.decay_steps = lr, decay_steps
+        self.alpha: float | Tensor = alpha  # a tensor of shape (K, 1) for K balancers in one
+        self.parametrization, self.floor = parametrization, floor
+        self.lr: float | Tensor = lr  # (K, 1) likewise
+        self.decay_steps = decay_steps
         self.update_every, self.freeze_after = update_every, freeze_after
         self._direct = DirectWeights(len(self.tasks), smoothing)
         self._parameters = parameters_of(shared)
@@ -214,7 +216,7 @@ class GradNorm(Adaptive):
     @property
     def floor_hits(self) -> int:
         """How often a weight was stopped at the floor. Reading it waits for the device."""
-        return int(self._floor_hits.item())
+        return int(self._floor_hits.sum())
 
     @property
     def path(self) -> Path | None:
@@ -358,18 +360,28 @@ class GradNorm(Adaptive):
 
         Gradients that overflow under a GradScaler, as its first steps may, leave the balance to the next step.
         """
-        for task, loss in zip(self.tasks, values.tolist(), strict=True):
-            if not 0 < loss < float("inf"):
-                fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
+        self._begin(values, None)
         factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
         gradients = TaskGradients(self._parameters, len(self.tasks), scale=scale)
         task_gradients(losses, self.tasks, factors, gradients)
         if not self._unbalanced:
             return
         norms = gradients.norms().to(values)
-        if scale is not None and not bool(norms.isfinite().all()):
+        if scale is None or bool(norms.isfinite().all()):
+            self._begin(values, norms)
+
+    def _begins_with_norms(self) -> bool:
+        return self._unbalanced
+
+    def _begin(self, values: Tensor, norms: Tensor | None) -> None:
+        """Refuse first losses that have no rates, and settle balanced weights by the norms."""
+        T = len(self.tasks)
+        for task, loss in zip(self.tasks * (values.numel() // T), values.flatten().tolist(), strict=True):
+            if not 0 < loss < float("inf"):
+                fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
+        if norms is None or not self._unbalanced:
             return
-        for task, norm in zip(self.tasks, norms.tolist(), strict=True):
+        for task, norm in zip(self.tasks * (norms.numel() // T), norms.flatten().tolist(), strict=True):
             if not 0 < norm < float("inf"):
                 fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
         self._w, self._unbalanced = close(1 / norms), False
@@ -381,13 +393,13 @@ class GradNorm(Adaptive):
         if self.parametrization == "log":
             moved = w.log()
             self._move_by(moved, now.gradient, now.refused)
-            moved = moved.softmax(0) * len(self.tasks)
+            moved = moved.softmax(-1) * len(self.tasks)
         else:
             moved = w.clone()
             self._move_by(moved, now.gradient / w, now.refused)
-            self._floor_hits += (moved < self.floor).sum()
+            self._floor_hits += (moved < self.floor).sum(-1)
             moved = close(moved.clamp(min=self.floor))
-        return torch.where(now.refused, w, moved)
+        return torch.where(now.refused.unsqueeze(-1), w, moved)
 
     def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
         """A number > 0 for each task as a tensor of shape (T,)."""

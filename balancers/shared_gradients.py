@@ -48,13 +48,19 @@ class TaskGradients:
         keep: keep the gradients for `rows`.
         scale: what they come multiplied with (by a GradScaler, say). Norms and rows are without it: squares of scaled
             gradients may overflow where these do not.
+        stacked: whether the parameters are those of K networks, (K, \\*shape) each; norms then are (T, K).
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], tasks: int, keep: bool = False, scale: Tensor | None = None
+        self,
+        parameters: Sequence[Tensor],
+        tasks: int,
+        keep: bool = False,
+        scale: Tensor | None = None,
+        stacked: bool = False,
     ) -> None:
         self.parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
-        self._scale = scale
+        self._scale, self._leading = scale, 1 + stacked
         self._norms: list[tuple[Sequence[int], Tensor]] = []
         self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
 
@@ -71,7 +77,7 @@ class TaskGradients:
             filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
             self._rows.append((tasks, filled))
         else:
-            self._norms.append((tasks, norms_of([row for row in plain if row is not None])))
+            self._norms.append((tasks, norms_of([row for row in plain if row is not None], self._leading)))
 
     def add_one(self, task: int, row: Sequence[Tensor | None], tasks: Sequence[str]) -> None:
         """Take in the gradient of one task, from autograd.
@@ -85,7 +91,9 @@ class TaskGradients:
 
     def norms(self) -> Tensor:
         """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,)."""
-        return norms_of(mean_over_ranks(*self.rows())) if self._keep else self._in_order(self._norms)
+        if self._keep:
+            return norms_of(mean_over_ranks(*self.rows()), self._leading)
+        return self._in_order(self._norms)
 
     def rows(self) -> list[Tensor]:
         """For each parameter all T gradients, shape (T, \\*shape), where they were kept."""
@@ -107,7 +115,7 @@ def task_gradients(losses: Sequence[Tensor], tasks: Sequence[str], factors: Tens
         losses: for each task its own scalar with graph (not a slice of a stack, whose gradient would run through
             every head).
         tasks: their names.
-        factors: shape (T,).
+        factors: shape (T,), or (T, K) for losses of shape (K,).
         found: takes them in.
 
     Raises:
@@ -149,12 +157,17 @@ def independent(task: str) -> ValueError:
     return ValueError(f"Loss of task `{task}` should depend on the shared layer. Found no gradient there.")
 
 
-def norms_of(gradients: Sequence[Tensor]) -> Tensor:
+def norms_of(gradients: Sequence[Tensor], leading: int = 1) -> Tensor:
     """The 2-norm of each task's gradient over all parameters of W: from (T, \\*shape) each to shape (T,).
 
     At least in single precision: half is too coarse for a norm over a whole layer.
+
+    Args:
+        gradients: for each parameter of W.
+        leading: dimensions before those of the parameter: 2 for (T, K, \\*shape), which gives (T, K).
     """
-    parts = [torch.linalg.vector_norm(_wide(g).reshape(len(g), -1), dim=1) for g in gradients]
+    rows = [_wide(g).reshape(*g.shape[:leading], -1) for g in gradients]
+    parts = [torch.linalg.vector_norm(row, dim=-1) for row in rows]
     whole: Tensor = reduce(torch.hypot, parts)
     return whole
 

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from balancers.base import Average, Balancer, StepRecord, close, fail
+from balancers.base import Average, Balancer, close, fail
 from balancers.weights_file import read_weights
 
 
@@ -71,7 +71,7 @@ class Static(Balancer):
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
         L = self._collect(losses)
-        self._used(StepRecord(self._w, L.detach()))
+        self._end_step(L.detach(), None)
         return (self._w * L).sum()
 
 
@@ -107,7 +107,7 @@ class SingleTask(Balancer):
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
         L = self._collect(losses)
-        self._used(StepRecord(self._w, L.detach()))
+        self._end_step(L.detach(), None)
         return losses[self.task].squeeze()  # not a slice of L: its gradient would run, as zeros, through every head
 
     def _mean(self, kind: Average, start: float) -> Tensor:

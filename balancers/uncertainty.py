@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from balancers.adaptive import Adaptive, not_finite
-from balancers.base import StepRecord
 from balancers.shared_gradients import mean_over_ranks
 
 
@@ -46,10 +45,13 @@ class Uncertainty(Adaptive):
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
-        L = self._collect(losses)
-        w, values = self._w, mean_over_ranks(L.detach())[0]
-        self._used(StepRecord(w, values))
+        L, w = self._collect(losses), self._w
+        self._end_step(mean_over_ranks(L.detach())[0], None)
+        return (w * L).sum()
+
+    def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
+        w = self._w
+        super()._end_step(values, norms)
         s, refused = -w.log(), not_finite(values)
         self._move_by(s, 1 - w * values, refused)
-        self._w = torch.where(refused, w, (-s).exp())
-        return (w * L).sum()
+        self._w = torch.where(refused.unsqueeze(-1), w, (-s).exp())

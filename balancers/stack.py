@@ -1,0 +1,234 @@
+"""Balancers of K networks that are trained at once, with stacked parameters, in the steps of one process."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancers.adaptive import Adaptive
+from balancers.base import Balancer, BalancerWarning, StepRecord, fail
+from balancers.cut import Cut, NoCut, find_cut
+from balancers.frozen import Frozen
+from balancers.gradnorm import GradNorm
+from balancers.one_pass import OnePass
+from balancers.shared_gradients import TaskGradients, task_gradients
+from balancers.static import Equal, SingleTask, Static
+from balancers.uncertainty import Uncertainty
+
+STACKABLE = (Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty)
+
+
+class Stack:
+    """K balancers, one for each of K networks of one form whose parameters are stacked (`torch.func`).
+
+    The K networks run as one, so that a task's loss is a tensor of shape (K,), and one backward pass fills the
+    gradients of all: `backward` weighs loss i of network k by the k-th balancer's w_i(t). Balancers of one kind then
+    move their weights together. Each moves as it would alone, to within rounding.
+
+    Args:
+        balancers: of the same tasks; of the kinds `STACKABLE`, without gradient accumulation.
+        shared: W of all networks: each parameter of the shared layer as it is stacked, shape (K, \\*shape). Only
+            GradNorm and the frozen gradient rule read it.
+
+    Raises:
+        ValueError: no balancers, of unlike tasks or of a kind that cannot be stacked.
+
+    >>> import torch
+    >>> from balancers import GradNorm, Stack, Static
+    >>> W, head = torch.ones(2, 3, requires_grad=True), torch.ones(2, 3, requires_grad=True)  # of two networks
+    >>> trained = [Static(["a", "b"], {"a": 3.0, "b": 1.0}), GradNorm.robust(["a", "b"], [W])]
+    >>> stack = Stack(trained, shared=[W])
+    >>> features = W * torch.tensor([1.0, 2.0, 3.0])
+    >>> stack.backward({"a": (features * head).square().sum(1), "b": features.sum(1).square()})
+    >>> stack.balancers()[0].weights
+    tensor([1.5000, 0.5000])
+    """
+
+    def __init__(self, balancers: Sequence[Balancer], shared: Iterable[Tensor]) -> None:
+        self._members = list(balancers)
+        if not self._members:
+            fail("balancers", "a list of at least one", [])
+        self.tasks = self._members[0].tasks
+        for balancer in self._members:
+            if type(balancer) not in STACKABLE or getattr(getattr(balancer, "_window", None), "size", 1) != 1:
+                fail("balancers", "of " + ", ".join(kind.__name__ for kind in STACKABLE), type(balancer).__name__)
+            if balancer.tasks != self.tasks:
+                fail("balancers", f"of the tasks {self.tasks}", balancer.tasks)
+        self._shared = [p for p in shared if p.requires_grad]
+        self._groups = [_Group(self._members, numbers) for numbers in _alike(self._members)]
+        self.last: StepRecord | None = None
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Fill ``.grad`` of the stacked parameters, then move every balancer's w(t) to w(t+1).
+
+        Args:
+            losses: for each task the losses of the K networks with their graph, shape (K,).
+
+        Raises:
+            ValueError: as the balancers do in their first step.
+        """
+        ordered = [losses[task] for task in self.tasks]
+        L = torch.stack(ordered, dim=1)  # (K, T)
+        L = L.float() if L.dtype in (torch.float16, torch.bfloat16) else L
+        values = L.detach()
+        for group in self._groups:
+            group.move_to(values)
+        self._begin(ordered, values)
+        w = self._whole([group.one._w for group in self._groups])
+        moving = [group.one._moves() for group in self._groups]
+        G = self._measure(ordered, L, w).to(values) if any(moving) else None
+        if G is None:
+            torch.autograd.backward(L, w)
+        for group, moves in zip(self._groups, moving, strict=True):
+            group.one._end_step(values[group.numbers], G[group.numbers] if moves and G is not None else None)
+        self._record(w, values)
+
+    def balancers(self) -> list[Balancer]:
+        """The K balancers, each as its own steps would have made it. Waits for the device."""
+        for group in self._groups:
+            group.write_back(self._members)
+        return self._members
+
+    def keep(self, numbers: Sequence[int], shared: Iterable[Tensor]) -> Stack:
+        """The stack of some of the networks.
+
+        Args:
+            numbers: of those that stay.
+            shared: as at the start, of these.
+        """
+        members = self.balancers()
+        return Stack([members[k] for k in numbers], shared)
+
+    def _begin(self, ordered: Sequence[Tensor], values: Tensor) -> None:
+        """In the first step: let the balancers look at losses and norms."""
+        groups = [group for group in self._groups if group.one.step == 0]
+        norms = None
+        if any(group.one._begins_with_norms() for group in groups):
+            found = self._found()
+            task_gradients(ordered, self.tasks, torch.ones_like(values).t(), found)
+            norms = found.norms().t().to(values)
+        for group in groups:
+            own = norms[group.numbers] if norms is not None and group.one._begins_with_norms() else None
+            group.one._begin(values[group.numbers], own)
+
+    def _measure(self, ordered: Sequence[Tensor], L: Tensor, w: Tensor) -> Tensor:
+        """The backward pass, and ``||grad_W w_i L_i||`` of each network on the way, (K, T)."""
+        found = self._found()
+        try:
+            cut: Cut | None = find_cut(ordered, self._shared)
+        except NoCut:
+            cut = None
+        if cut is None:
+            task_gradients(ordered, self.tasks, w.t(), found)
+            torch.autograd.backward(L, w)
+        else:
+            OnePass(cut, found, self.tasks).run(L, w)
+        return found.norms().t()
+
+    def _found(self) -> TaskGradients:
+        return TaskGradients(self._shared, len(self.tasks), stacked=True)
+
+    def _record(self, w: Tensor, values: Tensor) -> None:
+        records = [group.one.last for group in self._groups]
+        G = [record.gradient_norms if record else None for record in records]
+        r = [record.rates if record else None for record in records]
+        self.last = StepRecord(w, values, self._whole(G), self._whole(r))
+
+    def _whole(self, rows: Sequence[Tensor | None]) -> Any:
+        """One tensor (K, T) of what each group has, NaN where it has nothing; ``None`` if none has."""
+        given = next((row for row in rows if row is not None), None)
+        if given is None or len(rows) == 1:
+            return given
+        whole = given.new_full((len(self._members), len(self.tasks)), torch.nan)
+        for group, row in zip(self._groups, rows, strict=True):
+            if row is not None:
+                whole[group.numbers] = row
+        return whole
+
+
+class _Group:
+    """Balancers of one kind as one: an object of their class whose state has a row for each.
+
+    Args:
+        members: all balancers of the stack.
+        places: of those that this group takes.
+    """
+
+    def __init__(self, members: Sequence[Balancer], places: list[int]) -> None:
+        self.places = places
+        # Of all, a slice, which copies nothing.
+        self.numbers: Any = slice(None) if len(places) == len(members) else torch.tensor(places)
+        chosen = [members[k] for k in places]
+        self.one = copy.deepcopy(chosen[0])
+        self.one.load_state_dict(_stacked([balancer.state_dict() for balancer in chosen]))
+        if isinstance(self.one, GradNorm):
+            self.one.alpha = _column([balancer.alpha for balancer in chosen])  # type: ignore[attr-defined]
+            self.one.lr = _column([balancer.lr for balancer in chosen])  # type: ignore[attr-defined]
+        if isinstance(self.one, Adaptive):
+            self.one._adam.lr = _column([balancer._adam.lr for balancer in chosen])  # type: ignore[attr-defined]
+
+    def move_to(self, like: Tensor) -> None:
+        """Bring the state to the device and dtype of the losses."""
+        one = self.one
+        if one._w.device == like.device and one._w.dtype == like.dtype:
+            return
+        one._move(like)
+        if isinstance(self.numbers, Tensor):
+            self.numbers = self.numbers.to(like.device)
+        if isinstance(one, GradNorm):
+            one.alpha, one.lr = (x.to(like) if isinstance(x, Tensor) else x for x in (one.alpha, one.lr))
+
+    def write_back(self, members: Sequence[Balancer]) -> None:
+        """Give each balancer its row of the state."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BalancerWarning)  # of all at once; each will warn for itself
+            state = self.one.state_dict()
+        for row, place in enumerate(self.places):
+            members[place].load_state_dict(_row(state, row))
+
+
+def _alike(members: Sequence[Balancer]) -> list[list[int]]:
+    """The numbers of the balancers that can take their steps as one, kind by kind."""
+    kinds: dict[Any, list[int]] = {}
+    for number, balancer in enumerate(members):
+        kinds.setdefault(_kind(balancer), []).append(number)
+    return list(kinds.values())
+
+
+def _kind(balancer: Balancer) -> Any:
+    """All that has to be the same."""
+    same = ("rule", "parametrization", "floor", "decay_steps", "update_every", "freeze_after", "_step", "_unbalanced")
+    direct, given = getattr(balancer, "_direct", None), getattr(balancer, "_initial_losses", None) is not None
+    kind = Static if isinstance(balancer, Static) else type(balancer)
+    return kind, direct and direct.smoothing, given, *(getattr(balancer, name, None) for name in same)
+
+
+def _stacked(states: Sequence[Any]) -> Any:
+    """States of K balancers as one: numbers become (K,), vectors (..., T) become (..., K, T)."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(states), dim=max(0, first.dim() - 1))
+    if isinstance(first, dict):
+        return {key: _stacked([state[key] for state in states]) for key in first}
+    if isinstance(first, list) and any(isinstance(part, Tensor) for part in first):
+        return [_stacked(parts) for parts in zip(*states, strict=True)]
+    return first  # the same in all
+
+
+def _row(state: Any, row: int) -> Any:
+    """The state of one of K balancers: the inverse of `_stacked`."""
+    if isinstance(state, Tensor):
+        return state[row].clone() if state.dim() == 1 else state.select(-2, row).clone()
+    if isinstance(state, dict):
+        return {key: _row(part, row) for key, part in state.items()}
+    return [_row(part, row) for part in state] if isinstance(state, list) else state
+
+
+def _column(numbers: Sequence[Any]) -> Any:
+    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
+    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
