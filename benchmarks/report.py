@@ -37,9 +37,9 @@ from hpo import launch
 from hpo.backend import machine
 from hpo.journal import Journal
 from hpo.plan import Plan, Planned
+from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Schedule
 from hpo.tracking import Tracking
-from hpo.trial import EpochReport, TrialResult
 from hpo.writer import Writer
 from search_spaces import clr, clr_inverse
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hpo.problems.toy import Toy
-from hpo.trial import TrialConfig, TrialResult, run_trial
+from hpo.records import TrialConfig, TrialResult
+from hpo.trial import run_trial
 
 CHOICES = {"heads": ("plain", "scaled"), "inputs": ("short", "normal"), "examples": ("fixed", "stream")}
 SIGMA = 100.0

@@ -33,10 +33,10 @@ from ray.tune.search import Searcher
 from hpo.files import OutputError
 from hpo.listener import Listener
 from hpo.plan import Planned
+from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
-from hpo.trial import EpochReport, TrialResult
 
 # Tune would send the driver's AWS keys to its workers, and Ray would write them to its logs. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = frozenset(

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from hpo.plan import Planned
-from hpo.trial import EpochReport, TrialConfig, TrialResult
+from hpo.records import EpochReport, TrialConfig, TrialResult
 
 TRAJECTORY = "trajectory.parquet"
 TRIAL = "trial.json"

@@ -29,13 +29,13 @@ from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem, target_of
 from hpo.problems.data import prepare_once
 from hpo.progress import View
+from hpo.records import TrialConfig, TrialResult
 from hpo.report import ReportData, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
 from hpo.study import Study, load_study
 from hpo.sweep import Parameters, Sweep, optuna_storage
 from hpo.tracking import Record, Tracking
-from hpo.trial import TrialConfig, TrialResult
 from hpo.writer import Writer, deliver
 
 if TYPE_CHECKING:

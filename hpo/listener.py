@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from hpo.plan import Planned
-from hpo.trial import EpochReport, TrialResult
+from hpo.records import EpochReport, TrialResult
 
 
 class Listener(Protocol):

@@ -11,8 +11,8 @@ import pandas as pd
 
 from hpo.compare import AVERAGES, KNOWN, SEARCHED, best_trial, closed, weights_of
 from hpo.problem import Problem
+from hpo.records import TrialConfig
 from hpo.study import StaticSpec, Study, StudyError
-from hpo.trial import TrialConfig
 from search_spaces import RANDOM_DESIGNS, explicit, points
 from search_spaces.dirichlet import SMALLEST
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from hpo.compare import kind_of
 from hpo.plan import PHASES, Planned
+from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Schedule
-from hpo.trial import EpochReport, TrialResult
 
 PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
 

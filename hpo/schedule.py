@@ -12,8 +12,8 @@ import pandas as pd
 
 from hpo.compare import AVERAGES, TRIAL_COLUMNS, scored_search
 from hpo.plan import PHASES, Plan, Planned, sweep_parameters
+from hpo.records import TrialResult
 from hpo.sweep import Sweep
-from hpo.trial import TrialResult
 
 
 class Next(Enum):

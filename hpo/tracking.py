@@ -36,7 +36,7 @@ from hpo import __version__
 from hpo.backend import UI_VIEW, TrackingError, check_answers, first_line, is_server, machine, shown_uri, sqlite_path
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
-from hpo.trial import AVERAGES, EpochReport, TrialConfig, TrialResult
+from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
 
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
 MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it

@@ -13,8 +13,9 @@ from hpo.checkpoint import MARKER, Checkpoints
 from hpo.problem import Problem
 from hpo.problems import load_problem
 from hpo.problems.data import prepare_once
+from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.storage import Storage
-from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
+from hpo.trial import run_trial
 
 MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
 

@@ -14,8 +14,8 @@ from functools import partial
 from hpo.backend import TrackingError, check_answers
 from hpo.journal import Entry, Journal
 from hpo.plan import Planned
+from hpo.records import EpochReport, TrialResult
 from hpo.tracking import OpenRun, Tracking, now
-from hpo.trial import EpochReport, TrialResult
 
 FLUSH_SECONDS = 1.0  # between two requests for one running trial
 BEAT_SECONDS = 10.0  # between two signs of life

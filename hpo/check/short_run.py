@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from hpo.check.bench import SEED
 from hpo.problem import Problem, Split
-from hpo.trial import TrialConfig, TrialResult, run_trial
+from hpo.records import TrialConfig, TrialResult
+from hpo.trial import run_trial
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from hpo import launch
 from hpo.changes import LISTED, changes, told
+from hpo.records import TrialResult
 from hpo.schedule import Schedule
 from hpo.study import load_study
 from hpo.tracking import Tracking
-from hpo.trial import TrialResult
 from tests.hpo.runs_for_tests import Case
 
 BEFORE = """

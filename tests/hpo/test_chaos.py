@@ -26,11 +26,12 @@ from hpo.export import weights_content
 from hpo.launch import open_plan
 from hpo.plan import Planned
 from hpo.problems import load_problem
+from hpo.records import EpochReport, TrialResult
 from hpo.report import ReportData
 from hpo.report.document import document_text
 from hpo.schedule import Next, Schedule
 from hpo.sweep import Sweep, optuna_storage
-from hpo.trial import EpochReport, TrialResult, run_trial
+from hpo.trial import run_trial
 from tests.hpo.runs_for_tests import Case, wait_until
 from tests.hpo.tracking_for_tests import Server
 

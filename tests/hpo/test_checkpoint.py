@@ -24,8 +24,9 @@ import hpo.checkpoint
 from balancers.torchjd_methods import installed
 from hpo.checkpoint import KEPT, MAGIC, MARKER, Checkpoints, mark_shared
 from hpo.problem import Problem, Split, Task
+from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.storage import Storage
-from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
+from hpo.trial import run_trial
 from hpo.worker import train_cohort
 from tests.hpo.test_generators import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
 

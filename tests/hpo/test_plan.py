@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from hpo.plan import Plan, Planned, short_weights
+from hpo.records import TrialConfig
 from hpo.study import Study, StudyError
-from hpo.trial import TrialConfig
 from tests.hpo.test_trial import TASKS, Small, run
 
 AVERAGES = ("arithmetic", "geometric", "tail")

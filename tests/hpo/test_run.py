@@ -22,8 +22,8 @@ from rich.console import Console
 from balancers import Static
 from hpo.launch import open_plan
 from hpo.progress import View
+from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Schedule
-from hpo.trial import EpochReport, TrialResult
 from tests.hpo.runs_for_tests import TRIALS, Case, assert_complete, assert_quiet, main, wait_until
 
 TASKS = ["near", "far off"]

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 
 from hpo.compare import AVERAGES, compare
 from hpo.plan import PHASES, Plan, Planned, sweep_parameters
+from hpo.records import TrialConfig, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.sweep import Sweep
-from hpo.trial import TrialConfig, TrialResult
 from tests.hpo.test_plan import make_plan
 from tests.hpo.test_trial import TASKS
 

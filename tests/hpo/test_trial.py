@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from hpo.methods import METHODS, RECIPES
 from hpo.problem import Problem, Split, Task
-from hpo.trial import EpochReport, TrialConfig, TrialResult, run_trial
+from hpo.records import EpochReport, TrialConfig, TrialResult
+from hpo.trial import run_trial
 
 TASKS = ("near", "far", "tiny")
 SCALES = dict(zip(TASKS, (1.0, 10.0, 0.1), strict=True))

@@ -16,8 +16,8 @@ import pytest
 import hpo.writer
 from hpo import backend
 from hpo.journal import Entry, Journal
+from hpo.records import AVERAGES, EpochReport
 from hpo.tracking import Tracking
-from hpo.trial import AVERAGES, EpochReport
 from hpo.writer import Writer, deliver
 from tests.hpo.runs_for_tests import wait_until
 from tests.hpo.tracking_for_tests import (

@@ -15,8 +15,8 @@ from mlflow.entities import Run
 from hpo import backend
 from hpo.journal import Journal
 from hpo.plan import Planned
+from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.tracking import Record, Tracking
-from hpo.trial import EpochReport, TrialConfig, TrialResult
 from hpo.writer import Writer
 
 TASKS = ["depth", "normals"]
