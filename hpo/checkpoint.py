@@ -28,10 +28,12 @@ class Checkpoints:
         storage: of the study.
         identity: of the trial.
         seconds: between two checkpoints, at least.
+        together: trials that write theirs at the same time, this one among them.
     """
 
-    def __init__(self, storage: Storage, identity: str, seconds: float) -> None:
+    def __init__(self, storage: Storage, identity: str, seconds: float, together: int = 1) -> None:
         self._storage, self._folder, self._seconds = storage, identity, seconds
+        self.together = together
         self._last, self._cost = time.monotonic(), 0.0
         self._broken = False
         self.warnings: list[str] = []  # what the user should know
@@ -39,12 +41,12 @@ class Checkpoints:
     @property
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        wait = max(self._seconds, COST * self._cost)
+        wait = max(self._seconds, COST * self._cost * self.together)
         return not self._broken and time.monotonic() - self._last >= wait
 
     def save(self, steps: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and remove others. What fails here costs no trial its result."""
-        start, written = time.monotonic(), f"{steps:012d}.ckpt"
+        start, written = time.monotonic(), _file_name(steps)
         try:
             self._storage.write(f"{self._folder}/{written}", _encoded(state))
             names = self._names()
@@ -53,32 +55,44 @@ class Checkpoints:
                 self._storage.remove(f"{self._folder}/{name}")
         except Exception as error:  # of the storage, or of torch, which cannot write every state of a user's parts
             self._broken = True  # once is enough: the next would take as long to fail
-            self.warnings.append(
-                f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}"
-            )
+            self._warn(f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}")
         self._last = time.monotonic()
         self._cost = self._last - start
 
-    def latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, ``None`` if there is none."""
+    def latest(self, at_most: int | None = None) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, ``None`` if there is none.
+
+        Args:
+            at_most: of those after so many steps or fewer.
+        """
         try:
             names = self._names()
         except OSError as error:
-            self.warnings.append(f"began at the first step, since {self._storage} could not be read: {_line(error)}")
+            self._warn(f"began at the first step, since {self._storage} could not be read: {_line(error)}")
             return None
+        if at_most is not None:
+            names = [name for name in names if name <= _file_name(at_most)]
         for name in reversed(names):
             try:
                 return _decoded(self._storage.read(f"{self._folder}/{name}"))
             except (OSError, ValueError) as error:
-                self.warnings.append(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
+                self._warn(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
         return None
 
     def remove(self) -> None:
         """Remove all of them."""
         remove(self._storage, self._folder)
 
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:  # a trial of a cohort may be taken up twice
+            self.warnings.append(text)
+
     def _names(self) -> list[str]:
         return [name for name in self._storage.names(self._folder) if name.endswith(".ckpt")]
+
+
+def _file_name(steps: int) -> str:
+    return f"{steps:012d}.ckpt"
 
 
 def remove(storage: Storage, identity: str) -> None:

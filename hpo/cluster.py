@@ -37,6 +37,7 @@ from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
+from hpo.worker import ALONE, EPOCH, RESULT, RESUMED
 
 # Tune would send the driver's AWS keys to its workers, and Ray would write them to its logs. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = frozenset(
@@ -66,12 +67,14 @@ class Job:
         storage: address of the folder of the study's checkpoints.
         checkpoint_seconds: between two of them.
         target: the problem as ``package.module:Class``.
+        together: trials that a worker is handed at most, to be trained at once.
     """
 
     resources: Resources
     storage: str
     checkpoint_seconds: float
     target: str
+    together: int = 1
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def _checked(resources: Resources, wait: float) -> str:
     deadline = time.monotonic() + 60 * wait
     asked = False
     try:
-        while not _slots(resources):
+        while not slots(resources):
             if time.monotonic() >= deadline:
                 raise ClusterError(_too_small(resources))
             request_resources(bundles=[{"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})])
@@ -170,6 +173,48 @@ def _words() -> str:
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
 
+def worker_config(job: Job, cohort: Sequence[Planned]) -> dict[str, Any]:
+    """Trials as a worker reads them; not the storage's address, which may hold a secret."""
+    return {
+        "identities": [planned.config.identity for planned in cohort],
+        "cohort": [asdict(planned.config) for planned in cohort],
+        "target": job.target,
+        "import_paths": [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path],
+        "cpu": job.resources.cpu,
+        "gpu": job.resources.gpu,
+        "checkpoint_seconds": job.checkpoint_seconds,
+    }
+
+
+class Sizing:
+    """A worker that finds out how many trials to train at once, while the driver sees to other things.
+
+    Args:
+        job: as for `run`.
+        cohort: trials of one seed, such as are to be trained.
+        most: more are not wanted.
+    """
+
+    def __init__(self, job: Job, cohort: Sequence[Planned], most: int) -> None:
+        def measure(config: dict[str, Any], most: int) -> tuple[int, str]:  # travels by value, as `_trainable` does
+            from hpo.worker import size_cohort
+
+            return size_cohort(config, most)
+
+        resources = job.resources
+        remote: Any = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)(measure)
+        self._answer = remote.remote(worker_config(job, cohort), most)
+
+    def result(self) -> tuple[int, str]:
+        """How many, and why, in words; waits for the worker. One that died has tried too many."""
+        try:
+            size, why = ray.get(self._answer)
+        except RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return 1, f"one at a time, since trying it out failed: {lines[-1] if lines else type(error).__name__}"
+        return int(size), str(why)
+
+
 def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
     """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
     side, pandas and scipy and optuna among it.
@@ -187,7 +232,7 @@ def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
     return train
 
 
-def _slots(resources: Resources) -> int:
+def slots(resources: Resources) -> int:
     """How many trials the cluster can run at once."""
     needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
     return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in _nodes().values())
@@ -298,36 +343,28 @@ class _Bridge:
 
     def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> None:
         self.schedule, self.job, self.listeners = schedule, job, listeners
-        self.import_paths = [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path]
         self.attempts: dict[str, _Attempt] = {}  # by Tune's id
         self.again: deque[list[Planned]] = deque()
         self.deaths: Counter[str] = Counter()  # by identity, since it last got further
         self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
+        self.noticed: set[str] = set()  # what workers have said of cohorts, told once
         self.stopping = False
         self.output_error: OutputError | None = None
         self.looked, self.nodes = time.monotonic(), set(_nodes())
-        self.slots = _slots(job.resources)
+        self.slots = slots(job.resources)
 
     @property
-    def most_waiting(self) -> int:
-        """Tune keeps a worker for the next trial only if that is waiting when the last one ends, so each slot needs
+    def enough_waiting(self) -> bool:
+        """Tune keeps a worker for the next cohort only if that is waiting when the last one ends, so each slot needs
         one in waiting; not more, since what is handed out late can still learn from results.
         """
-        return self.slots + 1
+        return sum(attempt.begun == math.inf for attempt in self.attempts.values()) > self.slots
 
     def hand_out(self, trial_id: str, cohort: list[Planned]) -> dict[str, Any]:
         """A cohort as a worker reads it."""
         self.attempts[trial_id] = _Attempt(cohort)
-        return {
-            "identities": [planned.config.identity for planned in cohort],
-            "cohort": [asdict(planned.config) for planned in cohort],
-            "target": self.job.target,
-            "import_paths": self.import_paths,
-            "cpu": self.job.resources.cpu,
-            "gpu": self.job.resources.gpu,
-            "checkpoint_seconds": self.job.checkpoint_seconds,
-        }
+        return worker_config(self.job, cohort)
 
     def begin(self, trial: Any) -> None:
         """A worker begins with a cohort."""
@@ -339,20 +376,23 @@ class _Bridge:
 
     def result(self, trial_id: str, report: dict[str, Any]) -> None:
         """Pass on what a worker reported, and take it out of the report, which Tune keeps for good."""
-        epochs, results = report.pop("epoch", None) or [], report.pop("result", None) or []
         attempt = self.attempts.get(trial_id)
-        cohort = attempt.cohort if attempt else []
-        planned = next((p for p in cohort if p.config.identity == report.get("identity")), None)
-        if planned is None:
-            return
-        for content in epochs:
-            epoch = EpochReport(**content)
-            self.got_to(planned.config.identity, epoch.steps)
-            self.tell("trial_reported", planned, epoch)
-        if "resumed" in report:
-            self.got_to(planned.config.identity, report["resumed"])
-        for content in results:
-            self.end(planned, TrialResult(**content))
+        cohort = {planned.config.identity: planned for planned in attempt.cohort} if attempt else {}
+        for kind, identity, content in report.pop("events", None) or []:
+            if kind == ALONE and content not in self.noticed:
+                self.noticed.add(content)
+                self.tell("noticed", content)
+            planned = cohort.get(identity)
+            if planned is None:
+                continue
+            if kind == EPOCH:
+                epoch = EpochReport(**content)
+                self.got_to(identity, epoch.steps)
+                self.tell("trial_reported", planned, epoch)
+            elif kind == RESUMED:
+                self.got_to(identity, content)
+            elif kind == RESULT:
+                self.end(planned, TrialResult(**content))
 
     def got_to(self, identity: str, steps: int) -> None:
         """A trial is at this step; if it never was before, its worker's deaths are forgiven."""
@@ -402,7 +442,7 @@ class _Bridge:
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return
         self.looked = time.monotonic()
-        self.slots = _slots(self.job.resources)
+        self.slots = slots(self.job.resources)
         nodes = set(_nodes())
         left, joined = len(self.nodes - nodes), len(nodes - self.nodes)
         if left or joined:
@@ -417,7 +457,7 @@ class _Bridge:
     def _stop_late(self) -> None:
         limit = self.job.resources.minutes
         for attempt in list(self.attempts.values()):
-            if limit is None or time.monotonic() - attempt.begun < 60 * limit:
+            if limit is None or time.monotonic() - attempt.begun < 60 * limit * len(attempt.cohort):
                 continue
             for planned in attempt.cohort:
                 text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
@@ -461,16 +501,16 @@ class _Handout(Searcher):
         """A cohort, ``None`` to be asked again later, or FINISHED."""
         if self._bridge.again:
             return self._bridge.hand_out(trial_id, self._bridge.again.popleft())
-        if self._bridge.schedule.waiting >= self._bridge.most_waiting:
+        if self._bridge.enough_waiting:
             return None
         try:
-            planned = self._bridge.schedule.next()
+            cohort = self._bridge.schedule.next_cohort(self._bridge.job.together, self._bridge.slots)
         except OutputError as error:
             self._bridge.stop(error)
             return None
-        if isinstance(planned, Next):
-            return None if planned is Next.WAIT else Searcher.FINISHED
-        return self._bridge.hand_out(trial_id, [planned])
+        if isinstance(cohort, Next):
+            return None if cohort is Next.WAIT else Searcher.FINISHED
+        return self._bridge.hand_out(trial_id, cohort)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Results have come through the callback; what has none by now never will. Of an error the callback knows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,16 +143,18 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
 
             _tell_changes(plan, schedule, store, console)
             with cluster.connected(address, plan.study.resources, wait) as nodes:
-                launch = parent.enter_context(_launch(store, path))
-                check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
-                console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
-                mark_shared(checkpoints)
                 job = cluster.Job(
                     plan.study.resources,
                     checkpoints.address,
                     plan.study.checkpoint_seconds,
                     target_of(plan.study.problem.name),
                 )
+                sizing = _sizing(schedule, job)  # goes on while we open the launch
+                launch = parent.enter_context(_launch(store, path))
+                check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
+                console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
+                mark_shared(checkpoints)
+                job = replace(job, together=_together(plan.study, sizing, console))
                 writer = Writer(store, launch, journal, partial(remove, checkpoints))
                 faults += _run(schedule, job, writer, console)
         finished = conclude(plan, schedule, store, where, path, folder, launch)
@@ -190,6 +193,27 @@ def _launch(store: Tracking, path: Path) -> Iterator[str]:
         with suppress(Exception):  # the backend may be what is at fault
             store.end_launch(launch, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
+
+
+def _sizing(schedule: Schedule, job: cluster.Job) -> cluster.Sizing | None:
+    """Have a worker find out how many trials to train at once, if the study leaves it to us and has many."""
+    from hpo import cluster
+
+    plan = schedule.plan
+    most = math.ceil(schedule.largest_cohort() / max(1, cluster.slots(job.resources)))
+    if plan.study.cohort != "auto" or most < 2:
+        return None
+    return cluster.Sizing(job, [*plan.static()[-1:], *plan.references()[-1:]], most)
+
+
+def _together(study: Study, sizing: cluster.Sizing | None, console: Console) -> int:
+    """How many trials to train at once."""
+    if sizing is None:
+        return 1 if study.cohort == "auto" else study.cohort
+    with console.status("trying out how many trials to train at once") if console.is_terminal else ExitStack():
+        size, why = sizing.result()
+    console.print(f"trials: {why}", highlight=False, markup=False, soft_wrap=True)
+    return size
 
 
 def _run(schedule: Schedule, job: cluster.Job, writer: Writer, console: Console) -> list[str]:

@@ -47,6 +47,9 @@ METHODS: dict[str, Factory] = {
 REFERENCES = ("equal", "uncertainty", *TORCHJD)
 
 
+STACKABLE = tuple(name for name in METHODS if name not in TORCHJD)  # trials of which can be trained at once
+
+
 def missing_for(method: str) -> str:
     """What to install before a method can run; nothing if all is there."""
     return "pip install 'gradsweep[torchjd]'" if method in TORCHJD and not installed() else ""

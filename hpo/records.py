@@ -76,7 +76,8 @@ class TrialResult:
     Attributes:
         status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why).
         steps: optimizer steps.
-        seconds: wall-clock seconds in training steps, evaluation left out.
+        seconds: wall-clock seconds in training steps, evaluation left out; of a cohort's, an equal share.
+        together: how many trials were trained at once, this one among them.
         validation: metric of each task on the validation split after the last epoch.
         test: the same on the test split, empty unless the config asked for it.
         train: the same on the training split, read beside the test split; empty if the problem cannot.
@@ -91,6 +92,7 @@ class TrialResult:
     status: str
     steps: int = 0
     seconds: float = 0.0
+    together: int = 1
     validation: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     train: dict[str, float] = field(default_factory=dict)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import chain
 
@@ -11,9 +12,12 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare import AVERAGES, TRIAL_COLUMNS, scored_search
+from hpo.methods import STACKABLE
 from hpo.plan import PHASES, Plan, Planned, sweep_parameters
 from hpo.records import TrialResult
 from hpo.sweep import Sweep
+
+Kind = tuple[int, int, bool, bool, str]
 
 
 class Next(Enum):
@@ -59,19 +63,51 @@ class Schedule:
 
     def next(self) -> Planned | Next:
         """The next trial to run, which then counts as running."""
+        cohort = self.next_cohort(1, 1)
+        return cohort if isinstance(cohort, Next) else cohort[0]
+
+    def next_cohort(self, most: int, slots: int) -> list[Planned] | Next:
+        """The next trials to run, which then count as running; such as can be trained at once.
+
+        Args:
+            most: trials in a cohort.
+            slots: workers that could take one; what there is to do is shared out among them.
+        """
         self._settle()
-        planned = self._waiting(self._queue) or self._ask() or self._waiting(self._later)
-        if planned is None and self._choose():
-            planned = self._waiting(self._later)
-        if planned is not None:
+        cohort: list[Planned] = []
+        while len(cohort) < most and (planned := self._take(cohort)) is not None:
+            if not cohort and most > 1:
+                most = min(most, self._share(planned, slots))
+            cohort.append(planned)
             self._running[planned.config.identity] = planned
-            return planned
+        if cohort:
+            return cohort
         return Next.WAIT if self._running else Next.FINISHED
 
-    @property
-    def waiting(self) -> int:
-        """How many trials have been handed out that no worker has begun."""
-        return len(self._running) - len(self._begun)
+    def _take(self, cohort: Sequence[Planned]) -> Planned | None:
+        """The next trial, if it fits those before."""
+        kind = _kind(cohort[0]) if cohort else None
+        planned = self._waiting(self._queue, kind)
+        if planned is None and not self._queue and kind in (None, _kind_of_sweep(self.plan)):
+            planned = self._ask()
+        planned = planned or self._waiting(self._later, kind)
+        if planned is None and self._choose():
+            planned = self._waiting(self._later, kind)
+        return planned
+
+    def _share(self, first: Planned, slots: int) -> int:
+        """How many trials each worker gets of those that wait beside this one."""
+        if first.phase == "sweep":
+            others = sum(sweep.remaining for sweep in self._sweeps.values())
+        else:
+            others = len(self._later) if first.phase == "confirm" else len(self._queue)
+        return math.ceil((1 + others) / max(1, slots))
+
+    def largest_cohort(self) -> int:
+        """The most trials, of those that are known and still to run, that could be trained at once."""
+        left = [p for p in chain(self._queue, self._later) if p.config.identity not in self.results]
+        swept = sum(sweep.remaining for sweep in self._sweeps.values())
+        return max([swept, *Counter(map(_kind, left)).values()])
 
     def begun(self, identity: str) -> None:
         """A worker has begun with a trial."""
@@ -135,12 +171,16 @@ class Schedule:
         recipe = planned.config.settings["recipe"]
         return self.plan.study.gradnorm.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
 
-    def _waiting(self, queue: deque[Planned]) -> Planned | None:
+    def _waiting(self, queue: deque[Planned], kind: Kind | None = None) -> Planned | None:
+        """The first in a queue that is still to run, if it is of a kind; ``None`` takes any."""
         while queue:
-            planned = queue.popleft()
-            identity = planned.config.identity
-            if identity not in self.results and identity not in self._running:
-                return planned
+            identity = queue[0].config.identity
+            if identity in self.results or identity in self._running:
+                queue.popleft()
+            elif kind is None or _kind(queue[0]) == kind:
+                return queue.popleft()
+            else:
+                return None
         return None
 
     def _ask(self) -> Planned | None:
@@ -189,6 +229,17 @@ class Schedule:
     def _scored(self) -> pd.DataFrame:
         table = self._table([*self._search, *self._swept])
         return scored_search(table, self.plan.directions)
+
+
+def _kind(planned: Planned) -> Kind:
+    """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
+    config = planned.config
+    alone = "" if config.method in STACKABLE else config.identity
+    return config.seed, config.epochs, config.test, config.method == "gradnorm", alone
+
+
+def _kind_of_sweep(plan: Plan) -> Kind:
+    return plan.study.seed, plan.epochs, False, True, ""
 
 
 def _columns(tasks: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -29,6 +29,7 @@ MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML read
 MOST_LEVELS = 50
 MOST_FAULTS = 20  # shown
 MOST_TRIALS = 10_000  # of a search: each trains a network
+MOST_TOGETHER = 1024
 
 # MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
 TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
@@ -54,6 +55,12 @@ def _pair(value: Any) -> Any:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError("allowed: a list [lowest, highest]")
     return value
+
+
+def _cohort(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOGETHER):
+        return value
+    raise ValueError(f"allowed: auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
 
 
 def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
@@ -105,6 +112,7 @@ References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_not_bool)]
 Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
+Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
 Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
 
 
@@ -238,6 +246,7 @@ class Study(_Strict):
     gradnorm: GradNormSpec = GradNormSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     resources: Resources = Resources()
+    cohort: Cohort = "auto"
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
     margin: Annotated[Number, Field(gt=0)] = 1.0
 

@@ -439,7 +439,7 @@ def _end_tags(result: TrialResult) -> list[RunTag]:
     tags = {"gradsweep.status": result.status, "gradsweep.error": result.error[:4000]}
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
     tags |= {"gradsweep.alarms": json.dumps(result.alarms), "gradsweep.resumed": json.dumps(result.resumed)}
-    tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses))}
+    tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
     return [RunTag(key, value) for key, value in tags.items()]
 
 
@@ -490,6 +490,7 @@ def _record(run: Run) -> Record:
         status=tags["gradsweep.status"],
         steps=int(metrics.get("steps", 0)),
         seconds=metrics.get("seconds", 0.0),
+        together=int(tags.get("gradsweep.together", "1")),
         validation=group("final_val"),
         test=group("test"),
         train=group("train"),

@@ -2,79 +2,147 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from hpo.checkpoint import MARKER, Checkpoints
+from hpo.cohort import run_cohort
+from hpo.cohort_size import choose_size
 from hpo.problem import Problem
 from hpo.problems import load_problem
 from hpo.problems.data import prepare_once
 from hpo.records import EpochReport, TrialConfig, TrialResult
+from hpo.stacked import NotStackable
+from hpo.stacking_probe import check_stackable
 from hpo.storage import Storage
-from hpo.trial import run_trial
 
 MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
+EPOCH, RESULT, RESUMED, ALONE = "epoch", "result", "resumed", "alone"  # kinds of events
 
+Event = tuple[str, str, Any]  # its kind, the identity of a trial, what there is to tell
 Report = Callable[[dict[str, Any]], None]
 
 
 def train_cohort(config: Mapping[str, Any], report: Report) -> None:
-    """Train each config of a cohort and report its epochs and its result.
+    """Train the trials of a cohort, at once if they can be, and report their epochs and results.
 
     Args:
         config: ``cohort`` (configs as mappings), ``identities``, ``import_paths``, ``cpu`` and ``gpu`` for each,
             ``target`` (the problem as ``package.module:Class``, so that the node needs not know its name),
             ``storage`` and ``checkpoint_seconds``.
-        report: takes ``identity`` with ``epoch`` or ``result``, each in a list, since Tune flattens mappings, or with
-            ``resumed``, the steps of the checkpoint that a trial goes on from.
+        report: takes ``events``, a list of `Event`, since Tune flattens mappings: ``epoch`` and ``result`` with the
+            fields of their classes, ``resumed`` with the steps of the checkpoint that a trial goes on from, ``alone``
+            with why the cohort is trained one after another.
 
     Raises:
-        RuntimeError: the config is not the one that was asked for.
+        RuntimeError: a config is not the one that was asked for.
     """
+    trials = _asked_for(config)
+    storage = Storage(config["storage"])
+    device, note = _device(config["gpu"])
+    voice = _Voice(report, storage, note)
+    try:
+        problem = _problem_of(config, trials)
+    except Exception as error:
+        for trial in trials:
+            voice.ended(trial, TrialResult("failed", error=f"{type(error).__name__}: {error}"))
+        return
+    of_a_seed = len(trials) > len({trial.seed for trial in trials})
+    why = _unstackable(config["target"], problem, trials, device) if of_a_seed else ""
+    if why:
+        voice.alone(len(trials), why)
+    seconds, together = config["checkpoint_seconds"], 1 if why else len(trials)
+    checkpoints = [Checkpoints(storage, trial.identity, seconds, together) for trial in trials]
+    run_cohort(trials, problem, device, voice, checkpoints, together=not why)
+
+
+def size_cohort(config: Mapping[str, Any], most: int) -> tuple[int, str]:
+    """How many trials such as these to train at once, and why, in words.
+
+    Args:
+        config: as for `train_cohort`.
+        most: more are not wanted.
+    """
+    trials = _asked_for(config)
+    device, _ = _device(config["gpu"])
+    share = config["gpu"] if device.type == "cuda" else config["cpu"] / (os.cpu_count() or 1)
+    try:
+        problem = _problem_of(config, trials)
+        found = choose_size(problem, trials, device, most, round(1 / min(1.0, share)))
+    except Exception as error:  # each trial will say so itself
+        return 1, f"one at a time, since trying it out failed: {type(error).__name__}: {error}"
+    return found.size, found.why
+
+
+class _Voice:
+    """What `run_cohort` tells, as events of a report."""
+
+    def __init__(self, report: Report, storage: Storage, note: str) -> None:
+        self._report, self._storage, self._note = report, storage, note
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        self._tell([(RESUMED, config.identity, steps)])
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        every = -(-reports[0][0].epochs // MOST_REPORTS) if reports else 1
+        due = [(c, r) for c, r in reports if r.epoch % every == 0 or r.epoch == r.epochs]
+        if due:
+            self._tell([(EPOCH, config.identity, vars(epoch)) for config, epoch in due])
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        result.alarms += [self._note] if self._note else []
+        result.alarms += _not_shared(self._storage)
+        if result.status == "failed":  # it runs again with something mended, and so from its first step
+            Checkpoints(self._storage, config.identity, 0.0).remove()
+        self._tell([(RESULT, config.identity, vars(result))])
+
+    def alone(self, count: int, why: str) -> None:
+        self._tell([(ALONE, "", f"{count} trials of a cohort are trained one after another: {why}")])
+
+    def _tell(self, events: list[Event]) -> None:
+        self._report({"events": events, "count": len(events)})  # of a report without a number Tune would print a line
+
+
+def _asked_for(config: Mapping[str, Any]) -> list[TrialConfig]:
+    """The trials of a cohort, and what a worker needs before it can load their problem."""
     for path in config["import_paths"]:
         if path not in sys.path:
             sys.path.append(path)  # the user's problem; never before what is installed
     torch.set_num_threads(max(1, int(config["cpu"])))
-    storage = Storage(config["storage"])
-    for identity, settings in zip(config["identities"], config["cohort"], strict=True):
-        trial = TrialConfig(**settings)
+    trials = [TrialConfig(**settings) for settings in config["cohort"]]
+    for identity, trial in zip(config["identities"], trials, strict=True):
         if trial.identity != identity:
             raise RuntimeError(f"asked to run trial {identity}, got the config of {trial.identity}")
-        checkpoints = Checkpoints(storage, identity, config["checkpoint_seconds"])
-        result = _train_one(trial, config, checkpoints, report)
-        result.alarms += _not_shared(storage)
-        if result.status == "failed":
-            checkpoints.remove()  # it runs again with something mended, and so from its first step
-        report({"identity": identity, "result": [vars(result)]})
+    return trials
 
 
-def _train_one(
-    trial: TrialConfig, config: Mapping[str, Any], checkpoints: Checkpoints, report: Report
-) -> TrialResult:
-    device, note = _device(config["gpu"])
-    every = -(-trial.epochs // MOST_REPORTS)
+def _problem_of(config: Mapping[str, Any], trials: Sequence[TrialConfig]) -> Problem:
+    """The problem, with the data that the study has."""
+    problem = _prepared(config["target"], _Frozen(trials[0].arguments))
+    found = problem.data_hash()
+    if found != trials[0].data_hash:
+        raise RuntimeError(f"the data of this node have hash {found}, the study's have {trials[0].data_hash}")
+    return problem
 
-    def pass_on(epoch: EpochReport) -> None:
-        if epoch.epoch % every == 0 or epoch.epoch == epoch.epochs:
-            report({"identity": trial.identity, "epoch": [vars(epoch)]})
 
-    def resumed(steps: int) -> None:
-        report({"identity": trial.identity, "resumed": steps})
+_tried: dict[tuple[str, _Frozen], str] = {}  # why a problem cannot be stacked; nothing if it can
 
-    try:
-        problem = _prepared(config["target"], _Frozen(trial.arguments))
-        found = problem.data_hash()
-        if found != trial.data_hash:
-            raise RuntimeError(f"the data of this node have hash {found}, the study's have {trial.data_hash}")
-    except Exception as error:
-        return TrialResult("failed", error=f"{type(error).__name__}: {error}")
-    result = run_trial(trial, problem, pass_on, device, checkpoints, resumed)
-    result.alarms += [note] if note else []
-    return result
+
+def _unstackable(target: str, problem: Problem, trials: Sequence[TrialConfig], device: torch.device) -> str:
+    """Why trials cannot be trained at once; nothing if they can. Tried once a process."""
+    key = target, _Frozen(trials[0].arguments)
+    if key not in _tried:
+        try:
+            check_stackable(problem, trials, device)
+            _tried[key] = ""
+        except NotStackable as reason:
+            _tried[key] = str(reason)
+    return _tried[key]
 
 
 def _not_shared(storage: Storage) -> list[str]:

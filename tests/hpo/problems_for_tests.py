@@ -133,6 +133,14 @@ class Lacking(Problem):
     losses = Steered.losses
 
 
+class Branching(Steered):
+    """Looks at the value of a loss, so that its trials cannot be trained at once."""
+
+    def losses(self, model: Any, batch: Tensor) -> dict[str, Tensor]:
+        losses = super().losses(model, batch)
+        return {name: loss if float(loss.detach()) >= 0 else -loss for name, loss in losses.items()}
+
+
 class Named(Steered):
     """Its tasks are called as the study says."""
 

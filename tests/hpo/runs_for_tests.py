@@ -44,11 +44,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 90.0, what: str = 
 def no_file_beyond(size: int) -> Iterator[None]:
     """This process's files break off at so many bytes, as on a disk that is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", True)  # else what is imported now may leave half of its bytecode
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @dataclass
@@ -72,6 +74,7 @@ class Case:
             "static": {"points": 3},
             "gradnorm": {"recipes": ["robust"], "trials": 2},
             "confirm": {"top_static": 1, "averages": ["tail"]},
+            "cohort": 1,  # a start is a trial; tests/hpo/test_cohort_runs.py has other cohorts
         }
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(content | changes))

@@ -27,7 +27,7 @@ from hpo.problem import Problem, Split, Task
 from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.storage import Storage
 from hpo.trial import run_trial
-from hpo.worker import train_cohort
+from hpo.worker import RESULT, train_cohort
 from tests.hpo.test_generators import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -594,8 +594,9 @@ def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steere
     for content in settings["cohort"]:
         content.pop("identity", None)  # which dataclasses keep beside their fields
     train_cohort(settings, told.append)
-    assert {one["identity"] for one in told} == set(settings["identities"])
-    return [one["result"][0] for one in told if "result" in one]
+    events = [event for report in told for event in report["events"]]
+    assert {identity for _, identity, _ in events if identity} == set(settings["identities"])
+    return [content for kind, _, content in events if kind == RESULT]
 
 
 def test_a_worker_tells_whether_its_node_shares_the_storage(tmp_path: Path, storage: Storage) -> None:

@@ -234,11 +234,11 @@ def test_what_is_handed_out_runs_only_when_a_worker_has_begun() -> None:
     schedule = Study(small()).schedule()
     planned = schedule.next()
     assert isinstance(planned, Planned)
-    assert (schedule.waiting, schedule.progress()["references"]["running"]) == (1, 0)
+    assert schedule.progress()["references"]["running"] == 0
     schedule.begun(planned.config.identity)
     schedule.begun(planned.config.identity)  # again, after its worker died
     schedule.begun("of another study")
-    assert (schedule.waiting, schedule.progress()["references"]["running"]) == (0, 1)
+    assert schedule.progress()["references"]["running"] == 1
     schedule.finished(planned.config.identity, train(planned.config))
     assert schedule.progress()["references"] == {"total": 4, "done": 1, "running": 0, "failed": 0}
 
@@ -496,3 +496,50 @@ def test_comparing_works_after_every_trial() -> None:
         kinds.append(compare(schedule.table(), study.plan.directions, 1.0).verdict.kind)
     assert kinds[0] == "none"
     assert len(kinds) == len(study.results)
+
+
+# --- cohorts
+
+
+def cohorts(schedule: Schedule, most: int, slots: int) -> list[list[Planned]]:
+    """Every cohort of a whole study, each ended before the next is asked for."""
+    handed: list[list[Planned]] = []
+    while not isinstance(cohort := schedule.next_cohort(most, slots), Next):
+        handed.append(cohort)
+        for planned in cohort:
+            schedule.finished(planned.config.identity, train(planned.config))
+    assert cohort is Next.FINISHED
+    return handed
+
+
+@pytest.mark.parametrize(("most", "slots"), [(3, 2), (8, 1), (100, 4)])
+def test_cohorts_are_of_one_kind_and_make_up_the_study(most: int, slots: int) -> None:
+    handed = cohorts(Study(small()).schedule(), most, slots)
+    assert 1 < max(map(len, handed)) <= most
+    for cohort in handed:
+        configs = [planned.config for planned in cohort]
+        assert len({(c.seed, c.epochs, c.test, c.method == "gradnorm") for c in configs}) == 1
+    counts = {len(cohort) for cohort in cohorts(Study(small()).schedule(), 1, slots)}
+    assert counts == {1}
+
+
+def test_what_there_is_to_do_is_shared_out_among_the_slots() -> None:
+    schedule = Study(small()).schedule()
+    first, second = schedule.next_cohort(100, 2), schedule.next_cohort(100, 2)
+    assert isinstance(first, list)
+    assert isinstance(second, list)
+    searched = len(schedule.plan.references()) + len(schedule.plan.static())
+    assert len(first) == -(-searched // 2)
+    assert {planned.phase for planned in [*first, *second]} == {"references", "static"}
+
+
+def test_a_method_that_cannot_be_stacked_is_handed_out_alone() -> None:
+    plan = small(references=["single_task", "equal", "imtl_g", "uncertainty"])
+    handed = cohorts(Study(plan).schedule(), 100, 1)
+    lonely = {len(cohort) for cohort in handed if any(planned.config.method == "imtl_g" for planned in cohort)}
+    assert lonely == {1}
+
+
+def test_the_largest_cohort_is_that_of_the_most_trials_of_one_kind() -> None:
+    schedule = Study(small()).schedule()
+    assert schedule.largest_cohort() == len(schedule.plan.references()) + len(schedule.plan.static())

@@ -125,7 +125,8 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, checkpoint_seconds, margin"
+    "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, cohort, "
+    "checkpoint_seconds, margin"
 )
 LIST = "a list of at least one, each once"
 STATIC = "a mapping of design, points and options, or a list of at least one point"
@@ -140,6 +141,11 @@ FAULTS = {
     "static: {design: uniform, ratio: 9}": "static: unknown key ratio, allowed with uniform: design, points",
     "static: {explicit: [[1, 2]]}": "static: unknown key explicit, allowed with log_lattice: design, points, ratio",
     "3: 4": f"[3]: unknown key, allowed here: {TOP}",
+    # cohorts
+    "cohort: many": "cohort: found 'many', allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: 0": "cohort: found 0, allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: true": "cohort: found True, allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: 4.0": "cohort: found 4.0, allowed: auto, or a whole number from 1 (one at a time) to 1024",
     # names
     "references: [single_task, best]": (
         "references[1]: found 'best', allowed: single_task, equal, uncertainty, " + ", ".join(TORCHJD)

@@ -1,0 +1,334 @@
+"""Train trials of one seed at once, with stacked parameters; where that cannot be, one after another. Torch alone.
+
+The trials of a cohort have the same initial network and the same batches. One forward and one backward pass serves
+all, and what a trial records, writes as its checkpoint and ends with is what it would have alone, to within rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from balancers import Balancer, Stack
+from hpo.checkpoint import Checkpoints
+from hpo.generators import read_state, set_state
+from hpo.logbook import Diverged, Logbook, StepRows
+from hpo.problem import Problem, to_device
+from hpo.records import EpochReport, TrialConfig, TrialResult
+from hpo.stacked import NotStackable, StackedNetwork
+from hpo.trial import Parts, add_gap, evaluate, of_length, run_trial
+
+Found = TypeVar("Found")
+
+
+class Ear(Protocol):
+    """Who is told how the trials of a cohort go."""
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        """A trial goes on from a checkpoint after so many steps."""
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        """Epochs have ended, of several trials at once; some again, of a trial that went on from a checkpoint."""
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        """A trial has its result."""
+
+    def alone(self, count: int, why: str) -> None:
+        """So many trials that were to be trained at once are trained one after another."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Where a trial of a cohort keeps its checkpoints, and the newest of them.
+
+    Attributes:
+        config: the trial.
+        checkpoints: its own; ``None`` keeps none.
+        state: to go on from; ``None`` begins at the first step.
+    """
+
+    config: TrialConfig
+    checkpoints: Checkpoints | None
+    state: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps the state is after."""
+        return int(self.state["steps"]) if self.state else 0
+
+
+def run_cohort(
+    configs: Sequence[TrialConfig],
+    problem: Problem,
+    device: torch.device,
+    ear: Ear,
+    checkpoints: Sequence[Checkpoints | None] | None = None,
+    together: bool = True,
+) -> None:
+    """Train trials to their ends.
+
+    Those of one seed and length go on together, if their checkpoints are after the same step. A network that cannot
+    be stacked, or that fails while it is, is trained one trial after another, each from its own checkpoint if it has
+    one; where the memory did not do, two halves are tried first.
+
+    Args:
+        configs: what to train.
+        problem: the instance that the configs name.
+        device: where to train.
+        ear: told how it goes.
+        checkpoints: for each config, where to look for a checkpoint and to write more.
+        together: ``False`` trains one after another.
+    """
+    kept = checkpoints or [None] * len(configs)
+    places = [Place(config, own) for config, own in zip(configs, kept, strict=True)]
+    if not together or len(places) == 1:
+        _one_by_one(places, problem, device, ear)
+        return
+    _read_states(places)
+    alike: dict[tuple[int, int, bool, int], list[Place]] = {}
+    for place in places:
+        config = place.config
+        alike.setdefault((config.seed, config.epochs, config.test, place.steps), []).append(place)
+    for group in alike.values():
+        _train(group, problem, device, ear)
+
+
+def _read_states(places: Sequence[Place]) -> None:
+    """Find the newest checkpoint of each trial; of two that each may have, the one that most share.
+
+    A worker that was killed while it wrote those of all its trials has left some a step further than others.
+    """
+    for place in places:
+        place.state = place.checkpoints.latest() if place.checkpoints else None
+    common = min(place.steps for place in places)
+    for place in places:
+        if place.checkpoints and place.steps > common:
+            earlier = place.checkpoints.latest(at_most=common)
+            if earlier is not None and earlier["steps"] == common:
+                place.state = earlier
+
+
+def _one_by_one(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+    for place in places:
+        config = place.config
+        result = run_trial(
+            config,
+            problem,
+            lambda report, config=config: ear.epochs([(config, report)]),  # type: ignore[misc]
+            device,
+            place.checkpoints,
+            partial(ear.resumed, config),
+        )
+        ear.ended(config, result)
+
+
+def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+    """Train trials at once; if that is not to be, otherwise."""
+    if len(places) == 1:
+        _one_by_one(places, problem, device, ear)
+        return
+    cohort = _Cohort(places, problem, device, ear)
+    try:
+        cohort.run()
+        return
+    except Exception as error:  # of the user's code, of vmap, of the memory: alone each trial gets its own answer
+        left, why = [member.place for member in cohort.members], error
+    del cohort  # its memory is wanted
+    if len(left) > 2 and _is_out_of_memory(why):
+        ear.alone(len(left), f"the memory does not do for {len(left)} at once, half of them are tried")
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            run_cohort([p.config for p in half], problem, device, ear, [p.checkpoints for p in half])
+        return
+    ear.alone(len(left), _line(why))
+    _one_by_one(left, problem, device, ear)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, NotStackable) else f"{type(error).__name__}: {text}"
+
+
+@dataclass(eq=False)
+class _Member:
+    place: Place
+    log: Logbook
+
+    def told(self, tell: Callable[[Logbook], Found]) -> Found | None:
+        """What the logbook says to something; ``None`` if the trial has diverged."""
+        try:
+            return tell(self.log)
+        except Diverged as error:
+            self.log.result.status, self.log.result.error = "diverged", str(error)
+            return None
+
+
+class _Cohort:
+    """One run of the training loop for several trials.
+
+    Attributes:
+        members: the trials that have no result yet.
+    """
+
+    def __init__(self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+        self.device, self.ear = device, ear
+        self.config = places[0].config
+        self.problem = of_length(problem, self.config.epochs)
+        self.tasks = [task.name for task in problem.tasks]
+        self.members = [_Member(place, Logbook(place.config, self.tasks)) for place in places]
+        for member in self.members:
+            member.log.result.together = len(places)
+        self.rows = StepRows()
+        self.steps, self.clock = 0, 0.0
+
+    def run(self) -> None:
+        """Train to the end; each trial's result is handed over when it has one."""
+        self._build()
+        batches = self._resume()
+        while self.members and len(self.members[0].log.reports) < self.config.epochs:
+            self._epoch(batches or self.parts.order.epoch())
+            batches = None
+        for k, balancer in enumerate(self.stack.balancers() if self.members else []):
+            member = self.members[0]
+            if self.config.test:
+                self._test(member, self.network.member(k))
+            self._end(member, balancer)
+
+    def _build(self) -> None:
+        self.parts = Parts.build(self.problem, self.config.seed, self.device)
+        balancers = [self.parts.balancer(member.place.config, self.tasks) for member in self.members]
+        self.network = StackedNetwork(self.problem, self.parts, len(self.members))
+        for balancer, member in zip(balancers, self.members, strict=True):
+            if member.place.state is not None:
+                balancer.load_state_dict(member.place.state["balancer"])
+        self.stack = Stack(balancers, self.network.shared)
+
+    def _resume(self) -> Iterator[Any] | None:
+        """Go on from the checkpoints: the rest of their epoch; ``None`` begins at the first step."""
+        states = [member.place.state for member in self.members if member.place.state is not None]
+        if not states:
+            return None
+        self.network.load(states)
+        blocks = [member.log.load(state) for member, state in zip(self.members, states, strict=True)]
+        self.rows.load([torch.stack(rows, dim=2) for rows in zip(*blocks, strict=True)])
+        self.steps = self.members[0].place.steps
+        for member in self.members:
+            self.ear.resumed(member.place.config, self.steps)
+        for past in zip(*(member.log.reports for member in self.members), strict=True):
+            self.ear.epochs([(m.place.config, report) for m, report in zip(self.members, past, strict=True)])
+        return self.parts.order.resume(states[0]["order"], len(self.members[0].log.reports))
+
+    def _epoch(self, batches: Iterator[Any]) -> None:
+        self.parts.model.train()
+        self.clock = time.perf_counter()
+        for batch in batches:
+            self._step(batch)
+            if all(m.place.checkpoints is not None and m.place.checkpoints.due for m in self.members):
+                self._save()
+        block = self.rows.take()  # waits for the device
+        self._stop_clock()
+        means = [m.told(partial(_end_steps, block=block[:, :, k])) for k, m in enumerate(self.members)]
+        reports = self._validate(means)
+        self.ear.epochs(reports)
+        self._drop_diverged()
+
+    def _step(self, batch: Any) -> None:
+        self.network.optimizer.zero_grad(set_to_none=True)
+        losses = self.network.losses(to_device(batch, self.device))
+        if self.steps == 0:  # they are the same for all; if they will not do, each trial says so alone
+            values = torch.stack([losses[task].detach() for task in self.tasks], dim=1).tolist()
+            for member, row in zip(self.members, values, strict=True):
+                member.log.begin(dict(zip(self.tasks, row, strict=True)))
+        self.stack.backward(losses)
+        self.network.optimizer.step()
+        assert self.stack.last is not None
+        self.rows.add(self.stack.last)
+        self.steps += 1
+        for member in self.members:
+            member.log.result.steps = self.steps
+
+    def _stop_clock(self) -> None:
+        """Count the seconds since the clock was read last as training, in equal shares."""
+        now = time.perf_counter()
+        for member in self.members:
+            member.log.result.seconds += (now - self.clock) / len(self.members)
+        self.clock = now
+
+    def _validate(self, means: Sequence[Any]) -> list[tuple[TrialConfig, EpochReport]]:
+        """Evaluate each trial that has not diverged; it finds the random generators as it would alone."""
+        before, after, reports = read_state(self.device), None, []
+        for k, (member, own) in enumerate(zip(self.members, means, strict=True)):
+            if own is None:
+                continue
+            set_state(before, self.device)
+            metrics = evaluate(self.problem, self.network.member(k), "val")
+            after = after or read_state(self.device)
+            report = member.told(partial(Logbook.end_epoch, means=own, validation=metrics))
+            if report is not None:
+                reports.append((member.place.config, report))
+        set_state(after or before, self.device)
+        return reports
+
+    def _test(self, member: _Member, model: nn.Module) -> None:
+        """Read the test split, and the training split for the report's gap."""
+        metrics = evaluate(self.problem, model, "test")
+        tested = member.told(lambda log: log.measured("test", metrics))
+        if tested is not None:
+            member.log.result.test = tested
+            add_gap(member.log, lambda: evaluate(self.problem, model, "train"))
+
+    def _save(self) -> None:
+        """Write the checkpoint of each trial; the seconds it takes are not training."""
+        rows = self.rows.read()  # waits for the device
+        self._stop_clock()
+        order = self.parts.order.state()
+        for k, (member, balancer) in enumerate(zip(self.members, self.stack.balancers(), strict=True)):
+            state = {
+                **self.network.state(k),
+                "balancer": member.log.quietly(balancer.state_dict),
+                "order": order,
+                **member.log.state([block[:, :, k].clone() for block in rows]),
+            }
+            assert member.place.checkpoints is not None
+            member.place.checkpoints.save(self.steps, state)
+        self.clock = time.perf_counter()
+
+    def _drop_diverged(self) -> None:
+        """End the trials that have diverged and go on without them.
+
+        A task that a single-task trial does not train may have taken the trained one with it, since 0 times NaN is
+        NaN: such a trial is trained again, alone.
+        """
+        kept = [k for k, member in enumerate(self.members) if member.log.result.status == "finished"]
+        gone = [member for member in self.members if member.log.result.status != "finished"]
+        if not gone:
+            return
+        if kept:
+            self.network.keep(kept)
+            self.stack = self.stack.keep(kept, self.network.shared)
+        for member in gone:
+            if member.place.config.method == "single_task":
+                self.members.remove(member)
+                _one_by_one([member.place], self.problem, self.device, self.ear)
+            else:
+                self._end(member, None)
+
+    def _end(self, member: _Member, balancer: Balancer | None) -> None:
+        """Hand over the result of a trial."""
+        result = member.log.close(balancer)
+        result.alarms += member.place.checkpoints.warnings if member.place.checkpoints is not None else []
+        self.members.remove(member)
+        self.ear.ended(member.place.config, result)
+
+
+def _end_steps(log: Logbook, block: Tensor) -> dict[str, dict[str, float]]:
+    return log.end_steps(block.contiguous())
