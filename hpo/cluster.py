@@ -17,7 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ray.tune.search import Searcher
 from hpo.files import OutputError
 from hpo.listener import Listener
 from hpo.plan import Planned
-from hpo.records import EpochReport, TrialResult
+from hpo.records import PAUSED, STOPPED, EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
@@ -155,14 +155,14 @@ def _checked(resources: Resources, wait: float) -> str:
 def _too_small(resources: Resources) -> str:
     """Why no node can hold a trial."""
     nodes = _nodes().values()
-    for field, name in (("gpu", "GPU"), ("cpu", "CPU")):
-        need, most = getattr(resources, field), max((node.get(name, 0.0) for node in nodes), default=0.0)
+    for key, name in (("gpu", "GPU"), ("cpu", "CPU")):
+        need, most = getattr(resources, key), max((node.get(name, 0.0) for node in nodes), default=0.0)
         if need > most:
             break
     else:
-        field, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
+        key, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
     return (
-        f"resources.{field}: found {need:g} {name} a trial, allowed: at most {most:g}, "
+        f"resources.{key}: found {need:g} {name} a trial, allowed: at most {most:g}, "
         f"the most that a node of this cluster has ({len(nodes)} node(s)); if more nodes are to come: --wait MINUTES"
     )
 
@@ -173,9 +173,10 @@ def _words() -> str:
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
 
-def worker_config(job: Job, cohort: Sequence[Planned]) -> dict[str, Any]:
+def worker_config(job: Job, cohort: Sequence[Planned], until: Sequence[int]) -> dict[str, Any]:
     """Trials as a worker reads them; not the storage's address, which may hold a secret."""
     return {
+        "until": list(until),
         "identities": [planned.config.identity for planned in cohort],
         "cohort": [asdict(planned.config) for planned in cohort],
         "target": job.target,
@@ -203,7 +204,7 @@ class Sizing:
 
         resources = job.resources
         remote: Any = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)(measure)
-        self._answer = remote.remote(worker_config(job, cohort), most)
+        self._answer = remote.remote(worker_config(job, cohort, []), most)
 
     def result(self) -> tuple[int, str]:
         """How many, and why, in words; waits for the worker. One that died has tried too many."""
@@ -334,6 +335,7 @@ class _Attempt:
     """A Tune trial: one attempt at a cohort."""
 
     cohort: list[Planned]
+    over: set[str] = field(default_factory=set)  # identities of trials that it has brought to an end, or to a pause
     trial: Any = None
     begun: float = math.inf  # on the monotonic clock
 
@@ -348,6 +350,7 @@ class _Bridge:
         self.deaths: Counter[str] = Counter()  # by identity, since it last got further
         self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
+        self.paused: dict[str, TrialResult] = {}  # with their trajectories
         self.noticed: set[str] = set()  # what workers have said of cohorts, told once
         self.stopping = False
         self.output_error: OutputError | None = None
@@ -364,7 +367,7 @@ class _Bridge:
     def hand_out(self, trial_id: str, cohort: list[Planned]) -> dict[str, Any]:
         """A cohort as a worker reads it."""
         self.attempts[trial_id] = _Attempt(cohort)
-        return worker_config(self.job, cohort)
+        return worker_config(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort])
 
     def begin(self, trial: Any) -> None:
         """A worker begins with a cohort."""
@@ -391,7 +394,8 @@ class _Bridge:
                 self.tell("trial_reported", planned, epoch)
             elif kind == RESUMED:
                 self.got_to(identity, content)
-            elif kind == RESULT:
+            elif kind == RESULT and attempt is not None:
+                attempt.over.add(identity)
                 self.end(planned, TrialResult(**content))
 
     def got_to(self, identity: str, steps: int) -> None:
@@ -410,7 +414,14 @@ class _Bridge:
             self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
         except OutputError as error:  # of Optuna's file; the result must not be lost with it
             self.stop(error)
-        self.tell("trial_ended", planned, result)
+        if result.status == PAUSED:
+            self.paused[identity] = result
+            self.tell("trial_paused", planned)
+        else:
+            self.tell("trial_ended", planned, result)
+        for stopped in self.schedule.stopped():
+            mine = self.paused.pop(stopped.config.identity)
+            self.tell("trial_ended", stopped, replace(mine, status=STOPPED))
 
     def stop(self, error: OutputError) -> None:
         """End the study as a signal does; `run` raises the error then."""
@@ -419,7 +430,8 @@ class _Bridge:
     def over(self, trial_id: str, error: str) -> None:
         """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
         attempt = self.attempts.pop(trial_id, None)
-        left = [p for p in (attempt.cohort if attempt else []) if p.config.identity not in self.schedule.results]
+        cohort = [p for p in attempt.cohort if p.config.identity not in attempt.over] if attempt else []
+        left = [planned for planned in cohort if planned.config.identity not in self.schedule.results]
         again = []
         for planned in left:
             self.deaths[planned.config.identity] += 1
@@ -459,7 +471,7 @@ class _Bridge:
         for attempt in list(self.attempts.values()):
             if limit is None or time.monotonic() - attempt.begun < 60 * limit * len(attempt.cohort):
                 continue
-            for planned in attempt.cohort:
+            for planned in (planned for planned in attempt.cohort if planned.config.identity not in attempt.over):
                 text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
                 self.end(planned, TrialResult("failed", error=text))
             actor = attempt.trial.temporary_state.ray_actor

@@ -20,7 +20,7 @@ from hpo.checkpoint import Checkpoints
 from hpo.generators import read_state, set_state
 from hpo.logbook import Diverged, Logbook, StepRows
 from hpo.problem import Problem, to_device
-from hpo.records import EpochReport, TrialConfig, TrialResult
+from hpo.records import PAUSED, EpochReport, TrialConfig, TrialResult
 from hpo.stacked import NotStackable, StackedNetwork
 from hpo.trial import Parts, add_gap, evaluate, of_length, run_trial
 
@@ -50,11 +50,13 @@ class Place:
     Attributes:
         config: the trial.
         checkpoints: its own; ``None`` keeps none.
+        until: the epochs after which it pauses.
         state: to go on from; ``None`` begins at the first step.
     """
 
     config: TrialConfig
     checkpoints: Checkpoints | None
+    until: int
     state: dict[str, Any] | None = None
 
     @property
@@ -70,6 +72,7 @@ def run_cohort(
     ear: Ear,
     checkpoints: Sequence[Checkpoints | None] | None = None,
     together: bool = True,
+    until: Sequence[int] | None = None,
 ) -> None:
     """Train trials to their ends.
 
@@ -84,17 +87,19 @@ def run_cohort(
         ear: told how it goes.
         checkpoints: for each config, where to look for a checkpoint and to write more.
         together: ``False`` trains one after another.
+        until: for each config, the epochs after which it comes back ``paused``; ``None`` trains all to the end.
     """
     kept = checkpoints or [None] * len(configs)
-    places = [Place(config, own) for config, own in zip(configs, kept, strict=True)]
+    ends = until or [config.epochs for config in configs]
+    places = [Place(*one) for one in zip(configs, kept, ends, strict=True)]
     if not together or len(places) == 1:
         _one_by_one(places, problem, device, ear)
         return
     _read_states(places)
-    alike: dict[tuple[int, int, bool, int], list[Place]] = {}
+    alike: dict[tuple[int, int, bool, int, int], list[Place]] = {}
     for place in places:
         config = place.config
-        alike.setdefault((config.seed, config.epochs, config.test, place.steps), []).append(place)
+        alike.setdefault((config.seed, config.epochs, config.test, place.steps, place.until), []).append(place)
     for group in alike.values():
         _train(group, problem, device, ear)
 
@@ -124,6 +129,7 @@ def _one_by_one(places: Sequence[Place], problem: Problem, device: torch.device,
             device,
             place.checkpoints,
             partial(ear.resumed, config),
+            place.until,
         )
         ear.ended(config, result)
 
@@ -143,7 +149,8 @@ def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear:
     if len(left) > 2 and _is_out_of_memory(why):
         ear.alone(len(left), f"the memory does not do for {len(left)} at once, half of them are tried")
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-            run_cohort([p.config for p in half], problem, device, ear, [p.checkpoints for p in half])
+            kept = [place.checkpoints for place in half]
+            run_cohort([p.config for p in half], problem, device, ear, kept, until=[p.until for p in half])
         return
     ear.alone(len(left), _line(why))
     _one_by_one(left, problem, device, ear)
@@ -181,7 +188,7 @@ class _Cohort:
 
     def __init__(self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
         self.device, self.ear = device, ear
-        self.config = places[0].config
+        self.config, self.until = places[0].config, min(places[0].until, places[0].config.epochs)
         self.problem = of_length(problem, self.config.epochs)
         self.tasks = [task.name for task in problem.tasks]
         self.members = [_Member(place, Logbook(place.config, self.tasks)) for place in places]
@@ -194,12 +201,14 @@ class _Cohort:
         """Train to the end; each trial's result is handed over when it has one."""
         self._build()
         batches = self._resume()
-        while self.members and len(self.members[0].log.reports) < self.config.epochs:
+        while self.members and len(self.members[0].log.reports) < self.until:
             self._epoch(batches or self.parts.order.epoch())
             batches = None
+        if self.until < self.config.epochs:
+            self._pause(batches)
         for k, balancer in enumerate(self.stack.balancers() if self.members else []):
             member = self.members[0]
-            if self.config.test:
+            if self.config.test and self.until == self.config.epochs:
                 self._test(member, self.network.member(k))
             self._end(member, balancer)
 
@@ -240,6 +249,15 @@ class _Cohort:
         reports = self._validate(means)
         self.ear.epochs(reports)
         self._drop_diverged()
+
+    def _pause(self, batches: Iterator[Any] | None) -> None:
+        """Leave the trials at the beginning of their next epoch, or where their checkpoints were."""
+        for member in self.members:
+            member.log.result.status = PAUSED
+        if batches is None and all(member.place.checkpoints is not None for member in self.members):
+            self.parts.order.epoch()
+            self.clock = time.perf_counter()
+            self._save()
 
     def _step(self, batch: Any) -> None:
         self.network.optimizer.zero_grad(set_to_none=True)

@@ -30,7 +30,7 @@ from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem, target_of
 from hpo.problems.data import prepare_once
 from hpo.progress import View
-from hpo.records import TrialConfig, TrialResult
+from hpo.records import STOPPED, TrialConfig, TrialResult
 from hpo.report import ReportData, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
@@ -309,8 +309,11 @@ def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
 def _schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:
     """The schedule with what MLflow holds; failed trials run again, if anything is to run."""
     running = optuna_journal is not None
+    again = {"failed"} if plan.study.search.halving else {"failed", STOPPED}
     results: dict[str, TrialResult] = {
-        record.config.identity: record.result for record in records if record.result.status != "failed" or not running
+        record.config.identity: record.result
+        for record in records
+        if record.result.status not in again or not running
     }
     swept = [record.config for record in records if record.config.identity in results]
     found = {recipe: [c for c in swept if plan.sweep_recipe(c) == recipe] for recipe in plan.study.gradnorm.recipes}
@@ -378,7 +381,7 @@ def _report_data(
         trajectories=trajectories,
         provenance=_provenance(plan, where, path),
         run_links=store.links(),
-        unfinished=trials[trials["status"] != "finished"],
+        unfinished=trials[~trials["status"].isin(("finished", "stopped"))],
     )
 
 

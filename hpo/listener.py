@@ -17,6 +17,9 @@ class Listener(Protocol):
     def trial_reported(self, planned: Planned, report: EpochReport) -> None:
         """An epoch is over."""
 
+    def trial_paused(self, planned: Planned) -> None:
+        """It waits for others, and then goes on with another worker or is stopped."""
+
     def trial_ended(self, planned: Planned, result: TrialResult) -> None:
         """It has its result, whatever its status."""
 

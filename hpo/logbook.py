@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
-from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
+from hpo.records import AVERAGES, PAUSED, EpochReport, TrialConfig, TrialResult
 from hpo.trial_alarms import trajectory_alarms
 
 COLUMNS = ("w", "G", "r", "L")
@@ -184,7 +184,7 @@ class Logbook:
 
     def close(self, balancer: Balancer | None) -> TrialResult:
         """The result, with what the balancer has to say if it came to be built."""
-        finished = self.result.status == "finished" and balancer is not None
+        finished = self.result.status in ("finished", PAUSED) and balancer is not None
         if finished:
             assert balancer is not None
             for name, arguments in AVERAGES.items():

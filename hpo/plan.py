@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpo.compare import AVERAGES, KNOWN, SEARCHED, best_trial, closed, weights_of
+from hpo.compare import AVERAGES, FULL, KNOWN, best_trial, closed, static_points, weights_of
+from hpo.halving import Halving
 from hpo.problem import Problem
 from hpo.records import TrialConfig
 from hpo.study import StaticSpec, Study, StudyError
@@ -54,6 +55,12 @@ class Plan:
         self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}
         self.known = problem.known_weights
         self.epochs = study.epochs or problem.epochs
+        self.search_epochs = study.search.epochs or self.epochs
+        if self.search_epochs > self.epochs:
+            raise StudyError(
+                f"search.epochs: found {self.search_epochs}, "
+                f"allowed: at most {self.epochs}, those of the confirm phase"
+            )
         self.data_hash = problem.data_hash()
         rounded = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)]
         distinct = {tuple(w.values()): w for w in rounded}  # six digits may make two points one
@@ -74,6 +81,21 @@ class Plan:
         arms: list[Arm] = [("equal", "equal", {})]
         arms += [(f"static/{i:02d}", "static", {"weights": w}) for i, w in enumerate(self._points, 1)]
         return [self._planned("static", arm, self.study.seed) for arm in arms]
+
+    def full(self) -> list[Planned]:
+        """Static points that are also trained to the end, where the search does not: how far its order is right."""
+        if self.search_epochs == self.epochs:
+            return []
+        count = min(self.study.search.full, len(self._points))
+        chosen = sorted({round(place) for place in np.linspace(0, len(self._points) - 1, count)}) if count else []
+        arms: list[Arm] = [(f"{FULL}/{i + 1:02d}", "static", {"weights": self._points[i]}) for i in chosen]
+        return [self._planned("static", arm, self.study.seed, epochs=self.epochs) for arm in arms]
+
+    def halving(self) -> Halving:
+        """Which static points are trained on, rung by rung; without `search.halving` all are, to the end."""
+        eta = self.study.search.halving
+        points = [p.config.identity for p in self.static() if p.arm != "equal"] if eta else []
+        return Halving(points, self.search_epochs, eta or 2, self.study.confirm.top_static)
 
     def sweep(self, recipe: str, parameters: Mapping[str, float]) -> Planned:
         """One run of the alpha sweep on the search seed."""
@@ -98,7 +120,7 @@ class Plan:
         Args:
             search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
         """
-        points = search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+        points = static_points(search)
         weights = dict(zip((f"static/{i:02d}" for i in range(1, len(self._points) + 1)), self._points, strict=True))
         arms: list[Arm] = []
         for arm in points["arm"].head(self.study.confirm.top_static):
@@ -119,7 +141,7 @@ class Plan:
         references = len(self.references())
         return {
             "references": (references, references),
-            "static": (static, static),
+            "static": (static + len(self.full()), static + len(self.full())),
             "sweep": (sweep, sweep),
             "confirm": (arms, arms * seeds),
         }
@@ -160,7 +182,7 @@ class Plan:
     def _confirm(self, arms: Sequence[Arm]) -> list[Planned]:
         return [self._planned("confirm", arm, seed, test=True) for seed in self.study.confirm_seeds for arm in arms]
 
-    def _planned(self, phase: str, arm: Arm, seed: int, test: bool = False) -> Planned:
+    def _planned(self, phase: str, arm: Arm, seed: int, test: bool = False, epochs: int | None = None) -> Planned:
         name, method, settings = arm
         config = TrialConfig(
             problem=self.study.problem.name,
@@ -169,7 +191,7 @@ class Plan:
             method=method,
             settings=settings,
             seed=seed,
-            epochs=self.epochs,
+            epochs=epochs or (self.epochs if phase == "confirm" else self.search_epochs),
             test=test,
         )
         return Planned(config, phase, name)

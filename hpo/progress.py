@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hpo.compare import kind_of
 from hpo.plan import PHASES, Planned
-from hpo.records import EpochReport, TrialResult
+from hpo.records import STOPPED, EpochReport, TrialResult
 from hpo.schedule import Schedule
 
 PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
@@ -80,9 +80,14 @@ class View:
         del planned, report
         self._changed()
 
+    def trial_paused(self, planned: Planned) -> None:
+        """See `Listener`."""
+        self._started.discard(planned.config.identity)
+        self._changed()
+
     def trial_ended(self, planned: Planned, result: TrialResult) -> None:
         """See `Listener`."""
-        if result.status != "finished":
+        if result.status not in ("finished", STOPPED):
             line = result.error.splitlines()[0] if result.error else ""
             self._tell(f"{result.status}: {planned.name}: {line}", "red" if result.status == "failed" else "yellow")
         for alarm in result.alarms:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+PAUSED = "paused"  # the status of a trial that waits for the others of its search, and then goes on or is stopped
+STOPPED = "stopped"
 IDENTITY_VERSION = 2  # raise when the same config would train differently than before
 
 # name -> arguments of Balancer.mean_weights: the averages E_t[w] that every trial reports
@@ -74,7 +76,8 @@ class TrialResult:
     """How a trial ended.
 
     Attributes:
-        status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why).
+        status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why);
+            ``stopped`` before its last epoch, since others did better, and until that is known ``paused``.
         steps: optimizer steps.
         seconds: wall-clock seconds in training steps, evaluation left out; of a cohort's, an equal share.
         together: how many trials were trained at once, this one among them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from itertools import chain
 
@@ -14,10 +15,10 @@ import pandas as pd
 from hpo.compare import AVERAGES, TRIAL_COLUMNS, scored_search
 from hpo.methods import STACKABLE
 from hpo.plan import PHASES, Plan, Planned, sweep_parameters
-from hpo.records import TrialResult
+from hpo.records import PAUSED, STOPPED, TrialConfig, TrialResult
 from hpo.sweep import Sweep
 
-Kind = tuple[int, int, bool, bool, str]
+Kind = tuple[int, int, int, bool, bool, str]
 
 
 class Next(Enum):
@@ -50,7 +51,9 @@ class Schedule:
         self._running: dict[str, Planned] = {}
         self._begun: set[str] = set()
         self._chosen: list[Planned] | None = None
-        self._search = plan.references() + plan.static()
+        self._search = plan.references() + plan.static() + plan.full()
+        self._halving = plan.halving()
+        self._stopped: list[Planned] = []  # since they were last asked for
         self._fixed = plan.confirm_fixed()
         self._queue = deque(self._search)
         self._later = deque(self._fixed)
@@ -86,14 +89,20 @@ class Schedule:
 
     def _take(self, cohort: Sequence[Planned]) -> Planned | None:
         """The next trial, if it fits those before."""
-        kind = _kind(cohort[0]) if cohort else None
+        kind = self._kind(cohort[0]) if cohort else None
         planned = self._waiting(self._queue, kind)
-        if planned is None and not self._queue and kind in (None, _kind_of_sweep(self.plan)):
+        if planned is None and not self._queue and (not cohort or cohort[0].phase == "sweep"):
             planned = self._ask()
         planned = planned or self._waiting(self._later, kind)
         if planned is None and self._choose():
             planned = self._waiting(self._later, kind)
         return planned
+
+    def _kind(self, planned: Planned) -> Kind:
+        """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
+        config = planned.config
+        alone = "" if config.method in STACKABLE else config.identity
+        return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: Planned, slots: int) -> int:
         """How many trials each worker gets of those that wait beside this one."""
@@ -107,7 +116,7 @@ class Schedule:
         """The most trials, of those that are known and still to run, that could be trained at once."""
         left = [p for p in chain(self._queue, self._later) if p.config.identity not in self.results]
         swept = sum(sweep.remaining for sweep in self._sweeps.values())
-        return max([swept, *Counter(map(_kind, left)).values()])
+        return max([swept, *Counter(map(self._kind, left)).values()])
 
     def begun(self, identity: str) -> None:
         """A worker has begun with a trial."""
@@ -122,8 +131,21 @@ class Schedule:
         """A trial reached its end, whatever its status."""
         self._running.pop(identity, None)
         self._begun.discard(identity)
-        self.results[identity] = result
+        if result.status == PAUSED:
+            self._halving.pause(identity, result)
+        else:
+            self.results[identity] = result
         self._settle()
+        self._settle_rung()
+
+    def until(self, config: TrialConfig) -> int:
+        """How many epochs a trial that is handed out is to have when it comes back."""
+        return self._halving.until(config.identity) if config.epochs == self.plan.search_epochs else config.epochs
+
+    def stopped(self) -> list[Planned]:
+        """The trials that others have beaten since this was last asked; they have a result now."""
+        stopped, self._stopped = self._stopped, []
+        return stopped
 
     def planned(self) -> Iterator[Planned]:
         """Every trial known so far, finished or not; a config that two arms share comes under both."""
@@ -177,7 +199,7 @@ class Schedule:
             identity = queue[0].config.identity
             if identity in self.results or identity in self._running:
                 queue.popleft()
-            elif kind is None or _kind(queue[0]) == kind:
+            elif kind is None or self._kind(queue[0]) == kind:
                 return queue.popleft()
             else:
                 return None
@@ -209,6 +231,23 @@ class Schedule:
             if sweep := self._sweeps.get(str(planned.config.settings["recipe"])):
                 sweep.tell(identity, score if np.isfinite(score) else None)
 
+    def _settle_rung(self) -> None:
+        """Once all static points that are left have come to their rung, let the best go on and stop the others."""
+        at_rung = self._halving.at_rung(self.results)
+        references = [planned for planned in self._search if planned.phase == "references"]
+        if not at_rung or not all(self._ended(planned) for planned in references):
+            return
+        planned = {p.config.identity: p for p in self._search if p.config.identity in at_rung}
+        rows = [_row(p, replace(at_rung[i], status=STOPPED), self.plan.tasks) for i, p in planned.items()]
+        rows += [_row(p, self.results[p.config.identity], self.plan.tasks) for p in references]
+        search = scored_search(pd.DataFrame(rows, columns=_columns(self.plan.tasks)), self.plan.directions)
+        scores = dict(zip(search["identity"], search["score"].astype(float), strict=True))
+        on, off = self._halving.decide({identity: scores[identity] for identity in at_rung})
+        self._queue.extendleft(planned[identity] for identity in reversed(on))
+        for identity in off:
+            self.results[identity] = replace(at_rung[identity], status=STOPPED)
+            self._stopped.append(planned[identity])
+
     def _choose(self) -> bool:
         """Plan the arms that depend on the search, once the search has ended."""
         if self._chosen is not None:
@@ -229,17 +268,6 @@ class Schedule:
     def _scored(self) -> pd.DataFrame:
         table = self._table([*self._search, *self._swept])
         return scored_search(table, self.plan.directions)
-
-
-def _kind(planned: Planned) -> Kind:
-    """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
-    config = planned.config
-    alone = "" if config.method in STACKABLE else config.identity
-    return config.seed, config.epochs, config.test, config.method == "gradnorm", alone
-
-
-def _kind_of_sweep(plan: Plan) -> Kind:
-    return plan.study.seed, plan.epochs, False, True, ""
 
 
 def _columns(tasks: list[str]) -> list[str]:

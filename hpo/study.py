@@ -198,6 +198,14 @@ class ConfirmSpec(_Strict):
     averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("arithmetic", "geometric", "tail")
 
 
+class SearchSpec(_Strict):
+    """A cheaper search: shorter runs, points that are stopped early. By default every trial goes to its end."""
+
+    epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    full: Annotated[Whole, Field(ge=0, le=MOST_TRIALS)] = 6
+    halving: Annotated[Whole, Field(ge=2, le=MOST_TRIALS)] | None = None
+
+
 class Resources(_Strict):
     """What one trial needs, and how many minutes it may take."""
 
@@ -243,6 +251,7 @@ class Study(_Strict):
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     references: References = ("single_task", "equal", "uncertainty")
     static: Annotated[StaticSpec, BeforeValidator(_static)] = StaticSpec()
+    search: SearchSpec = SearchSpec()
     gradnorm: GradNormSpec = GradNormSpec()
     confirm: ConfirmSpec = ConfirmSpec()
     resources: Resources = Resources()

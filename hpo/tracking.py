@@ -40,7 +40,7 @@ from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
 
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
 MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
-ENDED = ("finished", "diverged", "failed")
+ENDED = ("finished", "stopped", "diverged", "failed")
 STUDY_FILE = "study.yaml"
 LAUNCH, TRIAL = "launch", "trial"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life

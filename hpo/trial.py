@@ -19,7 +19,7 @@ from hpo.generators import DataOrder, seed_all
 from hpo.logbook import Diverged, Logbook, StepRows
 from hpo.methods import OVER_THE_RUN, build_balancer
 from hpo.problem import Problem, to_device
-from hpo.records import EpochReport, TrialConfig, TrialResult
+from hpo.records import PAUSED, EpochReport, TrialConfig, TrialResult
 
 
 def run_trial(
@@ -29,6 +29,7 @@ def run_trial(
     device: torch.device,
     checkpoints: Checkpoints | None = None,
     resumed: Callable[[int], object] = abs,
+    until: int | None = None,
 ) -> TrialResult:
     """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
 
@@ -39,10 +40,11 @@ def run_trial(
         device: where to train.
         checkpoints: where to look for a checkpoint and to write more; ``None`` begins at the first step.
         resumed: told the steps of the checkpoint that it goes on from.
+        until: leave a checkpoint after so many epochs and come back ``paused``; ``None`` trains to the end.
     """
     trial = _Training(config, problem, device, checkpoints)
     try:
-        trial.run(report, resumed)
+        trial.run(report, resumed, min(until or config.epochs, config.epochs))
     except Diverged as error:
         trial.log.result.status, trial.log.result.error = "diverged", str(error)
     except Exception as error:  # the study goes on and names the trial
@@ -138,17 +140,19 @@ class _Training:
         self.balancer: Balancer | None = None
         self.clock = 0.0
 
-    def run(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object]) -> None:
+    def run(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object], until: int) -> None:
         self._build()
         batches = self._resume()
         if batches is not None:
             resumed(self.log.result.steps)
         for past in self.log.reports:
             report(past)
-        while len(self.log.reports) < self.config.epochs:
+        while len(self.log.reports) < until:
             report(self._epoch(batches or self.parts.order.epoch()))
             batches = None
-        if self.config.test:
+        if until < self.config.epochs:
+            self._pause(batches)
+        elif self.config.test:
             self.log.result.test = self.log.measured("test", self._evaluate("test"))
             add_gap(self.log, lambda: self._evaluate("train"))
 
@@ -172,6 +176,15 @@ class _Training:
         self._stop_clock()
         means = self.log.end_steps(block)
         return self.log.end_epoch(means, self._evaluate("val"))
+
+    def _pause(self, batches: Iterator[Any] | None) -> None:
+        """Leave the trial at the beginning of its next epoch, or where its checkpoint was."""
+        self.log.result.status = PAUSED
+        if self.checkpoints is not None and batches is None:
+            self.parts.order.epoch()
+            assert self.balancer is not None
+            self.clock = time.perf_counter()
+            self._save(self.checkpoints, self.balancer)
 
     def _stop_clock(self) -> None:
         """Count the seconds since the clock was read last as training."""

@@ -32,9 +32,9 @@ def train_cohort(config: Mapping[str, Any], report: Report) -> None:
     """Train the trials of a cohort, at once if they can be, and report their epochs and results.
 
     Args:
-        config: ``cohort`` (configs as mappings), ``identities``, ``import_paths``, ``cpu`` and ``gpu`` for each,
-            ``target`` (the problem as ``package.module:Class``, so that the node needs not know its name),
-            ``storage`` and ``checkpoint_seconds``.
+        config: ``cohort`` (configs as mappings), for each its ``identities`` and ``until`` (epochs);
+            ``import_paths``, ``cpu`` and ``gpu`` for each, ``target`` (the problem as ``package.module:Class``, so
+            that the node needs not know its name), ``storage`` and ``checkpoint_seconds``.
         report: takes ``events``, a list of `Event`, since Tune flattens mappings: ``epoch`` and ``result`` with the
             fields of their classes, ``resumed`` with the steps of the checkpoint that a trial goes on from, ``alone``
             with why the cohort is trained one after another.
@@ -58,7 +58,7 @@ def train_cohort(config: Mapping[str, Any], report: Report) -> None:
         voice.alone(len(trials), why)
     seconds, together = config["checkpoint_seconds"], 1 if why else len(trials)
     checkpoints = [Checkpoints(storage, trial.identity, seconds, together) for trial in trials]
-    run_cohort(trials, problem, device, voice, checkpoints, together=not why)
+    run_cohort(trials, problem, device, voice, checkpoints, together=not why, until=config["until"])
 
 
 def size_cohort(config: Mapping[str, Any], most: int) -> tuple[int, str]:

@@ -71,6 +71,9 @@ class Writer:
         if trial is not None and (not trial.epochs or report.epoch > trial.epochs[-1].epoch):  # a resumed one repeats
             trial.epochs.append(report)
 
+    def trial_paused(self, planned: Planned) -> None:
+        """See `Listener`; its run stays open."""
+
     def trial_ended(self, planned: Planned, result: TrialResult) -> None:
         """See `Listener`."""
         trial = self._running.pop(planned.config.identity, None) or _Open(planned, now())

@@ -8,7 +8,7 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 ``phase``              ``references``, ``static``, ``sweep`` (these three: search seed), ``confirm``
 ``kind``               first part of the arm's name
 ``recipe``, ``alpha``  of GradNorm arms, else empty and NaN
-``seed``, ``status``   ``finished``, ``diverged``, ``failed``
+``seed``, ``status``   ``finished``, ``stopped`` (early, by the search), ``diverged``, ``failed``
 ``steps``, ``seconds`` what training it took
 ``alarms``             what the trial itself had to say, a line each
 ``val/<task>``         metric on the validation split; ``test/<task>`` and ``train/<task>`` on the others, NaN
@@ -30,6 +30,7 @@ from hpo.compare.trials import (
     AVERAGES,
     BALANCED,
     FIXED,
+    FULL,
     KNOWN,
     REFERENCE,
     SEARCHED,
@@ -48,6 +49,7 @@ __all__ = [
     "AVERAGES",
     "BALANCED",
     "FIXED",
+    "FULL",
     "KNOWN",
     "REFERENCE",
     "SEARCHED",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare.arms import better_on_test
+from hpo.compare.cheaper import cheaper_search
 from hpo.compare.scores import baseline
 from hpo.compare.searched import SearchedRegion, direction_words
 from hpo.compare.trials import FIXED, Vector, best_runs, static_points, weight_columns, weights_of
@@ -47,6 +48,7 @@ def alarms(
     steps = confirm["steps"].unique()
     if len(steps) > 1:
         yield f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}"
+    yield from cheaper_search(search)
     yield from _disagreement(arms, confirm)
     yield from _edge(search, equals, arms, tasks)
     yield from _told(trials)

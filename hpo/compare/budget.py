@@ -84,7 +84,7 @@ def _band_shares(n: int) -> tuple[Vector, Vector]:
 
 def budget(search: pd.DataFrame) -> Budget:
     """The curve, and for each recipe how many static points match its alpha sweep; all on the search seed."""
-    points = static_points(search)
+    points = static_points(search, stopped=True)
     curve = best_of_k(points["score"])
     searched = search[search["kind"].isin(SEARCHED)]
     rows = []

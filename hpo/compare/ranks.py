@@ -41,7 +41,7 @@ def ranks(search: pd.DataFrame, noise: tuple[float, float], random_points: bool)
         ``recipe, alpha, score, rank, points, better, better_low, better_high, rank_low, rank_high``; NaN where it
         does not apply.
     """
-    points = static_points(search)
+    points = static_points(search, stopped=True)
     drawn = points[points["kind"] == "static"]["score"]
     rows = []
     for recipe, best in best_runs(search).items():

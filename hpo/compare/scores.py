@@ -26,7 +26,7 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
     Maninis, Radosavovic, Kokkinos, "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, equation 5, with its
     sign turned. ``b_i`` is a mean over seeds, so that the mean of the scores over seeds is the score of the mean
     metrics: per-task mean first, then over tasks. Tasks without a reference are left out; single-task trials and
-    trials that did not finish have no score.
+    trials that diverged or failed have no score. One that was stopped early has that of its last epoch.
 
     Args:
         trials: with columns ``<split>/<task>``.
@@ -35,7 +35,7 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
         split: ``val`` or ``test``.
     """
     known = [task for task in directions if np.isfinite(reference[task]) and reference[task] != 0]
-    scored = (trials["kind"] != REFERENCE) & (trials["status"] == "finished")
+    scored = (trials["kind"] != REFERENCE) & trials["status"].isin(("finished", "stopped"))
     if not known:
         return pd.Series(np.nan, index=trials.index)
     change = [

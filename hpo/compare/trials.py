@@ -28,8 +28,9 @@ SEARCHED = ("static", "equal")  # kinds of arm that are points of the static sea
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
 FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
 KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making
+FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
 REFERENCE = "single_task"  # the kind of arm that defines the score and has none
-OUTSIDE = (REFERENCE, KNOWN)  # kinds of arm that nothing is chosen from and that say nothing of the others
+OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that nothing is chosen from and that say nothing of the others
 
 
 def best_trial(trials: pd.DataFrame, column: str = "score") -> pd.Series | None:
@@ -45,9 +46,15 @@ def best_runs(search: pd.DataFrame) -> dict[str, pd.Series]:
     return {recipe: row for recipe, row in best.items() if row is not None}
 
 
-def static_points(search: pd.DataFrame) -> pd.DataFrame:
-    """The trials of the static search that have a score, best first."""
-    return search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+def static_points(search: pd.DataFrame, stopped: bool = False) -> pd.DataFrame:
+    """The trials of the static search that have a score, best first.
+
+    Args:
+        search: the scored trials of the search seed.
+        stopped: those too that were stopped early, whose score is that of their last epoch.
+    """
+    points = search[search["kind"].isin(SEARCHED) & search["score"].notna()]
+    return points if stopped or "status" not in points else points[points["status"] != "stopped"]
 
 
 def weights_of(row: pd.Series, tasks: Sequence[str], average: str) -> Vector:

@@ -584,6 +584,7 @@ def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steere
     settings = {
         "cohort": [vars(trial) for trial in trials],
         "identities": [trial.identity for trial in trials],
+        "until": [trial.epochs for trial in trials],
         "import_paths": [],
         "cpu": 1,
         "gpu": 0,

@@ -125,7 +125,7 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, references, static, gradnorm, confirm, resources, cohort, "
+    "name, problem, seed, seeds, epochs, references, static, search, gradnorm, confirm, resources, cohort, "
     "checkpoint_seconds, margin"
 )
 LIST = "a list of at least one, each once"
@@ -141,6 +141,10 @@ FAULTS = {
     "static: {design: uniform, ratio: 9}": "static: unknown key ratio, allowed with uniform: design, points",
     "static: {explicit: [[1, 2]]}": "static: unknown key explicit, allowed with log_lattice: design, points, ratio",
     "3: 4": f"[3]: unknown key, allowed here: {TOP}",
+    # a cheaper search
+    "search: {halving: 1}": "search.halving: found 1, allowed: a number >= 2",
+    "search: {epochs: 0}": "search.epochs: found 0, allowed: a number >= 1",
+    "search: {short: 2}": "search.short: unknown key, allowed here: epochs, full, halving",
     # cohorts
     "cohort: many": "cohort: found 'many', allowed: auto, or a whole number from 1 (one at a time) to 1024",
     "cohort: 0": "cohort: found 0, allowed: auto, or a whole number from 1 (one at a time) to 1024",
