@@ -12,6 +12,9 @@ PINS := $(VENV)/constraints.txt
 # Python compiles what it imports; pip would take a minute to compile all the rest too.
 INSTALL := $(BIN)/pip install -q --no-compile -c $(PINS)
 
+# Compiled code is kept, whatever the environment says: without it each start compiles torch, MLflow and Ray again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test test-quick check audit constraints browser images clean

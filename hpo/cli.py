@@ -11,7 +11,7 @@ import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,6 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo import __version__
+
+if TYPE_CHECKING:
+    from hpo.plan import Plan  # pandas and torch take seconds to import
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 DEFAULT_OUTPUT = Path("gradsweep-output")
@@ -111,6 +114,18 @@ def run(
     _verdict(finished, output, tracking_uri)
 
 
+def _epochs(plan: Plan) -> str:
+    """The epochs of a whole study, in words; at most, where points are stopped early."""
+    trials = [*plan.references(), *plan.static(), *plan.full()]
+    search = sum(planned.config.epochs for planned in trials) + plan.size()["sweep"][1] * plan.search_epochs
+    total = search + plan.size()["confirm"][1] * plan.epochs
+    most = "at most " if plan.study.search.halving else ""
+    each = f"{plan.epochs} a trial"
+    if plan.search_epochs < plan.epochs:
+        each = f"{plan.search_epochs} a trial of the search, {plan.epochs} of the others"
+    return f"{most}{total} epochs, {each}"
+
+
 @app.command()
 def plan(study: StudyFile) -> None:
     """Show what a study would run: arms, trials, epochs, resources. Runs nothing."""
@@ -123,7 +138,9 @@ def plan(study: StudyFile) -> None:
         table.add_column(column, justify="right" if column in ("arms", "trials") else "left")
     what = {
         "references": f"{', '.join(spec.references)}; seed {spec.seed}",
-        "static": f"{'explicit points' if spec.static.explicit else spec.static.design}; seed {spec.seed}",
+        "static": f"{'explicit points' if spec.static.explicit else spec.static.design}; seed {spec.seed}"
+        + (f"; of {spec.search.halving} one goes on, rung by rung" if spec.search.halving else "")
+        + (f"; {len(found.full())} of them to the end too" if found.full() else ""),
         "sweep": f"alpha {spec.gradnorm.alpha[0]:g} to {spec.gradnorm.alpha[1]:g}, {spec.gradnorm.trials} trials for "
         f"each of {', '.join(spec.gradnorm.recipes)}; seed {spec.seed}",
         "confirm": f"at most {size['confirm'][0]} arms on seeds {spec.confirm_seeds.start} to "
@@ -133,7 +150,7 @@ def plan(study: StudyFile) -> None:
         table.add_row(phase, str(arms), str(trials), what[phase])
     total = sum(trials for _, trials in size.values())
     table.add_section()
-    table.add_row("all", "", str(total), f"{total * found.epochs} epochs, {found.epochs} a trial")
+    table.add_row("all", "", str(total), _epochs(found))
     console.print(table)
     points = Table(title="static points", title_justify="left")
     for column in ("arm", *found.tasks):

@@ -379,10 +379,19 @@ def _report_data(
         comparison=comparison,
         metrics=plan.metrics,
         trajectories=trajectories,
-        provenance=_provenance(plan, where, path),
+        provenance=_provenance(plan, where, path) | {"trained at once": _at_once(trials)},
         run_links=store.links(),
         unfinished=trials[~trials["status"].isin(("finished", "stopped"))],
     )
+
+
+def _at_once(trials: pd.DataFrame) -> str:
+    """How many trials of a table were trained at once, in words."""
+    counts = trials["together"]
+    if counts.max() <= 1 or counts.empty:
+        return "1 trial"
+    few = "" if counts.min() == counts.max() else f"{counts.min()} to "
+    return f"{few}{counts.max()} trials; their seconds are equal shares"
 
 
 def _provenance(plan: Plan, where: Place, path: Path) -> dict[str, str]:

@@ -272,7 +272,7 @@ class Schedule:
 
 def _columns(tasks: list[str]) -> list[str]:
     groups = ("train", "val", "test", *AVERAGES)
-    return [*TRIAL_COLUMNS, "learning_rate", *(f"{group}/{task}" for group in groups for task in tasks)]
+    return [*TRIAL_COLUMNS, "together", "learning_rate", *(f"{group}/{task}" for group in groups for task in tasks)]
 
 
 def _row(planned: Planned, result: TrialResult, tasks: list[str]) -> dict[str, object]:
@@ -297,6 +297,7 @@ def _row(planned: Planned, result: TrialResult, tasks: list[str]) -> dict[str, o
         "status": result.status,
         "steps": result.steps,
         "seconds": result.seconds,
+        "together": result.together,
         "alarms": "\n".join(result.alarms),
         **{f"{group}/{task}": values.get(task, np.nan) for group, values in groups.items() for task in tasks},
     }

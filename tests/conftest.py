@@ -1,12 +1,16 @@
 """What every test starts from."""
 
 import os
+import sys
 
 import pytest
 import torch
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Where Python is told to keep no bytecode, each command and worker would compile all that it imports: seconds of CPU.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 torch.set_num_threads(1)  # small networks: more threads only wait for each other
 
 

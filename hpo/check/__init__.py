@@ -32,6 +32,7 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[Bench], Notes]]] = [
     ("evaluate", ("model", "batches"), training.check_evaluate),
     ("learning", ("evaluate", "GradNorm"), training.check_learning),
     ("time", ("evaluate", "GradNorm"), training.check_time),
+    ("cohort", ("evaluate", "GradNorm"), training.check_cohort),
     ("data hash", ("data",), data.check_hash),
 ]
 

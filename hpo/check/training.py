@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpo.check.bench import Bench, Level, Notes
+from hpo.check.bench import SEED, Bench, Level, Notes
 from hpo.check.network import GRADNORM, differing, state
 from hpo.check.short_run import Limits, ShortRun, train_shortly
 from hpo.check.user_code import place_in, shortened, told
 from hpo.check.words import duration, every, listed, number, values
 from hpo.problem import Task
+from hpo.records import TrialConfig
+from hpo.stacked import NotStackable
+from hpo.stacking_probe import check_stackable
 
 TRAINED_STEPS, FEWEST_STEPS = 200, 20  # of one task alone; with fewer nothing is said
 TIMED_STEPS, WARM_STEPS = 100, 5
@@ -135,6 +138,18 @@ def check_time(bench: Bench) -> Notes:
         epoch, epochs = bench.steps * gradnorm + bench.evaluation, bench.problem.epochs
         found += f"; an epoch about {duration(epoch)}, a trial of {epochs} about {duration(epochs * epoch)}"
     yield "ok", found, ""
+
+
+def check_cohort(bench: Bench) -> Notes:
+    """Whether trials can be trained at once; how many pays, a study finds out."""
+    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
+    configs = [TrialConfig("", {}, "", *method, SEED, bench.problem.epochs) for method in methods]
+    try:
+        check_stackable(bench.load(), configs, bench.device)
+    except NotStackable as reason:
+        yield "ok", shortened(f"trials are trained one at a time, since {reason}"), ""
+    else:
+        yield "ok", "trials can be trained at once: losses, gradients and steps are the same", ""
 
 
 def _place(device: torch.device) -> str:

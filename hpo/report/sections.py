@@ -99,7 +99,13 @@ def sections(data: ReportData) -> list[Section]:
         Section("dynamics", (), wide=True),
         Section(
             "cost",
-            (Table("On the search seed, trials that did not finish included.", cost_table(comparison)),),
+            (
+                Table(
+                    "On the search seed, trials that did not finish included. Seconds of trials that were trained at "
+                    "once are equal shares.",
+                    cost_table(comparison),
+                ),
+            ),
             wide=True,
         ),
     ]

@@ -72,6 +72,7 @@ class TestSound:
             ("Streams", "resuming", "an interrupted trial loads the batches of its finished epochs again"),
             ("Sound", "resuming", "an interrupted trial goes on at its place in the data"),
             ("Lazy", "model", "106 parameters"),
+            ("Sound", "cohort", "trials can be trained at once: losses, gradients and steps are the same"),
             ("TaskByTask", "GradNorm", "task by task: a head reads the weights of the shared layer itself"),
         ],
     )
@@ -158,7 +159,7 @@ def test_what_a_fault_leaves_out_is_named():
     findings = check("ModelRaises")
     assert findings[-1].subject == "not looked at"
     left_out = findings[-1].found.split(", ")
-    assert {"losses", "shared layer", "GradNorm", "evaluate", "time"} <= set(left_out)
+    assert {"losses", "shared layer", "GradNorm", "evaluate", "time", "cohort"} <= set(left_out)
     looked_at = {finding.subject for finding in findings[:-1]}
     assert looked_at == {"tasks", "data", "model", "batches", "splits", "resuming", "data hash"}
     assert looked_at.isdisjoint(left_out)

@@ -132,9 +132,10 @@ class TestInterrupted:
         self.block(case, after=case.starts() + 4)
         process = case.start("run", "study.yaml")
         wait_until(lambda: blocked(case, process), what="the block")
-        second = case.command("run", "study.yaml")
-        assert (second.returncode, second.stdout) == (2, "")
-        assert second.stderr == (f"error: --output: another launch of study 'steered' is running in {case.results}\n")
+        monkeypatch.chdir(case.folder)
+        code, out, err = main(capsys, "run", "study.yaml")
+        assert (code, out) == (2, "")
+        assert err == f"error: --output: another launch of study 'steered' is running in {case.results}\n"
         process.kill()
         process.communicate(timeout=60)
         assert {run.info.status for run in case.runs()} == {"FINISHED", "RUNNING"}

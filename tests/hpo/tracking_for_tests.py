@@ -89,12 +89,13 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.uri = f"sqlite:///{folder / 'server.db'}"  # of the database behind it
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log, pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)  # a server keeps its artifacts there unless told otherwise
-            self.process = backend.serve(f"sqlite:///{self.folder / 'server.db'}", "127.0.0.1", self.port, log)
+            self.process = backend.serve(self.uri, "127.0.0.1", self.port, log)
         assert backend.healthy(self.url, self.process), (self.folder / "log").read_text()
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hpo.journal import Journal
 from hpo.tracking import Tracking
 from hpo.writer import Writer
-from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet
+from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet, main
 from tests.hpo.tracking_for_tests import planned, report, result, trial_runs
 from tests.mlflow_server.test_server_scripts import FOLDER, postgresql, running, status  # noqa: F401
 
@@ -79,6 +79,7 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
     tmp_path,
     postgresql,  # noqa: F811
     monkeypatch,
+    capfd,
 ):
     auth = (FOLDER / "auth.ini").read_text()
     auth = auth.replace("sqlite:////var/lib/gradsweep-mlflow/basic_auth.db", f"sqlite:///{tmp_path}/basic_auth.db")
@@ -100,10 +101,14 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
         case = Case(tmp_path / "driver")
         case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=SMALL_SWEEP)
         client = SECRETS | {"MLFLOW_TRACKING_URI": server.url, "MLFLOW_TRACKING_USERNAME": "admin"}
-        wrong = case.command("run", "study.yaml", environment=client | {"MLFLOW_TRACKING_PASSWORD": "an-0ther-word"})
-        assert (wrong.returncode, wrong.stdout) == (2, "")
-        assert wrong.stderr.startswith(f"error: --tracking-uri: {server.url} cannot be used: ")
-        assert "an-0ther-word" not in wrong.stderr
+        with monkeypatch.context() as patch:
+            patch.chdir(case.folder)
+            patch.setenv("MLFLOW_TRACKING_URI", server.url)
+            patch.setenv("MLFLOW_TRACKING_PASSWORD", "an-0ther-word")
+            code, out, err = main(capfd, "run", "study.yaml")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: --tracking-uri: {server.url} cannot be used: ")
+        assert "an-0ther-word" not in err
         done = case.command("run", "study.yaml", environment=client)
         assert (done.returncode, done.stderr) == (0, "")
         assert_quiet(done.stdout)

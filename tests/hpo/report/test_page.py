@@ -5,13 +5,15 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -65,13 +67,38 @@ class Seen:
         return self.page
 
 
-def written(data: ReportData, folder: Path) -> str:
-    return write_report(data, folder)["html"].as_uri()
+Report = Callable[..., tuple[ReportData, Path]]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What `Builder` makes and the page of it, written once for all tests that ask for the same."""
+
+    @cache
+    def made(T: int = 3, **how: Any) -> tuple[ReportData, Path]:
+        data = Builder(T=T, **how).data()
+        return data, write_report(data, tmp_path_factory.mktemp("report"))["html"]
+
+    return lambda T=3, **how: made(T, **how)
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, report: Report) -> Page:
+    return Seen(browser, report()[1].as_uri()).drawn()
+
+
+@pytest.fixture
+def opened(shared: Page) -> Page:
+    """The page for tests that leave it as it is but for the pointer, as drawing it takes seconds."""
+    shared.mouse.move(2, 2)
+    shared.evaluate("scrollTo(0, 0)")
+    shared.wait_for_selector("tr.linked", state="detached")
+    return shared
 
 
 @pytest.mark.parametrize("T", [2, 3, 5])
-def test_every_figure_is_drawn_offline_and_without_complaint(browser, tmp_path, T):
-    url = written(Builder(T=T).data(), tmp_path)
+def test_every_figure_is_drawn_offline_and_without_complaint(browser, report, T):
+    url = report(T)[1].as_uri()
     seen = Seen(browser, url)
     page = seen.drawn()
     sizes = page.evaluate(
@@ -86,18 +113,17 @@ def test_every_figure_is_drawn_offline_and_without_complaint(browser, tmp_path, 
 
 
 @pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive", "none"])
-def test_the_page_opens_with_the_verdict(browser, tmp_path, verdict):
+def test_the_page_opens_with_the_verdict(browser, report, verdict):
     phases = ("references", "static") if verdict == "none" else Builder.phases
-    seen = Seen(browser, written(Builder(verdict=verdict, phases=phases).data(), tmp_path))
+    seen = Seen(browser, report(verdict=verdict, phases=phases)[1].as_uri())
     page = seen.drawn()
     assert HEADLINES[verdict] in page.inner_text("h1")
     assert page.locator("h1").bounding_box()["y"] < 200
     assert seen.complaints == []
 
 
-def test_weights_can_be_copied(browser, tmp_path):
-    data = Builder().data()
-    page = Seen(browser, written(data, tmp_path)).drawn()
+def test_weights_can_be_copied(opened, report):
+    data, page = report()[0], opened
     shown = json.loads(page.inner_text("#weights"))
     assert list(shown) == list(data.comparison.tasks)
     assert sum(shown.values()) == pytest.approx(3, rel=1e-5)
@@ -106,15 +132,15 @@ def test_weights_can_be_copied(browser, tmp_path):
 
 
 @pytest.mark.parametrize("T", [3, 7])
-def test_a_phone_scrolls_down_only(browser, tmp_path, T):
-    page = Seen(browser, written(Builder(T=T).data(), tmp_path), width=390).drawn()
+def test_a_phone_scrolls_down_only(browser, report, T):
+    page = Seen(browser, report(T)[1].as_uri(), width=390).drawn()
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("[...document.querySelectorAll('.plot svg.main-svg')].every(s => s.clientWidth <= 390)")
 
 
-def test_dark_follows_the_reader_and_changes_with_him(browser, tmp_path):
-    page = Seen(browser, written(Builder().data(), tmp_path), scheme="dark").drawn()
+def test_dark_follows_the_reader_and_changes_with_him(browser, report):
+    page = Seen(browser, report()[1].as_uri(), scheme="dark").drawn()
 
     def brightness(selector: str, style: str) -> float:
         color = page.evaluate(f"getComputedStyle(document.querySelector('{selector}'))['{style}']")
@@ -132,9 +158,8 @@ def test_dark_follows_the_reader_and_changes_with_him(browser, tmp_path):
     assert page.inner_text("#theme") == "Light"
 
 
-def test_hover_shows_weights_and_run_and_marks_the_point_everywhere(browser, tmp_path):
-    data = Builder().data()
-    page = Seen(browser, written(data, tmp_path)).drawn()
+def test_hover_shows_weights_and_run_and_marks_the_point_everywhere(opened, report):
+    data, page = report()[0], opened
     search = data.comparison.search.set_index("arm")
     point = page.locator("#figure-static_points .scatterlayer .trace .points path.point")
     point.first.scroll_into_view_if_needed()
@@ -159,17 +184,18 @@ def test_hover_shows_weights_and_run_and_marks_the_point_everywhere(browser, tmp
     assert page.evaluate(rings.format("distance")) == []
 
 
-def test_hovering_a_row_marks_the_arm_in_the_figures(browser, tmp_path):
-    data = Builder().data()
-    page = Seen(browser, written(data, tmp_path)).drawn()
-    page.locator(f"tr[data-arm='{data.comparison.recommended}']").first.hover()
-    page.wait_for_function(
+def test_hovering_a_row_marks_the_arm_in_the_figures(opened, report):
+    data, page = report()[0], opened
+    rings = (
         "[...document.querySelectorAll('#figure-arms path.point')].some(p => p.style.stroke === 'rgb(224, 161, 0)')"
     )
+    assert not page.evaluate(rings)
+    page.locator(f"tr[data-arm='{data.comparison.recommended}']").first.hover()
+    page.wait_for_function(rings)
 
 
-def test_a_figure_can_be_saved_as_svg(browser, tmp_path):
-    page = Seen(browser, written(Builder().data(), tmp_path)).drawn()
+def test_a_figure_can_be_saved_as_svg(opened):
+    page = opened
     page.locator("#figure-alpha").hover()
     with page.expect_download() as download:
         page.locator("#figure-alpha .modebar-btn").click()
@@ -177,18 +203,18 @@ def test_a_figure_can_be_saved_as_svg(browser, tmp_path):
     assert download.value.path().read_text().startswith("<svg")
 
 
-def test_it_prints(browser, tmp_path):
+def test_it_prints(browser, report):
     """On white whatever the theme, without what is only for the screen, and as more than one page."""
-    page = Seen(browser, written(Builder().data(), tmp_path), scheme="dark").drawn()
+    page = Seen(browser, report()[1].as_uri(), scheme="dark").drawn()
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("nav").is_visible()
     assert page.pdf(format="A4").count(b"/Type /Page\n") >= 4
 
 
-def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, tmp_path):
+def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, report, tmp_path):
     """As the MLflow UI shows an HTML artifact."""
-    write_report(Builder().data(), tmp_path)
+    shutil.copy(report()[1], tmp_path)
     (tmp_path / "ui.html").write_text(
         "<iframe sandbox='allow-scripts' width=1200 height=800></iframe><script>fetch('report.html')"
         ".then(r => r.blob()).then(b => { document.querySelector('iframe').src = URL.createObjectURL(b); })</script>"
@@ -212,12 +238,12 @@ def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, tmp_path):
         server.server_close()
 
 
-def test_the_mlflow_ui_shows_it(browser, tmp_path):
+def test_the_mlflow_ui_shows_it(browser, report, tmp_path):
     """A real server's own page for the artifact; the report is drawn in it and its links work."""
-    files = write_report(Builder().data(), tmp_path / "report")
+    page = report()[1]
     store = Tracking(backend.embedded_uri(tmp_path), "census-quick", tmp_path)
     run = store.start_launch("name: census-quick\n")
-    store.log_report(run, list(files.values()), "a note", {})
+    store.log_report(run, sorted(page.parent.iterdir()), "a note", {})
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -246,7 +272,7 @@ def test_names_are_text_and_never_markup(browser, tmp_path):
     comparison = replace(data.comparison, alarms=alarms)
     facts = {**data.provenance, "study file": f"</pre>{evil}", image: evil}
     data = replace(data, study=evil, comparison=comparison, provenance=facts, run_links=links)
-    seen = Seen(browser, written(data, tmp_path))
+    seen = Seen(browser, write_report(data, tmp_path)["html"].as_uri())
     page = seen.drawn()
     assert "caught" not in page.title().replace("'caught'", "")
     assert page.locator("img").count() == 0
