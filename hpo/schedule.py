@@ -105,12 +105,14 @@ class Schedule:
         return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: Planned, slots: int) -> int:
-        """How many trials each worker gets of those that wait beside this one."""
+        """How many trials each worker gets of those of this one's phase that have not ended."""
         if first.phase == "sweep":
-            others = sum(sweep.remaining for sweep in self._sweeps.values())
+            left = 1 + sum(sweep.remaining for sweep in self._sweeps.values())
+            left += sum(planned.phase == "sweep" for planned in self._running.values())
         else:
-            others = len(self._later) if first.phase == "confirm" else len(self._queue)
-        return math.ceil((1 + others) / max(1, slots))
+            pool = [*self._fixed, *(self._chosen or [])] if first.phase == "confirm" else self._search
+            left = sum(not self._ended(planned) for planned in pool)
+        return math.ceil(left / max(1, slots))
 
     def largest_cohort(self) -> int:
         """The most trials, of those that are known and still to run, that could be trained at once."""
@@ -194,16 +196,18 @@ class Schedule:
         return self.plan.study.gradnorm.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
 
     def _waiting(self, queue: deque[Planned], kind: Kind | None = None) -> Planned | None:
-        """The first in a queue that is still to run, if it is of a kind; ``None`` takes any."""
-        while queue:
-            identity = queue[0].config.identity
-            if identity in self.results or identity in self._running:
-                queue.popleft()
-            elif kind is None or self._kind(queue[0]) == kind:
-                return queue.popleft()
-            else:
-                return None
+        """The first in a queue that is still to run and of a kind; ``None`` takes any."""
+        while queue and self._is_out(queue[0]):
+            queue.popleft()
+        for place, planned in enumerate(queue):
+            if not self._is_out(planned) and (kind is None or self._kind(planned) == kind):
+                del queue[place]
+                return planned
         return None
+
+    def _is_out(self, planned: Planned) -> bool:
+        """Whether a trial has been handed out or has ended."""
+        return planned.config.identity in self.results or planned.config.identity in self._running
 
     def _ask(self) -> Planned | None:
         """A trial of a sweep that knows enough of those before."""

@@ -17,7 +17,8 @@ from hpo.plan import Planned
 from hpo.records import EpochReport, TrialResult
 from hpo.tracking import OpenRun, Tracking, now
 
-FLUSH_SECONDS = 1.0  # between two requests for one running trial
+FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported
+FLUSH_PACE = 20  # times what a round of them took must pass before the next: of a cohort, each has a run of its own
 BEAT_SECONDS = 10.0  # between two signs of life
 AWAY_SECONDS = 3.0  # between two attempts at a backend that does not answer
 CLOSE_SECONDS = 60.0  # to deliver what is left
@@ -54,7 +55,8 @@ class Writer:
         self._tracking, self._launch, self._journal, self._delivered = tracking, launch, journal, delivered
         self._running: dict[str, _Open] = {}
         self._ended: deque[tuple[Entry, _Open]] = deque()
-        self._away_until, self._beaten = 0.0, time.monotonic()  # a launch begins with a sign of life
+        self._away_until, self._flush_from = 0.0, 0.0
+        self._beaten = time.monotonic()  # a launch begins with a sign of life
         self._closing = threading.Event()
         self.faults = 0
         self.last_fault = ""
@@ -123,6 +125,9 @@ class Writer:
 
     def _flush(self) -> bool:
         """Write the epochs of running trials; false if the backend is away."""
+        begin = time.monotonic()
+        if begin < self._flush_from:
+            return True
         for trial in list(self._running.values()):
             written = len(trial.epochs)
             if trial.run is not None and written == trial.written:
@@ -134,6 +139,7 @@ class Writer:
                 return False
             if not self._done(partial(self._write_epochs, trial)) and self._away():
                 return False
+        self._flush_from = time.monotonic() + FLUSH_PACE * (time.monotonic() - begin)
         return True
 
     def _write_epochs(self, trial: _Open) -> None:
