@@ -151,7 +151,7 @@ class TestInterrupted:
         assert [run.info.status for run in launches] == ["KILLED", "KILLED", "KILLED", "FINISHED"]
         assert [run.data.tags["gradsweep.status"] for run in launches] == [*["interrupted"] * 3, "finished"]
         assert_same(case, undisturbed)
-        wait_until(lambda: not case.processes(), 30, "the killed driver's Ray to end")
+        wait_until(lambda: not case.processes(), 90, "the killed driver's Ray to end")
 
     @staticmethod
     def assert_stopped(case: Case, launches: int) -> None:
