@@ -56,6 +56,7 @@ from hpo.records import TrialResult
 from hpo.tracking import Tracking, now
 
 LOOK_SECONDS = 0.5  # between two looks: of a process that ends, what it did since the last one is missed
+MEMORY_EVERY = 4  # looks: reading it walks the page tables of every process
 TOLERANCE = 0.05  # relative, of the median over trials and tasks
 PLAIN = "plain Ray Tune"
 RECIPE = "paper"
@@ -241,14 +242,15 @@ class Look:
         time: seconds since the epoch.
         busy: core-seconds of the machine since it was booted.
         spent: of the processes below this one, those that have ended among them as far as a look has seen them.
-        memory: MiB of these processes; what several share is counted once (PSS), where the system tells it.
+        memory: MiB of these processes; what several share is counted once (PSS), where the system tells it. ``None``
+            if it was not looked at.
         gpu: how busy it is, in percent.
     """
 
     time: float
     busy: float
     spent: float
-    memory: float
+    memory: float | None
     gpu: float | None
 
 
@@ -276,20 +278,29 @@ class Sampler:
             self._stop.wait(LOOK_SECONDS)
 
     def _look(self) -> Look:
-        memory = 0
-        for process in psutil.Process().children(recursive=True):
+        processes = psutil.Process().children(recursive=True)
+        for process in processes:
             with suppress(psutil.Error):
-                times, found = process.cpu_times(), process.memory_full_info()
+                times = process.cpu_times()
                 self._spent[process.pid, process.create_time()] = times.user + times.system
-                memory += getattr(found, "pss", found.uss)
+        memory = _memory(processes) if len(self.looks) % MEMORY_EVERY == 0 else None
         gpu = self._gpu() if self._gpu else None
-        return Look(time.time(), _busy(), sum(self._spent.values()), memory / 2**20, gpu)
+        return Look(time.time(), _busy(), sum(self._spent.values()), memory, gpu)
 
     def between(self, began: float, ended: float) -> list[Look]:
         """The looks of a time, and one before and after it."""
         before = [i for i, look in enumerate(self.looks) if look.time <= began]
         after = [i for i, look in enumerate(self.looks) if look.time >= ended]
         return self.looks[max(before, default=0) : min(after, default=len(self.looks)) + 1]
+
+
+def _memory(processes: Sequence[psutil.Process]) -> float:
+    total = 0
+    for process in processes:
+        with suppress(psutil.Error):
+            found = process.memory_full_info()
+            total += getattr(found, "pss", found.uss)
+    return total / 2**20
 
 
 def _busy() -> float:
@@ -343,7 +354,7 @@ ROWS: dict[str, tuple[str, str, bool]] = {
     "training_share": ("cores busy in training steps, %", ".0f", True),
     "processor": ("processor seconds a trial, all its processes", ".2f", True),
     "machine_share": ("cores busy, whole machine, %", ".0f", False),
-    "others_share": ("cores busy before it began, %", ".0f", False),
+    "others_share": ("of these with other work, %", ".0f", False),
     "memory": ("peak memory of all its processes, MiB", ".0f", True),
     "gpu": ("GPU busy, %", ".0f", True),
 }
@@ -357,14 +368,14 @@ def measure(run: Callable[[], Run], whole: int) -> Figures:
         whole: trials of the whole search, of which the plain script may run a part.
     """
     cores = os.cpu_count() or 1
-    others = psutil.cpu_percent(1.0)
     launched = time.time()
     with Sampler() as sampler:
         done = run()
     looks = sampler.between(done.began, done.ended)
     seconds, trials, start = done.ended - done.began, len(done.metrics), done.began - launched
     first, last = looks[0], looks[-1]
-    gone = max(last.time - first.time, 1e-9)
+    gone = cores * max(last.time - first.time, 1e-9)
+    own, machine_share = 100 * (last.spent - first.spent) / gone, 100 * (last.busy - first.busy) / gone
     gpu = [look.gpu for look in looks if look.gpu is not None]
     return Figures(
         trials=trials,
@@ -373,10 +384,10 @@ def measure(run: Callable[[], Run], whole: int) -> Figures:
         pace=60 * trials / seconds,
         pace_with_start=60 * whole / (start + whole * seconds / trials),
         training_share=100 * done.training / (cores * seconds),
-        processor=(last.spent - first.spent) / gone * seconds / trials,
-        machine_share=100 * (last.busy - first.busy) / gone / cores,
-        others_share=others,
-        memory=max(look.memory for look in sampler.between(launched, done.ended)),
+        processor=own / 100 * cores * seconds / trials,
+        machine_share=machine_share,
+        others_share=machine_share - own,
+        memory=max(look.memory or 0.0 for look in sampler.between(launched, done.ended)),
         gpu=sum(gpu) / len(gpu) if gpu else None,
         metrics=done.metrics,
         note=done.note,
