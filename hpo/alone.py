@@ -1,16 +1,12 @@
-"""One launch of a study at a time: a lock on its folder, and signs of life in MLflow for drivers elsewhere."""
+"""One launch of a study at a time, whatever its folder or machine: by the signs of life that it leaves in MLflow."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from hpo.files import OutputError
@@ -18,25 +14,6 @@ from hpo.tracking import OpenLaunch, Tracking
 from hpo.writer import BEAT_SECONDS
 
 WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """The study's folder, made if need be, for one launch at a time.
-
-    Raises:
-        OutputError: another launch has it, or it cannot be written.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise OutputError(f"--output: another launch of study {folder.name!r} is running in {folder}") from None
-    except OSError as error:
-        raise OutputError(f"--output: {folder} cannot be written: {error.strerror}") from None
-    with lock:
-        yield
 
 
 def check_alone(store: Tracking, console: Console, own: str | None = None) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -111,6 +112,24 @@ def is_server(uri: str) -> bool:
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite backend, ``None`` for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether a database is not there, or has neither a run nor an experiment but MLflow's own first.
+
+    Raises:
+        sqlite3.Error: it cannot be read, is no database, or is locked.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with closing(sqlite3.connect(path)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        limits = {"runs": 0, "experiments": 1}
+        counts = {
+            table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # a name of ours
+            for table in limits.keys() & tables
+        }
+    return all(count <= limits[table] for table, count in counts.items())
 
 
 def first_line(error: BaseException, uri: str) -> str:

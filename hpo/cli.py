@@ -98,14 +98,16 @@ def run(
     No finished trial runs twice, an interrupted one goes on from its last checkpoint. Ctrl-C stops cleanly. Ends with
     the verdict and with where report, weights file and MLflow UI are; exit code 1 if a trial failed or diverged.
     """
-    from hpo import launch
+    from hpo.study_lock import refuse_second_launch
 
-    where = launch.place(output, tracking_uri, storage)
-    try:
-        with _interruptible():
-            finished = launch.run_study(study, where, address, console, wait)
-    except KeyboardInterrupt:
-        finished = None
+    refuse_second_launch(study, output)
+    finished = None
+    with suppress(KeyboardInterrupt), _interruptible():
+        console.print(f"gradsweep {__version__}: {study}", highlight=False, markup=False, soft_wrap=True)
+        from hpo import launch  # torch, pandas and mlflow take seconds to import
+
+        where = launch.place(output, tracking_uri, storage)
+        finished = launch.run_study(study, where, address, console, wait)
     if finished is None or not finished.complete:
         console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
         raise typer.Exit(STOPPED)
@@ -182,7 +184,7 @@ def report(
     where = launch.place(output, tracking_uri)
     found, schedule, store = launch.read_study(study, where)
     target = folder or where.folder(found.study.name)
-    finished = launch.conclude(found, schedule, store, where, study, target, None, figures)
+    finished = launch.conclude(found, schedule, store, where, target, None, figures)
     _verdict(finished, output, tracking_uri)
 
 
@@ -354,8 +356,8 @@ def ui(
         if browser:
             webbrowser.open(tracking_uri)
         return
-    if tracking_uri is None and not (output / "mlflow.db").exists():
-        raise OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
+    if tracking_uri is None:
+        _check_holds_studies(output)
     with socket.socket() as probe:
         try:
             probe.bind((host, port))
@@ -373,6 +375,20 @@ def ui(
         finally:
             server.terminate()
             server.wait()
+
+
+def _check_holds_studies(output: Path) -> None:
+    import sqlite3
+
+    from hpo.backend import holds_nothing
+    from hpo.files import OutputError
+
+    try:
+        if not holds_nothing(output / "mlflow.db"):
+            return
+    except sqlite3.Error as error:
+        raise OutputError(f"--output: {output / 'mlflow.db'} cannot be used: {error}") from None
+    raise OutputError(f"--output: {output} holds no studies; run one first: gradsweep run STUDY.yaml")
 
 
 def _show(server: Any, page: str, address: str, browser: bool) -> None:
@@ -468,11 +484,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except Exception as error:
-        if not _is_bad_input(error):
+        lost = type(error).__name__ == "LaunchLostError"
+        if not lost and not _is_bad_input(error):
             raise
         for line in str(error).splitlines():
             Console(stderr=True).print(f"error: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        sys.exit(FAILED if lost else BAD_INPUT)
 
 
 def _is_bad_input(error: Exception) -> bool:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ray.tune.search import Searcher
 from hpo.files import OutputError
 from hpo.listener import Listener
 from hpo.plan import Planned
+from hpo.ray_start import start_ray
 from hpo.records import PAUSED, STOPPED, EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
@@ -77,8 +78,18 @@ class Job:
     together: int = 1
 
 
+def _unannounced(text: str) -> AbstractContextManager[None]:
+    del text
+    return nullcontext()
+
+
 @contextmanager
-def connected(address: str | None, resources: Resources, wait: float = 0.0) -> Iterator[str]:
+def connected(
+    address: str | None,
+    resources: Resources,
+    wait: float = 0.0,
+    stage: Callable[[str], AbstractContextManager[None]] = _unannounced,
+) -> Iterator[str]:
     """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
 
     A running one is sent the code that has been imported, see `hpo.shipping`.
@@ -87,6 +98,7 @@ def connected(address: str | None, resources: Resources, wait: float = 0.0) -> I
         address: of a running cluster; ``None`` starts a local one.
         resources: what a trial needs.
         wait: so many minutes for a node that can hold a trial; an autoscaler is asked for one.
+        stage: told what is being done, for as long as it takes.
 
     Yields:
         What the cluster is, in words.
@@ -104,12 +116,15 @@ def connected(address: str | None, resources: Resources, wait: float = 0.0) -> I
         if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it
             quiet["runtime_env"] = {"working_dir": str(_staged(Path(folder)))}
         try:
-            ray.init(address=address or "local", **quiet)
-        except (RuntimeError, ValueError, OSError, RayError) as error:
+            with stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine"):
+                start_ray(address or "local", **quiet)
+        except Exception as error:  # Ray raises many kinds, a bare Exception among them
             where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start here"
             raise ClusterError(f"{where}: {' '.join(str(error).split())}") from None
     try:
-        yield _checked(resources, wait)
+        with stage("waiting for a node that can hold a trial") if wait else nullcontext():
+            nodes = _checked(resources, wait)
+        yield nodes
     finally:
         ray.shutdown()
 
@@ -244,13 +259,14 @@ def _nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str]:
-    """Run every trial the schedule hands out; returns when it is done or a signal has stopped it.
+def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool] = bool) -> list[str]:
+    """Run every trial the schedule hands out; returns when it is done, or a signal or ``lost`` has stopped it.
 
     Args:
         schedule: what to run; gets the results.
         job: what else workers need.
         listeners: told of every trial.
+        lost: asked often whether the study is no longer this launch's.
 
     Returns:
         What listeners raised.
@@ -258,11 +274,11 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> list[str
     Raises:
         OutputError: the history of the alpha sweep cannot be written.
     """
-    bridge = _Bridge(schedule, job, listeners)
+    bridge = _Bridge(schedule, job, listeners, lost)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     with _stoppable(bridge), suppress(_Stopped):
-        while (lost := _fit(bridge, job)) is not None:
-            bridge.all_over(str(lost))
+        while (gone := _fit(bridge, job)) is not None:
+            bridge.all_over(str(gone))
     if bridge.output_error is not None:
         raise bridge.output_error
     return bridge.errors
@@ -293,10 +309,10 @@ def _fit(bridge: _Bridge, job: Job) -> ObjectLostError | None:
         try:
             tuner.fit()
         except Exception as error:
-            lost = _lost_object(error)
-            if lost is None or not bridge.attempts:
+            gone = _lost_object(error)
+            if gone is None or not bridge.attempts:
                 raise
-            return lost
+            return gone
     return None
 
 
@@ -343,8 +359,8 @@ class _Attempt:
 class _Bridge:
     """What the searcher and the callback share: which Tune trial runs which of ours."""
 
-    def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener]) -> None:
-        self.schedule, self.job, self.listeners = schedule, job, listeners
+    def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool]) -> None:
+        self.schedule, self.job, self.listeners, self.lost = schedule, job, listeners, lost
         self.attempts: dict[str, _Attempt] = {}  # by Tune's id
         self.again: deque[list[Planned]] = deque()
         self.deaths: Counter[str] = Counter()  # by identity, since it last got further
@@ -454,6 +470,7 @@ class _Bridge:
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return
         self.looked = time.monotonic()
+        self.tell("time_passed")
         self.slots = slots(self.job.resources)
         nodes = set(_nodes())
         left, joined = len(self.nodes - nodes), len(nodes - self.nodes)
@@ -548,7 +565,7 @@ class _Events(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Several times a second."""
-        if self._bridge.stopping:
+        if self._bridge.stopping or self._bridge.lost():
             raise _Stopped
         self._bridge.look(trials)
 

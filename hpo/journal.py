@@ -1,11 +1,13 @@
 """Trials that have ended and that MLflow does not hold yet, on this machine's disk: written first, delivered then.
 
 Each is a folder, complete or not there, whose name gives the order. What is delivered is removed; a driver killed in
-between delivers once more, which MLflow's writer makes harmless.
+between delivers once more, which MLflow's writer makes harmless. An entry carries the checksum of all that it holds:
+one that the disk has damaged is set aside, and its trial runs again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +25,8 @@ from hpo.records import EpochReport, TrialConfig, TrialResult
 
 TRAJECTORY = "trajectory.parquet"
 TRIAL = "trial.json"
+MAGIC = b"gradsweep trial 2 "  # then the sha256 of the rest and of the trajectory; version 1 was the JSON alone
+DAMAGED = "damaged"  # the folder, beside the journal, for entries that cannot be trusted
 
 
 @dataclass
@@ -78,7 +82,8 @@ class Journal:
             kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
             if trajectory := write_trajectory(entry.result, scratch):
                 _sync(trajectory)
-            (scratch / TRIAL).write_text(json.dumps(_content(kept)), encoding="utf-8")
+            body = json.dumps(_content(kept)).encode()
+            (scratch / TRIAL).write_bytes(_head(body, scratch) + b"\n" + body)
             _sync(scratch / TRIAL)
             older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
             _sync(scratch)
@@ -92,11 +97,30 @@ class Journal:
         return kept
 
     def entries(self) -> list[Entry]:
-        """What waits, oldest first; what cannot be read is left where it is."""
+        """What waits, oldest first; what is damaged is passed over."""
+        return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
+
+    def set_aside_damaged(self) -> list[Path]:
+        """Move the entries that cannot be read, or whose checksum is wrong, into a folder beside the journal.
+
+        Only for who holds the study's lock.
+
+        Returns:
+            Where each is now.
+        """
+        moved = []
+        for folder in self._folders():
+            if _read(folder) is None and folder.exists():
+                target = self.folder.parent / DAMAGED / folder.name
+                with suppress(OSError):  # it stays where it is, and is passed over
+                    target.parent.mkdir(exist_ok=True)
+                    moved.append(folder.rename(target))
+        return moved
+
+    def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        folders = sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
-        return [entry for folder in folders if (entry := _read(folder)) is not None]
+        return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
 
     def tidy(self) -> None:
         """Remove what a killed driver left half written. Only for who holds the study's lock."""
@@ -107,7 +131,7 @@ class Journal:
 
     def __len__(self) -> int:
         """How many wait."""
-        return sum(not path.name.startswith(".") for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        return len(self._folders())
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry that was delivered."""
@@ -140,7 +164,7 @@ def _content(entry: Entry) -> dict[str, Any]:
 
 def _read(folder: Path) -> Entry | None:
     try:
-        content: Mapping[str, Any] = json.loads((folder / TRIAL).read_text(encoding="utf-8"))
+        content = _checked_content(folder)
         return Entry(
             Planned(TrialConfig(**content["config"]), content["phase"], content["arm"]),
             content["launch"],
@@ -153,8 +177,27 @@ def _read(folder: Path) -> Entry | None:
     except FileNotFoundError:
         shutil.rmtree(folder, ignore_errors=True)  # delivered, and the driver killed while it removed it
         return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _checked_content(folder: Path) -> Mapping[str, Any]:
+    """The JSON of an entry; ValueError if it is not what was written."""
+    body = (folder / TRIAL).read_bytes()
+    if not body.startswith(b"{"):  # as a version without checksums wrote it
+        head, _, body = body.partition(b"\n")
+        if head != _head(body, folder):
+            raise ValueError("its checksum is wrong")
+    content: Mapping[str, Any] = json.loads(body)
+    return content
+
+
+def _head(body: bytes, folder: Path) -> bytes:
+    """The first line of an entry: the checksum of its JSON and of its trajectory, if it has one."""
+    digest = hashlib.sha256(body)
+    with suppress(FileNotFoundError):
+        digest.update((folder / TRAJECTORY).read_bytes())
+    return MAGIC + digest.hexdigest().encode()
 
 
 def write_trajectory(result: TrialResult, folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 
 from hpo import backend
-from hpo.alone import check_alone, locked
+from hpo.alone import check_alone
 from hpo.changes import changes, told
 from hpo.checkpoint import mark_shared, remove
 from hpo.compare import Comparison, best_trial, compare
@@ -26,17 +26,19 @@ from hpo.environment import close_local_ray
 from hpo.export import PACKAGES, weights_content, write_weights
 from hpo.files import OutputError
 from hpo.journal import Entry, Journal
+from hpo.methods import STACKABLE
 from hpo.plan import Plan, sweep_parameters
 from hpo.problems import load_problem, target_of
 from hpo.problems.data import prepare_once
-from hpo.progress import View
+from hpo.progress import View, stage
 from hpo.records import STOPPED, TrialConfig, TrialResult
 from hpo.report import ReportData, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
 from hpo.study import Study, load_study
+from hpo.study_lock import locked
 from hpo.sweep import Parameters, Sweep, optuna_storage
-from hpo.tracking import Record, Tracking
+from hpo.tracking import LaunchLostError, Record, Tracking
 from hpo.writer import Writer, deliver
 
 if TYPE_CHECKING:
@@ -124,15 +126,15 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
     Raises:
         ClusterError, TrackingError, OutputError, StorageError: and what `open_plan` raises; before any trial runs.
     """
-    with console.status("preparing data") if console.is_terminal else ExitStack():
+    with stage(console, "preparing data"):
         plan = open_plan(path)
     study = plan.study.name
     folder, journal, checkpoints = where.folder(study), where.journal(study), where.checkpoints(study)
     backend.check_answers(where.uri)
     with locked(folder), ExitStack() as parent:
-        store = Tracking(where.uri, study, where.output)
+        store = _open_store(study, where, console)
         check_alone(store, console)
-        store.reconcile()
+        _take_up(store, journal, console)
         faults = deliver(journal, store, partial(remove, checkpoints))
         schedule = _schedule(plan, _records(store, journal), folder / "optuna.journal")
         before, launch = set(schedule.results), None
@@ -142,7 +144,7 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
             from hpo import cluster  # ray takes seconds to import; a finished study does not need it
 
             _tell_changes(plan, schedule, store, console)
-            with cluster.connected(address, plan.study.resources, wait) as nodes:
+            with cluster.connected(address, plan.study.resources, wait, partial(stage, console)) as nodes:
                 job = cluster.Job(
                     plan.study.resources,
                     checkpoints.address,
@@ -150,18 +152,38 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
                     target_of(plan.study.problem.name),
                 )
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
-                launch = parent.enter_context(_launch(store, path))
+                launch = parent.enter_context(_launch(store, plan.study.text))
                 check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = Writer(store, launch, journal, partial(remove, checkpoints))
                 faults += _run(schedule, job, writer, console)
-        finished = conclude(plan, schedule, store, where, path, folder, launch)
+        with stage(console, f"{study}: comparing, writing the report"):
+            finished = conclude(plan, schedule, store, where, folder, launch)
         if finished.complete:
             remove(checkpoints, "")  # what a worker that had lost its driver may have left, too
     ran = len(set(schedule.results) - before)
     return replace(finished, ran=ran, faults=[*faults, *finished.faults])
+
+
+def _open_store(study: str, where: Place, console: Console) -> Tracking:
+    """The study's experiment; its database is made if need be."""
+
+    def making() -> None:
+        console.print("making MLflow's database, which takes some seconds", highlight=False)
+
+    with stage(console, f"{study}: opening MLflow at {where.shown}"):
+        return Tracking(where.uri, study, where.output, making=making)
+
+
+def _take_up(store: Tracking, journal: Journal, console: Console) -> None:
+    """Put in order what a launch that was killed has left."""
+    store.reconcile()
+    for damaged in journal.set_aside_damaged():
+        console.print(
+            f"{damaged} is damaged: set aside, and its trial runs again", style="yellow", markup=False, soft_wrap=True
+        )
 
 
 def _records(store: Tracking, journal: Journal) -> list[Record]:
@@ -184,9 +206,9 @@ def _tell_changes(plan: Plan, schedule: Schedule, store: Tracking, console: Cons
 
 
 @contextmanager
-def _launch(store: Tracking, path: Path) -> Iterator[str]:
+def _launch(store: Tracking, study_file: str) -> Iterator[str]:
     """The parent run of a launch, closed however the launch ends; `conclude` closes one that came to its end."""
-    launch = store.start_launch(path.read_text(encoding="utf-8"))
+    launch = store.start_launch(study_file)
     try:
         yield launch
     except BaseException as error:
@@ -203,14 +225,15 @@ def _sizing(schedule: Schedule, job: cluster.Job) -> cluster.Sizing | None:
     most = math.ceil(schedule.largest_cohort() / max(1, cluster.slots(job.resources)))
     if plan.study.cohort != "auto" or most < 2:
         return None
-    return cluster.Sizing(job, [*plan.static()[-1:], *plan.references()[-1:]], most)
+    references = [planned for planned in plan.references() if planned.config.method in STACKABLE]
+    return cluster.Sizing(job, [*plan.static()[-1:], *references[-1:]], most)
 
 
 def _together(study: Study, sizing: cluster.Sizing | None, console: Console) -> int:
     """How many trials to train at once."""
     if sizing is None:
         return 1 if study.cohort == "auto" else study.cohort
-    with console.status("trying out how many trials to train at once") if console.is_terminal else ExitStack():
+    with stage(console, "trying out how many trials to train at once"):
         size, why = sizing.result()
     console.print(f"trials: {why}", highlight=False, markup=False, soft_wrap=True)
     return size
@@ -223,9 +246,11 @@ def _run(schedule: Schedule, job: cluster.Job, writer: Writer, console: Console)
     view = View(schedule, console)
     try:
         with view.shown():
-            faults = list(dict.fromkeys(cluster.run(schedule, job, [writer, view])))
+            faults = list(dict.fromkeys(cluster.run(schedule, job, [writer, view], lambda: writer.lost is not None)))
     finally:
         left = writer.close()
+    if writer.lost is not None:
+        raise _left_to_the_owner(writer.lost, left)
     waiting, lost = [e for e in left if e.folder], [e for e in left if not e.folder]
     if waiting:
         assert waiting[0].folder is not None
@@ -236,6 +261,17 @@ def _run(schedule: Schedule, job: cluster.Job, writer: Writer, console: Console)
     if lost:
         faults.append(f"MLflow and the disk did not take {_some(lost)}, which will run again ({writer.last_fault})")
     return faults
+
+
+def _left_to_the_owner(lost: LaunchLostError, left: Sequence[Entry]) -> LaunchLostError:
+    """What a launch says that has lost its study."""
+    kept = [entry for entry in left if entry.folder]
+    where = (
+        f"; {_some(kept)} that MLflow had not taken wait in {kept[0].folder.parent}"
+        if kept and kept[0].folder
+        else ""
+    )
+    return LaunchLostError(f"{lost}: stopped, nothing more was written to MLflow{where}")
 
 
 def _some(entries: Sequence[Entry]) -> str:
@@ -249,7 +285,6 @@ def conclude(
     schedule: Schedule,
     store: Tracking,
     where: Place,
-    path: Path,
     folder: Path,
     launch: str | None,
     figures: str | None = None,
@@ -264,7 +299,7 @@ def conclude(
     comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
     weights = folder / "weights.json" if comparison.recommended else None
     try:
-        data = _report_data(plan, store, comparison, trials, where, path)
+        data = _report_data(plan, store, comparison, trials, where)
         files = write_report(data, folder / "report")
         if weights:
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
@@ -279,6 +314,8 @@ def conclude(
             store.log_scores(_scores(comparison))
         if launch:
             store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
+    except LaunchLostError:
+        raise
     except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
         fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
         finished = replace(finished, faults=[fault])
@@ -302,6 +339,7 @@ def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
     journal = where.journal(plan.study.name)
     if len(journal):
         with suppress(OutputError), locked(where.folder(plan.study.name)):  # a launch that runs delivers by itself
+            check_alone(store, Console(quiet=True))  # one that runs elsewhere may be training the same trials
             deliver(journal, store)
     return plan, _schedule(plan, _records(store, journal), None), store
 
@@ -365,7 +403,7 @@ def _ended(schedule: Schedule, status: str) -> dict[str, str]:
 
 
 def _report_data(
-    plan: Plan, store: Tracking, comparison: Comparison, trials: pd.DataFrame, where: Place, path: Path
+    plan: Plan, store: Tracking, comparison: Comparison, trials: pd.DataFrame, where: Place
 ) -> ReportData:
     search = comparison.search
     trajectories: dict[str, pd.DataFrame] = {}
@@ -379,7 +417,7 @@ def _report_data(
         comparison=comparison,
         metrics=plan.metrics,
         trajectories=trajectories,
-        provenance=_provenance(plan, where, path) | {"trained at once": _at_once(trials)},
+        provenance=_provenance(plan, where) | {"trained at once": _at_once(trials)},
         run_links=store.links(),
         unfinished=trials[~trials["status"].isin(("finished", "stopped"))],
     )
@@ -394,12 +432,11 @@ def _at_once(trials: pd.DataFrame) -> str:
     return f"{few}{counts.max()} trials; their seconds are equal shares"
 
 
-def _provenance(plan: Plan, where: Place, path: Path) -> dict[str, str]:
+def _provenance(plan: Plan, where: Place) -> dict[str, str]:
     study: Study = plan.study
-    text = path.read_text(encoding="utf-8")
     return {
-        "study file": text,
-        "study file sha256": sha256(text.encode()).hexdigest()[:16],
+        "study file": study.text,
+        "study file sha256": sha256(study.text.encode()).hexdigest()[:16],
         "problem": ", ".join([study.problem.name, *(f"{k}={v}" for k, v in study.problem.arguments.items())]),
         "data hash": plan.data_hash,
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",

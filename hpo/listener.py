@@ -25,3 +25,6 @@ class Listener(Protocol):
 
     def noticed(self, text: str) -> None:
         """Something of the cluster that the user may want to know."""
+
+    def time_passed(self) -> None:
+        """A few seconds are over, whatever has happened in them."""

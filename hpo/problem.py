@@ -15,8 +15,20 @@ from torch import Tensor, nn
 
 Split = Literal["train", "val", "test"]
 
+LONGEST_NAME = 200  # MLflow takes 250 characters, "mean_w_geometric_tail/" and the like before it among them
 # What MLflow takes in a metric's name and every file system takes in a file's name.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
+# What MLflow takes in a parameter's name.
+_RECORDABLE = re.compile(r"\w[\w.\-: ]*(/\w[\w.\-: ]*)*")
+RECORDABLE = (
+    f"at most {LONGEST_NAME} letters, digits, '_', '-', '.', ':', spaces and '/', each part beginning with a letter, "
+    "a digit or '_' (it names an MLflow parameter)"
+)
+
+
+def is_recordable(name: str) -> bool:
+    """Whether MLflow takes a name of a problem's argument as that of a parameter."""
+    return len(name) <= LONGEST_NAME and _RECORDABLE.fullmatch(name) is not None
 
 
 class ProblemError(ValueError):
@@ -28,7 +40,7 @@ class Task:
     """One named loss with its own metric.
 
     Args:
-        name: letters, digits, ``_``, ``-``, ``.`` and spaces; it names metrics in MLflow and columns in tables.
+        name: at most 200 letters, digits, ``_``, ``-``, ``.`` and spaces; it names metrics and columns.
         metric: what `Problem.evaluate` measures for it, as a person reads it: ``"AUC"``, ``"RMSE (years)"``.
         direction: whether a smaller or a larger metric is better.
     """
@@ -42,6 +54,11 @@ class Task:
             raise ProblemError(
                 f"tasks: found the name {self.name!r}, allowed are letters, digits, '_', '-', '.' and spaces, "
                 "the first a letter, a digit or '_' (it names MLflow metrics and files)"
+            )
+        if len(self.name) > LONGEST_NAME:
+            raise ProblemError(
+                f"tasks: found a name of {len(self.name)} characters, {self.name[:40]!r}..., allowed are at most "
+                f"{LONGEST_NAME} (it names MLflow metrics)"
             )
         if not isinstance(self.metric, str) or not self.metric.strip():
             raise ProblemError(f"tasks: task {self.name!r} has no metric, name what evaluate() measures for it")

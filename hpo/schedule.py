@@ -120,6 +120,10 @@ class Schedule:
         swept = sum(sweep.remaining for sweep in self._sweeps.values())
         return max([swept, *Counter(map(self._kind, left)).values()])
 
+    def running(self) -> list[Planned]:
+        """The trials that have been handed out and have no result."""
+        return list(self._running.values())
+
     def begun(self, identity: str) -> None:
         """A worker has begun with a trial."""
         if identity in self._running:

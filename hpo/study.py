@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -17,12 +17,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from hpo.compare import AVERAGES
 from hpo.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
+from hpo.problem import RECORDABLE, is_recordable
 from search_spaces import DESIGNS, AlphaSpace
 
 MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
@@ -126,6 +129,13 @@ class ProblemSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_json)]] = Field(init=False)
     name: str = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _recordable(self) -> Self:
+        for key in self.model_extra or {}:
+            if not is_recordable(key):
+                raise ValueError(f"unusable argument {_cut(repr(key))}, allowed: {RECORDABLE}")
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -258,6 +268,7 @@ class Study(_Strict):
     cohort: Cohort = "auto"
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
     margin: Annotated[Number, Field(gt=0)] = 1.0
+    _text: str = PrivateAttr("")
 
     @field_validator("name")
     @classmethod
@@ -272,6 +283,11 @@ class Study(_Strict):
         if "single_task" not in references:
             raise ValueError("allowed: a list with single_task, to which every score is relative")
         return references
+
+    @property
+    def text(self) -> str:
+        """The study file as it was read: what is done to the file later changes nothing. Empty if there is none."""
+        return self._text
 
     @property
     def confirm_seeds(self) -> range:
@@ -373,7 +389,8 @@ def load_study(path: Path) -> Study:
             raise StudyError(
                 f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
             )
-        content = read_yaml(raw.decode())
+        text = raw.decode()
+        content = read_yaml(text)
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -388,12 +405,14 @@ def load_study(path: Path) -> Study:
     if not isinstance(content, dict):
         raise StudyError(f"{path}: found {_found(content)}, allowed: a mapping with at least name and problem")
     try:
-        return Study.model_validate(content)
+        study = Study.model_validate(content)
     except ValidationError as error:
         faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
         more = error.error_count() - len(faults)
         faults += [f"{path}: and {more} more faults"] if more else []
         raise StudyError("\n".join(faults)) from None
+    study._text = text
+    return study
 
 
 _ALLOWED = {
@@ -427,7 +446,8 @@ def _line(path: Path, fault: Any) -> str:
         return f"{path}: {field}: missing, required here: {', '.join(required)}"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
-        return f"{path}: {field}: " + (text if text.startswith("unknown key") else f"found {found}, {text}")
+        whole = text.startswith(("unknown key", "unusable argument"))
+        return f"{path}: {field}: " + (text if whole else f"found {found}, {text}")
     limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
     allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
     return f"{path}: {field}: found {found}, allowed: {allowed}"

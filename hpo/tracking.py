@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import socket
-import sqlite3
 import subprocess
 import tempfile
 import time
@@ -33,14 +32,27 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from hpo import __version__
-from hpo.backend import UI_VIEW, TrackingError, check_answers, first_line, is_server, machine, shown_uri, sqlite_path
+from hpo.backend import (
+    UI_VIEW,
+    TrackingError,
+    check_answers,
+    first_line,
+    holds_nothing,
+    is_server,
+    machine,
+    shown_uri,
+    sqlite_path,
+)
+from hpo.database import prepare_database
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
 
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
+ALARM_CHARACTERS = 500  # of one alarm
 MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
 ENDED = ("finished", "stopped", "diverged", "failed")
+RESULTS = ("finished", "diverged")  # a trial that failed or was stopped may run again
 STUDY_FILE = "study.yaml"
 LAUNCH, TRIAL = "launch", "trial"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
@@ -51,6 +63,10 @@ logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class LaunchLostError(RuntimeError):
+    """Another launch has taken the study over, since this one showed no sign of life; nothing more may be written."""
 
 
 def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
@@ -65,6 +81,25 @@ def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callabl
             raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, store.uri)}") from None
 
     return asked
+
+
+def _as_owner(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
+    """Look whether the study is still this launch's before anything is written.
+
+    A driver that was suspended (a closed laptop, a paused virtual machine) cannot know by a clock how long that was.
+    """
+
+    @wraps(method)
+    def written(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
+        if not store.checked_owner:
+            store.check_owner()
+        outer, store.checked_owner = store.checked_owner, True  # one question for what calls another of these
+        try:
+            return method(store, *arguments, **named)
+        finally:
+            store.checked_owner = outer
+
+    return written
 
 
 @dataclass
@@ -114,22 +149,30 @@ class Tracking:
         study: name of the study and of the experiment.
         output: folder whose ``artifacts/`` a local backend stores artifacts in.
         create: make database and experiment if they are not there.
+        making: called before an SQLite database is made, which takes seconds.
 
     Raises:
         TrackingError: the backend does not answer or cannot be used; the study is not there and must not be created.
     """
 
-    def __init__(self, uri: str, study: str, output: Path, create: bool = True) -> None:
+    def __init__(
+        self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
+    ) -> None:
         self.uri, self.study = uri, study
         shown = shown_uri(uri)
-        if not create and (path := sqlite_path(uri)) and not path.exists():
-            raise TrackingError(f"--tracking-uri: {shown} holds no study; run it first: gradsweep run")
         check_answers(uri)
         try:
+            if path := sqlite_path(uri):
+                if create:
+                    prepare_database(path, (output / "artifacts").resolve(), making)
+                elif holds_nothing(path):
+                    raise TrackingError(f"--tracking-uri: {shown} holds no study; run it first: gradsweep run")
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(study)
             if found is None and create:
                 found = self._create(output)
+        except TrackingError:
+            raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
             raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, uri)}") from None
         if found is None:
@@ -143,14 +186,13 @@ class Tracking:
         self._knows_runs = False  # whether `records` has filled them
         self._unsure: set[str] = set()  # identities whose run a request was to create that has failed
         self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run held when it was read
+        self._launch = ""  # the parent run of this driver, once it is open
+        self.checked_owner = False
 
     def _create(self, output: Path) -> Experiment:
         location = None  # a server has its own
         if not is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
-        if path := sqlite_path(self.uri):
-            with contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
         tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
         with contextlib.suppress(MlflowException):  # another launch may have been first
             self.client.create_experiment(self.study, artifact_location=location, tags=tags)
@@ -198,8 +240,24 @@ class Tracking:
             **_source_tags(),
         }
         run_id: str = self._create_run(tags=tags).info.run_id
+        self._launch = run_id
         self.client.log_text(run_id, study_file, STUDY_FILE)
         return run_id
+
+    def check_owner(self) -> None:
+        """Ask the backend whether this launch is still open: who takes a study over closes the launches before.
+
+        Raises:
+            LaunchLostError: another launch has closed it.
+        """
+        if not self._launch or self.client.get_run(self._launch).info.status == "RUNNING":
+            return
+        newest = max(self.open_launches(), key=lambda launch: launch.started, default=None)
+        who = f"on {newest.host} (process {newest.pid}) " if newest else ""
+        raise LaunchLostError(
+            f"another launch of study {self.study!r} {who}has taken it over, since this one gave no sign of life for "
+            "a while (it was suspended, or cut off from MLflow)"
+        )
 
     @_or_tracking_error
     def open_launches(self) -> list[OpenLaunch]:
@@ -229,11 +287,13 @@ class Tracking:
         launches = self._search(LAUNCH)
         return max(launches, key=lambda run: run.info.start_time).info.run_id if launches else None
 
+    @_as_owner
     def end_launch(self, run_id: str, status: str) -> None:
         """Close a parent run; status ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.client.set_tag(run_id, "gradsweep.status", "interrupted" if status == "KILLED" else status.lower())
         self.client.set_terminated(run_id, status)
 
+    @_as_owner
     def log_report(self, run_id: str, files: Sequence[Path], note: str, metrics: Mapping[str, float]) -> None:
         """Attach the report to a parent run; ``note`` (Markdown) is what the UI shows as its description."""
         for file in files:
@@ -242,6 +302,7 @@ class Tracking:
         self.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
         self.client.log_batch(run_id, metrics=[Metric(k, v, now(), 0) for k, v in metrics.items()])
 
+    @_as_owner
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them.
 
@@ -259,6 +320,13 @@ class Tracking:
     def fault(self, error: Exception) -> str:
         """An error of the backend in one line."""
         return f"{type(error).__name__}: {first_line(error, self.uri)}"
+
+    def has_result(self, identity: str) -> bool:
+        """Whether MLflow holds a trial to an end that is a result, so that it need not run again."""
+        for run in self.client.search_runs([self.experiment_id], f"tags.`gradsweep.identity` = '{identity}'"):
+            if run.info.status == "FINISHED" and run.data.tags["gradsweep.status"] in RESULTS:
+                return True
+        return False
 
     def trajectory(self, identity: str) -> pd.DataFrame | None:
         """The per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
@@ -283,6 +351,7 @@ class Tracking:
         """The run of a trial that was ever begun."""
         return self._runs.get(identity)
 
+    @_as_owner
     def open(self, planned: Planned, launch: str, started: int) -> OpenRun:
         """Find or create the run of a trial, which then is RUNNING."""
         identity, tags = planned.config.identity, _start_tags(planned, launch)
@@ -291,6 +360,7 @@ class Tracking:
             self._unsure.add(identity)
             run = self._create_run(start_time=started, tags=tags, run_name=planned.name)
             self._unsure.discard(identity)
+            self._disown_if_lost(run.info.run_id)
             self._runs[identity] = run.info.run_id
             return OpenRun(run.info.run_id, started, {}, run.info.artifact_uri)
         self._runs[identity] = known
@@ -299,10 +369,12 @@ class Tracking:
         self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
         return OpenRun(known, run.info.start_time, run.data.metrics, run.info.artifact_uri)
 
+    @_as_owner
     def write_epochs(self, run: OpenRun, planned: Planned, epochs: Sequence[EpochReport]) -> None:
         """Add epochs to the run of a trial."""
         self._log(run, planned, [metric for report in epochs for metric in _epoch_metrics(report, run.started)], [])
 
+    @_as_owner
     def write(self, entry: Entry, run: OpenRun | None = None, written: int = 0) -> None:
         """Write a trial to its end, in few calls: each is a transaction or a request. Twice leaves one of each.
 
@@ -322,11 +394,13 @@ class Tracking:
         status = "FAILED" if result.status == "failed" else "FINISHED"
         self.client.set_terminated(run.run_id, status, entry.ended)  # last: a run that has ended has everything
 
+    @_as_owner
     def interrupt(self, run_id: str) -> None:
         """Close a run that was stopped."""
         self.client.set_tag(run_id, "gradsweep.status", "interrupted")
         self.client.set_terminated(run_id, "KILLED")
 
+    @_as_owner
     def beat(self, launch: str) -> None:
         """Leave a sign of life of this driver."""
         self.client.set_tag(launch, BEAT, str(now()))
@@ -341,6 +415,14 @@ class Tracking:
         """Ask once: a server that dies after it has made a run and before it says so would be asked for another."""
         with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             return self.client.create_run(self.experiment_id, **content)
+
+    def _disown_if_lost(self, run_id: str) -> None:
+        """Remove a run that was made in the moment in which another launch took the study over."""
+        try:
+            self.check_owner()
+        except LaunchLostError:
+            self.client.delete_run(run_id)
+            raise
 
     def _unknown_run(self, identity: str) -> str | None:
         """A run that `records` has not seen, or that a request has created whose answer was lost."""
@@ -436,11 +518,24 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 
 
 def _end_tags(result: TrialResult) -> list[RunTag]:
-    tags = {"gradsweep.status": result.status, "gradsweep.error": result.error[:4000]}
+    tags = {"gradsweep.status": result.status, "gradsweep.error": _storable(result.error)[:4000]}
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
-    tags |= {"gradsweep.alarms": json.dumps(result.alarms), "gradsweep.resumed": json.dumps(result.resumed)}
+    tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
     return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _json_within(texts: Sequence[str]) -> str:
+    """Texts as JSON that no backend cuts in the middle, where it could not be read back; the last ones may go."""
+    kept = [text if len(text) <= ALARM_CHARACTERS else f"{text[: ALARM_CHARACTERS - 3]}..." for text in texts]
+    while len(json.dumps(kept)) > CONFIG_CHARACTERS:
+        kept.pop()
+    return json.dumps(kept)
+
+
+def _storable(text: str) -> str:
+    """A text as every database takes it: PostgreSQL refuses NUL, and none can encode half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _params(config: TrialConfig) -> list[Param]:
@@ -450,7 +545,7 @@ def _params(config: TrialConfig) -> list[Param]:
         flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
     flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
     flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
-    return [Param(key, str(value)[:6000]) for key, value in flat.items()]
+    return [Param(key, _storable(str(value))[:6000]) for key, value in flat.items()]
 
 
 def _epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from hpo.backend import TrackingError, check_answers
 from hpo.journal import Entry, Journal
 from hpo.plan import Planned
 from hpo.records import EpochReport, TrialResult
-from hpo.tracking import OpenRun, Tracking, now
+from hpo.tracking import LaunchLostError, OpenRun, Tracking, now
 
 FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported
 FLUSH_PACE = 20  # times what a round of them took must pass before the next: of a cohort, each has a run of its own
@@ -60,6 +60,7 @@ class Writer:
         self._closing = threading.Event()
         self.faults = 0
         self.last_fault = ""
+        self.lost: LaunchLostError | None = None  # another launch owns the study: nothing is written any more
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -91,6 +92,9 @@ class Writer:
     def noticed(self, text: str) -> None:
         """See `Listener`; MLflow holds nothing of it."""
 
+    def time_passed(self) -> None:
+        """See `Listener`; the writer has a thread of its own."""
+
     def close(self) -> list[Entry]:
         """Write what is left and close the runs of trials that did not end. What MLflow did not take."""
         self._closing.set()
@@ -98,21 +102,26 @@ class Writer:
         return [entry for entry, _ in list(self._ended)]
 
     def _work(self) -> None:
-        while not self._closing.wait(FLUSH_SECONDS):
+        while not self._closing.wait(FLUSH_SECONDS) and self.lost is None:
             if time.monotonic() >= self._away_until:
                 with self._noted():
                     _ = self._beat() and self._flush() and self._deliver()
+        if self.lost is not None:
+            return
         deadline = time.monotonic() + CLOSE_SECONDS
         with self._noted():
-            while not self._deliver(deadline) and time.monotonic() < deadline:
+            while not self._deliver(deadline) and self.lost is None and time.monotonic() < deadline:
                 time.sleep(1.0)  # it refused; it may come back
-        self._kill_open()
+        if self.lost is None:
+            self._kill_open()
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
         """A fault of our own must not end the thread: what it holds would be lost."""
         try:
             yield
+        except LaunchLostError as error:
+            self.lost = error
         except Exception as error:
             self._fault(f"{type(error).__name__}: {error}")
 
@@ -165,9 +174,15 @@ class Writer:
         return not self._ended
 
     def _done(self, call: Callable[[], object]) -> bool:
-        """Whether the backend took it."""
+        """Whether the backend took it.
+
+        Raises:
+            LaunchLostError: the study is another launch's.
+        """
         try:
             call()
+        except LaunchLostError:
+            raise
         except Exception as error:  # a fault of the backend must not reach Tune
             self._fault(self._tracking.fault(error))
             return False
@@ -204,7 +219,8 @@ def deliver(journal: Journal, tracking: Tracking, delivered: Callable[[str], obj
     deadline = time.monotonic() + CLOSE_SECONDS
     for entry in journal.entries():
         try:
-            tracking.write(entry)
+            if not tracking.has_result(entry.planned.config.identity):  # else another launch has trained it since
+                tracking.write(entry)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
             faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
             if time.monotonic() > deadline:  # a server that answers, but to nothing of this

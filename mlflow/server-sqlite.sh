@@ -26,6 +26,14 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export MLFLOW_DISABLE_TELEMETRY=true
 if [ -n "$auth" ]; then export MLFLOW_AUTH_CONFIG_PATH="$auth"; fi
 
+# MLflow makes its tables by migrations that SQLite does not take as one: a kill in between would leave a file that no
+# later start can use. So a new database is made under another name.
+if [ ! -s "$data/mlflow.db" ]; then
+  rm -f "$data"/mlflow.new.db*
+  "$mlflow" db upgrade "sqlite:///$data/mlflow.new.db"
+  mv "$data/mlflow.new.db" "$data/mlflow.db"
+fi
+
 cd "$data" # what MLflow writes to its working directory lands here
 exec "$mlflow" server \
   --backend-store-uri "sqlite:///$data/mlflow.db" \

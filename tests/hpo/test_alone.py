@@ -15,8 +15,9 @@ from rich.console import Console
 
 import hpo.alone
 from hpo import backend
-from hpo.alone import check_alone, locked
+from hpo.alone import check_alone
 from hpo.files import OutputError
+from hpo.study_lock import locked
 from hpo.tracking import Tracking
 
 

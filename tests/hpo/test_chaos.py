@@ -255,7 +255,7 @@ class TestChaos:
         options = ("--address", chaos.cluster.address, "--tracking-uri", chaos.server.url)
         code, out, err = main(capfd, "run", "study.yaml", *options)
         assert (code, err) == (0, "")
-        assert out.startswith("Every trial of this study has finished; nothing was run.")
+        assert "\nEvery trial of this study has finished; nothing was run.\n" in out
 
     def test_every_trial_is_in_mlflow_once(self, chaos, undisturbed):
         runs = trial_runs(chaos)

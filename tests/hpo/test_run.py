@@ -79,7 +79,8 @@ class TestCommand:
             "starts",
             "study.yaml",
         ]
-        assert sorted(path.name for path in case.output.iterdir()) == ["artifacts", "mlflow.db", "steered"]
+        names = sorted(path.name for path in case.output.iterdir())
+        assert names == [".mlflow.db.lock", "artifacts", "mlflow.db", "steered"]
 
     def test_writes_report_and_weights(self, case):
         assert sorted(path.name for path in (case.results / "report").iterdir()) == FILES
@@ -185,7 +186,7 @@ class TestAfterwards:
         monkeypatch.chdir(case.folder)
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, err) == (0, "")
-        assert out.startswith("Every trial of this study has finished; nothing was run.")
+        assert "\nEvery trial of this study has finished; nothing was run.\n" in out
         assert verdict(out) == verdict(first.stdout)
         assert not ray.is_initialized()
         assert case.starts() == len(case.runs()) == TRIALS
@@ -318,5 +319,19 @@ class TestView:
             view.trial_started(schedule.next())
         line = console.file.getvalue().splitlines()[-1]
         assert re.fullmatch(
-            r"references 1/2, static 1/3, sweep 0/2, confirm 0/16; 0:00:0\d elapsed, about 0:00:0\d left", line
+            r"references 1/2, static 1/3, sweep 0/2, confirm 0/16; 1 running; 0:00:0\d elapsed, about 0:00:0\d left",
+            line,
         )
+
+    def test_epochs_of_running_trials_count_as_progress(self, schedule, monkeypatch):
+        console = Console(file=StringIO(), width=100)
+        view = View(schedule, console)
+        monkeypatch.setattr("hpo.progress.PLAIN_SECONDS", 0.0)
+        for _ in range(2):
+            planned = schedule.next()
+            schedule.begun(planned.config.identity)
+            view.trial_started(planned)
+        assert console.file.getvalue().splitlines()[-1].endswith("; 2 running; 0:00:00 elapsed")
+        view.trial_reported(planned, EpochReport(1, 2, 4, 0.1, {}, {}, {}, {}, {}))
+        line = console.file.getvalue().splitlines()[-1]
+        assert re.search(r"references 0/2, .*; 2 running, epoch 1 of 2; 0:00:0\d elapsed, about 0:00:0\d left$", line)

@@ -1,0 +1,89 @@
+"""Starting Ray with patience, and stopping while it starts. The only file that reaches into Ray's start."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private import services, utils
+
+START_SECONDS = 120.0  # for a node of this machine to come up; Ray itself gives it 30, too few on a busy machine
+LOOK_SECONDS = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> None:
+    """`ray.init`, which waits longer for a node of this machine, and which a signal ends cleanly.
+
+    A signal in the middle of `ray.init` aborts the process or is lost. Here it is noted, ends the wait, and is raised
+    once Ray has returned.
+
+    Args:
+        address: of a running cluster, or ``"local"``.
+        seconds: to wait for a node that is started here.
+        **options: of `ray.init`.
+
+    Raises:
+        KeyboardInterrupt: a signal came; Ray has been shut down.
+        Exception: of `ray.init`, of many kinds.
+    """
+    came: list[int] = []
+    with _noted(came), _patient(seconds, came):
+        try:
+            ray.init(address=address, **options)
+        except Exception:
+            if came:
+                raise KeyboardInterrupt from None
+            raise
+    if came:
+        ray.shutdown()
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _noted(came: list[int]) -> Iterator[None]:
+    """Note signals in place of acting on them, and keep Ray from putting its own handler of SIGTERM there."""
+    if threading.current_thread() is not threading.main_thread():  # to which all signals go
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):  # under nohup
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _patient(seconds: float, came: list[int]) -> Iterator[None]:
+    """Let Ray's question for its own node wait: Ray asks for 30 seconds, whatever the machine."""
+    ask: Callable[..., Any] = services.get_node
+
+    def asked(*arguments: Any, **named: Any) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return ask(*arguments, **named)
+            except RuntimeError as error:
+                if came:
+                    raise InterruptedError("a signal came while Ray started") from error
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_SECONDS)
+
+    services.get_node = asked
+    try:
+        yield
+    finally:
+        services.get_node = ask
