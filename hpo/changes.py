@@ -27,6 +27,14 @@ def changes(before: Path, now: Study) -> list[str]:
     return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differing]
 
 
+def told_data(before: str, now: str, count: int) -> str:
+    """The data have changed: what they were, what they are, and what becomes of the trials so far."""
+    return (
+        f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
+        "earlier data are not part of this study any more; MLflow keeps what it holds, and every trial runs again."
+    )
+
+
 def told(differing: list[str], kept: int, missing: int, others: int) -> str:
     """What changed and what is kept, in a few sentences.
 

@@ -56,6 +56,27 @@ def prepare_database(path: Path, artifacts: Path, making: Callable[[], object] =
             _sync(path.parent)
 
 
+def move_artifacts(path: Path, experiment: str, old: str, new: str) -> None:
+    """Have an experiment and its runs look for their artifacts elsewhere; MLflow fixes the place for good.
+
+    Args:
+        path: of the database.
+        experiment: its id.
+        old: URI of the folder in which they were.
+        new: URI of the folder in which they are.
+
+    Raises:
+        sqlite3.Error: the database cannot be written.
+    """
+    with closing(sqlite3.connect(path)) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # names of ours
+                f"WHERE experiment_id = ? AND ({column} = ? OR substr({column}, 1, ?) = ?)",
+                (new, len(old) + 1, experiment, old, len(old) + 1, f"{old}/"),
+            )
+
+
 def _has_content(path: Path) -> bool:
     return path.exists() and not holds_nothing(path)
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from hpo import backend
 from hpo.alone import check_alone
-from hpo.changes import changes, told
+from hpo.changes import changes, told, told_data
 from hpo.checkpoint import mark_shared, remove
 from hpo.compare import Comparison, best_trial, compare
 from hpo.environment import close_local_ray
@@ -136,7 +136,8 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
         check_alone(store, console)
         _take_up(store, journal, console)
         faults = deliver(journal, store, partial(remove, checkpoints))
-        schedule = _schedule(plan, _records(store, journal), folder / "optuna.journal")
+        records = _records(store, journal)
+        schedule = _schedule(plan, records, folder / "optuna.journal")
         before, launch = set(schedule.results), None
         if not _complete(schedule):
             if address is None:
@@ -144,6 +145,7 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
             from hpo import cluster  # ray takes seconds to import; a finished study does not need it
 
             _tell_changes(plan, schedule, store, console)
+            _tell_changed_data(plan, records, console)
             with cluster.connected(address, plan.study.resources, wait, partial(stage, console)) as nodes:
                 job = cluster.Job(
                     plan.study.resources,
@@ -171,7 +173,7 @@ def _open_store(study: str, where: Place, console: Console) -> Tracking:
     """The study's experiment; its database is made if need be."""
 
     def making() -> None:
-        console.print("making MLflow's database, which takes some seconds", highlight=False)
+        console.print("making MLflow's database, which takes some seconds ...", highlight=False)
 
     with stage(console, f"{study}: opening MLflow at {where.shown}"):
         return Tracking(where.uri, study, where.output, making=making)
@@ -203,6 +205,17 @@ def _tell_changes(plan: Plan, schedule: Schedule, store: Tracking, console: Cons
         size = sum(count["total"] for count in schedule.progress().values())
         others = len(schedule.results) - kept
         console.print(told(differing, kept, size - kept, others), highlight=False, soft_wrap=True, markup=False)
+
+
+def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) -> None:
+    """Say that the data are no longer those of the launches before, none of whose trials is kept then."""
+    problem = plan.study.problem
+    configs = [record.config for record in records]
+    same = [c for c in configs if (c.problem, dict(c.arguments)) == (problem.name, problem.arguments)]
+    hashes = list(dict.fromkeys(config.data_hash for config in same))
+    if hashes and plan.data_hash not in hashes:
+        text = told_data(hashes[-1], plan.data_hash, len(same))
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from hpo.backend import (
     shown_uri,
     sqlite_path,
 )
-from hpo.database import prepare_database
+from hpo.database import move_artifacts, prepare_database
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
@@ -119,6 +119,7 @@ class OpenRun:
         run_id: MLflow's.
         started: milliseconds; the times of its metrics count from here.
         earlier: metrics that an earlier launch left.
+        ended: when the run ended before, in milliseconds; 0 if it never did.
         artifacts: where it keeps artifacts.
         has_params: whether its parameters have been written.
     """
@@ -128,6 +129,7 @@ class OpenRun:
     earlier: dict[str, float]
     artifacts: str
     has_params: bool = False
+    ended: int = 0
 
 
 @dataclass
@@ -182,6 +184,7 @@ class Tracking:
                 f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
             )
         self.experiment_id: str = found.experiment_id
+        self._follow_move(found, output)
         self._runs: dict[str, str] = {}  # identity -> run id
         self._knows_runs = False  # whether `records` has filled them
         self._unsure: set[str] = set()  # identities whose run a request was to create that has failed
@@ -199,6 +202,14 @@ class Tracking:
         found = self.client.get_experiment_by_name(self.study)
         assert found is not None
         return found
+
+    def _follow_move(self, experiment: Experiment, output: Path) -> None:
+        """Look for artifacts beside the embedded database, wherever its folder was moved or copied to."""
+        path, here = sqlite_path(self.uri), (output / "artifacts" / self.study).resolve()
+        if path is None or path.parent.resolve() != output.resolve() or not here.is_dir():
+            return
+        if experiment.artifact_location != here.as_uri():
+            move_artifacts(path, experiment.experiment_id, experiment.artifact_location, here.as_uri())
 
     @_or_tracking_error
     def records(self) -> list[Record]:
@@ -367,7 +378,8 @@ class Tracking:
         run = self.client.get_run(known)
         self.client.update_run(known, status="RUNNING", name=planned.name)
         self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
-        return OpenRun(known, run.info.start_time, run.data.metrics, run.info.artifact_uri)
+        info = run.info
+        return OpenRun(known, info.start_time, run.data.metrics, info.artifact_uri, ended=info.end_time or 0)
 
     @_as_owner
     def write_epochs(self, run: OpenRun, planned: Planned, epochs: Sequence[EpochReport]) -> None:
@@ -386,13 +398,14 @@ class Tracking:
         run = run or self.open(entry.planned, entry.launch, entry.started)
         result = entry.result
         metrics = [metric for report in entry.epochs[written:] for metric in _epoch_metrics(report, run.started)]
-        metrics += [m for m in _result_metrics(result, entry.ended) if run.earlier.get(m.key) != m.value]
+        ended = max(entry.ended, run.ended + 1)  # a clock that went back must not let the values before count
+        metrics += [m for m in _result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
         self._log(run, entry.planned, metrics, _end_tags(result))
         with tempfile.TemporaryDirectory() as folder:  # for an entry that the journal could not keep
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
         status = "FAILED" if result.status == "failed" else "FINISHED"
-        self.client.set_terminated(run.run_id, status, entry.ended)  # last: a run that has ended has everything
+        self.client.set_terminated(run.run_id, status, ended)  # last: a run that has ended has everything
 
     @_as_owner
     def interrupt(self, run_id: str) -> None:

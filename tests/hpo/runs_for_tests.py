@@ -159,6 +159,11 @@ def main(captured: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return (ended.value.code or 0, *captured.readouterr())
 
 
+def assert_only_stages(printed: str) -> None:
+    """The command has said what it is doing, and nothing else."""
+    assert all(re.fullmatch(r"gradsweep \S+: .*|.* \.\.\.", line) for line in printed.splitlines()), printed
+
+
 def assert_quiet(printed: str) -> None:
     """Nothing in it is Ray's, MLflow's or Optuna's own."""
     assert not re.search(r"\x1b|\r|INFO|WARN|Ray Tune|ray\.|Registry|alembic|trainable|View run|━", printed)

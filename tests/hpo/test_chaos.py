@@ -14,26 +14,16 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
-from hpo import tracking
-from hpo.compare import compare
-from hpo.export import weights_content
-from hpo.launch import open_plan
-from hpo.plan import Planned
-from hpo.problems import load_problem
-from hpo.records import EpochReport, TrialResult
-from hpo.report import ReportData
 from hpo.report.document import document_text
-from hpo.schedule import Next, Schedule
-from hpo.sweep import Sweep, optuna_storage
-from hpo.trial import run_trial
+from hpo.sweep import optuna_storage
 from tests.hpo.runs_for_tests import Case, main, wait_until
 from tests.hpo.tracking_for_tests import Server
+from tests.hpo.undisturbed_for_tests import Undisturbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
 
@@ -45,42 +35,6 @@ VICTIMS = ("trial", "trial", "trial", "node", "raylet", "driver", "driver", "ser
 # A dead node is missed within seconds, a slow one is not taken for dead.
 PATIENCE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 10_000}
 OF_TIME = ("cost", "provenance", "sentences")  # parts of the comparison that name measured seconds
-TIMES = {"seconds", "score/val", "score/test"}  # metrics that are no training; scores are in the verdict
-
-
-class Undisturbed:
-    """The study trained one trial after the other in this process: each trial's epochs and result."""
-
-    def __init__(self, case: Case) -> None:
-        self.plan = open_plan(case.folder / "study.yaml")
-        spec = self.plan.study
-        problem = load_problem(spec.problem.name, spec.problem.arguments)
-
-        def identify(parameters: Any) -> str:
-            return self.plan.sweep("robust", parameters).config.identity
-
-        sweeps = {"robust": Sweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
-        self.schedule = Schedule(self.plan, {}, sweeps)
-        self.trials: dict[str, tuple[Planned, list[EpochReport], TrialResult]] = {}
-        while not isinstance(planned := self.schedule.next(), Next):
-            epochs: list[EpochReport] = []
-            result = run_trial(planned.config, problem, epochs.append, torch.device("cpu"))
-            assert result.status == "finished", result.error
-            self.trials[planned.config.identity] = planned, epochs, result
-            self.schedule.finished(planned.config.identity, result)
-        self.comparison = compare(self.schedule.table(), self.plan.directions, spec.margin)
-        self.weights = weights_content(self.plan, self.comparison, None, {})
-
-    def report(self) -> ReportData:
-        study, metrics = self.plan.study.name, self.plan.metrics
-        return ReportData(study, self.comparison, metrics, {}, {}, {}, self.schedule.table().head(0))
-
-    def points(self, identity: str) -> set[tuple[str, int, float]]:
-        """Every metric that MLflow should hold of a trial: name, step, value."""
-        _, epochs, result = self.trials[identity]
-        metrics = [metric for epoch in epochs for metric in tracking._epoch_metrics(epoch, 0)]
-        metrics += tracking._result_metrics(result, 0)
-        return {(metric.key, metric.step, metric.value) for metric in metrics if metric.key not in TIMES}
 
 
 class Chaos:
@@ -216,8 +170,6 @@ def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
 def undisturbed(chaos: Chaos) -> Undisturbed:
     chaos.case.steer(seconds=0.0)
     found = Undisturbed(chaos.case)
-    for name in ("steps", "starts"):
-        (chaos.case.folder / name).unlink()
     chaos.case.steer(seconds=PACE)
     return found
 
@@ -257,21 +209,8 @@ class TestChaos:
         assert (code, err) == (0, "")
         assert "\nEvery trial of this study has finished; nothing was run.\n" in out
 
-    def test_every_trial_is_in_mlflow_once(self, chaos, undisturbed):
-        runs = trial_runs(chaos)
-        identities = [run.data.tags["gradsweep.identity"] for run in runs]
-        assert sorted(identities) == sorted(undisturbed.trials)
-        assert {(run.info.status, run.data.tags["gradsweep.status"]) for run in runs} == {("FINISHED", "finished")}
-
-    def test_its_metrics_are_those_of_an_undisturbed_run_bit_for_bit(self, chaos, undisturbed):
-        client = MlflowClient(chaos.server.uri)  # thousands of questions, which HTTP would make dear
-        for run in trial_runs(chaos):
-            identity = run.data.tags["gradsweep.identity"]
-            keys = sorted(set(run.data.metrics) - TIMES)
-            points = [point for key in keys for point in client.get_metric_history(run.info.run_id, key)]
-            found = [(point.key, point.step, point.value) for point in points]
-            assert set(found) == undisturbed.points(identity), undisturbed.trials[identity][0].name
-            assert len(found) == len(set(found))
+    def test_every_trial_is_in_mlflow_once_and_as_an_undisturbed_run_has_it_bit_for_bit(self, chaos, undisturbed):
+        undisturbed.assert_same(trial_runs(chaos), MlflowClient(chaos.server.uri))  # HTTP would make questions dear
 
     def test_verdict_and_weights_file_are_the_same(self, chaos, undisturbed):
         weights = json.loads((chaos.case.results / "weights.json").read_text())

@@ -15,7 +15,7 @@ import pytest
 
 import hpo.writer
 from hpo import backend
-from hpo.journal import Entry, Journal
+from hpo.journal import TRAJECTORY, TRIAL, Entry, Journal
 from hpo.records import AVERAGES, EpochReport
 from hpo.tracking import Tracking
 from hpo.writer import Writer, deliver
@@ -131,6 +131,16 @@ class TestWriter:
         assert record.config.identity == trial.config.identity
         assert only_run(store).data.params["problem/option_149"] == "x" * 100
 
+    def test_hundreds_of_long_alarms_and_any_text_come_back(self, store, journal, folder):
+        odd = "half a pair \ud800, NUL \0, escape \x1b[31m"
+        end = result("failed", alarms=[f"{k} {'x' * 5000}" for k in range(300)], error=odd)
+        write(store, journal, planned(note=odd), end)
+        _, (record,) = again(store, folder)
+        assert record.config == planned(note=odd).config
+        assert record.result.error == "half a pair \\ud800, NUL \\x00, escape \x1b[31m"
+        assert record.result.alarms
+        assert all(alarm.startswith(f"{k} xxx") for k, alarm in enumerate(record.result.alarms))
+
     def test_numbers_that_are_none_come_back(self, store, journal, folder):
         odd = result("diverged")
         odd.validation = {"depth": math.nan, "normals": -math.inf}
@@ -192,6 +202,39 @@ class TestJournal:
         assert (entry.result.status, entry.result.error, entry.result.alarms) == ("diverged", "x", ["<b>"])
         table = pd.read_parquet(entry.trajectory)
         assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]
+
+    def test_no_flipped_bit_is_delivered(self, journal):
+        """Every bit of the first kilobyte and every seventh byte's of the rest, of record and trajectory."""
+        kept = journal.add(self.entry(1))
+        (before,) = journal.entries()
+        for path in (kept.folder / TRIAL, kept.folder / TRAJECTORY):
+            whole = path.read_bytes()
+            places = [*range(min(len(whole), 1000)), *range(1000, len(whole), 7)]
+            for place in places:
+                flipped = bytearray(whole)
+                flipped[place] ^= 1 << place % 8
+                path.write_bytes(flipped)
+                assert journal.entries() == [], (path.name, place)
+            path.write_bytes(whole)
+        assert journal.entries() == [before]
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"{}", b"{" + b'"a":{' * 100_000, b"", b"null", b"\xff"])
+    def test_what_is_damaged_is_set_aside_and_its_trial_runs_again(self, journal, store, content):
+        damaged, kept = journal.add(self.entry(1)), journal.add(self.entry(2))
+        (damaged.folder / TRIAL).write_bytes(content)
+        (moved,) = journal.set_aside_damaged()
+        assert (moved / TRIAL).read_bytes() == content
+        assert moved.parent == journal.folder.parent / "damaged"
+        assert deliver(journal, store) == []
+        assert [run.data.tags["gradsweep.identity"] for run in trial_runs(store)] == [kept.planned.config.identity]
+        assert not journal.folder.exists()
+
+    def test_an_entry_of_the_version_before_is_delivered(self, journal):
+        kept = journal.add(self.entry(1))
+        (before,) = journal.entries()
+        path = kept.folder / TRIAL
+        path.write_bytes(path.read_bytes().partition(b"\n")[2])  # it had no first line
+        assert journal.entries() == [before]
 
     def test_is_delivered_in_order_and_once(self, store, journal, folder):
         seeds = [5, 3, 9, 1]
