@@ -205,6 +205,7 @@ def export(
     from hpo.compare import compare
     from hpo.export import weights_content, write_weights
     from hpo.files import OutputError
+    from hpo.report import best
 
     found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri))
     comparison = compare(schedule.table(), found.directions, found.study.margin)
@@ -215,6 +216,8 @@ def export(
         raise OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
+    if arm is None and (winner := best(comparison)):
+        console.print(winner.text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -428,7 +431,7 @@ def options(
 def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
     """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 if anything failed."""
     from hpo import terminal
-    from hpo.report import recommendation, sentences
+    from hpo.report import best, recommendation, sentences
 
     console.print()
     for sentence in sentences(finished.comparison):
@@ -437,6 +440,8 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
         console.print(terminal.arms(finished.comparison))
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
+    if winner := best(finished.comparison):
+        console.print(winner.text, style="bold", markup=False, highlight=False)
     console.print(recommendation(finished.comparison), markup=False, highlight=False)
     console.print()
     _places(finished, output, tracking_uri)

@@ -32,7 +32,7 @@ from hpo.problems import load_problem, target_of
 from hpo.problems.data import prepare_once
 from hpo.progress import View, stage
 from hpo.records import STOPPED, TrialConfig, TrialResult
-from hpo.report import ReportData, sentences, write_images, write_report
+from hpo.report import ReportData, best, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
 from hpo.study import Study, load_study
@@ -323,7 +323,9 @@ def conclude(
     try:
         if parent := launch or store.latest_launch():
             attached = [*files.values(), *([weights] if weights else [])]
-            store.log_report(parent, attached, "\n\n".join(sentences(comparison)), _headline(comparison))
+            winner = best(comparison)
+            note = [*sentences(comparison), *([winner.text] if winner else [])]
+            store.log_report(parent, attached, "\n\n".join(note), _headline(comparison))
             store.log_scores(_scores(comparison))
         if launch:
             store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")

@@ -44,6 +44,7 @@ from hpo.compare.trials import (
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
 from hpo.compare.weights import Distance, closed, distance, distances_to
+from hpo.compare.winner import Winner
 
 __all__ = [
     "AVERAGES",
@@ -62,6 +63,7 @@ __all__ = [
     "Surface",
     "Vector",
     "Verdict",
+    "Winner",
     "baseline",
     "best_of_k",
     "best_runs",

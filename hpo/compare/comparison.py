@@ -18,6 +18,7 @@ from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trials import OUTSIDE, best_trial, static_points
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
 from hpo.compare.weights import distances, region
+from hpo.compare.winner import Winner, winner
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Comparison:
         figure4: Spearman's rho of the paper's Figure 4 and its percentile among reference points.
         agreement: Spearman's rho of the arms' validation and test scores.
         cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
-        recommended: the arm to train with, chosen on validation; empty if there is none.
+        recommended: the arm to train with if weights are to be fixed, chosen on validation; empty if there is none.
+        winner: the best arm of all that one can train with, chosen on validation.
         alarms: what a reader must know before he believes the rest.
     """
 
@@ -68,6 +70,7 @@ class Comparison:
     agreement: float
     cost: pd.DataFrame
     recommended: str
+    winner: Winner
     alarms: tuple[str, ...]
 
 
@@ -89,6 +92,7 @@ def compare(
     best_point = best_trial(static_points(search))
     static = found.static or ("" if best_point is None else str(best_point["arm"]))
     equals = region(search, static, noise)
+    recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
     return Comparison(
         tasks=tasks,
         directions=dict(directions),
@@ -107,6 +111,7 @@ def compare(
         figure4=figure4(search, tasks),
         agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
         cost=cost(trials),
-        recommended=next(iter(arms.loc[arms["recommended"], "arm"]), ""),
+        recommended=recommended,
+        winner=winner(confirm, recommended),
         alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),
     )

@@ -2,13 +2,14 @@
 
 from hpo.report.data import ReportData
 from hpo.report.images import FORMATS, ImageError, write_images
-from hpo.report.words import headline, recommendation, sentences
+from hpo.report.words import best, headline, recommendation, sentences
 from hpo.report.write import write_report
 
 __all__ = [
     "FORMATS",
     "ImageError",
     "ReportData",
+    "best",
     "headline",
     "recommendation",
     "sentences",

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hpo.compare import REFERENCE, Comparison, Interval
 from hpo.report.data import ReportData, recommended_weights
 from hpo.report.labels import arm_label
-from hpo.report.words import sentences
+from hpo.report.words import best, sentences
 
 SCHEMA = "gradsweep.comparison"
 VERSION = 1
@@ -65,10 +65,25 @@ class VerdictPart(_Part):
 
 
 class Recommended(_Part):
-    """What to train with."""
+    """What to train with if weights are to be fixed."""
 
     arm: str
     weights: Weights
+
+
+class WinnerPart(_Part):
+    """The best arm of all that one can train with, chosen on validation."""
+
+    arm: str
+    exportable: bool = Field(description="whether its weights are fixed, so that a weights file can hold them")
+    gain: Mean = Field(
+        description="test score of the recommended arm minus its own, paired by seed, above 0 where it is better; "
+        "not freed of selection; null if it is the recommended arm"
+    )
+    words: str = Field(description="who won, where no weights file can hold it; else empty")
+    code: str = Field(
+        description="the Python expression that makes its balancer, where no weights file can hold it; else empty"
+    )
 
 
 class Arm(_Part):
@@ -204,6 +219,7 @@ class Document(_Part):
     tasks: list[Task]
     verdict: VerdictPart
     recommended: Recommended | None
+    winner: WinnerPart | None = Field(default=None, description="null if no arm has a score, or in older documents")
     alarms: list[str]
     arms: list[Arm]
     distances: list[DistancePart]
@@ -232,6 +248,7 @@ def document(data: ReportData) -> Document:
         ],
         "verdict": _verdict(found),
         "recommended": _recommended(found),
+        "winner": _winner(found),
         "alarms": list(found.alarms),
         "arms": [_arm(row, found) for _, row in found.arms.iterrows()],
         "distances": list(_rows(found.distances, found.tasks)),
@@ -256,6 +273,15 @@ def document_text(data: ReportData) -> str:
 
 def _recommended(found: Comparison) -> dict[str, Any] | None:
     return {"arm": found.recommended, "weights": recommended_weights(found)} if found.recommended else None
+
+
+def _winner(found: Comparison) -> dict[str, Any] | None:
+    winner, told = found.winner, best(found)
+    if not winner.arm:
+        return None
+    words, code = told or ("", "")
+    same = {"arm": winner.arm, "exportable": winner.exportable, "gain": _mean(winner.gain)}
+    return {**same, "words": words, "code": code}
 
 
 def _verdict(found: Comparison) -> dict[str, Any]:

@@ -10,13 +10,15 @@ import pandas as pd
 from hpo.report.data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.tables import ARM, definitions, trials_table
-from hpo.report.words import headline, recommendation, sentences
+from hpo.report.words import best, headline, recommendation, sentences
 
 
 def markdown(data: ReportData) -> str:
     """The whole report as Markdown."""
     comparison = data.comparison
     parts = [f"# {_text(data.study)}: {headline(comparison)}", *map(_text, sentences(comparison))]
+    if winner := best(comparison):
+        parts += [f"**{_text(winner.words)}**", *([_fence(winner.code, "python")] if winner.code else [])]
     parts += [f"**{_text(recommendation(comparison))}**"]
     weights = recommended_weights(comparison)
     parts += [_fence(json.dumps(weights, indent=2), "json")] if weights else []

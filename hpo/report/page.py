@@ -16,7 +16,7 @@ from hpo.report.figures.style import TEMPLATES
 from hpo.report.numbers import NOTHING, bounds, ratio, signed
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.tables import ARM, NOTES, definitions, trials_table
-from hpo.report.words import advice, headline, sentences
+from hpo.report.words import advice, best, headline, sentences
 
 
 class Tile(NamedTuple):
@@ -42,6 +42,7 @@ def page(data: ReportData) -> str:
         study=data.study,
         verdict=comparison.verdict.kind,
         headline=headline(comparison),
+        best=best(comparison),
         sentences=sentences(comparison),
         advice=advice(comparison),
         weights=json.dumps(recommended_weights(comparison), indent=2) if comparison.recommended else "",

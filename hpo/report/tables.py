@@ -47,6 +47,7 @@ def arms_table(data: ReportData) -> pd.DataFrame:
 def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[str]) -> dict[str, str]:
     marks = [("recommended", row["recommended"]), ("best static", row["best_static"])]
     marks += [("best GradNorm", row["arm"] == comparison.verdict.arm)]
+    marks += [("best on validation", comparison.winner.moves and row["arm"] == comparison.winner.arm)]
     notes = [name for name, applies in marks if applies] + lost
     if row["seeds"] < planned:
         notes.append(f"{row['seeds']} of {planned} seeds")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
-from hpo.compare import Comparison, Verdict
+from hpo.compare import Comparison, Interval, Verdict, judge
+from hpo.report.code import line_of
 from hpo.report.data import recommended_weights
 from hpo.report.labels import arm_label
 from hpo.report.numbers import bounds, duration, ratio, signed
@@ -37,21 +39,77 @@ def sentences(comparison: Comparison) -> tuple[str, ...]:
     return _finding(comparison), _cost(comparison), *_budget(comparison)
 
 
+class Best(NamedTuple):
+    """Who won, and the code that trains with it; empty if it is not known."""
+
+    words: str
+    code: str
+
+    @property
+    def text(self) -> str:
+        """Both as one text, for a terminal."""
+        return f"{self.words} {self.code}".strip()
+
+
+def best(comparison: Comparison) -> Best | None:
+    """The best arm of all, if no weights file can hold it; `recommendation` says what to do with fixed weights."""
+    winner = comparison.winner
+    if not winner.moves:
+        return None
+    line = line_of(winner)
+    found = f"Best on validation: {arm_label(winner.arm)}{_gain(comparison)}"
+    moves = "Its weights move during training, so no weights file can hold it"
+    if line is None:
+        return Best(f"{found} {moves}.", "")
+    where = f" ({', '.join(line.where)})" if line.where else ""
+    return Best(f"{found} {moves}; train with{where}:", line.text)
+
+
+def _gain(comparison: Comparison) -> str:
+    """What the winner gains on test over the best fixed weights, as far as seeds can tell."""
+    gain = comparison.winner.gain
+    if not math.isfinite(gain.mean):
+        return "."
+    amount = f"{signed(abs(gain.mean)).lstrip('+')} percentage points"
+    if not math.isfinite(gain.low):
+        side = "better" if gain.mean > 0 else "worse"
+        return f", {amount} {side} on test than the best fixed weights (one seed gives no interval)."
+    low, high = (signed(end).lstrip("+") for end in sorted((gain.low, gain.high), key=abs))
+    if gain.low > 0:
+        told = f", by {amount} on test (95% interval {low} to {high}) over the best fixed weights."
+    elif gain.high < 0:
+        ends = f"{low.lstrip('-')} to {high.lstrip('-')}"
+        told = f". On test it is worse than the best fixed weights, by {amount} (95% interval {ends})."
+    else:
+        told = (
+            f". Its gain on test over the best fixed weights, {signed(gain.mean)} percentage points, cannot be told "
+            f"from 0 (95% interval {bounds(gain.low, gain.high)})."
+        )
+    return told + _within(gain, comparison.margin)
+
+
+def _within(gain: Interval, margin: float) -> str:
+    within = judge(gain, margin) == "equivalent"
+    return f" That is within the study's margin of {margin:g}: no difference that matters." if within else ""
+
+
 def recommendation(comparison: Comparison) -> str:
-    """What to do, in one line."""
+    """What to do, in one line; with fixed weights, if the best arm of all has none."""
     weights = recommended_weights(comparison)
     return advice(comparison, ": " + ", ".join(f"{task} {value:.4g}" for task, value in weights.items()))
 
 
 def advice(comparison: Comparison, weights: str = "") -> str:
     """What to do; ``weights`` follow the arm's name."""
+    moves = comparison.winner.moves
     if not comparison.recommended:
         return (
-            "Nothing to train with: no arm with fixed weights has come through the confirm phase with a score. "
-            "If the study was stopped, the same command again resumes it."
+            f"{'No fixed weights' if moves else 'Nothing'} to train with: no arm with fixed weights has come through "
+            "the confirm phase with a score. If the study was stopped, the same command again resumes it."
         )
-    text = f"Train with {arm_label(comparison.recommended)}{weights}."
-    caution = _CAUTIONS[comparison.verdict.kind].format(more=_more_seeds(comparison.verdict))
+    text = f"{'For fixed weights, train' if moves else 'Train'} with {arm_label(comparison.recommended)}{weights}."
+    what = "It has the best fixed weights" if moves else "It is the best"
+    caution = _CAUTIONS[comparison.verdict.kind].format(best=what, more=_more_seeds(comparison.verdict))
     return f"{text} {caution}".strip()
 
 
@@ -59,8 +117,8 @@ _CAUTIONS = {
     "better": "",
     "equivalent": "",
     "worse": "",
-    "inconclusive": "It is the best on validation so far; for a verdict {more}.",
-    "none": "It is the best on validation so far; if the study was stopped, the same command again resumes it.",
+    "inconclusive": "{best} on validation so far; for a verdict {more}.",
+    "none": "{best} on validation so far; if the study was stopped, the same command again resumes it.",
 }
 
 

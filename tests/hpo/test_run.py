@@ -45,7 +45,7 @@ def case(finished) -> Case:
 
 def verdict(text: str) -> str:
     """From the first sentence to the advice."""
-    return re.search(r"(Whether|GradNorm) .*?Train with [^:]*:", text, re.DOTALL).group(0)
+    return re.search(r"(Whether|GradNorm) .*?[Tt]rain with [^:]*:", text, re.DOTALL).group(0)
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ class Builder:
         margin: of equivalence.
         tasks: their names.
         slow_sweep: how many times longer GradNorm's steps take.
+        winner: an arm that beats the others by ``lead`` percentage points; empty for none.
+        lead: on both splits, in every seed.
     """
 
     T: int = 3
@@ -45,6 +47,8 @@ class Builder:
     margin: float = 1.0
     tasks: tuple[str, ...] = ()
     slow_sweep: float = 1.12
+    winner: str = ""
+    lead: float = 3.0
 
     def __post_init__(self) -> None:
         self.tasks = self.tasks or NAMES[: self.T]
@@ -116,6 +120,9 @@ class Builder:
                 w = _closed(np.exp(self._average(recipe)))
                 names = [f"gradnorm_static/{recipe}/{average}" for average in AVERAGES]
                 rows += [self._row("confirm", name, seed, w) for name in names]
+            if self.winner and self.winner not in {row["arm"] for row in rows if row["seed"] == seed}:
+                alpha = float(self.winner.partition("alpha=")[2].partition(",")[0] or "nan")
+                rows.append(self._row("confirm", self.winner, seed, self._near(0.0), alpha))
         return rows
 
     def _run(self, phase: str, recipe: str, alpha: float, seed: int) -> dict[str, object]:
@@ -162,6 +169,7 @@ class Builder:
         if arm.startswith("gradnorm"):
             turn = -1 if self.verdict == "inconclusive" and seed % 2 else 1
             change += turn * SHIFT[self.verdict]
+        change -= self.lead * (arm == self.winner)
         return self.base * (1 + np.array(list(self.directions.values())) * change / 100)
 
     def _static(self) -> dict[str, np.ndarray]:

@@ -9,10 +9,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from hpo.report.document import document_text, schema_text
+from hpo.report.document import Document, document_text, schema_text
 from tests.hpo.report.builder import Builder
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "comparison.schema.json"
+RESULTS = SCHEMA.parent / "results"
 
 
 def test_the_documented_schema_is_that_of_the_code():
@@ -24,12 +25,13 @@ def test_the_documented_schema_is_that_of_the_code():
     [
         Builder(T=2),
         Builder(T=5, verdict="better"),
+        Builder(winner="uncertainty"),
         Builder(verdict="inconclusive", seeds=1),
         Builder(phases=("references", "static", "sweep")),
         Builder(phases=()),
         Builder(tasks=("<b>", "a/b", "c")),
     ],
-    ids=["two tasks", "five tasks", "one seed", "no confirm", "nothing", "odd names"],
+    ids=["two tasks", "five tasks", "a winner that moves", "one seed", "no confirm", "nothing", "odd names"],
 )
 def test_every_document_keeps_the_schema(builder):
     content = json.loads(document_text(builder.data()), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -50,3 +52,27 @@ def test_it_holds_the_numbers_as_they_are():
     assert [row["expected"] for row in told["best_of_k"]] == found.budget.curve["expected"].tolist()
     assert {row["arm"] for row in told["arms"]} == set(arms.index)
     assert told["provenance"] == data.provenance
+
+
+def test_it_names_the_winner_that_no_weights_file_can_hold():
+    data = Builder(winner="uncertainty").data()
+    told = json.loads(document_text(data))["winner"]
+    assert (told["arm"], told["exportable"]) == ("uncertainty", False)
+    assert told["code"] == "balancers.Uncertainty(tasks)"
+    assert told["gain"] == data.comparison.winner.gain._asdict()
+    assert "no weights file" in told["words"]
+
+
+def test_a_winner_that_is_recommended_gains_nothing_and_needs_no_words():
+    told = json.loads(document_text(Builder(verdict="worse").data()))
+    assert told["winner"]["arm"] == told["recommended"]["arm"]
+    assert (told["winner"]["exportable"], told["winner"]["gain"]["mean"], told["winner"]["words"]) == (True, None, "")
+
+
+@pytest.mark.parametrize("study", sorted(path.name for path in RESULTS.iterdir() if path.is_dir()))
+def test_published_documents_are_read(study):
+    """Those of older versions too, which had no field `winner`."""
+    content = json.loads((RESULTS / study / "comparison.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    read = Document.model_validate(content)
+    assert read.winner is None or read.winner.arm

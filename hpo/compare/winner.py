@@ -1,0 +1,66 @@
+"""The best arm of all that one can train with, and what it gains over the best fixed weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hpo.compare.intervals import NO_INTERVAL, Interval, interval, regret
+from hpo.compare.trials import FIXED, OUTSIDE
+from hpo.compare.verdicts import best_arm
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The arm with the best mean validation score over the confirm seeds.
+
+    Attributes:
+        arm: its name, empty if no arm has a score; ``kind`` its kind.
+        exportable: whether its weights are fixed, so that a weights file can hold them.
+        gain: test score of the recommended arm, which has the best fixed weights, minus its own, paired by seed:
+            above 0 where the winner is better. As it stands, not corrected for selection; NaN if the two are one.
+        recipe, alpha, learning_rate: of a GradNorm run, else empty and NaN; the rate is NaN unless it was searched.
+        steps: optimizer steps of its longest run.
+    """
+
+    arm: str = ""
+    kind: str = ""
+    exportable: bool = False
+    gain: Interval = NO_INTERVAL
+    recipe: str = ""
+    alpha: float = math.nan
+    learning_rate: float = math.nan
+    steps: int = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is a winner whose weights move during training, so that no weights file can hold it."""
+        return bool(self.arm) and not self.exportable
+
+
+def winner(confirm: pd.DataFrame, recommended: str) -> Winner:
+    """Choose on validation among all kinds that one can train with, read on test.
+
+    Args:
+        confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
+        recommended: the arm with the best fixed weights; empty if there is none.
+    """
+    arm = best_arm(confirm, tuple(kind for kind in confirm["kind"].unique() if kind not in OUTSIDE))
+    if not arm:
+        return Winner()
+    trials = confirm[confirm["arm"] == arm]
+    first = trials.iloc[0]
+    fixed = confirm[confirm["arm"] == recommended]
+    gain = NO_INTERVAL if arm == recommended else interval(regret(fixed, trials, "test"))
+    return Winner(
+        arm=arm,
+        kind=str(first["kind"]),
+        exportable=first["kind"] in FIXED,
+        gain=gain,
+        recipe=str(first["recipe"]),
+        alpha=float(first["alpha"]),
+        learning_rate=float(first.get("learning_rate", math.nan)),
+        steps=int(trials["steps"].max()),
+    )
