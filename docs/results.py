@@ -29,6 +29,14 @@ AVERAGES = ("arithmetic", "geometric", "tail", "geometric_tail")
 OTHERS = ("equal", "uncertainty", "dwa", "imtl_l", "famo", "frozen/loss", "frozen/gradient", "known_optimum")
 BANDS = ((0.0, 0.25), (0.25, 0.75), (0.75, 1.75), (1.75, 3.01))  # the upper end left out
 TRIALS = ["phase", "arm", "recipe", "alpha", "seed", "status", "score_val", "score_test", "steps", "seconds"]
+TRIALS += ["together"]
+MARK = "\u2020"  # at seconds of trials that were trained one at a time, whatever they would be today
+ONE_AT_A_TIME = (
+    f"{MARK} Seconds of trials that were trained one at a time: these studies ran before several could be trained "
+    "[at once](cheaper-search.md#trials-at-once-cohort), and a later version still did so by a fault, now corrected, "
+    "wherever a method of torchjd was the last of `references`, as in these. Such seconds are higher than those of a "
+    "run today where training at once pays, and their ratios may be others. Steps and scores do not depend on it."
+)
 NOTHING = "-"
 
 Study = dict[str, Any]
@@ -42,7 +50,7 @@ def collect(output: Path) -> None:
             folder = DOCS / "results" / name
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(found / "comparison.json", folder)
-            trials = pd.read_csv(found / "trials.csv", usecols=TRIALS)
+            trials = pd.read_csv(found / "trials.csv", usecols=lambda column: column in TRIALS)
             trials.to_csv(folder / "trials.csv", index=False, float_format="%.6g")
 
 
@@ -57,6 +65,11 @@ def load() -> dict[str, Study]:
             study["trials"] = pd.read_csv(folder / "trials.csv")
             studies[name] = study
     return studies
+
+
+def one_at_a_time(study: Study) -> bool:
+    """Whether a study ran before its trials could be trained at once, so that its seconds are not those of today."""
+    return "together" not in study["trials"]
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -80,6 +93,7 @@ def summary(studies: dict[str, Study]) -> str:
         verdict = study["verdict"]
         sweep = next(c for c in study["cost"] if c["way"] == "GradNorm, all alpha sweeps")
         static = next(c for c in study["cost"] if c["way"] == "static search")
+        mark = f" {MARK}" if one_at_a_time(study) else ""
         rows.append(
             [
                 name,
@@ -88,12 +102,13 @@ def summary(studies: dict[str, Study]) -> str:
                 verdict["kind"],
                 arm_label(verdict["arm"]),
                 with_bounds(verdict["regret"]),
-                f"{ratio(sweep['steps_ratio'])} / {ratio(sweep['seconds_ratio'])}",
-                duration(sum(study["trials"]["seconds"])),
+                f"{ratio(sweep['steps_ratio'])} / {ratio(sweep['seconds_ratio'])}{mark}",
+                duration(sum(study["trials"]["seconds"])) + mark,
             ]
         )
     head = ("study", "tasks", "static points", "verdict", "best GradNorm arm", "regret, freed of selection")
-    return markdown([*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows)
+    table = markdown([*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows)
+    return f"{table}\n\n{ONE_AT_A_TIME}" if any(map(one_at_a_time, studies.values())) else table
 
 
 def regrets(studies: dict[str, Study], arms: dict[str, Callable[[Study], str | None]]) -> str:
@@ -184,7 +199,11 @@ def weights(study: Study) -> str:
 def words(study: Study) -> str:
     """The report's own sentences, and what it warns of."""
     alarms = [f"- {alarm}" for alarm in study["alarms"]]
-    return "\n".join([" ".join(study["verdict"]["sentences"]), *(["", *alarms] if alarms else [])])
+    said = " ".join(study["verdict"]["sentences"])
+    if one_at_a_time(study):
+        marked = re.sub(r"\bseconds\b", f"seconds {MARK}", said)
+        said = f"{marked} ({MARK} One trial at a time: see the first table.)"
+    return "\n".join([said, *(["", *alarms] if alarms else [])])
 
 
 def filled(text: str, studies: dict[str, Study]) -> str:

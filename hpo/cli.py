@@ -22,6 +22,7 @@ from rich.text import Text
 from hpo import __version__
 
 if TYPE_CHECKING:
+    from hpo.compare import Comparison
     from hpo.plan import Plan  # pandas and torch take seconds to import
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -205,7 +206,6 @@ def export(
     from hpo.compare import compare
     from hpo.export import weights_content, write_weights
     from hpo.files import OutputError
-    from hpo.report import best
 
     found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri))
     comparison = compare(schedule.table(), found.directions, found.study.margin)
@@ -214,9 +214,16 @@ def export(
         write_weights(file, content)
     except OSError as error:
         raise OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
+    _exported(file, content, None if arm else comparison)
+
+
+def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
+    """What a weights file holds; with a comparison also which arm is better and cannot be exported."""
+    from hpo.report import best
+
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
-    if arm is None and (winner := best(comparison)):
+    if comparison is not None and (winner := best(comparison)):
         console.print(winner.text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpo import __version__
+from hpo import __version__, cli
+from hpo.launch import Finished
+from hpo.report import best
+from tests.hpo.report.builder import Builder
 from tests.hpo.runs_for_tests import COMMAND, Case, assert_only_stages, main
 
 COMMANDS = ("run", "plan", "report", "export", "problems", "check", "ui")
@@ -220,3 +223,27 @@ class TestBadInput:
         message = refused("run", "study.yaml")
         assert message.startswith(f"data: {case.folder}/data/census_income_1994_1995_")
         assert "sha256" in message
+
+
+class TestWinner:
+    """The end of `run` and `report`, and that of `export`."""
+
+    @pytest.mark.parametrize(("winner", "moves"), [("uncertainty", True), ("", False)])
+    def test_the_end_of_a_study(self, winner: str, moves: bool, capsys):
+        comparison = Builder(verdict="worse", winner=winner).data().comparison
+        cli._verdict(Finished(comparison, Path("report.html"), Path("weights.json"), {}, {}, True), Path("out"), None)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("train with: balancers.Uncertainty(tasks) For fixed weights, train with" in said) is moves
+        assert ("Train with " in said) is not moves
+
+    def test_export_says_that_a_better_arm_has_no_file_unless_an_arm_was_named(self, capsys):
+        comparison = Builder(winner="uncertainty").data().comparison
+        content = {"arm": comparison.recommended, "weights": {"income": 0.5, "age": 1.5}}
+        line = f"weights.json: {comparison.recommended}: income 0.5, age 1.5\n"
+        for given, told in (
+            (comparison, line + best(comparison).text + "\n"),
+            (None, line),
+            (Builder(verdict="worse").data().comparison, line),
+        ):
+            cli._exported(Path("weights.json"), content, given)
+            assert capsys.readouterr().out == told
