@@ -219,12 +219,20 @@ def export(
 
 def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
     """What a weights file holds; with a comparison also which arm is better and cannot be exported."""
-    from hpo.report import best
-
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
-    if comparison is not None and (winner := best(comparison)):
-        console.print(winner.text, markup=False, highlight=False, soft_wrap=True)
+    if comparison is not None:
+        _winner(comparison)
+
+
+def _winner(comparison: Comparison) -> None:
+    """Who won, if no weights file can hold it, and in a line of its own, to copy, the code that trains with it."""
+    from hpo.report import best
+
+    if winner := best(comparison):
+        console.print(winner.words, style="bold", markup=False, highlight=False)
+        if winner.code:
+            console.print(f"  {winner.code}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -438,7 +446,7 @@ def options(
 def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
     """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 if anything failed."""
     from hpo import terminal
-    from hpo.report import best, recommendation, sentences
+    from hpo.report import recommendation, sentences
 
     console.print()
     for sentence in sentences(finished.comparison):
@@ -447,8 +455,7 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
         console.print(terminal.arms(finished.comparison))
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
-    if winner := best(finished.comparison):
-        console.print(winner.text, style="bold", markup=False, highlight=False)
+    _winner(finished.comparison)
     console.print(recommendation(finished.comparison), markup=False, highlight=False)
     console.print()
     _places(finished, output, tracking_uri)

@@ -75,12 +75,12 @@ def _recommended(arm: str, own: float, far: Vector, names: np.ndarray, nearest: 
     if arm == nearest:
         yield f"The recommended arm, {arm}, is the nearest of them to their centre."
     elif nearer >= OUTER * len(others):
-        told = f"{nearer} of the {len(others)} others are nearer to their centre"
+        told = f"{nearer} of the {len(others)} other points are nearer to their centre"
         yield f"The recommended arm, {arm}, is extreme: {told}."
         if nearest:
             yield f"The nearest to that centre, {nearest}, is as good as far as these seeds can tell."
     else:
-        yield f"Of the others, {nearer} are nearer to their centre than the recommended arm, {arm}."
+        yield f"Of the other points, {nearer} are nearer to their centre than the recommended arm, {arm}."
 
 
 def _remedy() -> str:

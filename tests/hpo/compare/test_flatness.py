@@ -129,9 +129,9 @@ def test_points_that_were_stopped_early_count_as_told_apart() -> None:
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        (0, "static/00, is extreme: 9 of the 10 others are nearer"),
-        (10, "static/10, is extreme: 9 of the 10 others are nearer"),
-        (3, "Of the others, 3 are nearer to their centre than the recommended arm, static/03"),
+        (0, "static/00, is extreme: 9 of the 10 other points are nearer"),
+        (10, "static/10, is extreme: 9 of the 10 other points are nearer"),
+        (3, "Of the other points, 3 are nearer to their centre than the recommended arm, static/03"),
         (5, "The recommended arm, static/05, is the nearest of them to their centre"),
     ],
 )
@@ -166,4 +166,4 @@ def test_the_recommended_arm_need_not_be_a_static_point() -> None:
     outside = arms.iloc[:1].assign(arm="frozen/loss", kind="frozen", recommended=True)
     outside[[f"w/{task}" for task in DIRECTIONS]] = [[1.9999, 0.0001]]
     (alarm,) = said(search, search, pd.concat([arms, outside]))
-    assert "frozen/loss, is extreme: 6 of the 6 others" in alarm
+    assert "frozen/loss, is extreme: 6 of the 6 other points" in alarm
