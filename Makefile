@@ -4,6 +4,7 @@ VENV ?= .venv
 STUDY ?= studies/census-quick.yaml
 # Two files at once, the slow ones first; the tests of a file run in order.
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
+FUZZ_SEED ?= 1
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-quick check audit constraints browser images clean
+.PHONY: help demo test test-quick check fuzz audit constraints browser images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +44,10 @@ check: $(VENV)/.dev ## ruff, mypy and the import contracts
 	@$(BIN)/mypy
 	@echo "==> lint-imports"
 	@$(BIN)/lint-imports
+
+fuzz: $(VENV)/.dev ## 10,980 fuzzed study files and 14,400 weights files; FUZZ_SEED=N takes others
+	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/test_fuzz.py --timeout 3000 \
+	  --numprocesses 2 -k "any_bytes or any_value or other_values or damaged or at_its_worst or as_ratios"
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it
 	@$(BIN)/pip install -q pip-audit

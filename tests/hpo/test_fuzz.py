@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 
 from balancers import Static
@@ -53,15 +54,20 @@ SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
 Refused = (StudyError, ProblemError, FileNotFoundError)
 
 
+TIMES = int(os.environ.get("GRADSWEEP_FUZZ_TIMES", "1"))  # as many examples; `make fuzz` takes 9
+SEED = os.environ.get("GRADSWEEP_FUZZ_SEED")  # of other examples than those of every run
+
+
 def fuzz(examples: int) -> Callable[[Any], Any]:
-    """The same examples in every run, as many as the second argument."""
-    return settings(
-        max_examples=examples,
+    """So many examples, the same in every run unless the environment says otherwise."""
+    chosen = settings(
+        max_examples=examples * TIMES,
         deadline=None,
-        derandomize=True,
+        derandomize=SEED is None,
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
+    return chosen if SEED is None else lambda test: seed(int(SEED or 0))(chosen(test))
 
 
 # ---------------------------------------------------------------- what to write into the files
