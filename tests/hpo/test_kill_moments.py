@@ -87,18 +87,20 @@ class TestFirstLaunch:
         assert not list(case.output.glob(f"{SCRATCH}*"))
 
 
-class TestResumedLaunch:
-    """A study of `Counted` with a checkpoint after each step, whose driver and trials are killed again and again."""
+@pytest.fixture(scope="class")
+def undisturbed(case: Case) -> Undisturbed:
+    """A study with a checkpoint after each step, and how it goes when nothing is killed."""
+    case.study(
+        problem={"name": "tests.hpo.problems_for_tests:Counted", "folder": str(case.folder)},
+        seeds=1,
+        checkpoint_seconds=0,
+    )
+    case.steer(seconds=0.0)
+    return Undisturbed(case)
 
-    @pytest.fixture(scope="class")
-    def undisturbed(self, case: Case) -> Undisturbed:
-        case.study(
-            problem={"name": "tests.hpo.problems_for_tests:Counted", "folder": str(case.folder)},
-            seeds=1,
-            checkpoint_seconds=0,
-        )
-        case.steer(seconds=0.0)
-        return Undisturbed(case)
+
+class TestResumedLaunch:
+    """A study whose driver and trials are killed again and again."""
 
     def test_trials_go_on_from_checkpoints_and_end_bit_for_bit_the_same(self, case, forks, undisturbed):
         case.steer(seconds=0.05)
