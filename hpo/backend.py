@@ -14,12 +14,14 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-DATABASES = ("postgresql", "mysql", "mssql")
+from hpo.files import OutputError
+from hpo.uris import DATABASES, fault, host_and_port, redacted, scheme, shown
+
 UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
 
 
@@ -28,8 +30,18 @@ class TrackingError(RuntimeError):
 
 
 def embedded_uri(output: Path) -> str:
-    """The default backend: SQLite beside the output."""
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    """The default backend: SQLite in the output folder.
+
+    Raises:
+        OutputError: SQLAlchemy cannot be told this folder's name.
+    """
+    path = str((output / "mlflow.db").resolve())
+    # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
+    # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.
+    for uri in (f"sqlite:///{path}", f"sqlite:///{quote(path, safe='')}"):
+        if str(sqlite_path(uri)) == path:
+            return uri
+    raise OutputError(f"--output: found {str(output)!r}, allowed: a path without '?' and '%'")
 
 
 def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
@@ -59,49 +71,38 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
-def shown_uri(uri: str) -> str:
-    """A URI without its password."""
-    parts = urlsplit(uri)
-    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}")) if colon else uri
-
-
-def has_password(uri: str) -> bool:
-    """Whether a URI names a user with a password."""
-    return shown_uri(uri) != uri
-
-
 def check_answers(uri: str) -> None:
     """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
 
     Raises:
         TrackingError: nothing answers, or MLflow cannot use this kind of backend.
     """
-    scheme, shown = urlsplit(uri).scheme, shown_uri(uri)
+    if wrong := fault(uri):
+        raise TrackingError(f"--tracking-uri: {wrong}")
+    where, kind = shown(uri), scheme(uri)
     try:
         if is_server(uri):
             _knock(uri)
-        elif scheme.split("+")[0] in DATABASES:
-            wait = {} if scheme.startswith("mssql") else {"connect_timeout": 5}
+        elif kind in DATABASES:
+            wait = {} if kind == "mssql" else {"connect_timeout": 5}
             create_engine(uri, connect_args=wait).connect().close()
         elif not uri.startswith("sqlite:///"):
             raise TrackingError(
-                f"--tracking-uri: found {shown!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
+                f"--tracking-uri: found {where!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
                 "postgresql://user@host/database, mysql://..., mssql://..."
             )
     except ModuleNotFoundError as error:
         hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"
-        raise TrackingError(f"--tracking-uri: {shown} needs a package that is not installed: {hint}") from None
+        raise TrackingError(f"--tracking-uri: {where} needs a package that is not installed: {hint}") from None
     except (OSError, ValueError, SQLAlchemyError) as error:
-        raise TrackingError(f"--tracking-uri: nothing answers at {shown}: {first_line(error, uri)}") from None
+        raise TrackingError(f"--tracking-uri: nothing answers at {where}: {first_line(error, uri)}") from None
 
 
 def _knock(uri: str) -> None:
-    parts = urlsplit(uri)
-    if not parts.hostname:
+    host, port = host_and_port(uri)
+    if not host:
         raise ValueError("it names no host")
-    socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 5).close()
+    socket.create_connection((host, port or (443 if scheme(uri) == "https" else 80)), 5).close()
 
 
 def is_server(uri: str) -> bool:
@@ -111,7 +112,12 @@ def is_server(uri: str) -> bool:
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite backend, ``None`` for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    try:
+        return Path(make_url(uri).database or "")
+    except (SQLAlchemyError, ValueError):
+        return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def holds_nothing(path: Path) -> bool:
@@ -133,8 +139,8 @@ def holds_nothing(path: Path) -> bool:
 
 
 def first_line(error: BaseException, uri: str) -> str:
-    """What an error says first, without the URI's password."""
-    lines = [line.strip() for line in str(error).replace(uri, shown_uri(uri)).splitlines() if line.strip()]
+    """What an error says first, without a secret of the URI."""
+    lines = [line.strip() for line in redacted(str(error), uri).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
 import sys
 import tempfile
+import traceback
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hpo import __version__
+from hpo.console import Console, commands_in, printable
+from hpo.uris import fault, has_secret, public, redacted, shown
 
 if TYPE_CHECKING:
     from hpo.compare import Comparison
@@ -42,11 +45,10 @@ console = Console()
 
 def _no_password(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """``ps`` and Ray's list of jobs show command lines to everybody."""
-    from hpo.backend import has_password
     from hpo.files import OutputError
 
     source = context.get_parameter_source(str(parameter.name))
-    if value and source and source.name == "COMMANDLINE" and has_password(value):
+    if value and source and source.name == "COMMANDLINE" and has_secret(value):
         raise OutputError(
             f"{parameter.opts[0]}: found a password on the command line, which others can see; "
             f"allowed: set {parameter.envvar} in the environment"
@@ -293,7 +295,7 @@ def check(
         table.add_column(column, overflow="fold")
     for finding in findings:
         found = f"{finding.found}\nallowed: {finding.allowed}" if finding.allowed else finding.found
-        table.add_row(Text(finding.level, styles[finding.level]), Text(finding.subject), Text(found))
+        table.add_row(Text(finding.level, styles[finding.level]), finding.subject, found)
     console.print(table)
     count = {level: sum(finding.level == level for finding in findings) for level in styles}
     console.print(f"Faults: {count['fault']}, warnings: {count['warning']}.", style="bold", highlight=False)
@@ -369,10 +371,12 @@ def ui(
     from hpo import backend
     from hpo.files import OutputError
 
-    if tracking_uri and tracking_uri.startswith(("http://", "https://")):
-        console.print(f"The UI is at {backend.shown_uri(tracking_uri)}", highlight=False, soft_wrap=True)
+    if tracking_uri and (wrong := fault(tracking_uri)):
+        raise backend.TrackingError(f"--tracking-uri: {wrong}")
+    if tracking_uri and backend.is_server(tracking_uri):
+        console.print(f"The UI is at {shown(tracking_uri)}", highlight=False, soft_wrap=True)
         if browser:
-            webbrowser.open(tracking_uri)
+            webbrowser.open(public(tracking_uri) if has_secret(tracking_uri) else tracking_uri)
         return
     if tracking_uri is None:
         _check_holds_studies(output)
@@ -383,13 +387,14 @@ def ui(
             raise OutputError(f"--port: {host}:{port} cannot be listened on: {error.strerror}") from None
     address = f"http://{host}:{port}"
     with suppress(KeyboardInterrupt), _interruptible(), tempfile.TemporaryFile() as log:
-        server = backend.serve(tracking_uri or backend.embedded_uri(output), host, port, log)
+        uri = tracking_uri or backend.embedded_uri(output)
+        server = backend.serve(uri, host, port, log)
         try:
             _show(server, f"{address}/#/experiments?{backend.UI_VIEW}", address, browser)
             if server.wait():
                 log.seek(0)
                 last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise OutputError(f"MLflow's server ended: {last}")
+                raise OutputError(f"MLflow's server ended: {redacted(last, uri)}")
         finally:
             server.terminate()
             server.wait()
@@ -459,8 +464,8 @@ def _verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
     console.print(recommendation(finished.comparison), markup=False, highlight=False)
     console.print()
     _places(finished, output, tracking_uri)
-    for fault in finished.faults:
-        console.print(f"\n{fault}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    for text in finished.faults:
+        console.print(f"\n{text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     if finished.failed:
         plural = "s" if len(finished.failed) > 1 else ""
         console.print(
@@ -486,10 +491,9 @@ def _diverged(diverged: Mapping[str, str]) -> None:
 
 def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
     """Where report and weights file are, and the command that opens the UI on the same backend."""
-    from hpo.backend import shown_uri
-
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
-    options = f" --tracking-uri {shown_uri(tracking_uri)}" if tracking_uri else options
+    if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
+        options = "" if has_secret(tracking_uri) else f" --tracking-uri {shlex.quote(tracking_uri)}"
     where = [("Report", str(finished.report))]
     where += [("Weights", str(finished.weights))] if finished.weights else []
     for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:
@@ -498,6 +502,10 @@ def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
 
 def main() -> None:
     """Entry point: exit code 2 and a line for each thing that is wrong with the input, 130 after Ctrl-C."""
+    for number, argument in enumerate(sys.argv[1:], 1):
+        if found := commands_in(argument):  # not the whole argument, which may hold a secret
+            _say(f"error: argument {number}: found the character {printable(found)}, allowed: printable characters")
+            sys.exit(BAD_INPUT)
     try:
         app(prog_name="gradsweep")  # also when run as a module
     except KeyboardInterrupt:
@@ -505,10 +513,22 @@ def main() -> None:
     except Exception as error:
         lost = type(error).__name__ == "LaunchLostError"
         if not lost and not _is_bad_input(error):
-            raise
+            _say(_without_secrets("".join(traceback.format_exception(error)).rstrip()))
+            sys.exit(FAILED)
         for line in str(error).splitlines():
-            Console(stderr=True).print(f"error: {line}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            _say(f"error: {_without_secrets(line)}")
         sys.exit(FAILED if lost else BAD_INPUT)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, soft_wrap=True)
+
+
+def _without_secrets(text: str) -> str:
+    """Text without the secrets of what the environment names; each error sees to its own, this is for all others."""
+    for name in ("MLFLOW_TRACKING_URI", "GRADSWEEP_STORAGE", "RAY_ADDRESS"):
+        text = redacted(text, uri) if (uri := os.environ.get(name)) else text
+    return text
 
 
 def _is_bad_input(error: Exception) -> bool:

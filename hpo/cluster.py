@@ -38,6 +38,7 @@ from hpo.records import PAUSED, STOPPED, EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
+from hpo.uris import redacted, shown
 from hpo.worker import ALONE, EPOCH, RESULT, RESUMED
 
 # Tune would send the driver's AWS keys to its workers, and Ray would write them to its logs. Nodes have their own.
@@ -120,7 +121,7 @@ def connected(
                 start_ray(address or "local", **quiet)
         except Exception as error:  # Ray raises many kinds, a bare Exception among them
             where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start here"
-            raise ClusterError(f"{where}: {' '.join(str(error).split())}") from None
+            raise ClusterError(f"{where}: {' '.join(redacted(str(error), address or '').split())}") from None
     try:
         with stage("waiting for a node that can hold a trial") if wait else nullcontext():
             nodes = _checked(resources, wait)
@@ -139,10 +140,10 @@ def _staged(folder: Path) -> Path:
 def _knock(address: str) -> None:
     """Ray itself tries for minutes, with pages of warnings."""
     host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdigit():
+    if "/" in address or "@" in address or not host or not port.isdigit():
         raise ClusterError(
-            f"--address: found {address!r}, allowed: host:port of the cluster's head, or auto on one of its nodes; "
-            "the driver needs the cluster's network, so that Ray Client's ray:// will not do"
+            f"--address: found {shown(address)!r}, allowed: host:port of the cluster's head, or auto on one of its "
+            "nodes; the driver needs the cluster's network, so that Ray Client's ray:// will not do"
         )
     try:
         socket.create_connection((host, int(port)), timeout=5).close()

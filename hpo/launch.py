@@ -39,6 +39,7 @@ from hpo.study import Study, load_study
 from hpo.study_lock import locked
 from hpo.sweep import Parameters, Sweep, optuna_storage
 from hpo.tracking import LaunchLostError, Record, Tracking
+from hpo.uris import shown
 from hpo.writer import Writer, deliver
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Place:
     @property
     def shown(self) -> str:
         """The backend for a person's eyes."""
-        return backend.shown_uri(self.uri)
+        return shown(self.uri)
 
     def folder(self, study: str) -> Path:
         """Of one study: report, weights file, Optuna's journal, what MLflow does not hold yet."""

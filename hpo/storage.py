@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from hpo.files import temporary_name
+from hpo.uris import fault, has_secret, redacted, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LOCAL = re.compile(r"file://(localhost)?(?=/)")
-_USER = re.compile(r"(?<=://)([^/@:]*:.*|[^/@]*)@")  # up to the last @, as a secret may hold any character
 
 
 class StorageError(RuntimeError):
@@ -26,8 +26,18 @@ class StorageError(RuntimeError):
 
 
 def absolute(address: str) -> str:
-    """A path made absolute, so that it means the same folder on every node; a URI stays as it is."""
-    return address if _SCHEME.match(address) else str(Path(address).resolve())
+    """A path made absolute, so that it means the same folder on every node; a URI stays as it is.
+
+    Raises:
+        StorageError: it looks like a mistyped URI with a secret, which would become the name of a folder.
+    """
+    if _SCHEME.match(address):
+        return address
+    if has_secret(address):
+        raise StorageError(
+            f"--storage: found {shown(address)!r}, allowed: a folder, or a URI as in s3://bucket/prefix"
+        )
+    return str(Path(address).resolve())
 
 
 def below(address: str, name: str) -> str:
@@ -36,10 +46,6 @@ def below(address: str, name: str) -> str:
         return str(Path(address) / name)
     place, mark, options = address.partition("?")
     return f"{place}{'' if place.endswith('/') else '/'}{name}{mark}{options}"
-
-
-def _shown(address: str) -> str:
-    return _USER.sub("", address).partition("?")[0]
 
 
 class Storage:
@@ -60,8 +66,8 @@ class Storage:
             self._system, self._root = _opened(address)
 
     def __str__(self) -> str:
-        """The address for a person's eyes: without a user's secret, and without options."""
-        return _shown(self.address) if _SCHEME.match(self.address) else self.address
+        """The address for a person's eyes: without its secrets."""
+        return shown(self.address) if _SCHEME.match(self.address) else self.address
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
@@ -88,13 +94,24 @@ class Storage:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Stores raise what their clients raise; callers here know `OSError`, and print it."""
+        try:
+            return call()
+        except Exception as error:
+            text = redacted(" ".join(str(error).split()), self.address)
+            if not isinstance(error, OSError):
+                raise OSError(f"{type(error).__name__}: {text}") from None
+            kind = type(error) if type(error).__module__ == "builtins" else OSError
+            raise kind(text) from None
+
     def _pipe(self, path: str, content: bytes) -> None:
         """An object store shows an object once it is whole; what HDFS may keep of a broken write, a reader checks."""
         try:
-            _as_os_error(lambda: self._system.pipe_file(path, content))
+            self._ask(lambda: self._system.pipe_file(path, content))
         except FileNotFoundError:  # a file system, unlike a store, wants the folder first
-            _as_os_error(lambda: self._system.makedirs(path.rpartition("/")[0], exist_ok=True))
-            _as_os_error(lambda: self._system.pipe_file(path, content))
+            self._ask(lambda: self._system.makedirs(path.rpartition("/")[0], exist_ok=True))
+            self._ask(lambda: self._system.pipe_file(path, content))
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -103,7 +120,7 @@ class Storage:
             OSError: it is not there or cannot be read.
         """
         path = self._path(name)
-        return Path(path).read_bytes() if self._system is None else _as_os_error(lambda: self._system.cat_file(path))
+        return Path(path).read_bytes() if self._system is None else self._ask(lambda: self._system.cat_file(path))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files and folders in a folder, sorted; empty if there is none."""
@@ -112,7 +129,7 @@ class Storage:
             if self._system is None:
                 return sorted(entry.name for entry in Path(path).iterdir() if not entry.name.startswith("."))
             self._system.invalidate_cache()
-            found = _as_os_error(lambda: self._system.ls(path, detail=False))
+            found = self._ask(lambda: self._system.ls(path, detail=False))
             return sorted(entry.rstrip("/").rpartition("/")[2] for entry in found)
         except FileNotFoundError:
             return []
@@ -126,8 +143,8 @@ class Storage:
         path = self._path(name)
         if self._system is not None:
             self._system.invalidate_cache()
-            if _as_os_error(lambda: self._system.exists(path)):
-                _as_os_error(lambda: self._system.rm(path, recursive=True))
+            if self._ask(lambda: self._system.exists(path)):
+                self._ask(lambda: self._system.rm(path, recursive=True))
             return
         target = Path(path)
         if target.is_dir():
@@ -137,13 +154,13 @@ class Storage:
 
 
 def _opened(address: str) -> tuple[Any, str]:
+    if wrong := fault(address):
+        raise StorageError(f"--storage: {wrong}")
     try:
         return _arrow(address) or _fsspec(address)
     except Exception as error:  # stores raise what their clients raise
-        text = " ".join((str(error) or type(error).__name__).replace(address, _shown(address)).split())
-        user = _USER.search(address)
-        text = text.replace(user[0], "") if user else text
-        raise StorageError(f"--storage: {_shown(address)} cannot be used: {text[:300]}") from None
+        text = " ".join(redacted(str(error) or type(error).__name__, address).split())
+        raise StorageError(f"--storage: {shown(address)} cannot be used: {text[:300]}") from None
 
 
 def _arrow(address: str) -> tuple[Any, str] | None:
@@ -169,13 +186,3 @@ def _fsspec(address: str) -> tuple[Any, str]:
 
     system, path = url_to_fs(address)
     return system, str(path).rstrip("/")
-
-
-def _as_os_error(call: Callable[[], Any]) -> Any:
-    """Stores raise what their clients raise; callers here know `OSError`."""
-    try:
-        return call()
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error

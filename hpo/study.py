@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from hpo.compare import AVERAGES
+from hpo.console import printable
 from hpo.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
 from hpo.problem import RECORDABLE, is_recordable
 from search_spaces import DESIGNS, AlphaSpace
@@ -459,8 +460,7 @@ def _found(value: Any) -> str:
 
 def _key(value: Any, most: int = 120) -> str:
     """Without quotes, as a person wrote it; what would move the cursor or end the line is escaped."""
-    text = str(value)
-    return _cut(text if text.isprintable() else repr(text)[1:-1], most)
+    return _cut(printable(str(value)), most)
 
 
 def _cut(text: str, most: int = 120) -> str:

@@ -40,13 +40,13 @@ from hpo.backend import (
     holds_nothing,
     is_server,
     machine,
-    shown_uri,
     sqlite_path,
 )
 from hpo.database import move_artifacts, prepare_database
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
+from hpo.uris import public, shown
 
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
 ALARM_CHARACTERS = 500  # of one alarm
@@ -77,8 +77,8 @@ def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callabl
         try:
             return method(store, *arguments, **named)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
-            shown = shown_uri(store.uri)
-            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, store.uri)}") from None
+            line = first_line(error, store.uri)
+            raise TrackingError(f"--tracking-uri: {shown(store.uri)} cannot be used: {line}") from None
 
     return asked
 
@@ -161,14 +161,14 @@ class Tracking:
         self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
     ) -> None:
         self.uri, self.study = uri, study
-        shown = shown_uri(uri)
+        where = shown(uri)
         check_answers(uri)
         try:
             if path := sqlite_path(uri):
                 if create:
                     prepare_database(path, (output / "artifacts").resolve(), making)
                 elif holds_nothing(path):
-                    raise TrackingError(f"--tracking-uri: {shown} holds no study; run it first: gradsweep run")
+                    raise TrackingError(f"--tracking-uri: {where} holds no study; run it first: gradsweep run")
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(study)
             if found is None and create:
@@ -176,9 +176,9 @@ class Tracking:
         except TrackingError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
-            raise TrackingError(f"--tracking-uri: {shown} cannot be used: {first_line(error, uri)}") from None
+            raise TrackingError(f"--tracking-uri: {where} cannot be used: {first_line(error, uri)}") from None
         if found is None:
-            raise TrackingError(f"--tracking-uri: {shown} holds no study {study!r}; run it first: gradsweep run")
+            raise TrackingError(f"--tracking-uri: {where} holds no study {study!r}; run it first: gradsweep run")
         if found.lifecycle_stage != "active":
             raise TrackingError(
                 f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
@@ -352,7 +352,7 @@ class Tracking:
 
     def links(self) -> dict[str, str]:
         """For each trial the address of its run: of its page where a server shows it, else its id."""
-        page = f"{shown_uri(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
+        page = f"{public(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
         return {
             identity: f"{page}{run_id}?{UI_VIEW}" if is_server(self.uri) else run_id
             for identity, run_id in self._runs.items()

@@ -7,6 +7,7 @@ import re
 
 import pandas as pd
 
+from hpo.console import printable
 from hpo.report.data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.tables import ARM, definitions, trials_table
@@ -44,8 +45,8 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, no table cell ended early."""
-    one_line = " ".join(str(text).split())
+    """Text that Markdown shows as it is: no HTML, no table cell ended early, nothing that a terminal obeys."""
+    one_line = printable(" ".join(str(text).split()))
     return re.sub(r"([\\`*|<>\[\]])", r"\\\1", one_line)
 
 

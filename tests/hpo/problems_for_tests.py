@@ -30,6 +30,7 @@ class Steered(Problem):
 
             - ``fail``, ``nan``, ``kill``: numbers of the starts that raise in the second epoch, have a NaN loss in
               the first step, or kill their own process; ``nan_all``: every one; ``kill_from``: that and all later;
+            - ``message``: what those that raise say;
             - ``hang``, ``memory``, ``disk``: numbers of the starts that never come back from their second epoch, ask
               for more memory than there is, or write to a full disk;
             - ``block``: starts above this number wait in their second epoch as long as the file says so.
@@ -93,7 +94,7 @@ class Steered(Problem):
         if self._epoch != 2:
             return
         if self._start in self._steer("fail", []):
-            raise OSError(f"the disk of start {self._start} is full")
+            raise OSError(self._steer("message", f"the disk of start {self._start} is full"))
         if self._start in self._steer("hang", []):
             threading.Event().wait()
         if self._start in self._steer("memory", []):

@@ -154,7 +154,7 @@ class TestBadInput:
         ("uri", "message"),
         [
             ("http://127.0.0.1:9", "nothing answers at http://127.0.0.1:9: [Errno 111] Connection refused"),
-            ("http://127.0.0.1:port", "nothing answers at http://127.0.0.1:port: Port could not be cast"),
+            ("http://127.0.0.1:port", "found 'http://127.0.0.1:***', allowed: a port up to 65535 after the host"),
             ("http://", "nothing answers at http://: it names no host"),
             ("ftp://127.0.0.1/x", "found 'ftp://127.0.0.1/x', allowed: http://host:port, "),
             ("mlruns", "found 'mlruns', allowed: http://host:port, "),
@@ -188,6 +188,31 @@ class TestBadInput:
             f"{option}: found a password on the command line, which others can see; "
             f"allowed: set {variable} in the environment"
         )
+
+    def test_a_mistyped_uri_does_not_become_a_folder(self, refused, monkeypatch):
+        monkeypatch.setenv("GRADSWEEP_STORAGE", "s3:/key:s3cr3t@bucket")
+        assert refused("run", "study.yaml") == (
+            "--storage: found 's3:/***@bucket', allowed: a folder, or a URI as in s3://bucket/prefix"
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("run", "\x1b[31mx"), r"argument 2: found the character \x1b, allowed: printable characters"),
+            (("run", "study.yaml", "--wait", "\x9b31m"), r"argument 4: found the character \x9b, "),
+            (("plan", "study\u202eyaml.exe"), r"argument 2: found the character \u202e, "),
+            (("run", "study.yaml", "--output", "here\n"), r"argument 4: found the character \n, "),
+            (("check", "toy", "--set", "preset=\udcff"), r"argument 4: found the character \udcff, "),
+        ],
+    )
+    def test_a_character_that_a_terminal_obeys(self, refused, arguments, message):
+        assert refused(*arguments).startswith(message)
+
+    def test_what_the_environment_names_is_escaped(self, case, capsys, monkeypatch):
+        monkeypatch.setenv("RAY_ADDRESS", "\x1b]0;owned\x07")
+        code, out, err = main(capsys, "run", "study.yaml")
+        assert (code, out) == (2, "")
+        assert r"found '\x1b]0;owned\x07', allowed: host:port" in err
 
     def test_a_storage_of_an_unknown_kind(self, refused):
         message = refused("run", "study.yaml", "--storage", "nosuch://bucket/prefix")

@@ -210,32 +210,30 @@ def test_no_error_shows_a_secret(address: str) -> None:
     except StorageError as error:
         shown = str(error)
         assert shown.startswith("--storage: ")
-        assert " cannot be used: " in shown
+        assert " cannot be used: " in shown or ", allowed: percent-encoded characters " in shown
         assert "\n" not in shown
         assert len(shown) < 400
-    assert shown.partition("://")[0].endswith(address.partition("://")[0])
     assert "hid" not in shown
-    assert "me:" not in shown
 
 
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("memory://me:hidden@x/y?key=hidden", "memory://x/y"),
-        ("memory://me@x/y", "memory://x/y"),
+        ("memory://me:hidden@x/y?key=hidden", "memory://***@x/y?key=***"),
+        ("memory://me@x/y", "memory://***@x/y"),
         ("memory://x/y@z", "memory://x/y@z"),
         ("memory:///x", "memory:///x"),
         ("/a:b/c@d?e", "/a:b/c@d?e"),
         ("file:///a%20b", "file:///a%20b"),
     ],
 )
-def test_a_storage_is_shown_without_user_and_options(address: str, expected: str) -> None:
+def test_a_storage_is_shown_without_its_secrets(address: str, expected: str) -> None:
     assert str(Storage(address)) == expected
 
 
 def test_errors_of_a_store_are_os_errors_without_a_secret(bucket: str) -> None:
     storage = Storage(bucket.replace("@bucket", "@other"))
-    assert str(storage) == "s3://other/of/mine"
+    assert str(storage).startswith("s3://***@other/of/mine?scheme=http&region=us-east-1&endpoint_override=")
     with pytest.raises(OSError, match="other") as raised:
         storage.write("trial/1", b"content")
     assert "hidden" not in str(raised.value)

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from hpo import backend
-from hpo.backend import TrackingError, shown_uri
+from hpo.backend import TrackingError
 from hpo.journal import Entry, Journal
 from hpo.tracking import OpenRun, Tracking
 from tests.hpo.runs_for_tests import Case, assert_complete
@@ -108,19 +108,6 @@ class TestBackend:
         assert "mlflow.source.git.commit" not in tags
         monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
         store.start_launch("name: x")
-
-    @pytest.mark.parametrize(
-        ("uri", "shown"),
-        [
-            ("http://host:5000", "http://host:5000"),
-            ("https://me:secret@host/path?x=1", "https://me:***@host/path?x=1"),
-            ("postgresql+psycopg://me:se@cret@host:1/db", "postgresql+psycopg://me:***@host:1/db"),
-            ("postgresql://me@/db?host=/run", "postgresql://me@/db?host=/run"),
-            ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-        ],
-    )
-    def test_passwords_are_not_shown(self, uri, shown):
-        assert shown_uri(uri) == shown
 
 
 @pytest.mark.slow
