@@ -39,7 +39,7 @@ def embedded_uri(output: Path) -> str:
     # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
     # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.
     for uri in (f"sqlite:///{path}", f"sqlite:///{quote(path, safe='')}"):
-        if str(sqlite_path(uri)) == path:
+        if fault(uri) is None and str(sqlite_path(uri)) == path:
             return uri
     raise OutputError(f"--output: found {str(output)!r}, allowed: a path without '?' and '%'")
 

@@ -12,6 +12,7 @@ import traceback
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -502,10 +503,9 @@ def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
 
 def main() -> None:
     """Entry point: exit code 2 and a line for each thing that is wrong with the input, 130 after Ctrl-C."""
-    for number, argument in enumerate(sys.argv[1:], 1):
-        if found := commands_in(argument):  # not the whole argument, which may hold a secret
-            _say(f"error: argument {number}: found the character {printable(found)}, allowed: printable characters")
-            sys.exit(BAD_INPUT)
+    if wrong := _fault_in(sys.argv):
+        _say(f"error: {wrong}")
+        sys.exit(BAD_INPUT)
     try:
         app(prog_name="gradsweep")  # also when run as a module
     except KeyboardInterrupt:
@@ -518,6 +518,20 @@ def main() -> None:
         for line in str(error).splitlines():
             _say(f"error: {_without_secrets(line)}")
         sys.exit(FAILED if lost else BAD_INPUT)
+
+
+def _fault_in(arguments: Sequence[str]) -> str:
+    """What is wrong with a command line whatever the command, without its text: errors of options would echo it."""
+    for number, (before, argument) in enumerate(pairwise(arguments), 1):
+        if found := commands_in(argument):
+            return f"argument {number}: found the character {printable(found)}, allowed: printable characters"
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        elsewhere = option in ("--tracking-uri", "--storage", "--set")  # the first two have a message of their own
+        if equals and "://" in value and not elsewhere and has_secret(value):
+            return (
+                f"argument {number}: found a password on the command line, which others can see; allowed: none here"
+            )
+    return ""
 
 
 def _say(line: str) -> None:

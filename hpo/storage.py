@@ -102,8 +102,9 @@ class Storage:
             text = redacted(" ".join(str(error).split()), self.address)
             if not isinstance(error, OSError):
                 raise OSError(f"{type(error).__name__}: {text}") from None
-            kind = type(error) if type(error).__module__ == "builtins" else OSError
-            raise kind(text) from None
+            if redacted(str(error), self.address) == str(error):
+                raise
+            raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(text) from None
 
     def _pipe(self, path: str, content: bytes) -> None:
         """An object store shows an object once it is whole; what HDFS may keep of a broken write, a reader checks."""

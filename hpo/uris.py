@@ -19,7 +19,7 @@ FORBIDDEN = "/?#[]@"  # in a user name or password, unless percent-encoded
 _HEAD = re.compile(r"\s*([^/?#@:\s]*):/*")  # "http://"; lenient, as a mistyped URI holds the same secrets
 _LOCAL = ("sqlite", "file", "local", "memory")  # with three slashes, what follows is a path
 # Schemes whose part before the "@" is a public name if no password follows: a user, or the container of abfs://.
-_NAMED = (*DATABASES, "hdfs", "viewfs", "sftp", "ssh", "smb", "ftp", "abfs", "abfss", "wasb", "wasbs")
+_NAMED = (*DATABASES, "hdfs", "viewfs", "sftp", "ssh", "smb", "ftp", "abfs", "abfss", "az", "wasb", "wasbs")
 _WITH_USER = (*_NAMED, "http", "https")  # whose user may be shown beside a masked password
 
 _SECRET_NAME = re.compile(
@@ -77,6 +77,8 @@ class _Parts:
     @property
     def shows_user(self) -> bool:
         """Whether the user's name is public."""
+        if self.user == "anonymous" and self.password is None:  # gs://anonymous@bucket
+            return True
         schemes = _NAMED if self.password is None else _WITH_USER
         return bool(self.user) and self.password != "" and self.scheme in schemes and not _wrong_in(self.user or "")
 

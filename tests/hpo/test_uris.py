@@ -70,6 +70,7 @@ HARMLESS = [
     "file:///a:b@c/x",
     "s3://bucket/ada@example.com/x?scheme=http&endpoint_override=127.0.0.1%3A9000&region=eu-central-1",
     "abfs://container@account.dfs.core.windows.net/x",
+    "gs://anonymous@bucket/x",
     "hdfs://ada@host:8020/x",
     "/a:b/c@d?password=x",
     "relative/folder",
@@ -200,6 +201,22 @@ class TestTheCommand:
         assert (code, out) == (2, "")
         variable = {"--tracking-uri": "MLFLOW_TRACKING_URI", "--storage": "GRADSWEEP_STORAGE"}[option]
         assert re.fullmatch(rf"error: {option}: found a [^\n]* set {variable} in the environment\n", err)
+        assert SECRET not in err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("run", "http://ada:s3cr3tW0rd@h"),
+            ("run", "study.yaml", "http://s3cr3tW0rd@h"),
+            ("run", "study.yaml", "--tracking", "http://ada:s3cr3tW0rd@h"),
+            ("run", "study.yaml", "--tracking=http://ada:s3cr3tW0rd@h"),
+            ("run", "study.yaml", "--address", "ray://s3cr3tW0rd@h:1"),
+        ],
+    )
+    def test_a_secret_where_none_belongs_is_refused(self, case, capsys, arguments):
+        code, out, err = main(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(r"error: argument \d: found a password on the command line, [^\n]*\n", err)
         assert SECRET not in err
 
     @pytest.mark.parametrize("uri", [uri.replace("h.example", "127.0.0.1:9") for uri in URIS])
