@@ -23,7 +23,7 @@ from rich.text import Text
 
 from hpo import __version__
 from hpo.console import Console, commands_in, printable
-from hpo.uris import fault, has_secret, public, redacted, shown
+from hpo.uris import has_secret, public, redacted, shown
 
 if TYPE_CHECKING:
     from hpo.compare import Comparison
@@ -372,8 +372,8 @@ def ui(
     from hpo import backend
     from hpo.files import OutputError
 
-    if tracking_uri and (wrong := fault(tracking_uri)):
-        raise backend.TrackingError(f"--tracking-uri: {wrong}")
+    if tracking_uri:
+        backend.check_answers(tracking_uri)
     if tracking_uri and backend.is_server(tracking_uri):
         console.print(f"The UI is at {shown(tracking_uri)}", highlight=False, soft_wrap=True)
         if browser:
