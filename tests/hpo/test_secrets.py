@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.hpo.runs_for_tests import Case, assert_complete, assert_quiet
+from tests.hpo.runs_for_tests import Case, assert_quiet
 from tests.hpo.test_nodes import Bucket
 from tests.mlflow_server.test_server_scripts import FOLDER, running
 
@@ -69,7 +69,9 @@ def test_a_study_whose_uris_hold_secrets_leaves_none_of_them(tmp_path, ray_folde
         refused = [case.command("run", "study.yaml", environment=works | fault) for fault in faults]
         failed = case.command("run", "study.yaml", environment=works)
         done = case.command("run", "study.yaml", environment=works)
-        assert_complete(case.runs(uri=uri), 12)
+        runs = case.runs(uri=uri)
+    assert len(runs) >= 12  # the trial that failed first may have led to other arms being confirmed
+    assert {run.info.status for run in runs} == {"FINISHED"}
     for run in refused:
         assert (run.returncode, run.stdout) == (2, "")
         assert re.fullmatch(r"error: --(tracking-uri|storage): [^\n]+\n", run.stderr)
