@@ -35,13 +35,21 @@ def embedded_uri(output: Path) -> str:
     Raises:
         OutputError: SQLAlchemy cannot be told this folder's name.
     """
-    path = str((output / "mlflow.db").resolve())
+    return sqlite_uri((output / "mlflow.db").resolve())
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database in a file, whatever characters are in the path.
+
+    Raises:
+        OutputError: SQLAlchemy cannot be told this path.
+    """
     # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
     # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.
-    for uri in (f"sqlite:///{path}", f"sqlite:///{quote(path, safe='')}"):
-        if fault(uri) is None and str(sqlite_path(uri)) == path:
+    for uri in (f"sqlite:///{path}", f"sqlite:///{quote(str(path), safe='')}"):
+        if fault(uri) is None and sqlite_path(uri) == path:
             return uri
-    raise OutputError(f"--output: found {str(output)!r}, allowed: a path without '?' and '%'")
+    raise OutputError(f"--output: found {str(path.parent)!r}, allowed: a path without '?' and '%'")
 
 
 def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:

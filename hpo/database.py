@@ -18,7 +18,7 @@ import hpo.environment  # noqa: F401  isort: skip - before mlflow
 from filelock import FileLock
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from hpo.backend import holds_nothing
+from hpo.backend import holds_nothing, sqlite_uri
 
 SCRATCH = ".mlflow.db-"  # what the names of folders begin with in which a database is made
 LOCK = ".mlflow.db.lock"
@@ -96,7 +96,7 @@ def _usable_copy(path: Path, artifacts: Path) -> bool:
 
 def _migrate(path: Path, artifacts: Path) -> None:
     """Let MLflow make its tables in a file, and close the file."""
-    store = SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri())
+    store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())
     store.engine.dispose()
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA journal_mode=wal")  # readers and the writer do not wait for each other
