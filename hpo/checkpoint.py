@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from hpo.storage import Storage
+from hpo.text import message, one_line
+from hpo.user_calls import is_interrupt
 
 MAGIC = b"gradsweep checkpoint 1\n"
 KEPT = 2  # the newest, and one to fall back to
@@ -53,7 +55,11 @@ class Checkpoints:
             kept = [name for name in names if name <= written][-KEPT:]  # from those after it no run could go on
             for name in set(names).difference(kept):
                 self._storage.remove(f"{self._folder}/{name}")
-        except Exception as error:  # of the storage, or of torch, which cannot write every state of a user's parts
+        except (
+            BaseException
+        ) as error:  # of the storage, or of torch, which cannot write every state of a user's parts
+            if is_interrupt(error):
+                raise
             self._broken = True  # once is enough: the next would take as long to fail
             self._warn(f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}")
         self._last = time.monotonic()
@@ -130,5 +136,5 @@ def _decoded(content: bytes) -> dict[str, Any]:
     return state
 
 
-def _line(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:300]
+def _line(error: BaseException) -> str:
+    return message(error) or one_line(error)

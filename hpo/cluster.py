@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -38,6 +38,7 @@ from hpo.records import PAUSED, STOPPED, EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
 from hpo.study import Resources
+from hpo.text import one_line
 from hpo.uris import redacted, shown
 from hpo.worker import ALONE, EPOCH, RESULT, RESUMED
 
@@ -47,7 +48,8 @@ class_cache.ENV_VARS_TO_PROPAGATE = frozenset(
 )
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts attempts that failed; we name trials
 
-RETRIES = 2  # of a trial whose worker or node died without getting further than the time before
+RETRIES = 2  # of a trial, alone, whose worker or node died without getting further than the time before
+TOGETHER = 1  # deaths without getting further after which a cohort is handed out again as it is; then in halves
 LOOK_SECONDS = 5.0  # between two looks at the nodes
 MOST_PENDING = 1000  # what Tune may hold; `_Handout` decides
 
@@ -352,9 +354,33 @@ class _Attempt:
     """A Tune trial: one attempt at a cohort."""
 
     cohort: list[Planned]
+    deaths: int = 0  # of attempts at these trials, one after another, none of which got any of them further
     over: set[str] = field(default_factory=set)  # identities of trials that it has brought to an end, or to a pause
     trial: Any = None
     begun: float = math.inf  # on the monotonic clock
+    late: bool = False
+
+
+def next_attempts(attempt: _Attempt, left: Sequence[Planned]) -> list[tuple[list[Planned], int]]:
+    """What to hand out after an attempt whose worker died: groups of trials, each with its count of deaths.
+
+    Which of several trials killed the worker nobody knows. So they are tried once more as they are, then in halves
+    and halves of these. A trial that comes to be alone begins to count anew: only its own deaths can fail it.
+
+    Args:
+        attempt: its ``deaths`` include this one.
+        left: the trials that it has not brought to an end.
+
+    Returns:
+        Nothing if a trial that was alone has died too often.
+    """
+    if len(attempt.cohort) == 1:
+        return [(list(left), attempt.deaths)] if attempt.deaths <= RETRIES else []
+    if len(left) > 1 and attempt.deaths <= TOGETHER and not attempt.late:
+        return [(list(left), attempt.deaths)]
+    half = -(-len(left) // 2)
+    groups = [list(group) for group in (left[:half], left[half:]) if group]
+    return [(group, attempt.deaths if len(group) > 1 else 0) for group in groups]
 
 
 class _Bridge:
@@ -363,8 +389,7 @@ class _Bridge:
     def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool]) -> None:
         self.schedule, self.job, self.listeners, self.lost = schedule, job, listeners, lost
         self.attempts: dict[str, _Attempt] = {}  # by Tune's id
-        self.again: deque[list[Planned]] = deque()
-        self.deaths: Counter[str] = Counter()  # by identity, since it last got further
+        self.again: deque[tuple[list[Planned], int]] = deque()  # with the deaths of their workers
         self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
         self.paused: dict[str, TrialResult] = {}  # with their trajectories
@@ -381,9 +406,9 @@ class _Bridge:
         """
         return sum(attempt.begun == math.inf for attempt in self.attempts.values()) > self.slots
 
-    def hand_out(self, trial_id: str, cohort: list[Planned]) -> dict[str, Any]:
+    def hand_out(self, trial_id: str, cohort: list[Planned], deaths: int = 0) -> dict[str, Any]:
         """A cohort as a worker reads it."""
-        self.attempts[trial_id] = _Attempt(cohort)
+        self.attempts[trial_id] = _Attempt(cohort, deaths)
         return worker_config(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort])
 
     def begin(self, trial: Any) -> None:
@@ -403,29 +428,29 @@ class _Bridge:
                 self.noticed.add(content)
                 self.tell("noticed", content)
             planned = cohort.get(identity)
-            if planned is None:
+            if planned is None or attempt is None:
                 continue
             if kind == EPOCH:
                 epoch = EpochReport(**content)
-                self.got_to(identity, epoch.steps)
+                self.got_to(attempt, identity, epoch.steps)
                 self.tell("trial_reported", planned, epoch)
             elif kind == RESUMED:
-                self.got_to(identity, content)
-            elif kind == RESULT and attempt is not None:
+                self.got_to(attempt, identity, content)
+            elif kind == RESULT:
                 attempt.over.add(identity)
+                attempt.deaths = 0
                 self.end(planned, TrialResult(**content))
 
-    def got_to(self, identity: str, steps: int) -> None:
-        """A trial is at this step; if it never was before, its worker's deaths are forgiven."""
+    def got_to(self, attempt: _Attempt, identity: str, steps: int) -> None:
+        """A trial is at this step; if it never was before, its workers' deaths are forgiven."""
         if steps > self.furthest.get(identity, 0):
             self.furthest[identity] = steps
-            self.deaths.pop(identity, None)
+            attempt.deaths = 0
 
     def end(self, planned: Planned, result: TrialResult) -> None:
         identity = planned.config.identity
         if identity in self.schedule.results:
             return
-        self.deaths.pop(identity, None)
         self.furthest.pop(identity, None)
         try:
             self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
@@ -447,18 +472,18 @@ class _Bridge:
     def over(self, trial_id: str, error: str) -> None:
         """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
         attempt = self.attempts.pop(trial_id, None)
-        cohort = [p for p in attempt.cohort if p.config.identity not in attempt.over] if attempt else []
+        if attempt is None:
+            return
+        cohort = [planned for planned in attempt.cohort if planned.config.identity not in attempt.over]
         left = [planned for planned in cohort if planned.config.identity not in self.schedule.results]
-        again = []
+        attempt.deaths += 1
+        groups = next_attempts(attempt, left) if left else []
         for planned in left:
-            self.deaths[planned.config.identity] += 1
-            if self.deaths[planned.config.identity] > RETRIES:
-                self.end(planned, TrialResult("failed", error=_death(error)))
-            else:
+            if groups:
                 self.schedule.interrupted(planned.config.identity)
-                again.append(planned)
-        if again:
-            self.again.append(again)
+            else:
+                self.end(planned, TrialResult("failed", error=_death(error)))
+        self.again.extend(groups)
 
     def all_over(self, error: str) -> None:
         """Tune has given up, and with it every attempt."""
@@ -489,7 +514,8 @@ class _Bridge:
         for attempt in list(self.attempts.values()):
             if limit is None or time.monotonic() - attempt.begun < 60 * limit * len(attempt.cohort):
                 continue
-            for planned in (planned for planned in attempt.cohort if planned.config.identity not in attempt.over):
+            attempt.late = True  # a cohort goes on in halves, until the trial that takes so long is alone
+            for planned in attempt.cohort if len(attempt.cohort) == 1 else []:
                 text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
                 self.end(planned, TrialResult("failed", error=text))
             actor = attempt.trial.temporary_state.ray_actor
@@ -502,7 +528,7 @@ class _Bridge:
             try:
                 getattr(listener, event)(*arguments)
             except Exception as error:
-                self.errors.append(f"{type(listener).__name__}.{event}: {type(error).__name__}: {error}")
+                self.errors.append(f"{type(listener).__name__}.{event}: {one_line(error)}")
 
 
 _CAUSES = {  # what Ray says at some length -> in a few words
@@ -530,7 +556,7 @@ class _Handout(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """A cohort, ``None`` to be asked again later, or FINISHED."""
         if self._bridge.again:
-            return self._bridge.hand_out(trial_id, self._bridge.again.popleft())
+            return self._bridge.hand_out(trial_id, *self._bridge.again.popleft())
         if self._bridge.enough_waiting:
             return None
         try:

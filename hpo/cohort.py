@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from balancers import Balancer, Stack
 from hpo.checkpoint import Checkpoints
 from hpo.generators import read_state, set_state
+from hpo.global_state import as_found
 from hpo.logbook import Diverged, Logbook, StepRows
 from hpo.problem import Problem, to_device
 from hpo.records import PAUSED, EpochReport, TrialConfig, TrialResult
 from hpo.stacked import NotStackable, StackedNetwork
+from hpo.text import message, one_line
 from hpo.trial import Parts, add_gap, evaluate, of_length, run_trial
+from hpo.user_calls import Boundary
 
 Found = TypeVar("Found")
 
@@ -139,12 +142,20 @@ def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear:
     if len(places) == 1:
         _one_by_one(places, problem, device, ear)
         return
-    cohort = _Cohort(places, problem, device, ear)
-    try:
-        cohort.run()
+    boundary = Boundary()
+    cohort = _Cohort(places, problem, device, _Relay(ear, boundary), boundary)
+    why: BaseException | None = None
+    with as_found() as state:
+        try:
+            cohort.run()
+        except BaseException as error:  # of the user's code, of vmap, of the memory: alone each gets its own answer
+            boundary.pass_on(error)
+            why = error.with_traceback(None)  # whose frames hold the cohort
+        boundary.end_fork()
+    left = [member.place for member in cohort.members]
+    cohort.close(state.alarms)
+    if why is None:
         return
-    except Exception as error:  # of the user's code, of vmap, of the memory: alone each trial gets its own answer
-        left, why = [member.place for member in cohort.members], error
     del cohort  # its memory is wanted
     if len(left) > 2 and _is_out_of_memory(why):
         ear.alone(len(left), f"the memory does not do for {len(left)} at once, half of them are tried")
@@ -152,17 +163,37 @@ def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear:
             kept = [place.checkpoints for place in half]
             run_cohort([p.config for p in half], problem, device, ear, kept, until=[p.until for p in half])
         return
-    ear.alone(len(left), _line(why))
+    ear.alone(len(left), "; ".join([_line(why), *state.alarms]))
     _one_by_one(left, problem, device, ear)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message(
+        error, 10_000
+    )
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, NotStackable) else f"{type(error).__name__}: {text}"
+def _line(error: BaseException) -> str:
+    return message(error) if isinstance(error, NotStackable) else one_line(error)
+
+
+class _Relay:
+    """An `Ear` on our side of the boundary to the user's code."""
+
+    def __init__(self, ear: Ear, boundary: Boundary) -> None:
+        self._ear, self._boundary = ear, boundary
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        self._boundary.tell(self._ear.resumed, config, steps)
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        self._boundary.tell(self._ear.epochs, reports)
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        self._boundary.tell(self._ear.ended, config, result)
+
+    def alone(self, count: int, why: str) -> None:
+        self._boundary.tell(self._ear.alone, count, why)
 
 
 @dataclass(eq=False)
@@ -186,19 +217,23 @@ class _Cohort:
         members: the trials that have no result yet.
     """
 
-    def __init__(self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
-        self.device, self.ear = device, ear
+    def __init__(
+        self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear, boundary: Boundary
+    ) -> None:
+        self.device, self.ear, self.boundary = device, ear, boundary
         self.config, self.until = places[0].config, min(places[0].until, places[0].config.epochs)
-        self.problem = of_length(problem, self.config.epochs)
+        self.problem = problem
         self.tasks = [task.name for task in problem.tasks]
         self.members = [_Member(place, Logbook(place.config, self.tasks)) for place in places]
         for member in self.members:
             member.log.result.together = len(places)
         self.rows = StepRows()
         self.steps, self.clock = 0, 0.0
+        self._last: tuple[TrialConfig, TrialResult] | None = None
 
     def run(self) -> None:
-        """Train to the end; each trial's result is handed over when it has one."""
+        """Train to the end; each trial's result is handed over when it has one, the last one's by `close`."""
+        self.problem = of_length(self.problem, self.config.epochs)
         self._build()
         batches = self._resume()
         while self.members and len(self.members[0].log.reports) < self.until:
@@ -214,6 +249,7 @@ class _Cohort:
 
     def _build(self) -> None:
         self.parts = Parts.build(self.problem, self.config.seed, self.device)
+        self.boundary.end_fork()
         balancers = [self.parts.balancer(member.place.config, self.tasks) for member in self.members]
         self.network = StackedNetwork(self.problem, self.parts, len(self.members))
         for balancer, member in zip(balancers, self.members, strict=True):
@@ -241,6 +277,7 @@ class _Cohort:
         self.clock = time.perf_counter()
         for batch in batches:
             self._step(batch)
+            self.boundary.end_fork()
             if all(m.place.checkpoints is not None and m.place.checkpoints.due for m in self.members):
                 self._save()
         block = self.rows.take()  # waits for the device
@@ -260,8 +297,10 @@ class _Cohort:
             self._save()
 
     def _step(self, batch: Any) -> None:
+        self.boundary.end_fork()  # of the loader
         self.network.optimizer.zero_grad(set_to_none=True)
         losses = self.network.losses(to_device(batch, self.device))
+        self.boundary.end_fork()  # before torch's threads are asked for something, which a child has not
         if self.steps == 0:  # they are the same for all; if they will not do, each trial says so alone
             values = torch.stack([losses[task].detach() for task in self.tasks], dim=1).tolist()
             for member, row in zip(self.members, values, strict=True):
@@ -289,6 +328,7 @@ class _Cohort:
                 continue
             set_state(before, self.device)
             metrics = evaluate(self.problem, self.network.member(k), "val")
+            self.boundary.end_fork()
             after = after or read_state(self.device)
             report = member.told(partial(Logbook.end_epoch, means=own, validation=metrics))
             if report is not None:
@@ -299,6 +339,7 @@ class _Cohort:
     def _test(self, member: _Member, model: nn.Module) -> None:
         """Read the test split, and the training split for the report's gap."""
         metrics = evaluate(self.problem, model, "test")
+        self.boundary.end_fork()
         tested = member.told(lambda log: log.measured("test", metrics))
         if tested is not None:
             member.log.result.test = tested
@@ -341,11 +382,21 @@ class _Cohort:
                 self._end(member, None)
 
     def _end(self, member: _Member, balancer: Balancer | None) -> None:
-        """Hand over the result of a trial."""
+        """Hand over the result of a trial; the last one waits for `close`."""
         result = member.log.close(balancer)
         result.alarms += member.place.checkpoints.warnings if member.place.checkpoints is not None else []
         self.members.remove(member)
-        self.ear.ended(member.place.config, result)
+        if self.members:
+            self.ear.ended(member.place.config, result)
+        else:
+            self._last = member.place.config, result
+
+    def close(self, alarms: Sequence[str]) -> None:
+        """Hand over the last result, with what is known when the run is over."""
+        if self._last is not None:
+            config, result = self._last
+            result.alarms += alarms
+            self.ear.ended(config, result)
 
 
 def _end_steps(log: Logbook, block: Tensor) -> dict[str, dict[str, float]]:

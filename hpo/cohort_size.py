@@ -14,11 +14,13 @@ import torch
 
 from balancers import Equal, Stack
 from hpo.generators import read_state, set_state
+from hpo.global_state import as_found
 from hpo.problem import Problem, to_device
 from hpo.records import TrialConfig
 from hpo.stacked import NotStackable, StackedNetwork
 from hpo.stacking_probe import check_stackable
 from hpo.trial import Parts, of_length
+from hpo.user_calls import Boundary
 
 FIRST, MOST, GROWTH = 4, 128, 2  # sizes that are tried: 4, 8, ... 128
 BETTER = 0.95  # a larger size has to take less than this share of the time a trial, or it stays at the smaller
@@ -59,7 +61,8 @@ def choose_size(
         return CohortSize(1, f"one at a time, since {reason}")
     own, before = of_length(problem, configs[0].epochs), read_state(device)
     try:
-        return _choose(_Bench(own, configs[0].seed, device, workers), min(most, MOST))
+        with as_found():
+            return _choose(_Bench(own, configs[0].seed, device, workers), min(most, MOST))
     finally:
         set_state(before, device)
 
@@ -95,6 +98,7 @@ class _Bench:
     def __init__(self, problem: Problem, seed: int, device: torch.device, workers: int) -> None:
         self.problem, self.seed, self.device = problem, seed, device
         self._tasks = [task.name for task in problem.tasks]
+        self._boundary = Boundary()
         self._free = MEMORY_SHARE * _free_memory(device) / max(1, workers)
         self._each = 0.0  # bytes a trial, as far as is known
 
@@ -133,6 +137,7 @@ class _Bench:
 
     def _parts(self) -> Parts:
         parts = Parts.build(self.problem, self.seed, self.device)
+        self._boundary.end_fork()
         parts.model.train()
         return parts
 
@@ -144,6 +149,7 @@ class _Bench:
         while len(taken) < 3 or time.perf_counter() - begin < MEASURE_SECONDS:
             start = time.perf_counter()
             step(batch)
+            self._boundary.end_fork()
             self._wait()
             taken.append(time.perf_counter() - start)
             if taken[0] > LONG_STEP and len(taken) > 1:

@@ -20,6 +20,7 @@ from rich.console import Console
 from hpo import backend
 from hpo.alone import check_alone
 from hpo.changes import changes, told, told_data
+from hpo.check.user_code import place_of
 from hpo.checkpoint import mark_shared, remove
 from hpo.compare import Comparison, best_trial, compare
 from hpo.environment import close_local_ray
@@ -28,6 +29,7 @@ from hpo.files import OutputError
 from hpo.journal import Entry, Journal
 from hpo.methods import STACKABLE
 from hpo.plan import Plan, sweep_parameters
+from hpo.problem import ProblemError
 from hpo.problems import load_problem, target_of
 from hpo.problems.data import prepare_once
 from hpo.progress import View, stage
@@ -35,11 +37,13 @@ from hpo.records import STOPPED, TrialConfig, TrialResult
 from hpo.report import ReportData, best, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
-from hpo.study import Study, load_study
+from hpo.study import Study, StudyError, load_study
 from hpo.study_lock import locked
 from hpo.sweep import Parameters, Sweep, optuna_storage
+from hpo.text import one_line
 from hpo.tracking import LaunchLostError, Record, Tracking
 from hpo.uris import shown
+from hpo.user_calls import Boundary
 from hpo.writer import Writer, deliver
 
 if TYPE_CHECKING:
@@ -108,10 +112,31 @@ def open_plan(path: Path, prepare: bool = True) -> Plan:
         StudyError, ProblemError, FileNotFoundError: what is wrong with them.
     """
     study = load_study(path)
-    problem = load_problem(study.problem.name, study.problem.arguments)
-    if prepare:
-        prepare_once(problem)
-    return Plan(study, problem)
+    with _user_code(f"problem: {study.problem.name!r} cannot be used"):
+        problem = load_problem(study.problem.name, study.problem.arguments)
+        if prepare:
+            prepare_once(problem)
+        return Plan(study, problem)
+
+
+@contextmanager
+def _user_code(what: str) -> Iterator[None]:
+    """Tell what a problem's own code raises in one line, with its place.
+
+    Raises:
+        ProblemError: for all but Ctrl-C and what is bad input already.
+    """
+    boundary = Boundary()
+    try:
+        yield
+    except (ProblemError, StudyError):
+        boundary.end_fork()
+        raise
+    except BaseException as error:
+        boundary.pass_on(error)
+        where = place_of(error)
+        raise ProblemError(f"{what}: {one_line(error, 1000)}{f' (at {where})' if where else ''}") from error
+    boundary.end_fork()
 
 
 def run_study(path: Path, where: Place, address: str | None, console: Console, wait: float = 0.0) -> Finished:

@@ -140,7 +140,7 @@ class Logbook:
         if metrics.keys() != set(self.tasks):
             raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
         self._check(f"the metric on {split}", metrics)
-        return dict(metrics)
+        return {task: metrics[task] for task in self.tasks}  # its keys may be of a class of the user's
 
     def _check(self, what: str, numbers: Mapping[str, float]) -> None:
         """What a single-task trial does to the other tasks does not matter."""

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from balancers import Balancer, Stack
 from hpo.generators import read_state, set_state
+from hpo.global_state import as_found
 from hpo.problem import Problem, to_device
 from hpo.records import TrialConfig
 from hpo.stacked import NotStackable, StackedNetwork
+from hpo.text import message, one_line
 from hpo.trial import Parts, of_length
+from hpo.user_calls import Boundary
 
 STEPS = 2  # the second sees what the first has left in buffers and in the optimizer
 CLOSE = 1e-2  # relative, of gradients: TF32 convolutions differ by 1e-3
@@ -36,22 +39,23 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
         NotStackable: the message says what differs, or what cannot be stacked.
     """
     chosen = [configs[0], configs[-1]]
-    own = of_length(problem, chosen[0].epochs)
-    before = read_state(device)
+    before, boundary = read_state(device), Boundary()
     try:
-        _compare(own, chosen, device)
-    except NotStackable:
-        raise
-    except Exception as error:  # of vmap, for what it does not know; of the user's code, for what alone fails too
-        text = " ".join(str(error).split())
-        raise NotStackable(f"its training step cannot be vectorised: {type(error).__name__}: {text[:200]}") from None
+        with as_found():
+            _compare(of_length(problem, chosen[0].epochs), chosen, device, boundary)
+    except NotStackable as reason:
+        boundary.end_fork()
+        raise NotStackable(message(reason)) from None
+    except BaseException as error:  # of vmap, for what it does not know; of the user's code, for what alone fails too
+        boundary.pass_on(error)
+        raise NotStackable(f"its training step cannot be vectorised: {one_line(error)}") from None
     finally:
         set_state(before, device)
 
 
-def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.device) -> None:
-    alone = [_Alone(problem, config, device) for config in configs]
-    stacked = _Stacked(problem, configs, device)
+def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.device, boundary: Boundary) -> None:
+    alone = [_Alone(problem, config, device, boundary) for config in configs]
+    stacked = _Stacked(problem, configs, device, boundary)
     for _ in range(STEPS):
         stacked.measure()
         for k, lane in enumerate(alone):
@@ -69,9 +73,10 @@ def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.dev
 class _Lane:
     """A training run with random generators of its own."""
 
-    def __init__(self, problem: Problem, config: TrialConfig, device: torch.device) -> None:
-        self.problem, self.device = problem, device
+    def __init__(self, problem: Problem, config: TrialConfig, device: torch.device, boundary: Boundary) -> None:
+        self.problem, self.device, self.boundary = problem, device, boundary
         self.parts = Parts.build(problem, config.seed, device)
+        boundary.end_fork()
         self.parts.model.train()
         self.tasks = [task.name for task in problem.tasks]
         self._batches = self.parts.order.epoch()
@@ -92,14 +97,15 @@ class _Lane:
 
 
 class _Alone(_Lane):
-    def __init__(self, problem: Problem, config: TrialConfig, device: torch.device) -> None:
-        super().__init__(problem, config, device)
+    def __init__(self, problem: Problem, config: TrialConfig, device: torch.device, boundary: Boundary) -> None:
+        super().__init__(problem, config, device, boundary)
         self._balancer: Balancer = self.parts.balancer(config, self.tasks)
 
     def measure(self) -> None:
         with self._own_generators():
             self.parts.optimizer.zero_grad(set_to_none=True)
             losses = self.problem.losses(self.parts.model, self._batch())
+            self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items()}
             self._balancer.backward(losses)
 
@@ -119,8 +125,10 @@ class _Alone(_Lane):
 
 
 class _Stacked(_Lane):
-    def __init__(self, problem: Problem, configs: Sequence[TrialConfig], device: torch.device) -> None:
-        super().__init__(problem, configs[0], device)
+    def __init__(
+        self, problem: Problem, configs: Sequence[TrialConfig], device: torch.device, boundary: Boundary
+    ) -> None:
+        super().__init__(problem, configs[0], device, boundary)
         balancers = [self.parts.balancer(config, self.tasks) for config in configs]
         self._network = StackedNetwork(problem, self.parts, len(configs))
         self._stack = Stack(balancers, self._network.shared)
@@ -129,6 +137,7 @@ class _Stacked(_Lane):
         with self._own_generators():
             self._network.optimizer.zero_grad(set_to_none=True)
             losses = self._network.losses(self._batch())
+            self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items()}
             self._stack.backward(losses)
 

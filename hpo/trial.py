@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,13 @@ from balancers import Balancer
 from balancers.shared_gradients import Shared
 from hpo.checkpoint import Checkpoints
 from hpo.generators import DataOrder, seed_all
+from hpo.global_state import as_found
 from hpo.logbook import Diverged, Logbook, StepRows
 from hpo.methods import OVER_THE_RUN, build_balancer
 from hpo.problem import Problem, to_device
 from hpo.records import PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.text import one_line, with_traceback
+from hpo.user_calls import Boundary, is_interrupt
 
 
 def run_trial(
@@ -33,6 +35,9 @@ def run_trial(
 ) -> TrialResult:
     """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
 
+    The process's global state is as it was before, whatever the user's code has done to it. What ``report`` and
+    ``resumed`` raise, and a Ctrl-C in the main thread, are raised here too.
+
     Args:
         config: what to train.
         problem: the instance that ``config.problem`` and ``config.arguments`` name.
@@ -42,15 +47,20 @@ def run_trial(
         resumed: told the steps of the checkpoint that it goes on from.
         until: leave a checkpoint after so many epochs and come back ``paused``; ``None`` trains to the end.
     """
-    trial = _Training(config, problem, device, checkpoints)
-    try:
-        trial.run(report, resumed, min(until or config.epochs, config.epochs))
-    except Diverged as error:
-        trial.log.result.status, trial.log.result.error = "diverged", str(error)
-    except Exception as error:  # the study goes on and names the trial
-        line = f"{type(error).__name__}: {error}"
-        trial.log.result.status, trial.log.result.error = "failed", f"{line}\n\n{traceback.format_exc()}"
-    return trial.close()
+    boundary = Boundary()
+    with as_found() as state:
+        trial = _Training(config, problem, device, checkpoints, boundary)
+        try:
+            trial.run(report, resumed, min(until or config.epochs, config.epochs))
+        except Diverged as error:
+            trial.log.result.status, trial.log.result.error = "diverged", str(error)
+        except BaseException as error:  # the study goes on and names the trial
+            boundary.pass_on(error)
+            trial.log.result.status, trial.log.result.error = "failed", with_traceback(error)
+        boundary.end_fork()
+    result = trial.close()
+    result.alarms += state.alarms
+    return result
 
 
 def of_length(problem: Problem, epochs: int) -> Problem:
@@ -108,9 +118,12 @@ class Parts:
 
 
 def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]:
-    """The metrics of a split, as the user's code returns them."""
+    """The metrics of a split, as the user's code returns them.
+
+    Of a cohort one trial is evaluated after another, so that nothing that this leaves behind may reach the next.
+    """
     model.eval()
-    with torch.no_grad():
+    with as_found(), torch.no_grad():
         return {task: float(value) for task, value in problem.evaluate(model, split).items()}
 
 
@@ -118,8 +131,10 @@ def add_gap(log: Logbook, measure: Callable[[], Mapping[str, float]]) -> None:
     """The metrics on the training split. Only the report's gap needs them, so what goes wrong fails no trial."""
     try:
         log.result.train = log.measured("train", measure())
-    except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        line = one_line(error)
         log.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
 
 
@@ -127,10 +142,15 @@ class _Training:
     """One run of the training loop."""
 
     def __init__(
-        self, config: TrialConfig, problem: Problem, device: torch.device, checkpoints: Checkpoints | None
+        self,
+        config: TrialConfig,
+        problem: Problem,
+        device: torch.device,
+        checkpoints: Checkpoints | None,
+        boundary: Boundary,
     ) -> None:
-        self.config, self.device, self.checkpoints = config, device, checkpoints
-        self.problem = of_length(problem, config.epochs)
+        self.config, self.device, self.checkpoints, self.boundary = config, device, checkpoints, boundary
+        self.problem = problem
         self.tasks = [task.name for task in problem.tasks]
         self._begin()
 
@@ -141,14 +161,15 @@ class _Training:
         self.clock = 0.0
 
     def run(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object], until: int) -> None:
+        self.problem = of_length(self.problem, self.config.epochs)
         self._build()
         batches = self._resume()
         if batches is not None:
-            resumed(self.log.result.steps)
+            self.boundary.tell(resumed, self.log.result.steps)
         for past in self.log.reports:
-            report(past)
+            self.boundary.tell(report, past)
         while len(self.log.reports) < until:
-            report(self._epoch(batches or self.parts.order.epoch()))
+            self.boundary.tell(report, self._epoch(batches or self.parts.order.epoch()))
             batches = None
         if until < self.config.epochs:
             self._pause(batches)
@@ -158,10 +179,13 @@ class _Training:
 
     def _build(self) -> None:
         self.parts = Parts.build(self.problem, self.config.seed, self.device)
+        self.boundary.end_fork()
         self.balancer = self.parts.balancer(self.config, self.tasks)
 
     def _evaluate(self, split: Any) -> dict[str, float]:
-        return evaluate(self.problem, self.parts.model, split)
+        metrics = evaluate(self.problem, self.parts.model, split)
+        self.boundary.end_fork()
+        return metrics
 
     def _epoch(self, batches: Iterator[Any]) -> EpochReport:
         assert self.balancer is not None
@@ -169,6 +193,7 @@ class _Training:
         self.clock = time.perf_counter()
         for batch in batches:
             self._step(batch, self.balancer)
+            self.boundary.end_fork()
             if self.checkpoints is not None and self.checkpoints.due:
                 self._save(self.checkpoints, self.balancer)
         self.balancer.end_epoch()
@@ -193,8 +218,10 @@ class _Training:
         self.clock = now
 
     def _step(self, batch: Any, balancer: Balancer) -> None:
+        self.boundary.end_fork()  # of the loader
         self.parts.optimizer.zero_grad(set_to_none=True)
         losses = self.problem.losses(self.parts.model, to_device(batch, self.device))
+        self.boundary.end_fork()  # before torch's threads are asked for something, which a child has not
         if self.log.result.steps == 0:
             found = {task: losses.get(task) for task in self.tasks}
             scalars = {task: loss for task, loss in found.items() if isinstance(loss, Tensor) and loss.numel() == 1}
@@ -226,10 +253,11 @@ class _Training:
             return None
         try:
             return self._load(state)
-        except Exception as error:  # the user's model or loader may have changed since
-            line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        except BaseException as error:  # the user's model or loader may have changed since
+            self.boundary.pass_on(error)
             self._begin()
-            self.log.result.alarms.append(f"began at the first step, since its checkpoint does not fit: {line}")
+            text = f"began at the first step, since its checkpoint does not fit: {one_line(error)}"
+            self.log.result.alarms.append(text)
             self._build()
             return None
 

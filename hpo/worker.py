@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from hpo.checkpoint import MARKER, Checkpoints
 from hpo.cohort import run_cohort
 from hpo.cohort_size import choose_size
+from hpo.global_state import GlobalState, as_found
 from hpo.problem import Problem
 from hpo.problems import load_problem
 from hpo.problems.data import prepare_once
@@ -20,6 +22,8 @@ from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.stacked import NotStackable
 from hpo.stacking_probe import check_stackable
 from hpo.storage import Storage
+from hpo.text import one_line, with_traceback
+from hpo.user_calls import Boundary
 
 MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
 EPOCH, RESULT, RESUMED, ALONE = "epoch", "result", "resumed", "alone"  # kinds of events
@@ -46,12 +50,15 @@ def train_cohort(config: Mapping[str, Any], report: Report) -> None:
     storage = Storage(config["storage"])
     device, note = _device(config["gpu"])
     voice = _Voice(report, storage, note)
+    boundary = Boundary()
     try:
         problem = _problem_of(config, trials)
-    except Exception as error:
+    except BaseException as error:
+        boundary.pass_on(error)
         for trial in trials:
-            voice.ended(trial, TrialResult("failed", error=f"{type(error).__name__}: {error}"))
+            voice.ended(trial, TrialResult("failed", error=with_traceback(error)))
         return
+    boundary.end_fork()
     of_a_seed = len(trials) > len({trial.seed for trial in trials})
     why = _unstackable(config["target"], problem, trials, device) if of_a_seed else ""
     if why:
@@ -71,11 +78,14 @@ def size_cohort(config: Mapping[str, Any], most: int) -> tuple[int, str]:
     trials = _asked_for(config)
     device, _ = _device(config["gpu"])
     share = config["gpu"] if device.type == "cuda" else config["cpu"] / (os.cpu_count() or 1)
+    boundary = Boundary()
     try:
         problem = _problem_of(config, trials)
+        boundary.end_fork()
         found = choose_size(problem, trials, device, most, round(1 / min(1.0, share)))
-    except Exception as error:  # each trial will say so itself
-        return 1, f"one at a time, since trying it out failed: {type(error).__name__}: {error}"
+    except BaseException as error:  # each trial will say so itself
+        boundary.end_fork()
+        return 1, f"one at a time, since trying it out failed: {one_line(error)}"
     return found.size, found.why
 
 
@@ -123,8 +133,11 @@ def _asked_for(config: Mapping[str, Any]) -> list[TrialConfig]:
 
 def _problem_of(config: Mapping[str, Any], trials: Sequence[TrialConfig]) -> Problem:
     """The problem, with the data that the study has."""
-    problem = _prepared(config["target"], _Frozen(trials[0].arguments))
-    found = problem.data_hash()
+    loaded = _prepared(config["target"], _Frozen(trials[0].arguments))
+    loaded.settings.put_back()  # Tune trains each cohort in a thread of its own
+    problem = loaded.problem
+    with as_found():
+        found = problem.data_hash()
     if found != trials[0].data_hash:
         raise RuntimeError(f"the data of this node have hash {found}, the study's have {trials[0].data_hash}")
     return problem
@@ -173,9 +186,17 @@ class _Frozen(dict[str, Any]):
         return hash(repr(sorted(self.items())))
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A problem, and what its module, constructor and ``prepare()`` have set in the thread that loaded it."""
+
+    problem: Problem
+    settings: GlobalState
+
+
 @lru_cache(maxsize=2)
-def _prepared(name: str, arguments: _Frozen) -> Problem:
+def _prepared(name: str, arguments: _Frozen) -> _Loaded:
     """The problem, once a process; its data once a machine."""
     problem = load_problem(name, arguments)
     prepare_once(problem)
-    return problem
+    return _Loaded(problem, GlobalState.of_thread())

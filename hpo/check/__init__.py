@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from hpo.check import data, network, training
 from hpo.check.bench import Bench, Level, Notes
 from hpo.check.user_code import told
 from hpo.generators import read_state, set_state
+from hpo.global_state import GlobalState, as_found
+from hpo.user_calls import is_interrupt
 
 __all__ = ["Finding", "Level", "check_problem"]
 
@@ -34,6 +36,7 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[Bench], Notes]]] = [
     ("time", ("evaluate", "GradNorm"), training.check_time),
     ("cohort", ("evaluate", "GradNorm"), training.check_cohort),
     ("data hash", ("data",), data.check_hash),
+    ("global state", (), data.check_global_state),
 ]
 
 
@@ -75,7 +78,8 @@ def check_problem(
     bench = Bench(name, arguments, device)
     before = read_state(device)
     try:
-        return _run(bench, tell)
+        with as_found():
+            return _run(bench, tell)
     finally:
         set_state(before, device)  # the caller's generators are as they were
 
@@ -90,7 +94,7 @@ def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
             left_out.append(subject)
             continue
         tell(subject)
-        found = [Finding(level, subject, *texts) for level, *texts in _guarded(check, bench)]
+        found = [Finding(level, subject, *texts) for level, *texts in _guarded(subject, check, bench)]
         if any(finding.level == "fault" for finding in found):
             broken.add(subject)
         findings += found
@@ -99,9 +103,22 @@ def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
     return findings
 
 
-def _guarded(check: Callable[[Bench], Notes], bench: Bench) -> Iterator[tuple[Level, str, str]]:
-    """What a check finds, and what the user's code raises on the way."""
-    try:
-        yield from check(bench)
-    except (Exception, SystemExit) as error:
-        yield "fault", told(error, bench.folders), ""
+def _guarded(subject: str, check: Callable[[Bench], Notes], bench: Bench) -> list[tuple[Level, str, str]]:
+    """What a check finds, and what the user's code raises on the way.
+
+    Each check finds the global state that ``build_model()`` has left, as the rest of a trial does.
+    """
+    notes: list[tuple[Level, str, str]] = []
+    with as_found():
+        if bench.state is not None:
+            bench.state.put_back()
+        before = GlobalState()
+        try:
+            notes.extend(check(bench))
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            notes.append(("fault", told(error, bench.folders), ""))
+        for name in before.changed():
+            bench.left.setdefault(name, subject)
+    return notes

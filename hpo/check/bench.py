@@ -12,8 +12,10 @@ from hpo.check.examples import Pass
 from hpo.check.graph import LossGraph
 from hpo.check.user_code import folders_of, place_of, told
 from hpo.generators import DataOrder, seed_all
+from hpo.global_state import GlobalState
 from hpo.problem import Problem, ProblemError, Split
 from hpo.problems import load_problem
+from hpo.user_calls import is_interrupt
 
 Level = Literal["ok", "warning", "fault"]
 Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allowed
@@ -41,6 +43,8 @@ class Bench:
         trained: a network and its optimizer after one step.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
+        state: the global state that ``build_model()`` leaves for all that a trial does later.
+        left: what of the global state the user's code left changed, and in which check that was seen first.
 
     Raises:
         ProblemError: no such problem, or not with these arguments.
@@ -62,6 +66,8 @@ class Bench:
         self.steps: int | None = None
         self.metrics: dict[str, float] = {}
         self.evaluation = 0.0
+        self.state: GlobalState | None = None
+        self.left: dict[str, str] = {}
 
     def load(self) -> Problem:
         """A new instance, as another process would make it.
@@ -74,7 +80,9 @@ class Bench:
         except ProblemError as error:
             where = place_of(error.__cause__) if error.__cause__ else ""
             raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             raise ProblemError(f"problem: {self._name!r} cannot be made: {told(error)}") from error
 
     def build(self, seed: int = SEED) -> nn.Module:

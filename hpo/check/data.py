@@ -16,6 +16,7 @@ from hpo.problems.data import prepare_once
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 PAIRS: tuple[tuple[Split, Split], ...] = (("train", "val"), ("train", "test"), ("val", "test"))
+HARMLESS = {"environment variables", "warning filters"}  # importing a library changes these
 SLOW = 5.0  # seconds after which preparing a second time is worth a word
 
 
@@ -60,6 +61,18 @@ def check_hash(bench: Bench) -> Notes:
         yield "fault", found, "the same text before and after: define your own data_hash()"
     else:
         yield "ok", "the same after use", ""
+
+
+def check_global_state(bench: Bench) -> Notes:
+    """What else the process trains later does not notice that this problem was there."""
+    if left := {name: subject for name, subject in bench.left.items() if name not in HARMLESS}:
+        found = every(f"{name} (seen at: {subject})" for name, subject in left.items())
+        allowed = (
+            "settings made where the module is imported; each trial begins with these, whatever another has left"
+        )
+        yield "warning", f"the problem's code leaves changed: {found}", allowed
+    else:
+        yield "ok", "the problem's code leaves it as it is", ""
 
 
 def check_batches(bench: Bench) -> Notes:

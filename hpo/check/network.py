@@ -15,6 +15,7 @@ from hpo.check.bench import OTHER_SEED, SEED, Bench, Notes
 from hpo.check.graph import LossGraph
 from hpo.check.words import apart, every, listed, number, size, values
 from hpo.generators import seed_all
+from hpo.global_state import GlobalState
 from hpo.methods import build_balancer
 from hpo.problem import to_device
 
@@ -28,7 +29,7 @@ def check_model(bench: Bench) -> Notes:
     if not isinstance(model, nn.Module):
         yield "fault", f"build_model() gives {type(model).__name__}", "a torch.nn.Module"
         return
-    bench.model = model.to(bench.device)
+    bench.model, bench.state = model.to(bench.device), GlobalState()
     same, other = (state(bench.build(seed)) for seed in (SEED, OTHER_SEED))
     if different := differing(state(bench.model), same):
         found = f"build_model({SEED}) called twice gives networks that differ in {listed(different)}"

@@ -13,12 +13,14 @@ from torch import nn
 from hpo.check.bench import SEED, Bench, Level, Notes
 from hpo.check.network import GRADNORM, differing, state
 from hpo.check.short_run import Limits, ShortRun, train_shortly
-from hpo.check.user_code import place_in, shortened, told
+from hpo.check.user_code import place_in, told
 from hpo.check.words import duration, every, listed, number, values
 from hpo.problem import Task
 from hpo.records import TrialConfig
 from hpo.stacked import NotStackable
 from hpo.stacking_probe import check_stackable
+from hpo.text import shortened
+from hpo.user_calls import is_interrupt
 
 TRAINED_STEPS, FEWEST_STEPS = 200, 20  # of one task alone; with fewer nothing is said
 TIMED_STEPS, WARM_STEPS = 100, 5
@@ -64,7 +66,9 @@ def _evaluate_train(bench: Bench, model: nn.Module) -> Notes:
     """A trial goes on without it."""
     try:
         bench.measure(model, "train")
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         found = f"evaluate(model, 'train') raises: {told(error, bench.folders)}"
         yield "warning", found, "its metrics, from which the report takes the gap of train and test"
 

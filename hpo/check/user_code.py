@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.problem import ProblemError
+from hpo.text import message, one_line
 
-LONGEST = 300  # characters of an exception's text
 _OURS = Path(__file__).resolve().parents[1]
 _BALANCERS = _OURS.parent / "balancers"
 _STANDARD = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
@@ -37,8 +37,7 @@ def told(error: BaseException, folders: Sequence[Path] = ()) -> str:
         error: the exception.
         folders: of the user's package. All other code that is neither installed nor gradsweep's is the user's too.
     """
-    text = shortened(str(error))
-    line = text if isinstance(error, ProblemError) else f"{type(error).__name__}: {text}".rstrip(": ")
+    line = message(error) if isinstance(error, ProblemError) else one_line(error)
     where = "" if isinstance(error, ProblemError) else place_of(error, folders)
     return f"{where}: {line}" if where else line
 
@@ -54,12 +53,6 @@ def place_in(text: str, folders: Sequence[Path] = ()) -> str:
     """The same, from a traceback as Python prints it."""
     found = re.findall(r'^ *File "(.+)", line (\d+)', text, re.MULTILINE)
     return _place([(file, int(line)) for file, line in found], folders)
-
-
-def shortened(text: str) -> str:
-    """In one line of bearable length."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def _place(frames: Iterable[Frame], folders: Sequence[Path]) -> str:

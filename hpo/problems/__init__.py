@@ -14,6 +14,8 @@ from typing import Any
 
 from hpo.problem import Problem, ProblemError, Task
 from hpo.problems.checks import check_count, check_positive, shown
+from hpo.text import message, one_line
+from hpo.user_calls import is_interrupt
 
 __all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
 
@@ -80,7 +82,9 @@ def _describe(name: str) -> ProblemInfo:
         parameters = _parameters(problem_class)
         required = any(parameter.default is parameter.empty for parameter in parameters.values())
         tasks = () if required else tuple(load_problem(name, {}).tasks)
-    except Exception as error:  # another package's code: whatever it raises must not break the listing
+    except BaseException as error:  # another package's code: whatever it raises must not break the listing
+        if is_interrupt(error):
+            raise
         return ProblemInfo(name, error=_line(error))
     summary = inspect.cleandoc(problem_class.__doc__ or "").partition("\n")[0]
     return ProblemInfo(name, summary, {key: _default(value) for key, value in parameters.items()}, tasks)
@@ -136,7 +140,9 @@ def _import(name: str, module: str, attribute: str) -> Any:
         raise ProblemError(f"problem: found {name!r}, allowed is 'package.module:Class', both parts given")
     try:
         found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # the user's module may raise anything, or be a script that ends itself
+    except BaseException as error:  # the user's module may raise anything, or be a script that ends itself
+        if is_interrupt(error):
+            raise
         raise ProblemError(_import_failure(name, module, error)) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -233,5 +239,4 @@ def _listed(names: Iterable[str]) -> str:
 
 def _line(error: BaseException) -> str:
     """An exception in one line: its text, with the type's name where that says more than ProblemError would."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ProblemError) else f"{type(error).__name__}: {text}"
+    return message(error, 1000) if isinstance(error, ProblemError) else one_line(error, 1000)

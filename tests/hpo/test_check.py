@@ -161,7 +161,7 @@ def test_what_a_fault_leaves_out_is_named():
     left_out = findings[-1].found.split(", ")
     assert {"losses", "shared layer", "GradNorm", "evaluate", "time", "cohort"} <= set(left_out)
     looked_at = {finding.subject for finding in findings[:-1]}
-    assert looked_at == {"tasks", "data", "model", "batches", "splits", "resuming", "data hash"}
+    assert looked_at == {"tasks", "data", "model", "batches", "splits", "resuming", "data hash", "global state"}
     assert looked_at.isdisjoint(left_out)
 
 

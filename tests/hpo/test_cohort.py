@@ -391,7 +391,7 @@ def test_what_can_be_stacked_is_found_and_random_generators_stay(kind: type[Smal
 # --- checkpoints
 
 
-class Interrupt(BaseException):
+class Interrupt(KeyboardInterrupt):
     """What ends a process."""
 
 

@@ -1,0 +1,67 @@
+"""Errors as text: short, whole lines that can be sent, stored and printed. Needs the standard library alone."""
+
+from __future__ import annotations
+
+import traceback
+
+LONGEST_TRACEBACK = 20_000  # characters; MLflow keeps the first 4,000
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """An exception's type and text in one line. Never raises, whatever the exception's own ``__str__`` does.
+
+    Args:
+        error: the exception.
+        most: characters of the line, at most.
+
+    >>> one_line(ValueError("first line\\n  second line")), one_line(KeyError())
+    ('ValueError: first line second line', 'KeyError')
+    """
+    text = message(error, most)
+    return shortened(f"{_type_name(error)}: {text}" if text else _type_name(error), most)
+
+
+def message(error: BaseException, most: int = 300) -> str:
+    """An exception's text alone, in one line; empty if it has none. Never raises."""
+    try:
+        return shortened(str(error), most)
+    except BaseException as fault:  # of the user's `__str__`; it may be a SystemExit too
+        return f"its text cannot be told, since __str__ raised {_type_name(fault)}"
+
+
+def with_traceback(error: BaseException) -> str:
+    """An exception as one line, an empty line and its traceback, of bearable length. Never raises."""
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except BaseException as fault:  # of a cause or a note that cannot be read
+        trace = f"Traceback that cannot be told, since telling it raised {_type_name(fault)}"
+    half = LONGEST_TRACEBACK // 2
+    if len(trace) > 2 * half:
+        trace = f"{trace[:half]}\n... {len(trace) - 2 * half:,} characters left out ...\n{trace[-half:]}"
+    return f"{one_line(error, 1000)}\n\n{storable(trace)}"
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """A text in one line of at most so many characters.
+
+    >>> shortened("a  long\\ntext", 8)
+    'a lon...'
+    """
+    line = storable(" ".join(text.split()))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def storable(text: str) -> str:
+    """A text without the characters that no file in UTF-8 and no database takes: they are written as escapes.
+
+    >>> storable("a\\x00b\\udc80")
+    'a\\\\x00b\\\\udc80'
+    """
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _type_name(error: BaseException) -> str:
+    try:
+        return storable(str(type(error).__name__))
+    except BaseException:  # of a metaclass
+        return "an exception without a name"
