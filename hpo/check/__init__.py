@@ -12,7 +12,7 @@ from hpo.check import data, network, training
 from hpo.check.bench import Bench, Level, Notes
 from hpo.check.user_code import told
 from hpo.generators import read_state, set_state
-from hpo.global_state import GlobalState, as_found
+from hpo.global_state import as_found
 from hpo.user_calls import is_interrupt
 
 __all__ = ["Finding", "Level", "check_problem"]
@@ -112,13 +112,11 @@ def _guarded(subject: str, check: Callable[[Bench], Notes], bench: Bench) -> lis
     with as_found():
         if bench.state is not None:
             bench.state.put_back()
-        before = GlobalState()
         try:
-            notes.extend(check(bench))
+            with bench.watched(subject):
+                notes.extend(check(bench))
         except BaseException as error:
             if is_interrupt(error):
                 raise
             notes.append(("fault", told(error, bench.folders), ""))
-        for name in before.changed():
-            bench.left.setdefault(name, subject)
     return notes

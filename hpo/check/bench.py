@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from hpo.check.examples import Pass
 from hpo.check.graph import LossGraph
 from hpo.check.user_code import folders_of, place_of, told
 from hpo.generators import DataOrder, seed_all
-from hpo.global_state import GlobalState
+from hpo.global_state import GlobalState, as_found
 from hpo.problem import Problem, ProblemError, Split
 from hpo.problems import load_problem
 from hpo.user_calls import is_interrupt
@@ -98,8 +99,18 @@ class Bench:
     def measure(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a network."""
         model.eval()
-        with torch.no_grad():
+        with as_found(), self.watched("evaluate"), torch.no_grad():
             return {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
+
+    @contextmanager
+    def watched(self, subject: str) -> Iterator[None]:
+        """Note what of the global state is changed inside."""
+        before = GlobalState()
+        try:
+            yield
+        finally:
+            for name in before.changed():
+                self.left.setdefault(name, subject)
 
     def forget_graph(self) -> None:
         """Free the memory that the checks of the graph took, before a step's own is measured."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.problem import Split
+from tests.hpo.broken_for_tests import Sound
 from tests.hpo.problems_for_tests import Steered
 
 SCALE = 1e-3  # of the parameter that counts the weight of `near`
@@ -172,3 +173,53 @@ class Hostile(Steered):
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.01)
+
+
+# For `gradsweep check`.
+
+
+class EndsCheck(Sound):
+    """Does something in one of its methods, each time."""
+
+    def __init__(self, where: str, deed: str) -> None:
+        super().__init__()
+        self._where, self._deed = where, deed
+
+    def __getattribute__(self, name: str) -> Any:
+        get = super().__getattribute__
+        if name in METHODS and name == get("_where"):
+            DEEDS[get("_deed")]()
+        return get(name)
+
+    def prepare(self) -> None:
+        """Without one of its own a problem is not prepared."""
+
+    def data_hash(self) -> str:
+        return "ends"
+
+
+METHODS = ("prepare", "data_hash", "build_model", "shared_layer", "build_optimizer", "loader", "losses", "evaluate")
+
+
+class LeavesDtype(Sound):
+    """Sets the default dtype for the network that it builds, each time, and rests on it later."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        torch.set_default_dtype(torch.float64)
+        return super().build_model(seed)
+
+    def examples(self, split: Split) -> Tensor:
+        return super().examples(split).double()
+
+    def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        assert torch.get_default_dtype() == torch.float64
+        return super().losses(model, batch)
+
+
+class LeavesAll(Sound):
+    """Its evaluation leaves everything behind."""
+
+    def evaluate(self, model: Any, split: Split) -> dict[str, float]:
+        found = super().evaluate(model, split)
+        spoil_all()
+        return found

@@ -17,8 +17,10 @@ from hpo.check import CHECKS, Finding, check_problem, data, training
 from hpo.check.examples import digest, go_through, row_digests
 from hpo.check.graph import LossGraph
 from hpo.check.user_code import place_of, told
+from hpo.global_state import GlobalState
 from hpo.problem import ProblemError
 from tests.hpo import broken_for_tests as broken
+from tests.hpo import hostile_for_tests as hostile
 
 CPU = torch.device("cpu")
 
@@ -163,6 +165,39 @@ def test_what_a_fault_leaves_out_is_named():
     looked_at = {finding.subject for finding in findings[:-1]}
     assert looked_at == {"tasks", "data", "model", "batches", "splits", "resuming", "data hash", "global state"}
     assert looked_at.isdisjoint(left_out)
+
+
+@pytest.mark.parametrize("deed", ["SystemExit", "GeneratorExit", "unspeakable", "long", "odd"])
+@pytest.mark.parametrize("where", hostile.METHODS)
+def test_whatever_the_users_code_raises_is_a_fault_in_one_line(where, deed):
+    findings = check("tests.hpo.hostile_for_tests:EndsCheck", where=where, deed=deed)
+    faults = [finding.found for finding in findings if finding.level == "fault"]
+    assert faults
+    kind = {"unspeakable": "UnspeakableError", "long": "ValueError", "odd": "ValueError"}.get(deed, deed)
+    for fault in faults:
+        assert re.match(rf".*hostile_for_tests.py:\d+: {kind}", fault)
+        assert "\n" not in fault
+        assert len(fault) < 500
+        assert fault.encode("utf-8")
+
+
+class TestGlobalState:
+    def test_what_a_problem_leaves_is_a_warning_and_spoils_no_other_check(self):
+        before = GlobalState()
+        findings = {finding.subject: finding for finding in check("tests.hpo.hostile_for_tests:LeavesAll")}
+        assert before.changed() == []
+        assert {subject for subject, finding in findings.items() if finding.level != "ok"} == {"global state"}
+        found = findings["global state"].found
+        assert found.startswith("the problem's code leaves changed: ")
+        assert "default dtype (seen at: evaluate)" in found
+        assert "inference mode (seen at: evaluate)" in found
+        assert "warning filters" not in found
+
+    def test_what_building_the_network_sets_is_there_in_the_other_checks(self):
+        findings = {finding.subject: finding for finding in check("tests.hpo.hostile_for_tests:LeavesDtype")}
+        assert {subject for subject, finding in findings.items() if finding.level != "ok"} == {"global state"}
+        assert findings["global state"].found == "the problem's code leaves changed: default dtype (seen at: model)"
+        assert torch.get_default_dtype() == torch.float32
 
 
 def test_preparing_twice_may_cost_much(monkeypatch):
