@@ -535,7 +535,7 @@ _CAUSES = {  # what Ray says at some length -> in a few words
     "running low on memory": "its node ran low on memory, and Ray ended it",
     "node died": "its node died",
     "terminated unexpectedly": "its node died",
-    "connection error code 2": "its process was killed (SIGKILL, as the kernel does when out of memory) or crashed",
+    "connection error code 2": "its process was killed (SIGKILL, as when out of memory), crashed or ended itself",
 }
 
 

@@ -124,7 +124,7 @@ def _user_code(what: str) -> Iterator[None]:
     """Tell what a problem's own code raises in one line, with its place.
 
     Raises:
-        ProblemError: for all but Ctrl-C and what is bad input already.
+        ProblemError: in place of all but Ctrl-C and what is bad input already.
     """
     boundary = Boundary()
     try:
@@ -134,6 +134,8 @@ def _user_code(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         boundary.pass_on(error)
+        if type(error) is FileNotFoundError:  # of data, which the command line tells as it is
+            raise
         where = place_of(error)
         raise ProblemError(f"{what}: {one_line(error, 1000)}{f' (at {where})' if where else ''}") from error
     boundary.end_fork()

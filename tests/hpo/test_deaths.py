@@ -99,7 +99,6 @@ def study(folder: Path, deeds: dict[str, str], **changes: Any) -> Case:
         static=[[weight, 2 - weight] for weight in [*POINTS, 0.5, 1.5]],
         gradnorm={"recipes": ["robust"], "trials": 1},
         confirm={"top_static": 1, "averages": ["tail"]},
-        checkpoint_seconds=0,
         **changes,
     )
     return case
@@ -114,6 +113,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a dozen workers die
 @pytest.mark.parametrize("cohort", [1, 4])
 def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
     cohort: int,
