@@ -46,6 +46,7 @@ from hpo.database import move_artifacts, prepare_database
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
+from hpo.text import storable
 from hpo.uris import public, shown
 
 CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
@@ -58,7 +59,7 @@ LAUNCH, TRIAL = "launch", "trial"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
-logging.getLogger("mlflow").setLevel(logging.ERROR)
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what we say in a line
 
 
 P = ParamSpec("P")
@@ -531,7 +532,7 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 
 
 def _end_tags(result: TrialResult) -> list[RunTag]:
-    tags = {"gradsweep.status": result.status, "gradsweep.error": _storable(result.error)[:4000]}
+    tags = {"gradsweep.status": result.status, "gradsweep.error": storable(result.error)[:4000]}
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
     tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
@@ -546,11 +547,6 @@ def _json_within(texts: Sequence[str]) -> str:
     return json.dumps(kept)
 
 
-def _storable(text: str) -> str:
-    """A text as every database takes it: PostgreSQL refuses NUL, and none can encode half a surrogate pair."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
 def _params(config: TrialConfig) -> list[Param]:
     """What decides the trial; nothing that a later launch may name otherwise."""
     flat: dict[str, Any] = {"method": config.method, "seed": config.seed, "epochs": config.epochs}
@@ -558,7 +554,7 @@ def _params(config: TrialConfig) -> list[Param]:
         flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
     flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
     flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
-    return [Param(key, _storable(str(value))[:6000]) for key, value in flat.items()]
+    return [Param(key, storable(str(value))[:6000]) for key, value in flat.items()]
 
 
 def _epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
