@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from hpo.trial import run_trial
 from tests.hpo.test_trial import BATCHES, TASKS, Net, Small
 
 CPU = torch.device("cpu")
+EPSILON = torch.finfo(torch.float32).eps
+FEW = 20  # steps; later rounding may turn the sign of a gradient near zero, and Adam makes a whole step of it
 ONE_OF_EACH: list[tuple[str, dict[str, Any]]] = [
     ("static", {"weights": {"near": 0.5, "far": 0.05, "tiny": 2.45}}),
     ("equal", {}),
@@ -191,27 +194,122 @@ def test_trials_of_other_seeds_and_lengths_are_trained_apart() -> None:
     check_same(heard, longer, Precise(), 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["toy", "census"])
-def test_a_hundred_steps_of_a_real_problem_are_those_of_trials_alone(name: str) -> None:
-    """In single precision, as users train: to within rounding, which grows as it does between two machines."""
+class Real(Problem):
+    """A built-in problem, whose network or training batches a subclass changes."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.tasks, self.epochs = problem, problem.tasks, problem.epochs
+
+    def build_model(self, seed: int) -> nn.Module:
+        return self.problem.build_model(seed)
+
+    def shared_layer(self, model: nn.Module) -> Any:
+        return self.problem.shared_layer(model)
+
+    def loader(self, split: Any, seed: int) -> Any:
+        return Changed(self.problem.loader(split, seed), self.change)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def losses(self, model: nn.Module, batch: Any) -> Any:
+        return self.problem.losses(model, batch)
+
+    def evaluate(self, model: nn.Module, split: Any) -> dict[str, float]:
+        return dict(self.problem.evaluate(copy.deepcopy(model).float(), split))
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return self.problem.build_optimizer(model)
+
+
+class Changed:
+    """Batches whose floating-point tensors are changed."""
+
+    def __init__(self, batches: Any, change: Callable[[Tensor], Tensor]) -> None:
+        self.batches, self.change = batches, change
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return (tuple(self.change(t) if t.is_floating_point() else t for t in batch) for batch in self.batches)
+
+
+class RealDouble(Real):
+    """Trained in double precision; evaluated in single, as the data are."""
+
+    def build_model(self, seed: int) -> nn.Module:
+        return self.problem.build_model(seed).double()
+
+    def change(self, tensor: Tensor) -> Tensor:
+        return tensor.double()
+
+
+class Rounded(Real):
+    """Each number of each training batch is a neighbour, in single precision, of what it was."""
+
+    def __init__(self, problem: Problem, stream: int) -> None:
+        super().__init__(problem)
+        self.random = torch.Generator().manual_seed(stream)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        up = torch.rand(tensor.shape, generator=self.random) < 0.5
+        return tensor.nextafter(torch.where(up, torch.inf, -torch.inf))
+
+
+def real_trials(name: str, epochs: int) -> tuple[Any, list[TrialConfig]]:
+    """A built-in problem, and trials that weigh its tasks very differently."""
     problem = load_problem(name, {})
     problem.prepare()
     tasks = [task.name for task in problem.tasks]
     weights = [dict(zip(tasks, [0.02, 1.0, 3.0], strict=False)), dict(zip(tasks, [3.0, 1.0, 0.02], strict=False))]
     methods: list[tuple[str, dict[str, Any]]] = [("static", {"weights": w}) for w in weights]
     methods += [("gradnorm", {"recipe": recipe, "alpha": 0.5}) for recipe in ("paper", "direct")]
-    configs = [TrialConfig(name, {}, problem.data_hash(), *method, 0, 2) for method in methods]
+    return problem, [TrialConfig(name, {}, problem.data_hash(), *method, 0, epochs) for method in methods]
+
+
+def apart(one: TrialResult, other: TrialResult, column: str, steps: int) -> float:
+    """How far two trials get from each other within so many steps, relative to a task's mean over them."""
+    mine, its = (result.trajectory[column][:steps] for result in (one, other))
+    assert mine.shape == its.shape == (steps, mine.shape[1])
+    return float((np.abs(mine - its) / np.abs(its).mean(axis=0)).max())
+
+
+def columns(config: TrialConfig) -> str:
+    """What a trial records: static weights need no gradient norms."""
+    return "wLG" if config.method == "gradnorm" else "wL"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["toy", "census"])
+def test_a_hundred_steps_of_a_real_problem_are_those_of_trials_alone(name: str) -> None:
+    """In double precision: in single, rounding alone parts two runs by a percent within a hundred steps."""
+    problem, configs = real_trials(name, 2)
+    heard = train(configs, RealDouble(problem))
+    assert heard.whys == []
+    for config in configs:
+        expected, _ = alone(config, RealDouble(problem))
+        for column in columns(config):
+            assert apart(heard.results[config.identity], expected, column, 100) < 1e-4, (config.method, column)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["toy", "census"])
+def test_in_single_precision_a_real_problem_is_trained_to_within_rounding(name: str) -> None:
+    """As users train: no further from trials alone than these are from each other when their batches are rounded.
+
+    A cohort adds up in another order, which is a rounding or some of them a sum where the batches have one.
+    """
+    problem, configs = real_trials(name, 1)
     heard = train(configs, problem)
     assert heard.whys == []
     for config in configs:
         expected, _ = alone(config, problem)
-        found = heard.results[config.identity].trajectory
-        # G for 40 steps: the paper's recipe is on its target then, and rounding decides which way it moves.
-        for column, steps, close in (("w", 100, 5e-3), ("L", 100, 5e-3), ("G", 40, 1e-3)):
-            one, other = found[column][:steps], expected.trajectory[column][:steps]
-            scale = 1.0 if column == "w" else np.abs(other).mean(axis=0)
-            np.testing.assert_allclose(one / scale, other / scale, rtol=0, atol=close, err_msg=column)
+        rounded = [alone(config, Rounded(problem, stream))[0] for stream in range(3)]
+        for column in columns(config):
+            growth = max(apart(one, expected, column, FEW) for one in rounded)
+            found = apart(heard.results[config.identity], expected, column, FEW)
+            assert found <= 30 * (growth + EPSILON), (config.method, column)
 
 
 @pytest.mark.slow
