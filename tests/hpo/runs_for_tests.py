@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,19 +29,42 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from hpo import cli, launch
+from hpo.backend import embedded_uri
 
 COMMAND = str(Path(sys.executable).parent / "gradsweep")
 MARK = "GRADSWEEP_TEST_MARK"  # in the environment of a command and of all that it starts
 TRIALS = 23  # of `Case.study` with two seeds
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 90.0, what: str = "") -> Any:
-    """Poll; the first true value, or an AssertionError."""
+def wait_until(condition: Callable[[], Any], seconds: float = 240.0, what: str = "") -> Any:
+    """Poll; the first true value, or an AssertionError after so long that no busy machine explains it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what or condition}"
         time.sleep(0.05)
     return found
+
+
+@cache
+def migrated() -> Path:
+    """An SQLite database as MLflow makes it, without a study."""
+    path = Path(tempfile.mkdtemp(prefix="gradsweep-tests-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, path.parent)
+    MlflowClient(f"sqlite:///{path}").get_experiment_by_name("any")
+    return path
+
+
+def place_database(folder: Path) -> str:
+    """Lay a migrated database where gradsweep keeps its own, unless one is there, and name its URI.
+
+    A copy takes milliseconds, MLflow's migrations of a new database seconds of CPU. That gradsweep makes one itself
+    is tested by `test_run.py`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mlflow.db"
+    if not path.exists():
+        shutil.copy(migrated(), path)
+    return embedded_uri(folder)
 
 
 @contextmanager
@@ -55,10 +82,17 @@ def no_file_beyond(size: int) -> Iterator[None]:
 
 @dataclass
 class Case:
-    """A study of `problems_for_tests.Steered` in a folder of its own."""
+    """A study of `problems_for_tests.Steered` in a folder of its own, beside a database that is there already.
+
+    Args:
+        folder: of the study.
+        name: of the study.
+        database: whether there is one; without, the first launch makes it.
+    """
 
     folder: Path
     name: str = "steered"
+    database: bool = True
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +100,8 @@ class Case:
 
     def study(self, **changes: Any) -> Path:
         """Write the study file: 23 trials with two seeds, 15 with one."""
+        if self.database:
+            place_database(self.output)
         content: dict[str, Any] = {
             "name": self.name,
             "problem": {"name": "tests.hpo.problems_for_tests:Steered", "folder": str(self.folder)},

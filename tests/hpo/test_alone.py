@@ -19,12 +19,13 @@ from hpo.alone import check_alone
 from hpo.files import OutputError
 from hpo.study_lock import locked
 from hpo.tracking import Tracking
+from tests.hpo.runs_for_tests import place_database
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    Tracking(backend.embedded_uri(folder), "first", folder)
+    place_database(folder)
     return folder
 
 

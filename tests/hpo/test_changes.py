@@ -69,7 +69,6 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     case = Case(tmp_path, "changed")
     before = case.study(seeds=1, **small)
     where = launch.place(case.output, None)
-    case.output.mkdir()
     store = Tracking(where.uri, case.name, where.output)
     store.start_launch(before.read_text())
     plan = launch.open_plan(case.study(seeds=2, **small))

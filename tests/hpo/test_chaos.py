@@ -147,7 +147,7 @@ class Chaos:
 
 @pytest.fixture(scope="module")
 def chaos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    case = Case(tmp_path_factory.mktemp("chaos"))
+    case = Case(tmp_path_factory.mktemp("chaos"), database=False)
     case.study(
         problem={"name": "tests.hpo.problems_for_tests:Counted", "folder": str(case.folder)},
         gradnorm={"recipes": ["robust"], "trials": 13},  # beyond the ten that Optuna's sampler draws at random

@@ -71,7 +71,7 @@ def test_a_cluster_of_this_machine_ends_with_its_use():
     ):
         pass
     assert not ray.is_initialized()
-    wait_until(lambda: {p.pid for p in psutil.Process().children(recursive=True) if running(p)} <= before, 20)
+    wait_until(lambda: {p.pid for p in psutil.Process().children(recursive=True) if running(p)} <= before)
 
 
 def running(process: psutil.Process) -> bool:

@@ -50,7 +50,7 @@ WEIGHTS: dict[str, Any] = {
     "score": {"validation": {"mean": -0.5, "low": None, "high": None}},
 }
 LONGEST = 500  # characters of a line about a fault, beyond what it lists of our own names
-SLOWEST = 20.0  # seconds for one file, on a machine that does other things too
+SLOWEST = 20.0  # seconds of CPU for one file, which what else the machine does does not change
 Refused = (StudyError, ProblemError, FileNotFoundError)
 
 
@@ -253,7 +253,7 @@ ABOUT = ("study.yaml: ", "problem: ", "static: ", "static[")
 
 def open_it(raw: bytes) -> bool:
     """Open a study file as `gradsweep run` does; whether it was accepted."""
-    path, start = Path("study.yaml"), time.monotonic()
+    path, start = Path("study.yaml"), time.process_time()
     path.write_bytes(raw)
     try:
         plan = open_plan(path)
@@ -261,7 +261,7 @@ def open_it(raw: bytes) -> bool:
         assert_plain(str(error).split("\n"), ABOUT)
         return False
     finally:
-        assert time.monotonic() - start < SLOWEST
+        assert time.process_time() - start < SLOWEST
     identities = [planned.config.identity for planned in plan.static()]
     assert len(set(identities)) == len(identities) == plan.size()["static"][1]
     assert_inside(plan.study.name)
@@ -271,9 +271,9 @@ def open_it(raw: bytes) -> bool:
 def plan_it(captured: pytest.CaptureFixture[str], folder: Path, raw: bytes) -> tuple[int, str, str]:
     """`gradsweep plan` on a study file: how it ended, having changed nothing on disk and thrown nothing."""
     (folder / "study.yaml").write_bytes(raw)
-    before, start = contents(folder), time.monotonic()
+    before, start = contents(folder), time.process_time()
     code, out, err = main(captured, "plan", "study.yaml")
-    assert time.monotonic() - start < SLOWEST
+    assert time.process_time() - start < SLOWEST
     assert contents(folder) == before
     if code == 0:
         assert err == ""
@@ -417,10 +417,10 @@ def test_a_thousand_faults_are_twenty_lines_and_their_number(folder: Path) -> No
 
 def test_a_long_list_of_names_takes_no_hours(folder: Path) -> None:
     Path("study.yaml").write_text(f"{BASE}references: {[f'r{k}' for k in range(30_000)]}\n")
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(StudyError, match=r"more faults$"):
         load_study(Path("study.yaml"))
-    assert time.monotonic() - start < SLOWEST
+    assert time.process_time() - start < SLOWEST
 
 
 PROBLEMS = {
@@ -558,7 +558,7 @@ def read_it(path: Path, raw: bytes) -> dict[str, float] | None:
     path.write_bytes(raw)
     found: dict[str, float] | None = None
     for read in (read_weights, Static.load):
-        start = time.monotonic()
+        start = time.process_time()
         try:
             loaded = read(path)
         except ValueError as error:
@@ -568,7 +568,7 @@ def read_it(path: Path, raw: bytes) -> dict[str, float] | None:
             assert len(message) < len(str(path)) + 1000
             continue
         finally:
-            assert time.monotonic() - start < SLOWEST
+            assert time.process_time() - start < SLOWEST
         if isinstance(loaded, Static):
             assert found is not None
             assert loaded.tasks == list(found)

@@ -39,7 +39,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, dict[str, float]]:
     """The arms of the same study and the weights it recommends, trained one trial after the other without Ray."""
-    case = Case(tmp_path_factory.mktemp("undisturbed"))
+    case = Case(tmp_path_factory.mktemp("undisturbed"), database=False)
     plan = open_plan(case.study())
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
 
@@ -110,7 +110,7 @@ class TestInterrupted:
         terminal = Terminal(case, "run", "study.yaml")
         wait_until(lambda: blocked(case, terminal.process), what="the block")
         os.write(terminal.keys, b"\x03")
-        assert terminal.process.wait(60) == 130
+        assert terminal.process.wait(240) == 130
         shown = terminal.shown()
         assert shown.rstrip().endswith(STOPPED)
         assert re.search(r"references .* 2/2", shown)
@@ -123,7 +123,7 @@ class TestInterrupted:
         process = case.start("run", "study.yaml")
         wait_until(lambda: blocked(case, process), what="the block")
         process.terminate()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (130, "")
         assert out.rstrip().endswith(STOPPED)
         self.assert_stopped(case, launches=2)
@@ -137,7 +137,7 @@ class TestInterrupted:
         assert (code, out) == (2, "")
         assert err == f"error: --output: another launch of study 'steered' is running in {case.results}\n"
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert {run.info.status for run in case.runs()} == {"FINISHED", "RUNNING"}
 
     def test_the_same_command_finishes(self, case, undisturbed):
@@ -151,11 +151,11 @@ class TestInterrupted:
         assert [run.info.status for run in launches] == ["KILLED", "KILLED", "KILLED", "FINISHED"]
         assert [run.data.tags["gradsweep.status"] for run in launches] == [*["interrupted"] * 3, "finished"]
         assert_same(case, undisturbed)
-        wait_until(lambda: not case.processes(), 90, "the killed driver's Ray to end")
+        wait_until(lambda: not case.processes(), what="the killed driver's Ray to end")
 
     @staticmethod
     def assert_stopped(case: Case, launches: int) -> None:
-        wait_until(lambda: not case.processes(), 10, "Ray to end")
+        wait_until(lambda: not case.processes(), what="Ray to end")
         runs = case.runs()
         states = [(run.info.status, run.data.tags["gradsweep.status"]) for run in runs]
         assert states.count(("FINISHED", "finished")) == 4 * launches

@@ -209,7 +209,7 @@ def test_a_node_imports_what_was_sent(project: Path, tmp_path: Path) -> None:
         env=environment | {"PYTHONPATH": str(staged), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     *files, values, heavy = done.stdout.splitlines()

@@ -9,16 +9,16 @@ from hpo import backend
 from hpo.backend import TrackingError
 from hpo.journal import Entry, Journal
 from hpo.tracking import OpenRun, Tracking
-from tests.hpo.runs_for_tests import Case, assert_complete
+from tests.hpo.runs_for_tests import Case, assert_complete, place_database
 from tests.hpo.tracking_for_tests import again, history, only_run, planned, result, write
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a database, whose migrations take seconds; each test has a study of its own in it."""
+    """Holds a database; each test has a study of its own in it."""
     folder = tmp_path_factory.mktemp("tracking")
-    Tracking(backend.embedded_uri(folder), "first", folder)
+    place_database(folder)
     return folder
 
 
@@ -115,7 +115,7 @@ class TestBackend:
 def test_a_study_in_postgresql(postgresql, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     uri = f"postgresql+psycopg://postgres:any@/mlflow?host={postgresql}"
-    case = Case(tmp_path)
+    case = Case(tmp_path, database=False)
     small = {"recipes": ["robust"], "trials": 1}
     case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=small)
     finished, printed = case.run(uri)

@@ -19,7 +19,7 @@ from hpo.journal import TRAJECTORY, TRIAL, Entry, Journal
 from hpo.records import AVERAGES, EpochReport
 from hpo.tracking import Tracking
 from hpo.writer import Writer, deliver
-from tests.hpo.runs_for_tests import wait_until
+from tests.hpo.runs_for_tests import place_database, wait_until
 from tests.hpo.tracking_for_tests import (
     TASKS,
     Server,
@@ -36,9 +36,9 @@ from tests.hpo.tracking_for_tests import (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a database, whose migrations take seconds; each test has a study of its own in it."""
+    """Holds a database; each test has a study of its own in it."""
     folder = tmp_path_factory.mktemp("tracking")
-    Tracking(backend.embedded_uri(folder), "first", folder)
+    place_database(folder)
     return folder
 
 
@@ -82,7 +82,7 @@ class TestWriter:
         writer = Writer(store, "parent", journal)
         writer.trial_started(planned())
         writer.trial_reported(planned(), report(1))
-        wait_until(lambda: trial_runs(store) and history(store, "loss/depth"), 30)
+        wait_until(lambda: trial_runs(store) and history(store, "loss/depth"))
         assert writer.close() == []
         run = only_run(store)
         assert (run.info.status, run.data.tags["gradsweep.status"]) == ("KILLED", "interrupted")
@@ -334,7 +334,7 @@ class TestServer:
         writer = Writer(store, store.start_launch("name: x"), journal)
         first, second, open_one = planned(1), planned(2), planned(3)
         writer.trial_started(first)
-        wait_until(lambda: store.run_of(first.config.identity), 30)
+        wait_until(lambda: store.run_of(first.config.identity))
         server.stop()
         for trial in (second, open_one):
             writer.trial_started(trial)
@@ -342,9 +342,9 @@ class TestServer:
             writer.trial_reported(trial, report(1))
             writer.trial_ended(trial, result())
         assert [entry.planned for entry in journal.entries()] == [first, second]
-        wait_until(lambda: writer.faults, 60)
+        wait_until(lambda: writer.faults)
         server.start()
-        wait_until(lambda: not len(journal) and store.run_of(open_one.config.identity), 60, "the delivery")
+        wait_until(lambda: not len(journal) and store.run_of(open_one.config.identity), what="the delivery")
         assert writer.close() == []
         runs = trial_runs(store)
         states = {run.data.tags["gradsweep.seed"]: run.info.status for run in runs}
@@ -374,7 +374,7 @@ class TestServer:
             writer = Writer(store, "parent", journal)
             proxy.cuts = 1
             writer.trial_started(planned(1))
-            wait_until(lambda: writer.faults, 60)
+            wait_until(lambda: writer.faults)
             writer.trial_ended(planned(1), result())
             assert writer.close() == []
             assert proxy.cuts == 0

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).resolve().parents[2] / "mlflow"
 BIN = Path(sys.executable).parent
-START_SECONDS = 120
+START_SECONDS = 240
 
 
 def free_port() -> int:
@@ -37,7 +37,7 @@ def status(url: str, host: str | None = None) -> int | None:
     """Return the HTTP status of a GET, or None where nothing listens yet."""
     request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code

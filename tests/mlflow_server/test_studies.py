@@ -98,7 +98,7 @@ def test_a_team_s_server_takes_sixteen_trials_and_a_study_and_no_secret_is_anywh
     with running("server-postgresql.sh", tmp_path, **variables) as server:
         assert status(f"{server.url}/api/2.0/mlflow/experiments/get?experiment_id=0") == 401
         log_sixteen_trials_at_once(server.url, tmp_path / "sixteen")
-        case = Case(tmp_path / "driver")
+        case = Case(tmp_path / "driver", database=False)
         case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=SMALL_SWEEP)
         client = SECRETS | {"MLFLOW_TRACKING_URI": server.url, "MLFLOW_TRACKING_USERNAME": "admin"}
         with monkeypatch.context() as patch:
