@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -12,6 +13,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 torch.set_num_threads(1)  # small networks: more threads only wait for each other
+# Limits in milliseconds for an example would fail where the machine is slow or does other things too.
+settings.register_profile("gradsweep", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gradsweep")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from hpo.plan import Planned
 from hpo.records import EpochReport, TrialConfig, TrialResult
 from hpo.tracking import Record, Tracking
 from hpo.writer import Writer
+from tests.hpo.runs_for_tests import place_database
 
 TASKS = ["depth", "normals"]
 
@@ -89,7 +90,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.uri = f"sqlite:///{folder / 'server.db'}"  # of the database behind it
+        self.uri = place_database(folder)  # of the database behind it
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
