@@ -137,11 +137,22 @@ def alone(config: TrialConfig, problem: Problem) -> tuple[TrialResult, list[Epoc
     return run_trial(config, problem, reports.append, CPU), reports
 
 
+KNOWN: dict[tuple[type[Problem], str, bool], tuple[TrialResult, list[EpochReport]]] = {}
+
+
+def alone_once(config: TrialConfig, kind: type[Problem]) -> tuple[TrialResult, list[EpochReport]]:
+    """A trial as it ends alone, trained once for all tests that ask for it."""
+    key = kind, config.identity, config.test
+    if key not in KNOWN:
+        KNOWN[key] = alone(config, kind())
+    return KNOWN[key]
+
+
 def check_same(
     heard: Heard, config: TrialConfig, problem: Problem, together: int, close: float = 1e-5, resumed: int = 0
 ) -> None:
     """What a trial of a cohort tells is what it tells alone, but for its seconds."""
-    expected, reports = alone(config, problem)
+    expected, reports = alone_once(config, type(problem))
     found = heard.results[config.identity]
     assert (found.status, found.error, found.alarms) == (expected.status, expected.error, expected.alarms)
     assert (found.steps, found.together) == (expected.steps, together)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hpo.compare import interval, seed_noise, selection
-from hpo.compare.verdicts import best_arm, recentred, verdict
+from hpo.compare.verdicts import RESAMPLES, best_arm, recentred, verdict
 from tests.hpo.compare import simulated
 from tests.hpo.compare.table import NAN, arm, arms_by_name, compared, row
 
@@ -285,7 +285,7 @@ STATICS = pytest.mark.parametrize("statics", [2, 5])
 @SEEDS
 @STATICS
 def test_the_simulation_s_verdict_is_the_package_s(seeds: int, statics: int) -> None:
-    some = simulated.studies(simulated.truths(12, -0.5, 0.0, statics, spread=0.7), seeds)
+    some = simulated.studies(simulated.truths(12, -0.5, 0.0, statics, spread=0.7), seeds, resamples=RESAMPLES)
     for study, word in enumerate(some.words(1.5)):
         found = verdict(some.confirm(study), 1.5)
         centre, half = some.regret[study], some.half_width()[study]
