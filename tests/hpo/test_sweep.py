@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -435,65 +435,90 @@ def test_what_optuna_proposes_depends_on_scores(tmp_path: Path) -> None:
     assert sum(mine != its for mine, its in zip(one, other, strict=True)) >= 4
 
 
-BOTH = pytest.mark.parametrize("space", [SPACE, WITH_RATE], ids=["alpha", "with rate"])
+@dataclass
+class Strict:
+    """A sweep whose trials came one after the other: its results by identity, its journal, what Optuna then holds."""
+
+    space: AlphaSpace
+    results: dict[str, Parameters]
+    journal: str
+    held: Held
+
+
+@pytest.fixture(scope="module", params=[SPACE, WITH_RATE], ids=["alpha", "with rate"])
+def strict(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Strict:
+    file = tmp_path_factory.mktemp("strict") / "journal"
+    results = in_strict_order(file, request.param, near(0.7))
+    return Strict(request.param, results, file.read_text(), held(file))
+
+
 FEW = settings(
     max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-@BOTH
 @FEW
 @given(seed=st.integers(0, 10**6), kills=st.sampled_from([0, 3, 20]))
 def test_neither_the_order_of_results_nor_kills_change_what_optuna_proposes(
-    tmp_path_factory: pytest.TempPathFactory, space: AlphaSpace, seed: int, kills: int
+    tmp_path_factory: pytest.TempPathFactory, strict: Strict, seed: int, kills: int
 ) -> None:
-    folder = tmp_path_factory.mktemp("sweep")
-    in_strict_order(folder / "strict", space, near(0.7))
-    strict = held(folder / "strict")
-    assert len(strict) == TRIALS
-    assert {state for _, state, _ in strict} == {TrialState.COMPLETE, TrialState.FAIL}
-    assert Driver(folder / "disturbed", space, near(0.7), random.Random(seed), kills).run() == strict
+    assert len(strict.held) == TRIALS
+    assert {state for _, state, _ in strict.held} == {TrialState.COMPLETE, TrialState.FAIL}
+    file = tmp_path_factory.mktemp("sweep") / "disturbed"
+    assert Driver(file, strict.space, near(0.7), random.Random(seed), kills).run() == strict.held
 
 
-@BOTH
 def test_a_driver_killed_between_any_two_writes_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, space: AlphaSpace
+    tmp_path: Path, strict: Strict
 ) -> None:
-    results = in_strict_order(tmp_path / "strict", space, near(0.7))
-    strict = held(tmp_path / "strict")
-    lines = (tmp_path / "strict").read_text().splitlines(keepends=True)
+    lines = strict.journal.splitlines(keepends=True)
     for kept in range(0, len(lines), 3):  # with another remainder in each sweep's trial
         file = tmp_path / f"{kept}"
         file.write_text("".join(lines[:kept]))
         begun = {identify(trial.params) for trial in optuna_trials(optuna_storage(file))} if kept > 1 else set()
-        known = {identity: results[identity] for identity in [*results][: max(0, len(begun) - 1)]}
-        Driver(file, space, near(0.7), random.Random(kept), results=known).run()
-        assert held(file) == strict
+        known = {identity: strict.results[identity] for identity in [*strict.results][: max(0, len(begun) - 1)]}
+        Driver(file, strict.space, near(0.7), random.Random(kept), results=known).run()
+        assert held(file) == strict.held
 
 
-@pytest.mark.parametrize("lost", ["failed", "journal"])
+@dataclass
+class Lost:
+    """A sweep of which two trials failed, or the journal is gone: what is left, and how it ends undisturbed."""
+
+    score: Score
+    journal: str
+    known: dict[str, Parameters]
+    end: Held
+
+
+@pytest.fixture(scope="module", params=["failed", "journal"])
+def lost(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lost:
+    score = near(1.4)  # best is a starting point that MLflow has lost
+    file = tmp_path_factory.mktemp("lost") / "journal"
+    first = in_strict_order(file, SPACE, score, trials=9)
+    file.unlink()
+    if request.param == "failed":  # two of the trials, which run again
+        failed = {"alpha=0.5", [*first][6]}
+        in_strict_order(file, SPACE, lambda p: None if identify(p) in failed else score(p), trials=9)
+        known = {identity: parameters for identity, parameters in first.items() if identity not in failed}
+    else:
+        file.touch()
+        known = {identity: parameters for identity, parameters in first.items() if identity != "alpha=1.5"}
+    journal = file.read_text()
+    return Lost(score, journal, known, Driver(file, SPACE, score, random.Random(0), results=known).run())
+
+
 @FEW
 @given(seed=st.integers(0, 10**6))
 def test_after_failures_or_a_lost_journal_order_and_kills_change_nothing_either(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, lost: str
+    tmp_path_factory: pytest.TempPathFactory, lost: Lost, seed: int
 ) -> None:
-    folder, score = tmp_path_factory.mktemp("sweep"), near(1.4)  # best is a starting point that MLflow has lost
-    first = in_strict_order(folder / "first", SPACE, score, trials=9)
-    if lost == "failed":  # two of the trials, which run again
-        failed = {"alpha=0.5", [*first][6]}
-        (folder / "first").unlink()
-        in_strict_order(folder / "first", SPACE, lambda p: None if identify(p) in failed else score(p), trials=9)
-        known = {identity: parameters for identity, parameters in first.items() if identity not in failed}
-    else:
-        (folder / "first").unlink()
-        (folder / "first").touch()
-        known = {identity: parameters for identity, parameters in first.items() if identity != "alpha=1.5"}
-    ends = []
-    for name, chance, kills in (("one", 0, 0), ("other", seed, 0), ("killed", seed, 10), ("again", seed + 1, 10)):
-        shutil.copy(folder / "first", folder / name)
-        ends.append(Driver(folder / name, SPACE, score, random.Random(chance), kills, known).run())
-    assert all(end == ends[0] for end in ends)
-    scored = {identify(parameters) for parameters, state, _ in ends[0] if state == TrialState.COMPLETE}
+    folder = tmp_path_factory.mktemp("sweep")
+    for name, chance, kills in (("other", seed, 0), ("killed", seed, 10), ("again", seed + 1, 10)):
+        (folder / name).write_text(lost.journal)
+        found = Driver(folder / name, SPACE, lost.score, random.Random(chance), kills, lost.known).run()
+        assert found == lost.end
+    scored = {identify(parameters) for parameters, state, _ in lost.end if state == TrialState.COMPLETE}
     assert scored >= {"alpha=0", "alpha=0.5", "alpha=1.5"}
 
 

@@ -83,24 +83,32 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope="module")
-def shared(browser: Browser, report: Report) -> Page:
-    return Seen(browser, report()[1].as_uri()).drawn()
+def look(browser: Browser, report: Report) -> Callable[..., Seen]:
+    """A page of `report`, drawn once for tests that leave it as it is but for the pointer: that takes seconds."""
+
+    @cache
+    def drawn(url: str) -> Seen:
+        seen = Seen(browser, url)
+        seen.drawn()
+        return seen
+
+    return lambda T=3, **how: drawn(report(T, **how)[1].as_uri())
 
 
 @pytest.fixture
-def opened(shared: Page) -> Page:
-    """The page for tests that leave it as it is but for the pointer, as drawing it takes seconds."""
-    shared.mouse.move(2, 2)
-    shared.evaluate("scrollTo(0, 0)")
-    shared.wait_for_selector("tr.linked", state="detached")
-    return shared
+def opened(look: Callable[..., Seen]) -> Page:
+    """The default page, nothing of it under the pointer."""
+    page = look().page
+    page.mouse.move(2, 2)
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_selector("tr.linked", state="detached")
+    return page
 
 
 @pytest.mark.parametrize("T", [2, 3, 5])
-def test_every_figure_is_drawn_offline_and_without_complaint(browser, report, T):
-    url = report(T)[1].as_uri()
-    seen = Seen(browser, url)
-    page = seen.drawn()
+def test_every_figure_is_drawn_offline_and_without_complaint(look, report, T):
+    seen, url = look(T), report(T)[1].as_uri()
+    page = seen.page
     sizes = page.evaluate(
         "[...document.querySelectorAll('.plot')].map(p => {"
         " const b = p.querySelector('svg.main-svg').getBoundingClientRect();"
@@ -113,10 +121,10 @@ def test_every_figure_is_drawn_offline_and_without_complaint(browser, report, T)
 
 
 @pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive", "none"])
-def test_the_page_opens_with_the_verdict(browser, report, verdict):
-    phases = ("references", "static") if verdict == "none" else Builder.phases
-    seen = Seen(browser, report(verdict=verdict, phases=phases)[1].as_uri())
-    page = seen.drawn()
+def test_the_page_opens_with_the_verdict(look, verdict):
+    how = {"phases": ("references", "static")} if verdict == "none" else {}
+    seen = look() if verdict == Builder.verdict else look(verdict=verdict, **how)
+    page = seen.page
     assert HEADLINES[verdict] in page.inner_text("h1")
     assert page.locator("h1").bounding_box()["y"] < 200
     assert seen.complaints == []
