@@ -24,6 +24,7 @@ from hpo.report.figures import FIGURES
 from hpo.tracking import Tracking
 from tests.hpo.report.builder import Builder
 from tests.hpo.report.chromium import chromium
+from tests.hpo.runs_for_tests import place_database
 
 pytestmark = pytest.mark.slow
 SAID = re.compile("Copied|Press")
@@ -266,7 +267,7 @@ def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, report, tmp_path):
 def test_the_mlflow_ui_shows_it(browser, report, tmp_path):
     """A real server's own page for the artifact; the report is drawn in it and its links work."""
     page = report()[1]
-    store = Tracking(backend.embedded_uri(tmp_path), "census-quick", tmp_path)
+    store = Tracking(place_database(tmp_path), "census-quick", tmp_path)
     run = store.start_launch("name: census-quick\n")
     store.log_report(run, sorted(page.parent.iterdir()), "a note", {})
     with socket.socket() as probe:
