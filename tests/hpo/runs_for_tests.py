@@ -152,7 +152,7 @@ class Case:
     def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run the command to its end."""
         process = self.start(*arguments, **more)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def run(self, uri: str | None = None, address: str | None = None) -> tuple[launch.Finished, str]:

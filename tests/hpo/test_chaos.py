@@ -25,7 +25,7 @@ from tests.hpo.runs_for_tests import Case, main, wait_until
 from tests.hpo.tracking_for_tests import Server
 from tests.hpo.undisturbed_for_tests import Undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SEED = 20180710
 KILLS = 20

@@ -173,7 +173,7 @@ def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, 
             node.kill()
         for node in nodes[2:]:
             node.start()
-        out, err = communicate(process, 120)
+        out, err = communicate(process, 600)
     finally:
         process.kill()
         for node in nodes:
@@ -245,7 +245,7 @@ def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
         node.kill()
         raylet.resume()
         other.start()
-        out, err = communicate(process, 120)
+        out, err = communicate(process, 600)
     finally:
         raylet.resume()
         process.kill()
