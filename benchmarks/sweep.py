@@ -183,7 +183,7 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
         trial_key(settings[arm], plan.tasks): {task: float(row[f"val/{task}"]) for task in plan.tasks}
         for arm, row in trials.iterrows()
     }
-    note = "; ".join(line for line in said.getvalue().splitlines() if line.startswith("trials: "))
+    note = "; ".join(line for line in said.getvalue().splitlines() if line.startswith("trials in each worker: "))
     return Run(*times, float(trials["seconds"].sum()), metrics, note)
 
 

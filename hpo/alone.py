@@ -16,7 +16,7 @@ from hpo.writer import BEAT_SECONDS
 WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
 
 
-def check_alone(store: Tracking, console: Console, own: str | None = None) -> None:
+def check_alone(store: Tracking, console: Console, own: str | None = None) -> list[str]:
     """Refuse to run beside a launch with another folder or on another machine, which the lock does not know.
 
     A driver that was killed leaves its launch open. On this machine its process tells whether it lives; of another
@@ -26,6 +26,9 @@ def check_alone(store: Tracking, console: Console, own: str | None = None) -> No
         store: the study's experiment.
         console: for the user.
         own: the launch that asks, once it is open: only those before it count.
+
+    Returns:
+        The launches that are open and dead.
 
     Raises:
         OutputError: such a launch lives.
@@ -49,6 +52,7 @@ def check_alone(store: Tracking, console: Console, own: str | None = None) -> No
                 f"--tracking-uri: another launch of study {store.study!r} is running on {launch.host} "
                 f"(process {launch.pid}, since {since}); wait for its end, or stop it"
             )
+    return [launch.run_id for launch in launches[:ours]]
 
 
 def _runs(pid: int) -> bool:

@@ -128,7 +128,7 @@ def sqlite_path(uri: str) -> Path | None:
         return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
-def holds_nothing(path: Path) -> bool:
+def holds_no_study(path: Path) -> bool:
     """Whether a database is not there, or has neither a run nor an experiment but MLflow's own first.
 
     Raises:

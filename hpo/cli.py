@@ -186,7 +186,7 @@ def report(
     from hpo import launch
 
     where = launch.place(output, tracking_uri)
-    found, schedule, store = launch.read_study(study, where)
+    found, schedule, store = launch.read_study(study, where, console)
     target = folder or where.folder(found.study.name)
     finished = launch.conclude(found, schedule, store, where, target, None, figures)
     _verdict(finished, output, tracking_uri)
@@ -210,7 +210,7 @@ def export(
     from hpo.export import weights_content, write_weights
     from hpo.files import OutputError
 
-    found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri))
+    found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri), console)
     comparison = compare(schedule.table(), found.directions, found.study.margin)
     content = weights_content(found, comparison, arm, launch.runs_of(schedule, store))
     try:
@@ -377,7 +377,7 @@ def ui(
     if tracking_uri and backend.is_server(tracking_uri):
         console.print(f"The UI is at {shown(tracking_uri)}", highlight=False, soft_wrap=True)
         if browser:
-            webbrowser.open(public(tracking_uri) if has_secret(tracking_uri) else tracking_uri)
+            webbrowser.open(tracking_uri if shown(tracking_uri) == tracking_uri else public(tracking_uri))
         return
     if tracking_uri is None:
         _check_holds_studies(output)
@@ -404,11 +404,11 @@ def ui(
 def _check_holds_studies(output: Path) -> None:
     import sqlite3
 
-    from hpo.backend import holds_nothing
+    from hpo.backend import holds_no_study
     from hpo.files import OutputError
 
     try:
-        if not holds_nothing(output / "mlflow.db"):
+        if not holds_no_study(output / "mlflow.db"):
             return
     except sqlite3.Error as error:
         raise OutputError(f"--output: {output / 'mlflow.db'} cannot be used: {error}") from None
@@ -494,7 +494,8 @@ def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
     """Where report and weights file are, and the command that opens the UI on the same backend."""
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
-        options = "" if has_secret(tracking_uri) else f" --tracking-uri {shlex.quote(tracking_uri)}"
+        whole = shown(tracking_uri) == tracking_uri
+        options = f" --tracking-uri {shlex.quote(tracking_uri)}" if whole else ""
     where = [("Report", str(finished.report))]
     where += [("Weights", str(finished.weights))] if finished.weights else []
     for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:

@@ -33,7 +33,7 @@ from ray.tune.search import Searcher
 from hpo.files import OutputError
 from hpo.listener import Listener
 from hpo.plan import Planned
-from hpo.ray_start import start_ray
+from hpo.ray_start import SIGNALS, start_ray
 from hpo.records import PAUSED, STOPPED, EpochReport, TrialResult
 from hpo.schedule import Next, Schedule
 from hpo.shipping import ShippingError, stage
@@ -51,6 +51,7 @@ logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts attem
 RETRIES = 2  # of a trial, alone, whose worker or node died without getting further than the time before
 TOGETHER = 1  # deaths without getting further after which a cohort is handed out again as it is; then in halves
 LOOK_SECONDS = 5.0  # between two looks at the nodes
+KNOCK_SECONDS = 5.0  # for the head of a cluster to answer
 MOST_PENDING = 1000  # what Tune may hold; `_Handout` decides
 
 
@@ -148,9 +149,28 @@ def _knock(address: str) -> None:
             "nodes; the driver needs the cluster's network, so that Ray Client's ray:// will not do"
         )
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
+            if not os.environ.get("RAY_USE_TLS"):  # which would want a handshake first
+                _greet(connection)
     except (OSError, OverflowError) as error:
         raise ClusterError(f"--address: no Ray cluster answers at {address}: {error}") from None
+
+
+def _greet(connection: socket.socket) -> None:
+    """See whether the other side speaks HTTP/2, as every server of gRPC does (RFC 9113, 3.4).
+
+    Raises:
+        OSError: it does not.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # no settings
+    answer = b""
+    while len(answer) < 4:
+        part = connection.recv(64)
+        if not part:
+            break
+        answer += part
+    if answer[3:4] != b"\x04":  # the type of a frame with its settings
+        raise ConnectionError("what listens there is no head of a cluster")
 
 
 def _checked(resources: Resources, wait: float) -> str:
@@ -330,7 +350,7 @@ def _lost_object(error: BaseException) -> ObjectLostError | None:
 @contextmanager
 def _stoppable(bridge: _Bridge) -> Iterator[None]:
     """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore(*_: object) -> None:
         for number, handler in before.items():

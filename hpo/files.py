@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +14,19 @@ class OutputError(RuntimeError):
 def temporary_name(name: str) -> str:
     """A hidden name that no other process takes, on this machine or on another that shares the disk."""
     return f".{name}.{uuid4().hex}"
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, on the disk, so that a power cut does not take them.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -204,8 +204,10 @@ def _autocast_nesting() -> int:
 
 
 def _set_autocast_nesting(found: int) -> None:
-    while torch.autocast_decrement_nesting() > found:
-        pass
+    while _autocast_nesting() > found:
+        torch.autocast_decrement_nesting()
+    while _autocast_nesting() < found:
+        torch.autocast_increment_nesting()
     torch.clear_autocast_cache()
 
 

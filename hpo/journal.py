@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from hpo.files import sync
 from hpo.plan import Planned
 from hpo.records import EpochReport, TrialConfig, TrialResult
 
@@ -81,14 +81,14 @@ class Journal:
             scratch.mkdir(parents=True)
             kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
             if trajectory := write_trajectory(entry.result, scratch):
-                _sync(trajectory)
+                sync(trajectory)
             body = json.dumps(_content(kept)).encode()
             (scratch / TRIAL).write_bytes(_head(body, scratch) + b"\n" + body)
-            _sync(scratch / TRIAL)
+            sync(scratch / TRIAL)
             older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
-            _sync(scratch)
+            sync(scratch)
             scratch.rename(self.folder / name)
-            _sync(self.folder)
+            sync(self.folder)
             for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
                 _forget(folder)
         except OSError:
@@ -214,12 +214,3 @@ def _table(result: TrialResult) -> pd.DataFrame:
     for name in ("w", "G", "r", "L"):
         columns |= {f"{name}/{task}": result.trajectory[name][:, i] for i, task in enumerate(tasks)}
     return pd.DataFrame(columns)
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder's names on the disk, so that a power cut does not take them."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from hpo import backend
 from hpo.alone import check_alone
+from hpo.backend import TrackingError
 from hpo.changes import changes, told, told_data
 from hpo.check.user_code import place_of
 from hpo.checkpoint import mark_shared, remove
@@ -44,7 +45,7 @@ from hpo.text import one_line
 from hpo.tracking import LaunchLostError, Record, Tracking
 from hpo.uris import shown
 from hpo.user_calls import Boundary
-from hpo.writer import Writer, deliver
+from hpo.writer import Heartbeat, Writer, deliver
 
 if TYPE_CHECKING:
     from hpo import cluster  # ray takes seconds to import
@@ -161,8 +162,8 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
     backend.check_answers(where.uri)
     with locked(folder), ExitStack() as parent:
         store = _open_store(study, where, console)
-        check_alone(store, console)
-        _take_up(store, journal, console)
+        store.take_over(check_alone(store, console))
+        _take_up(store, where, journal, console)
         faults = deliver(journal, store, partial(remove, checkpoints))
         records = _records(store, journal)
         schedule = _schedule(plan, records, folder / "optuna.journal")
@@ -183,12 +184,13 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
                 )
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
                 launch = parent.enter_context(_launch(store, plan.study.text))
+                heart = parent.enter_context(Heartbeat(store, launch))
                 check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = Writer(store, launch, journal, partial(remove, checkpoints))
-                faults += _run(schedule, job, writer, console)
+                faults += _run(schedule, job, writer, heart, console)
         with stage(console, f"{study}: comparing, writing the report"):
             finished = conclude(plan, schedule, store, where, folder, launch)
         if finished.complete:
@@ -207,9 +209,14 @@ def _open_store(study: str, where: Place, console: Console) -> Tracking:
         return Tracking(where.uri, study, where.output, making=making)
 
 
-def _take_up(store: Tracking, journal: Journal, console: Console) -> None:
-    """Put in order what a launch that was killed has left."""
+def _take_up(store: Tracking, where: Place, journal: Journal, console: Console) -> None:
+    """Put in order what the launches before have left."""
+    store.follow_move(where.output)
     store.reconcile()
+    _set_damaged_aside(journal, console)
+
+
+def _set_damaged_aside(journal: Journal, console: Console) -> None:
     for damaged in journal.set_aside_damaged():
         console.print(
             f"{damaged} is damaged: set aside, and its trial runs again", style="yellow", markup=False, soft_wrap=True
@@ -276,31 +283,38 @@ def _together(study: Study, sizing: cluster.Sizing | None, console: Console) -> 
         return 1 if study.cohort == "auto" else study.cohort
     with stage(console, "trying out how many trials to train at once"):
         size, why = sizing.result()
-    console.print(f"trials: {why}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"trials in each worker: {why}", highlight=False, markup=False, soft_wrap=True)
     return size
 
 
-def _run(schedule: Schedule, job: cluster.Job, writer: Writer, console: Console) -> list[str]:
-    """Run the schedule. What went wrong beside the trials."""
+def _run(schedule: Schedule, job: cluster.Job, writer: Writer, heart: Heartbeat, console: Console) -> list[str]:
+    """Run the schedule. What went wrong beside the trials.
+
+    Raises:
+        LaunchLostError: another launch has taken the study over.
+    """
     from hpo import cluster
+
+    def lost() -> LaunchLostError | None:
+        return writer.lost or heart.lost
 
     view = View(schedule, console)
     try:
         with view.shown():
-            faults = list(dict.fromkeys(cluster.run(schedule, job, [writer, view], lambda: writer.lost is not None)))
+            faults = list(dict.fromkeys(cluster.run(schedule, job, [writer, view], lambda: lost() is not None)))
     finally:
         left = writer.close()
-    if writer.lost is not None:
-        raise _left_to_the_owner(writer.lost, left)
-    waiting, lost = [e for e in left if e.folder], [e for e in left if not e.folder]
+    if (error := lost()) is not None:
+        raise _left_to_the_owner(error, left)
+    waiting, gone = [e for e in left if e.folder], [e for e in left if not e.folder]
     if waiting:
         assert waiting[0].folder is not None
         faults.append(
             f"MLflow did not take {_some(waiting)} ({writer.last_fault}). "
             f"Nothing is lost: they wait in {waiting[0].folder.parent}, and the next command delivers them"
         )
-    if lost:
-        faults.append(f"MLflow and the disk did not take {_some(lost)}, which will run again ({writer.last_fault})")
+    if gone:
+        faults.append(f"MLflow and the disk did not take {_some(gone)}, which will run again ({writer.last_fault})")
     return faults
 
 
@@ -375,16 +389,29 @@ def runs_of(schedule: Schedule, store: Tracking) -> dict[str, str]:
     return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 
 
-def read_study(path: Path, where: Place) -> tuple[Plan, Schedule, Tracking]:
-    """A study as MLflow holds it, for commands that run nothing."""
+def read_study(path: Path, where: Place, console: Console) -> tuple[Plan, Schedule, Tracking]:
+    """A study as MLflow holds it, for commands that run nothing; what waits for MLflow is delivered first."""
     plan = open_plan(path, prepare=False)
     store = Tracking(where.uri, plan.study.name, where.output, create=False)
     journal = where.journal(plan.study.name)
-    if len(journal):
-        with suppress(OutputError), locked(where.folder(plan.study.name)):  # a launch that runs delivers by itself
-            check_alone(store, Console(quiet=True))  # one that runs elsewhere may be training the same trials
-            deliver(journal, store)
+    if (folder := where.folder(plan.study.name)).is_dir():
+        with (
+            suppress(OutputError, TrackingError, LaunchLostError),
+            locked(folder),
+        ):  # a launch that runs does it itself
+            _deliver_first(store, where, journal, console)
     return plan, _schedule(plan, _records(store, journal), None), store
+
+
+def _deliver_first(store: Tracking, where: Place, journal: Journal, console: Console) -> None:
+    """For commands that run nothing: deliver what waits, unless a launch elsewhere may train the same trials."""
+    store.follow_move(where.output)
+    if not len(journal):
+        return
+    store.take_over(check_alone(store, console))
+    _set_damaged_aside(journal, console)
+    for fault in deliver(journal, store):
+        console.print(fault, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from hpo.compare import kind_of
+from hpo.console import printable
 from hpo.plan import PHASES, Planned
 from hpo.records import STOPPED, EpochReport, TrialResult
 from hpo.schedule import Schedule
@@ -23,7 +24,7 @@ PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
 def stage(console: Console, text: str) -> Iterator[None]:
     """Say what is being done while nothing trains: something that moves on a terminal, else a line."""
     if console.is_terminal:
-        with console.status(text):
+        with console.status(Text(printable(text))):
             yield
         return
     console.print(f"{text} ...", markup=False, highlight=False, soft_wrap=True)
@@ -74,6 +75,7 @@ class View:
         """Draw while the block runs."""
         if not self._console.is_terminal:
             yield
+            self._print_line()
             return
         self._draw()
         with self._bars:
@@ -121,10 +123,13 @@ class View:
                 self._printed = now
                 self._draw()
         elif now - self._printed > PLAIN_SECONDS:
-            self._printed = now
-            counts = self._schedule.progress()
-            phases = ", ".join(f"{phase} {count['done']}/{count['total']}" for phase, count in counts.items())
-            self._console.print(f"{phases}; {self._running()}{self._left()}", highlight=False, soft_wrap=True)
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._printed = time.monotonic()
+        counts = self._schedule.progress()
+        phases = ", ".join(f"{phase} {count['done']}/{count['total']}" for phase, count in counts.items())
+        self._console.print(f"{phases}; {self._running()}{self._left()}", highlight=False, soft_wrap=True)
 
     def _tell(self, line: str, style: str) -> None:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -150,7 +155,9 @@ class View:
         running = sum(count["running"] for count in self._schedule.progress().values())
         if not running:
             return ""
-        epochs = {(report.epoch, report.epochs) for report in self._epochs.values()}
+        handed_out = {planned.config.identity for planned in self._schedule.running()}
+        reports = [report for identity, report in self._epochs.items() if identity in handed_out]
+        epochs = {(report.epoch, report.epochs) for report in reports}
         least, most = min(epochs, default=(0, 0)), max(epochs, default=(0, 0))
         span = f"{least[0]} to {most[0]}" if least[0] != most[0] else str(least[0])
         return f"{running} running{f', epoch {span} of {most[1]}' if epochs else ''}; "

@@ -20,8 +20,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> None:
     """`ray.init`, which waits longer for a node of this machine, and which a signal ends cleanly.
 
-    A signal in the middle of `ray.init` aborts the process or is lost. Here it is noted, ends the wait, and is raised
-    once Ray has returned.
+    A signal in the middle of a start aborts the process or is lost. Here the first one is noted, ends the wait, and
+    is raised once Ray has returned; a second one is raised at once. So is the first while a running cluster is
+    called, where nothing has been started.
 
     Args:
         address: of a running cluster, or ``"local"``.
@@ -33,7 +34,7 @@ def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> N
         Exception: of `ray.init`, of many kinds.
     """
     came: list[int] = []
-    with _noted(came), _patient(seconds, came):
+    with _noted(came, at_once=address != "local"), _patient(seconds, came):
         try:
             ray.init(address=address, **options)
         except Exception:
@@ -46,17 +47,23 @@ def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> N
 
 
 @contextmanager
-def _noted(came: list[int]) -> Iterator[None]:
+def _noted(came: list[int], at_once: bool) -> Iterator[None]:
     """Note signals in place of acting on them, and keep Ray from putting its own handler of SIGTERM there."""
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        if at_once or len(came) > 1:
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():  # to which all signals go
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not None}
     set_handler = utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda _: None
     for number, handler in before.items():
-        if handler not in (signal.SIG_IGN, None):  # under nohup
-            signal.signal(number, lambda number, _: came.append(number))
+        if handler != signal.SIG_IGN:  # under nohup
+            signal.signal(number, note)
     try:
         yield
     finally:

@@ -38,13 +38,14 @@ def locked(folder: Path) -> Iterator[None]:
 def refuse_second_launch(study_file: Path, output: Path) -> None:
     """Refuse a launch beside one that is running, before torch, MLflow and the data are loaded.
 
-    Only a first look: `locked` decides. A study file that cannot be read is left to those who read it in full.
+    Only a first look: `locked` decides. What cannot be read, or only once (a pipe), is left to those who read it in
+    full.
 
     Raises:
         OutputError: another launch has the study's folder.
     """
     with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-        name = _name_in(study_file)
+        name = _name_in(study_file) if study_file.is_file() else None
         if name is None:
             return
         folder = (output / name).resolve()

@@ -16,8 +16,9 @@ import platform
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
@@ -37,12 +38,12 @@ from hpo.backend import (
     TrackingError,
     check_answers,
     first_line,
-    holds_nothing,
+    holds_no_study,
     is_server,
     machine,
     sqlite_path,
 )
-from hpo.database import move_artifacts, prepare_database
+from hpo.database import move_artifacts, prepare_database, write_ahead
 from hpo.journal import TRAJECTORY, Entry, write_trajectory
 from hpo.plan import Planned
 from hpo.records import AVERAGES, EpochReport, TrialConfig, TrialResult
@@ -77,6 +78,8 @@ def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callabl
     def asked(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
         try:
             return method(store, *arguments, **named)
+        except LaunchLostError:
+            raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
             line = first_line(error, store.uri)
             raise TrackingError(f"--tracking-uri: {shown(store.uri)} cannot be used: {line}") from None
@@ -92,15 +95,21 @@ def _as_owner(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concate
 
     @wraps(method)
     def written(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
-        if not store.checked_owner:
+        if store.asked.depth == 0:  # one question for what calls another of these
             store.check_owner()
-        outer, store.checked_owner = store.checked_owner, True  # one question for what calls another of these
+        store.asked.depth += 1
         try:
             return method(store, *arguments, **named)
         finally:
-            store.checked_owner = outer
+            store.asked.depth -= 1
 
     return written
+
+
+class _Asked(threading.local):
+    """How many guarded writes this thread is in."""
+
+    depth = 0
 
 
 @dataclass
@@ -168,7 +177,7 @@ class Tracking:
             if path := sqlite_path(uri):
                 if create:
                     prepare_database(path, (output / "artifacts").resolve(), making)
-                elif holds_nothing(path):
+                elif holds_no_study(path):
                     raise TrackingError(f"--tracking-uri: {where} holds no study; run it first: gradsweep run")
             self.client = MlflowClient(uri)
             found = self.client.get_experiment_by_name(study)
@@ -185,18 +194,22 @@ class Tracking:
                 f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
             )
         self.experiment_id: str = found.experiment_id
-        self._follow_move(found, output)
+        self._location: str = found.artifact_location
         self._runs: dict[str, str] = {}  # identity -> run id
         self._knows_runs = False  # whether `records` has filled them
         self._unsure: set[str] = set()  # identities whose run a request was to create that has failed
         self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run held when it was read
         self._launch = ""  # the parent run of this driver, once it is open
-        self.checked_owner = False
+        self._dead: frozenset[str] | None = None  # launches that were found dead; ``None`` before anybody has looked
+        self._unverified: set[str] = set()  # runs that were made since the backend last said that this launch is open
+        self.asked = _Asked()
 
     def _create(self, output: Path) -> Experiment:
         location = None  # a server has its own
         if not is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
+        if path := sqlite_path(self.uri):
+            write_ahead(path)
         tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
         with contextlib.suppress(MlflowException):  # another launch may have been first
             self.client.create_experiment(self.study, artifact_location=location, tags=tags)
@@ -204,13 +217,18 @@ class Tracking:
         assert found is not None
         return found
 
-    def _follow_move(self, experiment: Experiment, output: Path) -> None:
-        """Look for artifacts beside the embedded database, wherever its folder was moved or copied to."""
+    @_or_tracking_error
+    def follow_move(self, output: Path) -> None:
+        """Look for artifacts beside the embedded database, wherever its folder was moved or copied to.
+
+        Only for who holds the study's lock: a launch that runs knows the folder by the name that it has for it.
+        """
         path, here = sqlite_path(self.uri), (output / "artifacts" / self.study).resolve()
         if path is None or path.parent.resolve() != output.resolve() or not here.is_dir():
             return
-        if experiment.artifact_location != here.as_uri():
-            move_artifacts(path, experiment.experiment_id, experiment.artifact_location, here.as_uri())
+        if self._location != here.as_uri():
+            move_artifacts(path, self.experiment_id, self._location, here.as_uri())
+            self._location = here.as_uri()
 
     @_or_tracking_error
     def records(self) -> list[Record]:
@@ -228,10 +246,23 @@ class Tracking:
         self._knows_runs = True
         return records
 
+    def take_over(self, dead: Collection[str]) -> None:
+        """Let this driver write: no launch is alive but those whose signs of life have been looked for in vain.
+
+        Args:
+            dead: their parent runs.
+        """
+        self._dead = frozenset(dead)
+
     @_or_tracking_error
     def reconcile(self) -> int:
-        """Close the runs that a killed driver left open; their trials run again, in the same runs. How many."""
+        """Close the runs that a killed driver left open; their trials run again, in the same runs. How many.
+
+        Raises:
+            LaunchLostError: another launch has begun since `take_over`.
+        """
         stale = [run for run in [*self._search(TRIAL), *self._search(LAUNCH)] if run.info.status == "RUNNING"]
+        stale = [run for run in stale if run.info.run_id != self._launch]
         for run in stale:
             self.interrupt(run.info.run_id)
         return len(stale)
@@ -257,16 +288,28 @@ class Tracking:
         return run_id
 
     def check_owner(self) -> None:
-        """Ask the backend whether this launch is still open: who takes a study over closes the launches before.
+        """Ask the backend whether the study is this driver's: who takes a study over closes the launches before.
 
         Raises:
-            LaunchLostError: another launch has closed it.
+            LaunchLostError: another launch has closed this one, or has begun before this one was open.
         """
-        if not self._launch or self.client.get_run(self._launch).info.status == "RUNNING":
+        if not self._is_lost():
+            self._unverified.clear()
             return
+        for run_id in self._unverified:  # made in the very moment in which the other launch took over
+            with contextlib.suppress(Exception):  # the backend may be away
+                self.client.delete_run(run_id)
+        raise self._lost()
+
+    def _is_lost(self) -> bool:
+        if self._launch:
+            return bool(self.client.get_run(self._launch).info.status != "RUNNING")
+        return self._dead is not None and any(run.run_id not in self._dead for run in self.open_launches())
+
+    def _lost(self) -> LaunchLostError:
         newest = max(self.open_launches(), key=lambda launch: launch.started, default=None)
         who = f"on {newest.host} (process {newest.pid}) " if newest else ""
-        raise LaunchLostError(
+        return LaunchLostError(
             f"another launch of study {self.study!r} {who}has taken it over, since this one gave no sign of life for "
             "a while (it was suspended, or cut off from MLflow)"
         )
@@ -372,8 +415,9 @@ class Tracking:
             self._unsure.add(identity)
             run = self._create_run(start_time=started, tags=tags, run_name=planned.name)
             self._unsure.discard(identity)
-            self._disown_if_lost(run.info.run_id)
             self._runs[identity] = run.info.run_id
+            self._unverified.add(run.info.run_id)
+            self.check_owner()
             return OpenRun(run.info.run_id, started, {}, run.info.artifact_uri)
         self._runs[identity] = known
         run = self.client.get_run(known)
@@ -414,9 +458,14 @@ class Tracking:
         self.client.set_tag(run_id, "gradsweep.status", "interrupted")
         self.client.set_terminated(run_id, "KILLED")
 
-    @_as_owner
     def beat(self, launch: str) -> None:
-        """Leave a sign of life of this driver."""
+        """Leave a sign of life of this driver; from any thread.
+
+        Raises:
+            LaunchLostError: another launch has taken the study over.
+        """
+        if self._is_lost():
+            raise self._lost()
         self.client.set_tag(launch, BEAT, str(now()))
 
     def _log(self, run: OpenRun, planned: Planned, metrics: list[Metric], tags: list[RunTag]) -> None:
@@ -429,14 +478,6 @@ class Tracking:
         """Ask once: a server that dies after it has made a run and before it says so would be asked for another."""
         with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             return self.client.create_run(self.experiment_id, **content)
-
-    def _disown_if_lost(self, run_id: str) -> None:
-        """Remove a run that was made in the moment in which another launch took the study over."""
-        try:
-            self.check_owner()
-        except LaunchLostError:
-            self.client.delete_run(run_id)
-            raise
 
     def _unknown_run(self, identity: str) -> str | None:
         """A run that `records` has not seen, or that a request has created whose answer was lost."""

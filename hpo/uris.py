@@ -16,7 +16,8 @@ MASK = "***"
 DATABASES = ("postgresql", "mysql", "mssql")
 FORBIDDEN = "/?#[]@"  # in a user name or password, unless percent-encoded
 
-_HEAD = re.compile(r"\s*([^/?#@:\s]*):/*")  # "http://"; lenient, as a mistyped URI holds the same secrets
+# "http://", or "//" before a user whose scheme was forgotten; lenient, as a mistyped URI holds the same secrets
+_HEAD = re.compile(r"\s*(?:([^/?#@:\s]*):/*|//(?=[^/]*@))")
 _LOCAL = ("sqlite", "file", "local", "memory")  # with three slashes, what follows is a path
 # Schemes whose part before the "@" is a public name if no password follows: a user, or the container of abfs://.
 _NAMED = (*DATABASES, "hdfs", "viewfs", "sftp", "ssh", "smb", "ftp", "abfs", "abfss", "az", "wasb", "wasbs")
@@ -183,7 +184,7 @@ def _parts(uri: str) -> _Parts | None:
     """``None`` for a path."""
     if not (found := _HEAD.match(uri)):
         return None
-    head, rest, scheme = found[0], uri[found.end() :], found[1].partition("+")[0].lower()
+    head, rest, scheme = found[0], uri[found.end() :], (found[1] or "").partition("+")[0].lower()
     user = password = None
     local = scheme in _LOCAL and head.count("/") >= 3
     if not local:

@@ -36,6 +36,43 @@ class _Open:
     flushed: float = 0.0
 
 
+class Heartbeat:
+    """Leaves a sign of life of a launch every few seconds while the block runs, whatever the driver is doing.
+
+    Args:
+        tracking: the experiment.
+        launch: the parent run.
+
+    Attributes:
+        lost: set once another launch has taken the study over.
+    """
+
+    def __init__(self, tracking: Tracking, launch: str) -> None:
+        self._tracking, self._launch = tracking, launch
+        self.lost: LaunchLostError | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End; a request that is on its way is not waited for."""
+        self._over.set()
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                self._tracking.beat(self._launch)
+            except LaunchLostError as error:
+                self.lost = error
+                return
+            except Exception:  # the backend is away; the writer says so
+                continue
+
+
 class Writer:
     """A `hpo.listener.Listener` that writes trials to MLflow from one thread; it never raises into the driver.
 
@@ -56,7 +93,6 @@ class Writer:
         self._running: dict[str, _Open] = {}
         self._ended: deque[tuple[Entry, _Open]] = deque()
         self._away_until, self._flush_from = 0.0, 0.0
-        self._beaten = time.monotonic()  # a launch begins with a sign of life
         self._closing = threading.Event()
         self.faults = 0
         self.last_fault = ""
@@ -105,7 +141,7 @@ class Writer:
         while not self._closing.wait(FLUSH_SECONDS) and self.lost is None:
             if time.monotonic() >= self._away_until:
                 with self._noted():
-                    _ = self._beat() and self._flush() and self._deliver()
+                    _ = self._flush() and self._deliver()
         if self.lost is not None:
             return
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -125,13 +161,6 @@ class Writer:
         except Exception as error:
             self._fault(f"{type(error).__name__}: {error}")
 
-    def _beat(self) -> bool:
-        """Show other launches that this one lives; false if the backend is away."""
-        if time.monotonic() - self._beaten < BEAT_SECONDS:
-            return True
-        self._beaten = time.monotonic()
-        return self._done(lambda: self._tracking.beat(self._launch)) or not self._away()
-
     def _flush(self) -> bool:
         """Write the epochs of running trials; false if the backend is away."""
         begin = time.monotonic()
@@ -144,8 +173,6 @@ class Writer:
             if time.monotonic() - trial.flushed < FLUSH_SECONDS:
                 continue
             trial.flushed = time.monotonic()
-            if not self._beat():
-                return False
             if not self._done(partial(self._write_epochs, trial)) and self._away():
                 return False
         self._flush_from = time.monotonic() + FLUSH_PACE * (time.monotonic() - begin)
@@ -160,7 +187,7 @@ class Writer:
     def _deliver(self, deadline: float = math.inf) -> bool:
         """Write the trials that have ended; false if any is left."""
         for _ in range(len(self._ended)):
-            if time.monotonic() > deadline or not self._beat():
+            if time.monotonic() > deadline:
                 return False
             entry, trial = self._ended[0]
             if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):

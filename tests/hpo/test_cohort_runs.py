@@ -80,5 +80,5 @@ def test_by_default_the_number_is_found_out_and_said(tmp_path: Path) -> None:
     finished, printed = case.run()
     assert finished.complete
     assert_complete(case.runs(), 35)
-    said = r"^trials: (\d+ at once|one at a time, since trials at once would gain little) \("
+    said = r"^trials in each worker: (\d+ at once|one at a time, since trials at once would gain little) \("
     assert re.search(said, printed, re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 from mlflow import MlflowClient
 
 from hpo import backend
-from hpo.backend import TrackingError, holds_nothing
-from hpo.database import LOCK, SCRATCH, SIDES, prepare_database
+from hpo.backend import TrackingError, holds_no_study
+from hpo.database import HALF, LOCK, SCRATCH, SIDES, prepare_database
 from hpo.tracking import Tracking
 from tests.hpo.runs_for_tests import main
 
@@ -50,6 +51,12 @@ def half(path: Path) -> None:
         database.execute("DROP TABLE registered_models")
         database.commit()
     assert first != "451aebb31d03"
+    rest(path)
+
+
+def rest(path: Path) -> None:
+    """As if nobody had written to it for long."""
+    os.utime(path, (0, 0))
 
 
 def test_it_is_made_once_and_leaves_nothing_beside_it(whole):
@@ -57,33 +64,68 @@ def test_it_is_made_once_and_leaves_nothing_beside_it(whole):
     assert {"runs", "experiments", "alembic_version"} <= tables(whole)
     with closing(sqlite3.connect(whole)) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert holds_nothing(whole)
+    assert holds_no_study(whole)
 
 
-def test_one_that_holds_an_experiment_is_not_made_again(copy):
-    MlflowClient(f"sqlite:///{copy}").create_experiment("mine")
-    assert not holds_nothing(copy)
-    half(copy)
-    before = copy.read_bytes()
+FILLED = {
+    "an experiment": lambda path: MlflowClient(f"sqlite:///{path}").create_experiment("mine"),
+    "a registered model": lambda path: MlflowClient(f"sqlite:///{path}").create_registered_model("mine"),
+    "a table that is not MLflow's": lambda path: execute(path, "CREATE TABLE mine (a)"),
+    "tables of another program": lambda path: (
+        path.write_bytes(b"") or execute(path, "CREATE TABLE tags (a)", "INSERT INTO tags VALUES (1)")
+    ),
+}
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+@pytest.mark.parametrize("what", FILLED)
+def test_one_that_holds_something_is_not_made_again_though_mlflow_cannot_use_it(copy, what):
+    FILLED[what](copy)
+    if "alembic_version" in tables(copy):
+        execute(copy, "UPDATE alembic_version SET version_num = '451aebb31d03'")  # of the first migration of all
+    rest(copy)
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
-    assert copy.read_bytes() == before
+    assert not copy.with_name(f"mlflow.db{HALF}").exists()
 
 
-def test_a_whole_one_that_holds_nothing_is_kept(copy):
+def test_one_that_somebody_may_be_making_is_left_alone(copy):
+    half(copy)
+    os.utime(copy)
+    prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
+    with pytest.raises(TrackingError, match="cannot be used: "):
+        Tracking(backend.embedded_uri(copy.parent), "study", copy.parent)
+
+
+def test_readers_and_the_writer_of_one_that_a_server_has_made_do_not_wait_for_each_other(tmp_path):
+    MlflowClient(f"sqlite:///{tmp_path / 'server.db'}").search_experiments()
+    Tracking(f"sqlite:///{tmp_path / 'server.db'}", "study", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "server.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_whole_one_that_holds_no_study_is_kept(copy):
     inode = copy.stat().st_ino
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
     assert copy.stat().st_ino == inode
 
 
-def test_one_that_was_killed_half_way_is_made_again_and_its_journal_goes(copy):
+def test_one_that_was_killed_half_way_is_kept_aside_with_its_journal_and_made_again(copy):
     half(copy)
-    for side in SIDES:
+    assert "registered_models" not in tables(copy)
+    for side in SIDES[1:]:
         copy.with_name(f"mlflow.db{side}").write_bytes(b"of the killed process")
     (copy.parent / f"{SCRATCH}killed").mkdir()
     store = Tracking(backend.embedded_uri(copy.parent), "study", copy.parent)
     assert "registered_models" in tables(copy)
     assert store.records() == []
     assert not list(copy.parent.glob(f"{SCRATCH}*"))
+    aside = copy.with_name(f"mlflow.db{HALF}")
+    assert aside.exists()
 
 
 @pytest.mark.parametrize("command", ["report", "export", "ui"])

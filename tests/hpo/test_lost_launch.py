@@ -10,7 +10,7 @@ import pytest
 from hpo import backend
 from hpo.journal import Entry, Journal
 from hpo.tracking import LaunchLostError, OpenRun, Tracking
-from hpo.writer import Writer, deliver
+from hpo.writer import Heartbeat, Writer, deliver
 from tests.hpo.runs_for_tests import Case, assert_complete, wait_until
 from tests.hpo.tracking_for_tests import Server, planned, report, result, trial_runs, write
 
@@ -83,6 +83,54 @@ def test_a_run_that_was_made_in_the_very_moment_is_removed(owner, folder, monkey
     with pytest.raises(LaunchLostError):
         owner.open(planned(), owner._launch, 1000)
     assert trial_runs(owner) == []
+
+
+def test_a_run_whose_check_failed_is_found_again_and_not_made_twice(owner, monkeypatch):
+    get_run, asked = owner.client.get_run, []
+
+    def away_at_the_second_question(run_id):
+        asked.append(run_id)
+        if len(asked) == 2:
+            raise ConnectionError("the server went away")
+        return get_run(run_id)
+
+    monkeypatch.setattr(owner.client, "get_run", away_at_the_second_question)
+    with pytest.raises(ConnectionError):
+        owner.open(planned(), owner._launch, 1000)
+    owner.open(planned(), owner._launch, 1000)
+    assert len(trial_runs(owner)) == 1
+
+
+def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(owner, folder, tmp_path):
+    """It had found nobody, and then the owner began."""
+    late = Tracking(owner.uri, owner.study, folder)
+    late.take_over([])
+    journal = Journal(tmp_path / "undelivered")
+    journal.add(ended(1))
+    owner.open(planned(), owner._launch, 1000)
+    before = state(owner)
+    with pytest.raises(LaunchLostError):
+        late.reconcile()
+    (fault,) = deliver(journal, late)
+    assert "has taken it over" in fault
+    assert state(owner) == before
+    assert len(journal) == 1
+
+
+def test_launches_that_were_found_dead_are_closed(owner, folder):
+    late = Tracking(owner.uri, owner.study, folder)
+    late.take_over([owner._launch])
+    assert late.reconcile() == 1
+    assert late.open_launches() == []
+
+
+def test_a_launch_shows_that_it_lives_whatever_the_driver_is_doing(owner, folder, monkeypatch):
+    monkeypatch.setattr("hpo.writer.BEAT_SECONDS", 0.1)
+    (first,) = owner.open_launches()
+    with Heartbeat(owner, owner._launch) as heart:
+        wait_until(lambda: owner.open_launches()[0].alive != first.alive, 30, "a sign of life")
+        take_over(owner, folder)
+        wait_until(lambda: heart.lost, 30, "the heartbeat to notice")
 
 
 def test_the_writer_stops_and_keeps_what_it_has(owner, folder, tmp_path):

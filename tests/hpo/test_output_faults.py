@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -193,6 +194,17 @@ class TestFolder:
         original = Tracking(case.uri, "steered", case.output, create=False)
         assert all(run.info.artifact_uri.startswith(case.output.as_uri()) for run in trial_runs(original))
 
+    def test_one_that_was_moved_and_whose_database_cannot_be_written(self, finished, output):
+        """Commands that run nothing leave the places as they are; the others say so in a line."""
+        _, forks = finished
+        with closing(sqlite3.connect(output / "mlflow.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert_one_line(forks.run("run", "study.yaml", "--output", str(output)), "locked")
+            read = forks.run("report", "study.yaml", "--output", str(output))
+            assert_no_traceback(read)
+            assert (output / "steered" / "report" / "report.html").exists()
+            other.rollback()
+
     def test_one_that_is_moved_away_in_the_middle(self, own):
         case, forks = own
         command = blocked(case, forks)
@@ -217,6 +229,16 @@ class TestFolder:
 
 
 class TestStudyFile:
+    def test_one_that_can_be_read_only_once(self, finished):
+        """Such as a shell's ``<(...)``."""
+        case, forks = finished
+        pipe = case.folder / "pipe"
+        os.mkfifo(pipe)
+        command = forks.start("run", "pipe")
+        pipe.write_text((case.folder / "study.yaml").read_text())
+        assert command.wait() == 0, (command.printed(), command.err.read_text())
+        assert "nothing was run" in command.printed()
+
     @pytest.mark.parametrize("change", ["deleted", "edited"])
     def test_what_is_done_to_it_during_the_run_changes_nothing(self, own, change):
         case, forks = own

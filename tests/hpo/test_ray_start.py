@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -81,6 +82,30 @@ def test_handlers_are_put_back_and_a_signal_in_the_middle_stops_what_has_started
     assert not ray.is_initialized()
     assert {number: signal.getsignal(number) for number in before} == before
     assert utils.set_sigterm_handler is handler
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_listens_and_is_no_cluster_is_refused_at_once(answer, monkeypatch):
+    monkeypatch.setattr(cluster, "KNOCK_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=lambda: answer and listener.accept()[0].sendall(answer))
+        thread.start()
+        with pytest.raises(ClusterError, match=f"^--address: no Ray cluster answers at {address}: "):
+            cluster._knock(address)
+        thread.join()
+
+
+def test_a_signal_is_raised_at_once_while_a_cluster_is_called(monkeypatch):
+    def silent(**options: object) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(ray, "init", silent)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        start_ray("127.0.0.1:1")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow

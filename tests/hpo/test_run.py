@@ -17,11 +17,11 @@ import ray
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from rich.console import Console
 
 from balancers import Static
+from hpo.console import Console
 from hpo.launch import open_plan
-from hpo.progress import View
+from hpo.progress import View, stage
 from hpo.records import EpochReport, TrialResult
 from hpo.schedule import Schedule
 from tests.hpo.runs_for_tests import TRIALS, Case, assert_complete, assert_quiet, main, wait_until
@@ -263,6 +263,16 @@ class TestAfterwards:
         assert (process.returncode, out, err) == (0, "", "")
         wait_until(lambda: not case.processes(), what="the server to end")
         assert not [path for path in case.folder.iterdir() if path.name.startswith("ml")]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_stage_shows_any_text_as_it_is(terminal):
+    console = Console(force_terminal=terminal, file=StringIO(), width=200, color_system=None)
+    with stage(console, "opening /tmp/a[/b] [red]x \x1b]0;owned\x07"):
+        pass
+    shown = console.file.getvalue()
+    assert "opening /tmp/a[/b] [red]x \\x1b]0;owned\\x07" in shown
+    assert "\x1b]0" not in shown
 
 
 class TestView:
