@@ -201,6 +201,7 @@ class Tracking:
         self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run held when it was read
         self._launch = ""  # the parent run of this driver, once it is open
         self._dead: frozenset[str] | None = None  # launches that were found dead; ``None`` before anybody has looked
+        self._launches: frozenset[str] | None = None  # all that there were when the trials were read
         self._unverified: set[str] = set()  # runs that were made since the backend last said that this launch is open
         self.asked = _Asked()
 
@@ -233,6 +234,7 @@ class Tracking:
     @_or_tracking_error
     def records(self) -> list[Record]:
         """Every trial of the experiment that has reached an end."""
+        self._launches = frozenset(run.info.run_id for run in self._search(LAUNCH))
         records, ended = [], set()
         for run in self._search(TRIAL):
             identity = run.data.tags["gradsweep.identity"]
@@ -269,7 +271,11 @@ class Tracking:
 
     @_or_tracking_error
     def start_launch(self, study_file: str) -> str:
-        """Open the parent run of a launch."""
+        """Open the parent run of a launch.
+
+        Raises:
+            LaunchLostError: another launch has begun since `records`.
+        """
         number = len(self._search(LAUNCH)) + 1
         tags = {
             "mlflow.runName": f"{self.study} launch {number}",
@@ -282,10 +288,33 @@ class Tracking:
             BEAT: str(now()),
             **_source_tags(),
         }
-        run_id: str = self._create_run(tags=tags).info.run_id
+        own = self._create_run(tags=tags)
+        run_id: str = own.info.run_id
         self._launch = run_id
+        self._check_unchanged(own)
         self.client.log_text(run_id, study_file, STUDY_FILE)
         return run_id
+
+    def _check_unchanged(self, own: Run) -> None:
+        """See that no launch has begun between the reading of the trials and this one: its results would be missing.
+
+        Of two that start at once the later gives way.
+
+        Raises:
+            LaunchLostError: one has, be it over or not.
+        """
+
+        def order(run: Run) -> tuple[int, str]:
+            return run.info.start_time, run.info.run_id
+
+        new = [run for run in self._search(LAUNCH) if self._launches is not None and order(run) < order(own)]
+        if not {run.info.run_id for run in new}.difference(self._launches or ()):
+            return
+        self.interrupt(own.info.run_id)
+        raise LaunchLostError(
+            f"another launch of study {self.study!r} has begun while this one started (it was suspended, or Ray took "
+            "long); the same command goes on from what that one leaves"
+        )
 
     def check_owner(self) -> None:
         """Ask the backend whether the study is this driver's: who takes a study over closes the launches before.

@@ -117,6 +117,24 @@ def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(ow
     assert len(journal) == 1
 
 
+@pytest.mark.parametrize("over", [True, False])
+def test_one_that_was_suspended_while_it_started_does_not_begin(owner, folder, over):
+    """Another launch has begun meanwhile, and perhaps trained everything: its results would be missing."""
+    late = Tracking(owner.uri, owner.study, folder)
+    late.take_over([owner._launch])
+    late.reconcile()
+    late.records()
+    other = take_over(owner, folder)
+    if over:
+        other.end_launch(other._launch, "FINISHED")
+    before = state(owner)
+    with pytest.raises(LaunchLostError, match="has begun while this one started"):
+        late.start_launch("name: x")
+    assert [row for row in state(owner) if row in before] == before
+    (own,) = (row for row in state(owner) if row not in before)
+    assert own[1] == "KILLED"
+
+
 def test_launches_that_were_found_dead_are_closed(owner, folder):
     late = Tracking(owner.uri, owner.study, folder)
     late.take_over([owner._launch])
