@@ -72,11 +72,12 @@ def _gain(comparison: Comparison) -> str:
         return "."
     amount = f"{signed(abs(gain.mean)).lstrip('+')} percentage points"
     if not math.isfinite(gain.low):
-        side = "better" if gain.mean > 0 else "worse"
-        return f", {amount} {side} on test than the best fixed weights (one seed gives no interval)."
+        side = "as good as" if gain.mean == 0 else "better than" if gain.mean > 0 else "worse than"
+        by = f", by {amount}" if gain.mean else ""
+        return f". On test it is {side} the best fixed weights{by} (one seed gives no interval)."
     low, high = (signed(end).lstrip("+") for end in sorted((gain.low, gain.high), key=abs))
     if gain.low > 0:
-        told = f", by {amount} on test (95% interval {low} to {high}) over the best fixed weights."
+        told = f". On test it is better than the best fixed weights, by {amount} (95% interval {low} to {high})."
     elif gain.high < 0:
         ends = f"{low.lstrip('-')} to {high.lstrip('-')}"
         told = f". On test it is worse than the best fixed weights, by {amount} (95% interval {ends})."

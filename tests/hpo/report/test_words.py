@@ -186,15 +186,22 @@ def test_a_method_without_a_line_of_code_is_named_all_the_same():
     [
         (
             Interval(1.9, 0.8, 3.0, 5),
-            "by 1.90 percentage points on test (95% interval 0.80 to 3.00) over the best fixed",
+            "On test it is better than the best fixed weights, by 1.90 percentage points (95% interval 0.80 to 3.00).",
         ),
         (
             Interval(-1.9, -3.0, -0.8, 5),
             "worse than the best fixed weights, by 1.90 percentage points (95% interval 0.80",
         ),
         (Interval(0.4, -0.3, 1.1, 5), "+0.40 percentage points, cannot be told from 0 (95% interval -0.30 to +1.10)"),
-        (Interval(1.9, NAN, NAN, 1), "1.90 percentage points better on test than the best fixed weights (one seed"),
-        (Interval(-1.9, NAN, NAN, 1), "1.90 percentage points worse on test than the best fixed weights (one seed"),
+        (
+            Interval(1.9, NAN, NAN, 1),
+            "On test it is better than the best fixed weights, by 1.90 percentage points (one seed",
+        ),
+        (
+            Interval(-1.9, NAN, NAN, 1),
+            "On test it is worse than the best fixed weights, by 1.90 percentage points (one seed",
+        ),
+        (Interval(0.0, NAN, NAN, 1), "On test it is as good as the best fixed weights (one seed gives no interval)."),
         (Interval(NAN, NAN, NAN, 0), "uncertainty weighting. Its weights move"),
     ],
 )
