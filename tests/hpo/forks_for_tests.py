@@ -43,6 +43,10 @@ class Command:
         """What it has printed so far."""
         return self.out.read_text() if self.out.exists() else ""
 
+    def errors(self) -> str:
+        """What it has printed on stderr so far."""
+        return self.err.read_text() if self.err.exists() else ""
+
     def send(self, number: int) -> None:
         """A signal to this process alone."""
         os.kill(self.pid, number)

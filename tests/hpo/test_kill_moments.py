@@ -27,7 +27,7 @@ ENDS = (-signal.SIGKILL, -signal.SIGTERM, 130)
 
 @pytest.fixture(scope="class")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    case = Case(tmp_path_factory.mktemp("killed"))
+    case = Case(tmp_path_factory.mktemp("killed"), database=False)
     yield case
     for process in case.processes():
         process.kill()
@@ -75,13 +75,13 @@ class TestFirstLaunch:
         for moment, number in zip(chosen, cycle(SIGNALS), strict=False):
             command = forks.start("run", "study.yaml")
             wait_until(lambda moment=moment, c=command: moment(c) or c.returncode is not None, 120, "a moment")
-            assert command.returncode is None, (command.printed(), command.err.read_text())
+            assert command.returncode is None, (command.printed(), command.errors())
             command.send(number)
-            assert command.wait() in ENDS, (command.printed(), command.err.read_text())
-            assert "Traceback" not in command.err.read_text()
-            assert "error" not in command.err.read_text()
+            assert command.wait() in ENDS, (command.printed(), command.errors())
+            assert "Traceback" not in command.errors()
+            assert "error" not in command.errors()
         last = forks.run("run", "study.yaml")
-        assert last.returncode == 0, (last.printed(), last.err.read_text())
+        assert last.returncode == 0, (last.printed(), last.errors())
         assert_complete(case.runs())
         assert {run.info.status for run in case.runs("launch")} <= {"KILLED", "FINISHED"}
         assert not list(case.output.glob(f"{SCRATCH}*"))
@@ -115,14 +115,14 @@ class TestResumedLaunch:
             wait_until(
                 lambda share=share, c=command: trained() > share * least or c.returncode is not None, 240, "steps"
             )
-            assert command.returncode is None, (command.printed(), command.err.read_text())
+            assert command.returncode is None, (command.printed(), command.errors())
             command.kill()
             for process in case.processes():  # its Ray: else workers of a dead driver train on for some seconds
                 if process.name().startswith("ray::"):
                     process.kill()
         case.steer(seconds=0.0)
         last = forks.run("run", "study.yaml")
-        assert last.returncode == 0, (last.printed(), last.err.read_text())
+        assert last.returncode == 0, (last.printed(), last.errors())
         runs = case.runs()
         undisturbed.assert_same(runs, MlflowClient(case.uri))
         resumed = [run for run in runs if json.loads(run.data.tags["gradsweep.resumed"])]

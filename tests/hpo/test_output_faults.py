@@ -41,15 +41,15 @@ def output(finished: tuple[Case, Forks], tmp_path: Path) -> Path:
 
 def assert_one_line(command: Command, *texts: str) -> str:
     """Exit code 2 and one line on stderr, which is returned."""
-    assert command.returncode == 2, (command.printed(), command.err.read_text())
-    (line,) = command.err.read_text().splitlines()
+    assert command.returncode == 2, (command.printed(), command.errors())
+    (line,) = command.errors().splitlines()
     assert line.startswith("error: ")
     assert all(text in line for text in texts), line
     return line
 
 
 def assert_no_traceback(command: Command) -> None:
-    assert "Traceback" not in command.printed() + command.err.read_text(), command.err.read_text()[:3000]
+    assert "Traceback" not in command.printed() + command.errors(), command.errors()[:3000]
 
 
 @contextmanager
@@ -88,14 +88,14 @@ def blocked(case: Case, forks: Forks) -> Command:
     case.steer(block=4)
     command = forks.start("run", "study.yaml")
     wait_until(lambda: (case.folder / "blocked").exists() or command.returncode is not None, 120, "the block")
-    assert command.returncode is None, (command.printed(), command.err.read_text())
+    assert command.returncode is None, (command.printed(), command.errors())
     return command
 
 
 def assert_same_command_finishes(case: Case, forks: Forks) -> None:
     case.steer()
     again = forks.run("run", "study.yaml")
-    assert again.returncode == 0, (again.printed(), again.err.read_text())
+    assert again.returncode == 0, (again.printed(), again.errors())
     assert_complete(case.runs())
     assert (case.results / "weights.json").exists()
 
@@ -151,7 +151,7 @@ class TestDatabase:
             case.steer()
             wait_until(lambda: len(list((case.results / "undelivered").glob("*"))) > 3, 120, "trials that wait")
             other.rollback()
-        assert command.wait() == 0, (command.printed(), command.err.read_text())
+        assert command.wait() == 0, (command.printed(), command.errors())
         assert_complete(case.runs())
 
     def test_one_that_is_truncated_is_refused_and_kept(self, finished, output):
@@ -172,7 +172,7 @@ class TestDatabase:
         (output / "mlflow.db-wal").write_bytes(b"left behind")
         starts = case.starts()
         again = forks.run("run", "study.yaml", "--output", str(output))
-        assert again.returncode == 0, (again.printed(), again.err.read_text())
+        assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() - starts == TRIALS
         assert "making MLflow's database" in again.printed()
 
@@ -183,7 +183,7 @@ class TestFolder:
         moved = output.rename(tmp_path / "elsewhere")
         starts = case.starts()
         again = forks.run("run", "study.yaml", "--output", str(moved))
-        assert again.returncode == 0, (again.printed(), again.err.read_text())
+        assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() == starts
         store = Tracking(backend.embedded_uri(moved), "steered", moved, create=False)
         runs = trial_runs(store)
@@ -236,7 +236,7 @@ class TestStudyFile:
         os.mkfifo(pipe)
         command = forks.start("run", "pipe")
         pipe.write_text((case.folder / "study.yaml").read_text())
-        assert command.wait() == 0, (command.printed(), command.err.read_text())
+        assert command.wait() == 0, (command.printed(), command.errors())
         assert "nothing was run" in command.printed()
 
     @pytest.mark.parametrize("change", ["deleted", "edited"])
@@ -249,7 +249,7 @@ class TestStudyFile:
         if change == "edited":
             case.study(margin=7.0)
         case.steer()
-        assert command.wait() == 0, (command.printed(), command.err.read_text())
+        assert command.wait() == 0, (command.printed(), command.errors())
         assert_complete(case.runs())
         report = (case.results / "report" / "report.md").read_text()
         assert "margin: 7" not in report
@@ -264,7 +264,7 @@ class TestDataAndClock:
         case, forks = finished
         starts = case.starts()
         again = forks.run("run", "study.yaml", "--output", str(output), environment={"STEERED_DATA": "other"})
-        assert again.returncode == 0, (again.printed(), again.err.read_text())
+        assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() - starts == TRIALS
         assert "data have changed since the last launch: hash steered-4 -> steered-4-other" in again.printed()
 

@@ -28,7 +28,7 @@ NAMES = [
     "line\n",
     "a&b",
     "a:b@c",
-    "a[/b]",
+    "a[b]",
     "a\\b",
     "~",
 ]
@@ -51,7 +51,7 @@ def test_a_plain_folder_keeps_its_uri(tmp_path):
 def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
-    folder.mkdir(parents=True)
+    folder.mkdir()
     shutil.copy(database, folder / "mlflow.db")
     where = launch.place(Path(name) if relative else folder, None)
     assert backend.sqlite_path(where.uri) == folder / "mlflow.db"
