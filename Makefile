@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/census-quick.yaml
-# Three files at once, the slow ones first, since a slow test waits for half of its time; those of a file run in order.
-PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Two files at once, the slow ones first; the tests of a file run in order.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 FUZZ_SEED ?= 1
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
