@@ -38,7 +38,7 @@ from hpo.records import STOPPED, TrialConfig, TrialResult
 from hpo.report import ReportData, best, sentences, write_images, write_report
 from hpo.schedule import Schedule
 from hpo.storage import Storage, absolute, below
-from hpo.study import Study, StudyError, load_study
+from hpo.study import Study, StudyError, read_study_file
 from hpo.study_lock import locked
 from hpo.sweep import Parameters, Sweep, optuna_storage
 from hpo.text import one_line
@@ -112,12 +112,12 @@ def open_plan(path: Path, prepare: bool = True) -> Plan:
     Raises:
         StudyError, ProblemError, FileNotFoundError: what is wrong with them.
     """
-    study = load_study(path)
+    study, text = read_study_file(path)
     with _user_code(f"problem: {study.problem.name!r} cannot be used"):
         problem = load_problem(study.problem.name, study.problem.arguments)
         if prepare:
             prepare_once(problem)
-        return Plan(study, problem)
+        return Plan(study, problem, text)
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def run_study(path: Path, where: Place, address: str | None, console: Console, w
                     target_of(plan.study.problem.name),
                 )
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
-                launch = parent.enter_context(_launch(store, plan.study.text))
+                launch = parent.enter_context(_launch(store, plan.text))
                 heart = parent.enter_context(Heartbeat(store, launch))
                 check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
@@ -505,8 +505,8 @@ def _at_once(trials: pd.DataFrame) -> str:
 def _provenance(plan: Plan, where: Place) -> dict[str, str]:
     study: Study = plan.study
     return {
-        "study file": study.text,
-        "study file sha256": sha256(study.text.encode()).hexdigest()[:16],
+        "study file": plan.text,
+        "study file sha256": sha256(plan.text.encode()).hexdigest()[:16],
         "problem": ", ".join([study.problem.name, *(f"{k}={v}" for k, v in study.problem.arguments.items())]),
         "data hash": plan.data_hash,
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",

@@ -43,13 +43,14 @@ class Plan:
     Args:
         study: the spec.
         problem: the problem it names, prepared.
+        text: the study file as it was read; what is done to it later changes nothing.
 
     Raises:
         StudyError: points or options that the design refuses for this number of tasks.
     """
 
-    def __init__(self, study: Study, problem: Problem) -> None:
-        self.study = study
+    def __init__(self, study: Study, problem: Problem, text: str = "") -> None:
+        self.study, self.text = study, text
         self.tasks = [task.name for task in problem.tasks]
         self.metrics = {task.name: task.metric for task in problem.tasks}
         self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}

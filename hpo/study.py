@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
-    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -269,7 +268,6 @@ class Study(_Strict):
     cohort: Cohort = "auto"
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
     margin: Annotated[Number, Field(gt=0)] = 1.0
-    _text: str = PrivateAttr("")
 
     @field_validator("name")
     @classmethod
@@ -284,11 +282,6 @@ class Study(_Strict):
         if "single_task" not in references:
             raise ValueError("allowed: a list with single_task, to which every score is relative")
         return references
-
-    @property
-    def text(self) -> str:
-        """The study file as it was read: what is done to the file later changes nothing. Empty if there is none."""
-        return self._text
 
     @property
     def confirm_seeds(self) -> range:
@@ -381,6 +374,15 @@ def load_study(path: Path) -> Study:
     """Read a study file.
 
     Raises:
+        StudyError: see `read_study_file`.
+    """
+    return read_study_file(path)[0]
+
+
+def read_study_file(path: Path) -> tuple[Study, str]:
+    """Read a study file: what it says, and its text, so that it need not be read again.
+
+    Raises:
         StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
     """
     try:
@@ -412,8 +414,7 @@ def load_study(path: Path) -> Study:
         more = error.error_count() - len(faults)
         faults += [f"{path}: and {more} more faults"] if more else []
         raise StudyError("\n".join(faults)) from None
-    study._text = text
-    return study
+    return study, text
 
 
 _ALLOWED = {

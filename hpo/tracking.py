@@ -325,10 +325,19 @@ class Tracking:
         if not self._is_lost():
             self._unverified.clear()
             return
-        for run_id in self._unverified:  # made in the very moment in which the other launch took over
+        for run_id in self._unverified:
             with contextlib.suppress(Exception):  # the backend may be away
-                self.client.delete_run(run_id)
+                self._disown(run_id)
         raise self._lost()
+
+    def _disown(self, run_id: str) -> None:
+        """Remove a run that was made when the other launch had read the runs, and of which it does not know.
+
+        Those that it knows of it has closed, or has taken for its own.
+        """
+        run = self.client.get_run(run_id)
+        if run.info.status == "RUNNING" and run.data.tags.get("mlflow.parentRunId") == self._launch:
+            self.client.delete_run(run_id)
 
     def _is_lost(self) -> bool:
         if self._launch:
@@ -440,16 +449,16 @@ class Tracking:
         """Find or create the run of a trial, which then is RUNNING."""
         identity, tags = planned.config.identity, _start_tags(planned, launch)
         known = self._runs.get(identity) or self._unknown_run(identity)
-        if known is None:
+        run = self.client.get_run(known) if known else None
+        if known is None or run is None or run.info.lifecycle_stage == "deleted":
             self._unsure.add(identity)
-            run = self._create_run(start_time=started, tags=tags, run_name=planned.name)
+            made = self._create_run(start_time=started, tags=tags, run_name=planned.name)
             self._unsure.discard(identity)
-            self._runs[identity] = run.info.run_id
-            self._unverified.add(run.info.run_id)
+            self._runs[identity] = made.info.run_id
+            self._unverified.add(made.info.run_id)
             self.check_owner()
-            return OpenRun(run.info.run_id, started, {}, run.info.artifact_uri)
+            return OpenRun(made.info.run_id, started, {}, made.info.artifact_uri)
         self._runs[identity] = known
-        run = self.client.get_run(known)
         self.client.update_run(known, status="RUNNING", name=planned.name)
         self.client.log_batch(known, tags=[RunTag(k, v) for k, v in tags.items()])
         info = run.info

@@ -1,6 +1,7 @@
 """What every test starts from."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -12,6 +13,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Where Python is told to keep no bytecode, each command and worker would compile all that it imports: seconds of CPU.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite in the background, and so of all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # small networks: more threads only wait for each other
 # Limits in milliseconds for an example would fail where the machine is slow or does other things too.
 settings.register_profile("gradsweep", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -81,7 +81,9 @@ SPOILS: dict[str, Callable[[], object]] = {
     "number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "flushing of denormal numbers": lambda: torch.set_flush_denormal(True),
     "sharing strategy": lambda: torch.multiprocessing.set_sharing_strategy("file_system"),
-    "start method of processes": lambda: multiprocessing.set_start_method("spawn"),
+    "start method of processes": lambda: multiprocessing.set_start_method(
+        "fork" if multiprocessing.get_start_method(allow_none=True) == "spawn" else "spawn", force=True
+    ),
     "numpy's error handling": lambda: np.seterr(all="raise"),
     "warning filters": lambda: warnings.simplefilter("error"),
     "recursion limit": lambda: sys.setrecursionlimit(400),

@@ -85,6 +85,30 @@ def test_a_run_that_was_made_in_the_very_moment_is_removed(owner, folder, monkey
     assert trial_runs(owner) == []
 
 
+def test_a_run_that_the_other_launch_has_taken_for_its_own_stays(owner, folder, monkeypatch):
+    """This launch was suspended when it had made the run and had not yet looked once more."""
+    create, others = owner._create_run, []
+
+    def before_a_long_sleep(**content):
+        made = create(**content)
+        others.append(take_over(owner, folder))
+        return made
+
+    monkeypatch.setattr(owner, "_create_run", before_a_long_sleep)
+    with pytest.raises(LaunchLostError):
+        owner.open(planned(), owner._launch, 1000)
+    (run,) = trial_runs(owner)
+    assert others[0].open(planned(), others[0]._launch, 2000).run_id == run.info.run_id
+
+
+def test_a_run_that_was_deleted_meanwhile_is_made_anew(owner):
+    first = owner.open(planned(), owner._launch, 1000)
+    owner.client.delete_run(first.run_id)
+    owner.write(ended())
+    (run,) = trial_runs(owner)
+    assert (run.info.run_id == first.run_id, run.info.status) == (False, "FINISHED")
+
+
 def test_a_run_whose_check_failed_is_found_again_and_not_made_twice(owner, monkeypatch):
     get_run, asked = owner.client.get_run, []
 
