@@ -147,7 +147,7 @@ def holds_no_study(path: Path) -> bool:
 
 
 def first_line(error: BaseException, uri: str) -> str:
-    """What an error says first, without a secret of the URI."""
+    """The first line of an error, without a secret of the URI."""
     lines = [line.strip() for line in redacted(str(error), uri).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

@@ -522,7 +522,7 @@ def main() -> None:
 
 
 def _fault_in(arguments: Sequence[str]) -> str:
-    """What is wrong with a command line whatever the command, without its text: errors of options would echo it."""
+    """A fault of a command line whatever the command, without its text, which errors of options would echo."""
     for number, (before, argument) in enumerate(pairwise(arguments), 1):
         if found := commands_in(argument):
             return f"argument {number}: found the character {printable(found)}, allowed: printable characters"

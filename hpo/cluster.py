@@ -382,7 +382,7 @@ class _Attempt:
 
 
 def next_attempts(attempt: _Attempt, left: Sequence[Planned]) -> list[tuple[list[Planned], int]]:
-    """What to hand out after an attempt whose worker died: groups of trials, each with its count of deaths.
+    """Choose what to hand out after an attempt whose worker died: groups of trials, each with its count of deaths.
 
     Which of several trials killed the worker nobody knows. So they are tried once more as they are, then in halves
     and halves of these. A trial that comes to be alone begins to count anew: only its own deaths can fail it.
