@@ -460,8 +460,9 @@ def _found(value: Any) -> str:
 
 
 def _key(value: Any, most: int = 120) -> str:
-    """Without quotes, as a person wrote it; what would move the cursor or end the line is escaped."""
-    return _cut(printable(str(value)), most)
+    """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
+    text = printable(str(value))
+    return _cut(text if text.isprintable() else repr(text)[1:-1], most)
 
 
 def _cut(text: str, most: int = 120) -> str:
