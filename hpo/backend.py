@@ -33,7 +33,7 @@ def embedded_uri(output: Path) -> str:
     """The default backend: SQLite in the output folder.
 
     Raises:
-        OutputError: SQLAlchemy cannot be told this folder's name.
+        OutputError: SQLAlchemy has no way to write this folder's name.
     """
     return sqlite_uri((output / "mlflow.db").resolve())
 
@@ -42,7 +42,7 @@ def sqlite_uri(path: Path) -> str:
     """The URI of a database in a file, whatever characters are in the path.
 
     Raises:
-        OutputError: SQLAlchemy cannot be told this path.
+        OutputError: SQLAlchemy has no way to write this path.
     """
     # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
     # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.

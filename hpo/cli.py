@@ -221,7 +221,7 @@ def export(
 
 
 def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
-    """What a weights file holds; with a comparison also which arm is better and cannot be exported."""
+    """Describe an exported weights file; with a comparison also the better arm that cannot be exported."""
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
     if comparison is not None:

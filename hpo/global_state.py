@@ -56,7 +56,7 @@ class GlobalState:
 
     @classmethod
     def of_thread(cls) -> GlobalState:
-        """What a new thread does not take over from the one that has set it."""
+        """The settings that a new thread does not inherit from the thread that made them."""
         return cls([piece for piece in PIECES if piece.of_thread])
 
     def changed(self) -> list[str]:
@@ -80,7 +80,7 @@ class GlobalState:
 
 @dataclass
 class Scope:
-    """What became of the global state inside `as_found`, known at its end.
+    """The outcome of `as_found`, known at its end.
 
     Attributes:
         stuck: names of what could not be put back.
@@ -90,7 +90,7 @@ class Scope:
 
     @property
     def alarms(self) -> list[str]:
-        """What the user should know, in words."""
+        """The alarms for the user."""
         if not self.stuck:
             return []
         return [

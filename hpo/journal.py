@@ -97,7 +97,7 @@ class Journal:
         return kept
 
     def entries(self) -> list[Entry]:
-        """What waits, oldest first; what is damaged is passed over."""
+        """The waiting entries, oldest first; damaged ones are passed over."""
         return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
 
     def set_aside_damaged(self) -> list[Path]:

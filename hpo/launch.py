@@ -319,7 +319,7 @@ def _run(schedule: Schedule, job: cluster.Job, writer: Writer, heart: Heartbeat,
 
 
 def _left_to_the_owner(lost: LaunchLostError, left: Sequence[Entry]) -> LaunchLostError:
-    """What a launch says that has lost its study."""
+    """The error of a launch that has lost its study, with where its undelivered trials are."""
     kept = [entry for entry in left if entry.folder]
     where = (
         f"; {_some(kept)} that MLflow had not taken wait in {kept[0].folder.parent}"

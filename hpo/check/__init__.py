@@ -104,7 +104,7 @@ def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
 
 
 def _guarded(subject: str, check: Callable[[Bench], Notes], bench: Bench) -> list[tuple[Level, str, str]]:
-    """What a check finds, and what the user's code raises on the way.
+    """The findings of a check, and the exception that the user's code raises on the way.
 
     Each check finds the global state that ``build_model()`` has left, as the rest of a trial does.
     """

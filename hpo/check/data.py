@@ -64,7 +64,7 @@ def check_hash(bench: Bench) -> Notes:
 
 
 def check_global_state(bench: Bench) -> Notes:
-    """What else the process trains later does not notice that this problem was there."""
+    """Warn if the problem leaves global state changed, which later training in the process would notice."""
     if left := {name: subject for name, subject in bench.left.items() if name not in HARMLESS}:
         found = every(f"{name} (seen at: {subject})" for name, subject in left.items())
         allowed = (

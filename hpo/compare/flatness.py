@@ -19,7 +19,7 @@ OUTER = 0.8  # an arm is extreme if so large a share of those points lies nearer
 def flat_optimum(
     search: pd.DataFrame, equals: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]
 ) -> Iterator[str]:
-    """One line if at least `SHARE` of the static points, and at least `FEWEST`, cannot be told from the best one.
+    """Alarm if at least `SHARE` of the static points, and at least `FEWEST`, cannot be distinguished from the best.
 
     It names how many they are, how far apart their weights, and where among them the recommended arm lies: how many
     of them are nearer to their centre, the mean of their centred log-ratios, in Aitchison distance. A point that the
@@ -46,9 +46,9 @@ def _count(w: Vector, points: int, tasks: Sequence[str]) -> str:
     low, high = w.min(axis=0), w.max(axis=0)
     widest = int(np.argmax(high / low))
     return (
-        f"{len(w)} of {points} static points cannot be told from the best one by one seed's score, though the weight "
-        f"of {tasks[widest]} runs from {low[widest]:.2g} to {high[widest]:.2g} among them: the score is flat there, "
-        "or too noisy, and which of them comes first is partly chance."
+        f"{len(w)} of {points} static points cannot be distinguished from the best one by one seed's score, "
+        f"though the weight of {tasks[widest]} runs from {low[widest]:.2g} to {high[widest]:.2g} among them: "
+        "the score is flat there, or too noisy, and which of them comes first is partly chance."
     )
 
 

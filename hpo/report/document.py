@@ -65,7 +65,7 @@ class VerdictPart(_Part):
 
 
 class Recommended(_Part):
-    """What to train with if weights are to be fixed."""
+    """The arm to train with where weights are to stay fixed."""
 
     arm: str
     weights: Weights
@@ -78,7 +78,7 @@ class WinnerPart(_Part):
     exportable: bool = Field(description="whether its weights are fixed, so that a weights file can hold them")
     gain: Mean = Field(
         description="test score of the recommended arm minus its own, paired by seed, above 0 where it is better; "
-        "not freed of selection; null if it is the recommended arm"
+        "not corrected for selection; null if it is the recommended arm"
     )
     words: str = Field(description="who won, where no weights file can hold it; else empty")
     code: str = Field(

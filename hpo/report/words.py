@@ -83,8 +83,8 @@ def _gain(comparison: Comparison) -> str:
         told = f". On test it is worse than the best fixed weights, by {amount} (95% interval {ends})."
     else:
         told = (
-            f". Its gain on test over the best fixed weights, {signed(gain.mean)} percentage points, cannot be told "
-            f"from 0 (95% interval {bounds(gain.low, gain.high)})."
+            f". Its gain on test over the best fixed weights, {signed(gain.mean)} percentage points, cannot be "
+            f"distinguished from 0 (95% interval {bounds(gain.low, gain.high)})."
         )
     return told + _within(gain, comparison.margin)
 

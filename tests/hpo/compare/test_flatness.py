@@ -19,7 +19,7 @@ from search_spaces import points
 from search_spaces.log_ratio import clr
 from tests.hpo.compare.table import DIRECTIONS, NAN, references, row
 
-SOUND = re.compile(r"(\d+) of (\d+) static points cannot be told from the best one")
+SOUND = re.compile(r"(\d+) of (\d+) static points cannot be distinguished from the best one")
 RATIO = 1e3
 NOISE = 0.3  # of a score, from seed to seed
 

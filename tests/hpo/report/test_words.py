@@ -192,7 +192,10 @@ def test_a_method_without_a_line_of_code_is_named_all_the_same():
             Interval(-1.9, -3.0, -0.8, 5),
             "worse than the best fixed weights, by 1.90 percentage points (95% interval 0.80",
         ),
-        (Interval(0.4, -0.3, 1.1, 5), "+0.40 percentage points, cannot be told from 0 (95% interval -0.30 to +1.10)"),
+        (
+            Interval(0.4, -0.3, 1.1, 5),
+            "+0.40 percentage points, cannot be distinguished from 0 (95% interval -0.30 to +1.10)",
+        ),
         (
             Interval(1.9, NAN, NAN, 1),
             "On test it is better than the best fixed weights, by 1.90 percentage points (one seed",
@@ -209,7 +212,7 @@ def test_what_the_winner_gains_on_test_is_said_as_it_is(gain, said):
     comparison = Builder(winner="uncertainty").data().comparison
     told = best(replace(comparison, margin=0.01, winner=replace(comparison.winner, gain=gain))).words
     assert said in told
-    assert ("cannot be told" in told) == (gain.low <= 0 <= gain.high)
+    assert ("cannot be distinguished" in told) == (gain.low <= 0 <= gain.high)
 
 
 def test_a_gain_within_the_margin_is_said_to_make_no_difference():
