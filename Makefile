@@ -46,7 +46,7 @@ check: $(VENV)/.dev ## ruff, mypy and the import contracts
 	@$(BIN)/lint-imports
 
 fuzz: $(VENV)/.dev ## 10,980 fuzzed study files and 14,400 weights files; FUZZ_SEED=N takes others
-	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/test_fuzz.py --timeout 3000 \
+	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/cli/test_fuzz.py --timeout 3000 \
 	  --numprocesses 2 -k "any_bytes or any_value or other_values or damaged or at_its_worst or as_ratios"
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import Backward, Contender, ours, static
-from hpo.backend import machine
 from hpo.problems.nyuv2 import NYUv2
-from hpo.problems.nyuv2_source import CLASSES
+from hpo.problems.nyuv2_files import CLASSES
+from hpo.tracking.backend import machine
 
 PAPER_BATCH = 24
 STEPS: dict[str, Callable[[DenseShape], Backward]] = {"static": static, "GradNorm": ours()}

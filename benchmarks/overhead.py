@@ -17,9 +17,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from hpo import cluster, launch
-from hpo.backend import machine
-from hpo.journal import Entry
+from hpo.execution import ray_tune as cluster
+from hpo.launch import run as launch
+from hpo.tracking.backend import machine
+from hpo.tracking.outbox import Entry
 
 STUDY = {
     "problem": "benchmarks.trivial:Trivial",

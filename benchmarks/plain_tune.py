@@ -24,8 +24,8 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from balancers import Balancer, GradNorm, Static
-from hpo.problem import to_device
 from hpo.problems import load_problem
+from hpo.problems.base import to_device
 
 STARTS = [{"alpha": 0.0}, {"alpha": 0.5}, {"alpha": 1.5}]
 

@@ -33,14 +33,14 @@ import psutil
 import yaml
 from numpy.typing import NDArray
 
-from hpo import launch
-from hpo.backend import machine
-from hpo.journal import Journal
-from hpo.plan import Plan, Planned
-from hpo.records import EpochReport, TrialResult
-from hpo.schedule import Schedule
-from hpo.tracking import Tracking
-from hpo.writer import Writer
+from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
+from hpo.launch import run as launch
+from hpo.study.plan import Plan
+from hpo.study.schedule import Schedule
+from hpo.tracking.backend import machine
+from hpo.tracking.delivery import Writer
+from hpo.tracking.experiment import Tracking
+from hpo.tracking.outbox import Journal
 from search_spaces import clr, clr_inverse
 
 STEPS = 100  # of an epoch: 5,000 examples in batches of 50
@@ -94,7 +94,7 @@ def make(path: Path, where: launch.Place) -> int:
     return made
 
 
-def write(planned: Planned, plan: Plan, store: Tracking, run: str, journal: Journal) -> TrialResult:
+def write(planned: PlannedTrial, plan: Plan, store: Tracking, run: str, journal: Journal) -> TrialResult:
     """Let the Writer write one trial from its start to its end; a Writer each, so that its queue stays short."""
     writer = Writer(store, run, journal)
     writer.trial_started(planned)
@@ -109,9 +109,9 @@ def write(planned: Planned, plan: Plan, store: Tracking, run: str, journal: Jour
 
 
 class Simulated:
-    """The numbers of a trial that never ran, of the form that `hpo.trial.run_trial` gives them."""
+    """The numbers of a trial that never ran, of the form that `hpo.training.trial_loop.run_trial` gives them."""
 
-    def __init__(self, planned: Planned, plan: Plan) -> None:
+    def __init__(self, planned: PlannedTrial, plan: Plan) -> None:
         self.config, self.tasks = planned.config, plan.tasks
         self.random = np.random.default_rng(int(self.config.identity, 16))
         self.steps = self.config.epochs * STEPS

@@ -8,8 +8,9 @@ Each cell is a launch of a study of trials that train for a millisecond, in a pr
 of one CPU each, all on this machine. The clock runs from the first hand-out to the last record in MLflow. Where it
 goes is told in milliseconds of processor time a trial, so that what grows faster than the trials stands out:
 
-- schedule: `hpo.schedule.Schedule`, as Tune's loop asks and tells it.
-- listeners: `hpo.writer.Writer`, which keeps a journal, and `hpo.progress.View`, as the loop tells them.
+- schedule: `hpo.study.schedule.Schedule`, as Tune's loop asks and tells it.
+- listeners: `hpo.tracking.delivery.Writer`, which keeps a journal, and `hpo.launch.progress.View`, as the loop tells
+  them.
 - disk: what both wait, for the journal to be on the disk above all; on a busy machine for a core, too.
 - Tune: the rest of the loop. What is left of the clock, the loop waits.
 - writer: the thread that writes to MLflow, beside the loop.
@@ -42,16 +43,16 @@ import yaml
 from rich.console import Console
 
 from benchmarks.sweep import SearchPlan
-from hpo import launch
-from hpo.backend import machine
 from hpo.compare import AVERAGES
-from hpo.environment import close_local_ray
-from hpo.journal import Entry
-from hpo.plan import Plan
-from hpo.records import TrialResult
-from hpo.schedule import Next, Schedule
-from hpo.sweep import optuna_storage
-from hpo.writer import Writer
+from hpo.core.environment import close_local_ray
+from hpo.core.trial import TrialResult
+from hpo.launch import run as launch
+from hpo.study.alpha_sweep import optuna_storage
+from hpo.study.plan import Plan
+from hpo.study.schedule import Next, Schedule
+from hpo.tracking.backend import machine
+from hpo.tracking.delivery import Writer
+from hpo.tracking.outbox import Entry
 
 REFERENCES = 2  # single-task networks of the trivial problem
 ALPHAS = 3  # of a study that goes through Ray
@@ -192,7 +193,7 @@ def nodes(count: int) -> Iterator[str]:
 @contextmanager
 def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | None) -> Iterator[list[float]]:
     """Time the parts of a launch; yields the driver's memory in MiB, before the first trial and after the last."""
-    from hpo import cluster
+    from hpo.execution import ray_tune as cluster
 
     memory: list[float] = []
     process, run = psutil.Process(), cluster.run

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from balancers import GradNorm
 from benchmarks.networks import SHAPES, Shape
-from hpo.backend import machine
+from hpo.tracking.backend import machine
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start and stop
 ALPHA = 0.5

@@ -17,7 +17,7 @@ import torch
 from balancers import gradnorm, one_pass
 from benchmarks.networks import SHAPES
 from benchmarks.step import CONTENDERS, Contender
-from hpo.backend import machine
+from hpo.tracking.backend import machine
 
 PARTS = (
     (gradnorm, "find_cut", "read the graph"),

@@ -8,7 +8,7 @@ of of its own, while this one looks at the machine twice a second:
 
 - plain: `benchmarks.plain_tune`, as one writes it by hand, MLflow on SQLite by Ray's own callback. It may run on
   fewer points, since what a trial takes does not depend on how many there are.
-- ours: `hpo.launch.run_study`, that is ``gradsweep run``, less what the plain script has not: references, whose
+- ours: `hpo.launch.run.run_study`, that is ``gradsweep run``, less what the plain script has not: references, whose
   results are given, and the confirm phase.
 
 What is timed must be the same work, so validation metrics of the same trial are compared at the end, and it is an
@@ -44,16 +44,16 @@ import torch
 import yaml
 from rich.console import Console
 
-from hpo import launch
-from hpo.backend import machine
-from hpo.environment import close_local_ray
-from hpo.journal import Entry
-from hpo.plan import Plan, Planned
-from hpo.problem import Problem
+from hpo.core.environment import close_local_ray
+from hpo.core.trial import PlannedTrial, TrialResult
+from hpo.launch import run as launch
 from hpo.problems import load_problem
-from hpo.problems.data import prepare_once
-from hpo.records import TrialResult
-from hpo.tracking import Tracking, now
+from hpo.problems.base import Problem
+from hpo.problems.data_cache import prepare_once
+from hpo.study.plan import Plan
+from hpo.tracking.backend import machine
+from hpo.tracking.experiment import Tracking, now
+from hpo.tracking.outbox import Entry
 
 LOOK_SECONDS = 0.5  # between two looks: of a process that ends, what it did since the last one is missed
 MEMORY_EVERY = 4  # looks: reading it walks the page tables of every process
@@ -101,11 +101,11 @@ class Search:
 class SearchPlan(Plan):
     """A study's trials without the confirm phase."""
 
-    def confirm_fixed(self) -> list[Planned]:
+    def confirm_fixed(self) -> list[PlannedTrial]:
         """None."""
         return []
 
-    def confirm_chosen(self, search: Any) -> list[Planned]:
+    def confirm_chosen(self, search: Any) -> list[PlannedTrial]:
         """None."""
         del search
         return []
@@ -213,7 +213,7 @@ def untrained(problem: Problem, seed: int) -> dict[str, float]:
 @contextmanager
 def watched() -> Iterator[list[float]]:
     """When `cluster.run` began and when the writer had delivered all, from inside a launch."""
-    from hpo import cluster  # here: ray reads once, at its import, which token it listens to
+    from hpo.execution import ray_tune as cluster  # here: ray reads once, at its import, which token it listens to
 
     times: list[float] = []
     run, close = cluster.run, launch.Writer.close

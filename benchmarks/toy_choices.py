@@ -15,9 +15,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from hpo.core.trial import TrialConfig, TrialResult
 from hpo.problems.toy import Toy
-from hpo.records import TrialConfig, TrialResult
-from hpo.trial import run_trial
+from hpo.training.trial_loop import run_trial
 
 CHOICES = {"heads": ("plain", "scaled"), "inputs": ("short", "normal"), "examples": ("fixed", "stream")}
 SIGMA = 100.0

@@ -2,9 +2,9 @@
 
     python -m benchmarks.tracking            # about seven minutes on 2 cores
 
-First the same trials with and without the writer of `hpo.writer`, in turn: epochs of about a second, 60 metrics an
-epoch, to SQLite and to a server over SQLite. Goal: at most 3% of a trial's time. Then the driver's memory while a
-thousand trivial trials go through it. Goal: flat.
+First the same trials with and without the writer of `hpo.tracking.delivery`, in turn: epochs of about a second, 60
+metrics per epoch, to SQLite and to a server over SQLite. Goal: at most 3% of a trial's time. Then the driver's memory
+while a thousand trivial trials go through it. Goal: flat.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from rich.console import Console
 
 from benchmarks.overhead import study_of
 from benchmarks.trivial import Paced
-from hpo import backend, cluster, launch
-from hpo.backend import machine
-from hpo.journal import Journal
-from hpo.schedule import Schedule
-from hpo.tracking import Tracking
-from hpo.writer import Writer
+from hpo.execution import ray_tune as cluster
+from hpo.launch import run as launch
+from hpo.study.schedule import Schedule
+from hpo.tracking import backend
+from hpo.tracking.backend import machine
+from hpo.tracking.delivery import Writer
+from hpo.tracking.experiment import Tracking
+from hpo.tracking.outbox import Journal
 
 EPOCH_SECONDS = 1.0
 TRIALS = 8

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.problem import Problem, Split, Task
+from hpo.problems.base import Problem, Split, Task
 
 
 class Trivial(Problem):

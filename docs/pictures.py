@@ -12,7 +12,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
-from hpo.backend import UI_VIEW, embedded_uri, healthy, serve
+from hpo.tracking.backend import UI_VIEW, embedded_uri, healthy, serve
 
 IMAGES = Path(__file__).parent / "images"
 BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from examples import plain_training as plain
-from hpo.problem import Problem, Task
+from hpo.problems import Problem, Task
 
 
 class HalfDigits(Problem):

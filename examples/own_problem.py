@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch import Generator, cat, nn, randperm, tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from hpo.problem import Problem, Task
+from hpo.problems import Problem, Task
 
 SPLITS = {"train": slice(0, 1200), "val": slice(1200, 1500), "test": slice(1500, None)}
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from benchmarks import scale, sweep
-from hpo import launch
+from hpo.launch import run as launch
 
 
 def rows(printed: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Training runs that end after some steps or seconds, by `hpo.trial.run_trial`."""
+"""Training runs that end after some steps or seconds, by `hpo.training.trial_loop.run_trial`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.check.bench import SEED
-from hpo.problem import Problem, Split
-from hpo.records import TrialConfig, TrialResult
-from hpo.trial import run_trial
+from hpo.check.context import SEED
+from hpo.core.trial import TrialConfig, TrialResult
+from hpo.problems.base import Problem, Split
+from hpo.training.trial_loop import run_trial
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def train_shortly(
 
     Args:
         problem: the user's.
-        method: a key of `hpo.methods.METHODS`.
+        method: a key of `hpo.training.methods.METHODS`.
         settings: what the method is told.
         device: where to train.
         limits: when to end.
@@ -117,5 +117,5 @@ class _ShortEpoch:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """With it `hpo.generators.DataOrder` takes the loader as it is; no checkpoint is written here."""
+        """With it `hpo.training.resumable_loader.DataOrder` takes the loader as it is; no checkpoint is written."""
         return {}

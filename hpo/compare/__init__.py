@@ -18,15 +18,15 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 """
 
 from hpo.compare.alarms import kind_of
-from hpo.compare.arms import dominated_by
+from hpo.compare.arms_table import dominated_by
 from hpo.compare.budget import Budget, best_of_k, expected_best, match
 from hpo.compare.comparison import Comparison, compare
-from hpo.compare.correlation import figure4
 from hpo.compare.intervals import Interval, interval, judge, regret, seeds_needed
+from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import clopper_pearson
 from hpo.compare.scores import baseline, score, scored_search
 from hpo.compare.surface import Surface, fit_surface
-from hpo.compare.trials import (
+from hpo.compare.trial_table import (
     AVERAGES,
     BALANCED,
     FIXED,
@@ -43,7 +43,7 @@ from hpo.compare.trials import (
     weights_of,
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
-from hpo.compare.weights import Distance, closed, distance, distances_to
+from hpo.compare.weight_distances import Distance, closed, distance, distances_to
 from hpo.compare.winner import Winner
 
 __all__ = [

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from hpo.compare.arms import better_on_test
-from hpo.compare.cheaper import cheaper_search
+from hpo.compare.arms_table import better_on_test
 from hpo.compare.flatness import flat_optimum
 from hpo.compare.scores import baseline
-from hpo.compare.searched import SearchedRegion, direction_words
-from hpo.compare.trials import FIXED, Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.compare.searched_region import SearchedRegion, direction_words
+from hpo.compare.shortened_search import cheaper_search
+from hpo.compare.trial_table import FIXED, Vector, best_runs, static_points, weight_columns, weights_of
 
 FEW_SEEDS = 3
 

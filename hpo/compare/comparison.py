@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hpo.compare.alarms import alarms
-from hpo.compare.arms import arms_table, order_agreement
+from hpo.compare.arms_table import arms_table, order_agreement
 from hpo.compare.budget import Budget, budget
-from hpo.compare.correlation import figure4
 from hpo.compare.cost import cost
+from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import ranks
 from hpo.compare.scores import scored_confirm, scored_search
 from hpo.compare.surface import Surface, fit_surface
-from hpo.compare.trials import OUTSIDE, best_trial, static_points
+from hpo.compare.trial_table import OUTSIDE, best_trial, static_points
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
-from hpo.compare.weights import distances, region
+from hpo.compare.weight_distances import distances, region
 from hpo.compare.winner import Winner, winner
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hpo.compare.trials import SEARCHED
+from hpo.compare.trial_table import SEARCHED
 
 
 def cost(trials: pd.DataFrame) -> pd.DataFrame:

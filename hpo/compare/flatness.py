@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from hpo.compare.trials import Vector, static_points, weight_columns
-from hpo.compare.weights import closed
+from hpo.compare.trial_table import Vector, static_points, weight_columns
+from hpo.compare.weight_distances import closed
 from search_spaces.log_ratio import clr
 
 FEWEST = 5  # static points as good as the best one, itself among them, below which nothing is said
@@ -29,7 +29,7 @@ def flat_optimum(
 
     Args:
         search: the scored trials of the search seed.
-        equals: the static points not distinguishable from the best one (`hpo.compare.weights.region`).
+        equals: the static points not distinguishable from the best one (`hpo.compare.weight_distances.region`).
         arms: the table of arms.
         tasks: their names.
     """

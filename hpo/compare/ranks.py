@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hpo.compare.trials import Vector, best_runs, static_points
+from hpo.compare.trial_table import Vector, best_runs, static_points
 
 RESAMPLES = 4000
 

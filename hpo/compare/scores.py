@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hpo.compare.trials import REFERENCE
+from hpo.compare.trial_table import REFERENCE
 
 
 def baseline(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:

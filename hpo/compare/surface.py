@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from hpo.compare.trials import Vector, static_points, weight_columns
+from hpo.compare.trial_table import Vector, static_points, weight_columns
 from search_spaces.log_ratio import ilr, ilr_inverse
 
 IDENTIFIED = 0.5  # leave-one-out R^2 below which the surface says nothing

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, judge, regret, seeds_needed
-from hpo.compare.trials import BALANCED, OUTSIDE, SEARCHED, Vector, complete_arms
+from hpo.compare.trial_table import BALANCED, OUTSIDE, SEARCHED, Vector, complete_arms
 
 RESAMPLES = 4000
 

@@ -12,11 +12,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hpo.problem import Problem, ProblemError, Split, Task, to_device
-from hpo.problems.checks import check_batch_size, check_choice, check_count, check_flag, check_positive
-from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, locate, ordered_batches, short_hash, verify
+from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_flag, check_positive
+from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.data_cache import (
+    Arrays,
+    ShuffledBatches,
+    cached_arrays,
+    locate,
+    ordered_batches,
+    short_hash,
+    verify,
+)
 from hpo.problems.metrics import area_under_roc
-from hpo.problems.network import SharedTrunk
+from hpo.problems.tabular import SharedTrunk
 
 if TYPE_CHECKING:
     from pathlib import Path

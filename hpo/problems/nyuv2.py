@@ -11,9 +11,9 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from hpo.problem import Problem, ProblemError, Split, Task, to_device
-from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive, shown
-from hpo.problems.data import Arrays, ShuffledBatches, cached_arrays, ordered_batches, short_hash
+from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
+from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.data_cache import Arrays, ShuffledBatches, cached_arrays, ordered_batches, short_hash
 from hpo.problems.dense_metrics import (
     AngularError,
     DepthError,
@@ -23,7 +23,7 @@ from hpo.problems.dense_metrics import (
     segmentation_loss,
 )
 from hpo.problems.dense_networks import SMALLEST_SIDE, Architecture, DenseNetwork, check_stride, dense_network
-from hpo.problems.nyuv2_source import (
+from hpo.problems.nyuv2_files import (
     CLASSES,
     PREPARATION_VERSION,
     SPLITS,

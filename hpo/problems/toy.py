@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpo.problem import Problem, ProblemError, Split, Task, to_device
-from hpo.problems.checks import check_batch_size, check_choice, check_count, check_positive, shown
-from hpo.problems.data import ShuffledBatches, ordered_batches, short_hash
-from hpo.problems.network import SharedTrunk
+from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
+from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.data_cache import ShuffledBatches, ordered_batches, short_hash
+from hpo.problems.tabular import SharedTrunk
 
 INPUTS = 250
 OUTPUTS = 100

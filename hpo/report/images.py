@@ -9,9 +9,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 import plotly.io
 
-from hpo.report.data import ReportData
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
+from hpo.report.report_data import ReportData
 
 FORMATS = ("svg", "png", "pdf")
 _WIDTH = 900  # pixels; a narrow figure would put its legend over itself

@@ -7,11 +7,11 @@ import re
 
 import pandas as pd
 
-from hpo.console import printable
-from hpo.report.data import ReportData, recommended_weights
+from hpo.core.console import printable
+from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
+from hpo.report.sentences import best, headline, recommendation, sentences
 from hpo.report.tables import ARM, definitions, trials_table
-from hpo.report.words import best, headline, recommendation, sentences
 
 
 def markdown(data: ReportData) -> str:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from hpo.compare import Comparison
-from hpo.report.data import ReportData
 from hpo.report.figures import FIGURES
+from hpo.report.report_data import ReportData
 from hpo.report.tables import (
     arms_table,
     cost_table,

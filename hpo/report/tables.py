@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 
 from hpo.compare import KNOWN, REFERENCE, Comparison
-from hpo.report.data import ReportData
-from hpo.report.labels import arm_label
-from hpo.report.numbers import (
+from hpo.report.arm_labels import arm_label
+from hpo.report.number_format import (
     NOTHING,
     bounds,
     count,
@@ -23,6 +22,7 @@ from hpo.report.numbers import (
     signed_with_bounds,
     weight,
 )
+from hpo.report.report_data import ReportData
 
 NOTES = "Notes"  # the column whose words the page shows as badges
 ARM = "arm"  # the column of keys that ties rows to figures; nobody reads it

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpo.files import write_text
-from hpo.report.data import ReportData
-from hpo.report.document import document_text
+from hpo.core.files import write_text
+from hpo.report.comparison_json import document_text
+from hpo.report.html_page import page
 from hpo.report.markdown import markdown
-from hpo.report.page import page
+from hpo.report.report_data import ReportData
 from hpo.report.tables import all_trials, arms_numbers
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from balancers import BalancerWarning, GradNorm
 from balancers.gradnorm import balance
 from balancers.testing import TASKS, TinyNetwork
-from tests.balancers.reference import gradnorm_reference
+from tests.helpers.gradnorm_reference import gradnorm_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:A weight reached its floor")
 

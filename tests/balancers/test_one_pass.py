@@ -12,8 +12,8 @@ from balancers import GradNorm
 from balancers.one_pass import OnePass
 from balancers.shared_product import Product
 from balancers.testing import TASKS, TinyNetwork
-from tests.balancers.networks import CASES, linear
-from tests.balancers.no_host import no_host
+from tests.helpers.networks import CASES, linear
+from tests.helpers.no_host import no_host
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torchjd.scalarization import DWA, FAMO
 from balancers import BalancerWarning
 from balancers.testing import TASKS, BalancerConformance, TinyNetwork
 from balancers.torchjd_methods import AGGREGATORS, SCALARIZERS, torchjd_balancer
-from tests.balancers.no_host import no_host
+from tests.helpers.no_host import no_host
 
 # NashMTL solves up to 20 convex problems in turn at each step, which takes long; its promises hold after fewer.
 QUICK = {"nash_mtl": {"optim_niter": 2}}

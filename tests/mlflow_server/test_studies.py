@@ -13,11 +13,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from hpo.journal import Journal
-from hpo.tracking import Tracking
-from hpo.writer import Writer
-from tests.hpo.runs_for_tests import Case, assert_complete, assert_only_stages, assert_quiet, main
-from tests.hpo.tracking_for_tests import planned, report, result, trial_runs
+from hpo.tracking.delivery import Writer
+from hpo.tracking.experiment import Tracking
+from hpo.tracking.outbox import Journal
+from tests.helpers.runs import Case, assert_complete, assert_only_stages, assert_quiet, main
+from tests.helpers.tracking import planned, report, result, trial_runs
 from tests.mlflow_server.test_server_scripts import FOLDER, postgresql, running, status  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set")]

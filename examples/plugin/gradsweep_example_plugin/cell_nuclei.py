@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import binary_auroc
 
-from hpo.problem import Problem, Task
+from hpo.problems import Problem, Task
 
 INPUTS = 20  # of the 30 columns: mean and standard error of ten measures over the nuclei of an image
 WORST_AREA = 23  # the column with the mean over the three largest nuclei

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import plotly.graph_objects as go
 
-from hpo.report.data import ReportData
 from hpo.report.figures import alpha, arms, budget, cost, distance, dynamics, overfitting, static_points, trajectories
+from hpo.report.report_data import ReportData
 
 
 class Figure(Protocol):

@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpo.compare import best_trial
-from hpo.report.data import ReportData, static_points
 from hpo.report.figures.style import STATIC, blank, clip, plain, recipe_style
-from hpo.report.numbers import signed
+from hpo.report.number_format import signed
+from hpo.report.report_data import ReportData, static_points
 
 TITLE = "How much alpha matters"
 MISSING = "The alpha sweep has no scored run yet."

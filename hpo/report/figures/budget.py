@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpo.report.data import ReportData
 from hpo.report.figures.style import STATIC, STATIC_BAND, blank, plain, recipe_style
-from hpo.report.numbers import signed
+from hpo.report.number_format import signed
+from hpo.report.report_data import ReportData
 
 TITLE = "Was the grid search worth it?"
 MISSING = "It takes scored static points."

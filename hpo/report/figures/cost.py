@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpo.report.data import ReportData
 from hpo.report.figures.style import RECIPES, STATIC, blank, plain
-from hpo.report.numbers import count, duration, ratio
+from hpo.report.number_format import count, duration, ratio
+from hpo.report.report_data import ReportData
 
 TITLE = "What finding weights took"
 MISSING = "No trial of the static search or of an alpha sweep is there yet."

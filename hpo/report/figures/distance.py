@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpo.compare import distances_to, weight_columns, weights_of
-from hpo.report.data import ReportData, best_runs, static_points
 from hpo.report.figures.style import Clipped, blank, clip, clip_note, plain, point_texts, recipe_style
+from hpo.report.report_data import ReportData, best_runs, static_points
 
 TITLE = "Are static points near E_t[w] the good ones?"
 MISSING = "It takes scored static points and a GradNorm run with a score."

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpo.compare import Vector
-from hpo.report.data import ReportData, best_runs
 from hpo.report.figures.style import add_run_title, blank, plain, task_line
+from hpo.report.report_data import ReportData, best_runs
 
 TITLE = "Gradient norms and training rates"
 MISSING = "No trajectory of a GradNorm run with gradient norms is at hand."

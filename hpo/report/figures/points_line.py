@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpo.compare import Vector, weight_columns, weights_of
-from hpo.report.data import ReportData, best_runs, best_static
 from hpo.report.figures.style import REFERENCE, STATIC, STATIC_BAND, blank, clip, plain, point_texts, recipe_style
+from hpo.report.report_data import ReportData, best_runs, best_static
 
 
 def line(data: ReportData, points: pd.DataFrame) -> go.Figure:

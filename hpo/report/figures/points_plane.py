@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from hpo.compare import Vector, weight_columns, weights_of
-from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
 from hpo.report.figures.style import (
     REFERENCE,
     SCALE,
@@ -24,6 +23,7 @@ from hpo.report.figures.style import (
     thinned,
     weights_text,
 )
+from hpo.report.report_data import ReportData, best_runs, best_static, centred_log_ratios
 
 _ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the two others shrink alike
 _RAYS: Vector = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)

@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 from scipy import stats
 
 from hpo.compare import Vector, weight_columns, weights_of
-from hpo.report.data import ReportData, best_runs, best_static, centred_log_ratios
 from hpo.report.figures.style import REFERENCE, SCALE, STATIC, blank, clip, plain, point_texts, recipe_style
+from hpo.report.report_data import ReportData, best_runs, best_static, centred_log_ratios
 
 _COLUMNS, _PAIRS = 3, 9  # panels in a row, and in all
 _TOP, _PANEL = 460, 230  # pixels

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from hpo.report.data import ReportData, static_points
 from hpo.report.figures.points_line import line
 from hpo.report.figures.points_plane import plane
 from hpo.report.figures.points_profiles import profiles
 from hpo.report.figures.style import clip, clip_note
+from hpo.report.report_data import ReportData, static_points
 
 TITLE = "Where the good weights are"
 MISSING = "The static search has no scored point yet."

@@ -17,8 +17,8 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from hpo.compare import BALANCED, SEARCHED, weight_columns
-from hpo.report.labels import arm_label
-from hpo.report.numbers import signed
+from hpo.report.arm_labels import arm_label
+from hpo.report.number_format import signed
 
 STATIC = "#1380C6"
 STATIC_BAND = "rgba(19,128,198,0.18)"

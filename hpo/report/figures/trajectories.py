@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpo.compare import AVERAGES, weights_of
-from hpo.report.data import ReportData, best_runs, best_static
 from hpo.report.figures.style import add_run_title, blank, log_ticks, plain, task_line, thinned
+from hpo.report.report_data import ReportData, best_runs, best_static
 
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."

@@ -9,7 +9,7 @@ import pytest
 
 from hpo.compare import compare, kind_of
 from hpo.compare.alarms import alarms
-from tests.hpo.compare.table import DIRECTIONS, arm, arms_by_name, compared, references, row, weighted
+from tests.helpers.compare_tables import DIRECTIONS, arm, arms_by_name, compared, references, row, weighted
 
 
 def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:

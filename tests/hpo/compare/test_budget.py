@@ -18,7 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from hpo.compare import best_of_k, expected_best, match
 from hpo.compare.budget import EXACT_BANDS, budget
-from tests.hpo.compare.table import NAN, compared, row
+from tests.helpers.compare_tables import NAN, compared, row
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=7))

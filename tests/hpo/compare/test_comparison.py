@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hpo.compare import compare
-from tests.hpo.report.builder import Builder
+from tests.helpers.report_builder import Builder
 
 
 @pytest.mark.parametrize("word", ["better", "equivalent", "worse"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hpo.compare.table import arm, compared, row
+from tests.helpers.compare_tables import arm, compared, row
 
 
 def test_cost_adds_up_what_the_search_took() -> None:

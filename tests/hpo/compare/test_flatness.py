@@ -12,12 +12,12 @@ import pytest
 from hpo.compare import AVERAGES, FIXED, Comparison, compare, seed_noise
 from hpo.compare.flatness import FEWEST, flat_optimum
 from hpo.compare.scores import scored_confirm, scored_search
-from hpo.compare.trials import SEARCHED
+from hpo.compare.trial_table import SEARCHED
 from hpo.compare.verdicts import best_arm
-from hpo.compare.weights import region
+from hpo.compare.weight_distances import region
 from search_spaces import points
 from search_spaces.log_ratio import clr
-from tests.hpo.compare.table import DIRECTIONS, NAN, references, row
+from tests.helpers.compare_tables import DIRECTIONS, NAN, references, row
 
 SOUND = re.compile(r"(\d+) of (\d+) static points cannot be distinguished from the best one")
 RATIO = 1e3

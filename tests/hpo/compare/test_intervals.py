@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from hpo.compare import interval, judge, regret, seeds_needed
 from hpo.compare.intervals import MOST_SEEDS
-from tests.hpo.compare.table import NAN
+from tests.helpers.compare_tables import NAN
 
 finite = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 4))
 

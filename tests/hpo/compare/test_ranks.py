@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from hpo.compare import clopper_pearson
 from hpo.compare.ranks import ranks
-from tests.hpo.compare.table import NAN, compared, points, row, run
+from tests.helpers.compare_tables import NAN, compared, points, row, run
 
 
 def test_rank_by_counting_on_the_search_seed() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.compare import baseline, compare, score
-from tests.hpo.compare.table import DIRECTIONS, NAN, arm, arms_by_name, compared, references, row
-from tests.hpo.report.builder import Builder
+from tests.helpers.compare_tables import DIRECTIONS, NAN, arm, arms_by_name, compared, references, row
+from tests.helpers.report_builder import Builder
 
 metric = st.floats(0.1, 10)
 

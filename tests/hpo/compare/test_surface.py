@@ -11,7 +11,7 @@ from statsmodels.api import OLS
 
 from hpo.compare import Surface, fit_surface
 from search_spaces.log_ratio import ilr, ilr_inverse
-from tests.hpo.compare.table import NAN, points, run
+from tests.helpers.compare_tables import NAN, points, run
 
 
 def fitted(z: np.ndarray, scores: np.ndarray) -> Surface:

@@ -13,8 +13,8 @@ from scipy import stats
 
 from hpo.compare import interval, seed_noise, selection
 from hpo.compare.verdicts import RESAMPLES, best_arm, recentred, verdict
-from tests.hpo.compare import simulated
-from tests.hpo.compare.table import NAN, arm, arms_by_name, compared, row
+from tests.helpers import simulated_studies as simulated
+from tests.helpers.compare_tables import NAN, arm, arms_by_name, compared, row
 
 STATIC = [0.0, 0.2, -0.2, 0.1]
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from hpo.compare import FIXED, Interval, compare
 from hpo.compare.winner import Winner
-from tests.hpo.compare.table import arm, compared, row
-from tests.hpo.report.builder import Builder
+from tests.helpers.compare_tables import arm, compared, row
+from tests.helpers.report_builder import Builder
 
 FIXED_ARMS = ["static/01", "equal", "frozen/loss", "gradnorm_static/paper/tail"]
 MOVING_ARMS = ["gradnorm/paper/alpha=1", "uncertainty", "famo", "mgda"]

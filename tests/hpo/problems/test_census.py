@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hpo.problem import ProblemError, Split
+from hpo.problems.base import ProblemError, Split
 from hpo.problems.census import (
     COLUMNS,
     LABELS,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpo.problem import Problem, Split
 from hpo.problems import load_problem
+from hpo.problems.base import Problem, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SMALL_TOY = {"train": 300, "val": 50, "test": 70}

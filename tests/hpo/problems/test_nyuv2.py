@@ -16,10 +16,10 @@ from scipy.io import savemat
 from torch import Tensor
 
 from balancers import GradNorm
-from hpo.problem import ProblemError, Split
-from hpo.problems.data import ordered_batches
+from hpo.problems.base import ProblemError, Split
+from hpo.problems.data_cache import ordered_batches
 from hpo.problems.nyuv2 import EVALUATION_IMAGES, NYUv2
-from hpo.problems.nyuv2_source import (
+from hpo.problems.nyuv2_files import (
     FX,
     FY,
     HEIGHT,
@@ -34,7 +34,7 @@ from hpo.problems.nyuv2_source import (
     WIDTH,
     normals_from_depths,
 )
-from tests.hpo.problems.nyuv2_files import maps, scene, write_labeled, write_npy
+from tests.helpers.nyuv2_files import maps, scene, write_labeled, write_npy
 
 SMALL: dict[str, Any] = {"width": 0.125, "image_size": 32, "batch_size": 4}
 SPLIT = ([1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20], [2, 4, 6, 8, 10, 12, 14, 16, 18])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from hpo.problem import ProblemError, Split
+from hpo.problems.base import ProblemError, Split
 from hpo.problems.qm9 import (
     ATOMS,
     BOHR,

@@ -10,7 +10,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.figures.points_plane import _places
 from hpo.report.figures.style import RECIPES, STATIC, TASKS, TEMPLATES, clip, thinned
 from search_spaces import ilr
-from tests.hpo.report.builder import Builder
+from tests.helpers.report_builder import Builder
 
 
 @cache

@@ -6,8 +6,8 @@ import pytest
 
 from hpo.report import ImageError, write_images
 from hpo.report.figures import FIGURES
-from tests.hpo.report.builder import Builder
-from tests.hpo.report.chromium import chromium
+from tests.helpers.chromium import chromium
+from tests.helpers.report_builder import Builder
 
 
 @pytest.mark.slow

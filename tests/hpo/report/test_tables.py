@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from hpo.compare import compare
-from hpo.report import page, write_report
-from hpo.report.labels import arm_label
-from hpo.report.numbers import NOTHING, ratio, signed, weight
+from hpo.report import html_page as page
+from hpo.report import write_report
+from hpo.report.arm_labels import arm_label
+from hpo.report.number_format import NOTHING, ratio, signed, weight
 from hpo.report.tables import (
     arms_table,
     cost_table,
@@ -19,7 +20,7 @@ from hpo.report.tables import (
     ranks_table,
     trials_table,
 )
-from tests.hpo.report.builder import Builder
+from tests.helpers.report_builder import Builder
 
 UNFINISHED = [(), ("references",), ("references", "static"), ("references", "static", "sweep")]
 

@@ -1,0 +1,117 @@
+"""The problem on the bench: what the checks share, and what each leaves for those after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hpo.check.batch_digests import Pass
+from hpo.check.loss_graph import LossGraph
+from hpo.check.user_tracebacks import folders_of, place_of, told
+from hpo.core.user_calls import is_interrupt
+from hpo.problems import load_problem
+from hpo.problems.base import Problem, ProblemError, Split
+from hpo.training.global_state import GlobalState, as_found
+from hpo.training.resumable_loader import DataOrder, seed_all
+
+Level = Literal["ok", "warning", "fault"]
+Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allowed
+
+SEED, OTHER_SEED = 0, 1
+
+
+class Bench:
+    """A problem that is looked at, driven as `hpo.training.trial_loop` drives it.
+
+    Args:
+        name: a registered name, or ``package.module:Class``.
+        arguments: keyword arguments of the class.
+        device: where trials would train.
+
+    Attributes:
+        tasks: their names.
+        folders: where the problem's own code is.
+        hash: what ``data_hash()`` gave at first.
+        passes: what a pass over each split has seen.
+        steps: in an epoch, where that is known.
+        batch: the first one to train on.
+        model: a network with its initial parameters.
+        losses: of that network on that batch, with their graph, which is ``graph``.
+        trained: a network and its optimizer after one step.
+        metrics: on val, of a network that has not trained.
+        evaluation: seconds that this takes.
+        state: the global state that ``build_model()`` leaves for all that a trial does later.
+        left: what of the global state the user's code left changed, and in which check that was seen first.
+
+    Raises:
+        ProblemError: no such problem, or not with these arguments.
+    """
+
+    batch: Any
+    model: nn.Module
+    losses: dict[str, Tensor]
+    graph: LossGraph
+    trained: tuple[nn.Module, torch.optim.Optimizer]
+
+    def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
+        self._name, self._arguments, self.device = name, arguments, device
+        self.problem = self.load()
+        self.folders = folders_of(type(self.problem))
+        self.tasks = [task.name for task in self.problem.tasks]
+        self.hash = ""
+        self.passes: dict[Split, Pass] = {}
+        self.steps: int | None = None
+        self.metrics: dict[str, float] = {}
+        self.evaluation = 0.0
+        self.state: GlobalState | None = None
+        self.left: dict[str, str] = {}
+
+    def load(self) -> Problem:
+        """A new instance, as another process would make it.
+
+        Raises:
+            ProblemError: what the user's module or constructor raises is told with the file and the line.
+        """
+        try:
+            return load_problem(self._name, self._arguments)
+        except ProblemError as error:
+            where = place_of(error.__cause__) if error.__cause__ else ""
+            raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            raise ProblemError(f"problem: {self._name!r} cannot be made: {told(error)}") from error
+
+    def build(self, seed: int = SEED) -> nn.Module:
+        """A new network."""
+        seed_all(seed)
+        return self.problem.build_model(seed).to(self.device)
+
+    def order(self, split: Split = "train", seed: int = SEED) -> DataOrder:
+        """A new loader, to be gone through epoch after epoch."""
+        seed_all(seed)
+        return DataOrder(self.problem.loader(split, seed), self.device)
+
+    def measure(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The metrics of a network."""
+        model.eval()
+        with as_found(), self.watched("evaluate"), torch.no_grad():
+            return {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
+
+    @contextmanager
+    def watched(self, subject: str) -> Iterator[None]:
+        """Note what of the global state is changed inside."""
+        before = GlobalState()
+        try:
+            yield
+        finally:
+            for name in before.changed():
+                self.left.setdefault(name, subject)
+
+    def forget_graph(self) -> None:
+        """Free the memory that the checks of the graph took, before a step's own is measured."""
+        del self.model, self.losses, self.graph

@@ -1,0 +1,159 @@
+"""Checks of tasks, data and loaders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from hpo.check.batch_digests import Pass, first_digests, go_through
+from hpo.check.context import OTHER_SEED, SEED, Bench, Notes
+from hpo.check.words import duration, every, listed
+from hpo.problems.base import Problem, Split
+from hpo.problems.data_cache import prepare_once
+from hpo.training.methods import OVER_THE_RUN
+from hpo.training.resumable_loader import DataOrder, seed_all
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+PAIRS: tuple[tuple[Split, Split], ...] = (("train", "val"), ("train", "test"), ("val", "test"))
+HARMLESS = {"environment variables", "warning filters"}  # importing a library changes these
+SLOW = 5.0  # seconds after which preparing a second time is worth a word
+
+
+def check_tasks(bench: Bench) -> Notes:
+    """Two or more."""
+    better = {"minimize": "lower", "maximize": "higher"}
+    tasks = bench.problem.tasks
+    found = listed(f"{task.name} ({task.metric}, {better[task.direction]} is better)" for task in tasks)
+    if len(tasks) > 1:
+        yield "ok", f"{len(tasks)}: {found}", ""
+    else:
+        yield "warning", f"one: {found}", "two or more, since weights are relative to each other"
+
+
+def check_data(bench: Bench) -> Notes:
+    """They can be prepared, twice, and have one name."""
+    seconds, bench.hash = _prepare(bench.problem)
+    if not isinstance(bench.hash, str):
+        yield "fault", f"data_hash() gives {type(bench.hash).__name__}", "text"
+        return
+    again, same = _prepare(bench.load())
+    if same != bench.hash:
+        found = "data_hash() differs between two instances with the same arguments"
+        yield "fault", found, "the same text for the same data in every process: define your own data_hash()"
+    elif again > SLOW:
+        found = f"prepare() takes {duration(seconds)}, and {duration(again)} when called again"
+        yield "warning", found, "keep on disk what it makes, since each worker process calls it"
+    else:
+        yield "ok", f"ready in {duration(seconds)}, hash {bench.hash}", ""
+
+
+def _prepare(problem: Problem) -> tuple[float, str]:
+    start = time.perf_counter()
+    prepare_once(problem)
+    return time.perf_counter() - start, problem.data_hash()
+
+
+def check_hash(bench: Bench) -> Notes:
+    """A worker asks one instance for the data's name before each trial."""
+    if bench.problem.data_hash() != bench.hash:
+        found = "data_hash() has changed since the problem was used"
+        yield "fault", found, "the same text before and after: define your own data_hash()"
+    else:
+        yield "ok", "the same after use", ""
+
+
+def check_global_state(bench: Bench) -> Notes:
+    """Warn if the problem leaves global state changed, which later training in the process would notice."""
+    if left := {name: subject for name, subject in bench.left.items() if name not in HARMLESS}:
+        found = every(f"{name} (seen at: {subject})" for name, subject in left.items())
+        allowed = (
+            "settings made where the module is imported; each trial begins with these, whatever another has left"
+        )
+        yield "warning", f"the problem's code leaves changed: {found}", allowed
+    else:
+        yield "ok", "the problem's code leaves it as it is", ""
+
+
+def check_batches(bench: Bench) -> Notes:
+    """Each split has some; their order hangs on the seed, and for train on the epoch."""
+    for split in SPLITS:
+        seed_all(SEED)
+        loader = bench.problem.loader(split, SEED)
+        seen = bench.passes[split] = go_through(DataOrder(loader, bench.device).epoch())
+        if not seen.batches:
+            yield "fault", f"loader({split!r}) gives no batch", "at least one"
+        elif split == "train":
+            yield from _training_batches(bench, loader, seen)
+        elif _first(bench, split)[: len(seen.first)] != seen.first:
+            yield "warning", f"loader({split!r}) gives other batches when called again", "the same"
+
+
+def _training_batches(bench: Bench, loader: Any, seen: Pass) -> Notes:
+    used_up = seen.complete and next(iter(loader), None) is None
+    if used_up or _is_iterator(loader):
+        found = f"loader('train') gives {type(loader).__name__}, which can be gone through once"
+        yield "fault", found, "an object whose iter() begins the next epoch, such as a DataLoader"
+        return
+    length = _length(loader)
+    bench.steps = length or (seen.batches if seen.complete else None)
+    batches = f"train: {bench.steps:,} an epoch" if bench.steps else "train: how many an epoch is unknown"
+    if length is None:
+        batches += f" (it has no len(), which the recipe {every(OVER_THE_RUN)} needs)"
+    if not seen.size:
+        yield "warning", f"{batches}, without tensors that would show their order", "a new order each epoch"
+        return
+    order = bench.order()
+    first, second = first_digests(order.epoch()), first_digests(order.epoch())
+    if first[: len(seen.first)] != seen.first:
+        found = f"{batches}, which differ between two loaders of one seed"
+        yield "fault", found, "an order fixed by the seed, so that all arms see the same batches"
+    elif bench.steps == 1:
+        yield "ok", f"{batches}, fixed by the seed", ""
+    elif first == second:
+        yield "warning", f"{batches}, in the same order in every epoch", "a new order each epoch, fixed by the seed"
+    elif _first(bench, "train", OTHER_SEED) == first:
+        yield "warning", f"{batches}, in the same order for every seed", "an order fixed by the seed"
+    else:
+        yield "ok", f"{batches}, in a new order each, fixed by the seed", ""
+
+
+def _first(bench: Bench, split: Split, seed: int = SEED) -> list[int]:
+    return first_digests(bench.order(split, seed).epoch())
+
+
+def _is_iterator(loader: Any) -> bool:
+    """A generator, or what `map`, `zip` and itertools give."""
+    return isinstance(loader, Iterator) and type(loader).__module__ in ("builtins", "itertools")
+
+
+def _length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:  # of the object, or of a DataLoader over a stream
+        return None
+
+
+def check_splits(bench: Bench) -> Notes:
+    """No example is in two of them, as far as their tensors tell."""
+    seen = bench.passes
+    cut = "" if all(each.complete for each in seen.values()) else ", not all"
+    compared = f"compared: {every(f'{each.examples:,} of {split}' for split, each in seen.items())}{cut}"
+    common = {f"{one} and {other}": len(seen[one].rows & seen[other].rows) for one, other in PAIRS}
+    if not all(each.rows for each in seen.values()):
+        yield "warning", "batches hold no tensors by which examples could be compared", "no example in two splits"
+    elif found := every(f"{count:,} in {pair}" for pair, count in common.items() if count):
+        yield "warning", f"the same examples in two splits: {found} ({compared})", "none, unless data repeat"
+    else:
+        yield "ok", f"no example is in two splits ({compared})", ""
+
+
+def check_resuming(bench: Bench) -> Notes:
+    """Whether a trial that was interrupted finds its place in the data."""
+    order = bench.order()
+    next(order.epoch())
+    if order.state()["begin"]["loader"] is None:
+        found = "an interrupted trial loads the batches of its finished epochs again, without training"
+        yield "ok", f"{found}; state_dict() and load_state_dict() of the loader would spare that", ""
+    else:
+        yield "ok", "an interrupted trial goes on at its place in the data", ""

@@ -1,0 +1,190 @@
+"""Checks of the network, its losses, the shared layer and the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from balancers import GradNorm
+from balancers.shared_gradients import TaskGradients, parameters_of, task_gradients
+from hpo.check.context import OTHER_SEED, SEED, Bench, Notes
+from hpo.check.loss_graph import LossGraph
+from hpo.check.words import apart, every, listed, number, size, values
+from hpo.problems.base import to_device
+from hpo.training.global_state import GlobalState
+from hpo.training.methods import build_balancer
+from hpo.training.resumable_loader import seed_all
+
+GRADNORM = {"recipe": "robust", "alpha": 0.5}
+
+
+def check_model(bench: Bench) -> Notes:
+    """Its initial parameters hang on the seed, and on nothing else."""
+    seed_all(SEED)
+    model: Any = bench.problem.build_model(SEED)
+    if not isinstance(model, nn.Module):
+        yield "fault", f"build_model() gives {type(model).__name__}", "a torch.nn.Module"
+        return
+    bench.model, bench.state = model.to(bench.device), GlobalState()
+    same, other = (state(bench.build(seed)) for seed in (SEED, OTHER_SEED))
+    if different := differing(state(bench.model), same):
+        found = f"build_model({SEED}) called twice gives networks that differ in {listed(different)}"
+        yield "fault", found, "the same seed gives the same initial network"
+    elif not differing(same, other):
+        found = f"build_model({SEED}) and build_model({OTHER_SEED}) give the same network"
+        yield "warning", found, "another seed gives another initial network"
+    else:
+        yield "ok", f"{sum(value.numel() for value in same.values()):,} parameters, fixed by the seed", ""
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers; those of a lazy layer are not there before the first batch."""
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: tensor.detach() for name, tensor in tensors.items() if not nn.parameter.is_lazy(tensor)}
+
+
+def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that are not the same in both."""
+    names = dict.fromkeys([*one, *other])
+    return [name for name in names if not (name in one and name in other and torch.equal(one[name], other[name]))]
+
+
+def check_losses(bench: Bench) -> Notes:
+    """One scalar for each task, as every balancer takes it."""
+    bench.batch = to_device(next(bench.order().epoch()), bench.device)
+    bench.model.train()
+    losses: Any = bench.problem.losses(bench.model, bench.batch)
+    if not isinstance(losses, Mapping):
+        yield "fault", f"losses() gives {type(losses).__name__}", "a mapping from each task to its loss"
+        return
+    if losses.keys() != set(bench.tasks):
+        yield "fault", f"losses() has {listed(map(str, losses)) or 'none'}", f"exactly {every(bench.tasks)}"
+        return
+    bench.losses = {task: losses[task] for task in bench.tasks}
+    faults = [note for task, loss in bench.losses.items() for note in _faults_of(task, loss)]
+    yield from faults
+    if not faults:
+        numbers = {task: float(loss.detach()) for task, loss in bench.losses.items()}
+        yield "ok", f"of the first batch: {values(numbers)}{apart(numbers)}", ""
+        bench.graph = LossGraph(bench.losses)
+
+
+def _faults_of(task: str, loss: Any) -> Notes:
+    """What a balancer would refuse."""
+    if not isinstance(loss, Tensor):
+        yield "fault", f"the loss of {task} is a {type(loss).__name__}", "a scalar tensor"
+    elif loss.numel() != 1:
+        yield "fault", f"the loss of {task} has the shape {tuple(loss.shape)}", "a scalar tensor"
+    elif not loss.requires_grad:
+        yield "fault", f"the loss of {task} has no graph", "a tensor computed from the model's parameters"
+    elif not 0 < float(loss.detach()) < math.inf:
+        yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", "finite and > 0 in the first step"
+
+
+def check_shared_layer(bench: Bench) -> Notes:
+    """It is the model's, every task's loss hangs on it, and it is the last such layer."""
+    shared = parameters_of(bench.problem.shared_layer(bench.model))
+    names = {id(parameter): name for name, parameter in bench.model.named_parameters()}
+    own = {id(parameter) for parameter in shared}
+    if not own <= names.keys():
+        yield "fault", "shared_layer(model) is no part of the model it was given", "a layer of that model"
+        return
+    layer, graph = listed(names[id(parameter)] for parameter in shared), bench.graph
+    if blind := [task for task, reached in graph.reached.items() if own.isdisjoint(reached)]:
+        found = f"{every(blind)}: the loss does not depend on {layer}"
+        yield "fault", found, "a layer that the loss of every task runs through"
+        return
+    by_all = graph.by_all()
+    if partly := [names[one] for one in own - by_all]:
+        yield "warning", f"not every task reaches {listed(sorted(partly))}", "weights that all tasks share"
+    weights = [weight for weight in bench.model.parameters() if id(weight) in by_all and weight.dim() > 1]  # no norms
+    if len(bench.tasks) > 1 and (after := graph.after(shared, weights)):
+        found = f"after {layer} every task also reaches {listed(names[id(weight)] for weight in after)}"
+        yield "warning", found, "the last layer whose weights all tasks share"
+    yield from _gradient_norms(bench, layer, shared)
+
+
+def _gradient_norms(bench: Bench, layer: str, shared: list[Tensor]) -> Notes:
+    gradients, ones = TaskGradients(shared, len(bench.tasks)), torch.ones(len(bench.tasks))
+    task_gradients(list(bench.losses.values()), bench.tasks, ones, gradients)
+    norms = dict(zip(bench.tasks, gradients.norms().tolist(), strict=True))
+    if bad := {task: norm for task, norm in norms.items() if not 0 < norm < math.inf}:
+        yield "fault", f"{layer}: norm of the gradient: {values(bad)}", "finite and > 0 in the first step"
+    else:
+        yield "ok", f"{layer}: norms of the gradients: {values(norms)}{apart(norms)}", ""
+
+
+def check_parameters(bench: Bench) -> Notes:
+    """Each that is to be trained is trained by some task."""
+    by_any = bench.graph.by_any()
+    if idle := [name for name, parameter in _trainable(bench.model) if id(parameter) not in by_any]:
+        yield "warning", f"no loss depends on {listed(idle)}", "parameters that some task trains"
+    else:
+        yield "ok", "some task trains each of them", ""
+
+
+def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def check_optimizer(bench: Bench) -> Notes:
+    """It has all of the model's parameters."""
+    optimizer: Any = bench.problem.build_optimizer(bench.model)
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        yield "fault", f"build_optimizer() gives {kind}", "a torch.optim.Optimizer"
+        return
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, parameter in _trainable(bench.model) if id(parameter) not in held]
+    if held.isdisjoint(map(id, bench.model.parameters())):
+        yield "fault", f"{kind} has no parameter of the model", "the parameters of the model it was given"
+    elif missing:
+        yield "warning", f"{kind} does not have {listed(missing)}", "all parameters that require grad"
+    else:
+        yield "ok", f"{kind} has every parameter", ""
+
+
+def check_gradnorm(bench: Bench) -> Notes:
+    """One step, from losses to optimizer, and how it takes the gradients of the shared layer."""
+    bench.forget_graph()
+    model = bench.build().train()
+    balancer = build_balancer("gradnorm", GRADNORM, bench.tasks, bench.problem.shared_layer(model), steps=1)
+    optimizer = bench.problem.build_optimizer(model)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    balancer.backward(bench.problem.losses(model, bench.batch))
+    if bad := [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]:
+        found = f"the gradient of {listed(bad)} is not finite in the first step"
+        yield "fault", found, "losses with a finite gradient; sqrt, log and norm have none at 0"
+        return
+    optimizer.step()
+    bench.trained = model, optimizer
+    assert isinstance(balancer, GradNorm)
+    assert balancer.path is not None
+    yield "ok", f"{balancer.path.name}: {balancer.path.why}", ""
+
+
+def _is_finite(gradient: Tensor | None) -> bool:
+    if gradient is None:
+        return True
+    numbers = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return bool(numbers.isfinite().all())
+
+
+def check_memory(bench: Bench) -> Notes:
+    """What the parameters take, and all that goes with them."""
+    model, optimizer = bench.trained
+    parameters = list(model.parameters())
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    held = [tensor for held in optimizer.state.values() for tensor in held.values() if isinstance(tensor, Tensor)]
+    alone = sum(parameter.nbytes for parameter in parameters)
+    together = alone + sum(tensor.nbytes for tensor in [*gradients, *held])
+    found = f"{size(alone)} of parameters, {size(together)} with gradients and the optimizer's state"
+    if bench.device.type == "cuda":
+        found += f"; {size(torch.cuda.max_memory_allocated(bench.device))} at most in a GradNorm step"
+    yield "ok", found, ""
+    del bench.trained

@@ -1,0 +1,122 @@
+"""One step of everything on a user's problem, before a study trains it many times. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hpo.check import data_checks, network_checks, training_checks
+from hpo.check.context import Bench, Level, Notes
+from hpo.check.user_tracebacks import told
+from hpo.core.user_calls import is_interrupt
+from hpo.training.global_state import as_found
+from hpo.training.resumable_loader import read_state, set_state
+
+__all__ = ["Finding", "Level", "check_problem"]
+
+# What is looked at, in this order: its name, what must be without fault before, and the check.
+CHECKS: list[tuple[str, tuple[str, ...], Callable[[Bench], Notes]]] = [
+    ("tasks", (), data_checks.check_tasks),
+    ("data", (), data_checks.check_data),
+    ("model", ("data",), network_checks.check_model),
+    ("batches", ("data",), data_checks.check_batches),
+    ("splits", ("batches",), data_checks.check_splits),
+    ("resuming", ("batches",), data_checks.check_resuming),
+    ("losses", ("model", "batches"), network_checks.check_losses),
+    ("shared layer", ("losses",), network_checks.check_shared_layer),
+    ("parameters", ("losses",), network_checks.check_parameters),
+    ("optimizer", ("model",), network_checks.check_optimizer),
+    ("GradNorm", ("shared layer", "optimizer"), network_checks.check_gradnorm),
+    ("memory", ("GradNorm",), network_checks.check_memory),
+    ("evaluate", ("model", "batches"), training_checks.check_evaluate),
+    ("learning", ("evaluate", "GradNorm"), training_checks.check_learning),
+    ("time", ("evaluate", "GradNorm"), training_checks.check_time),
+    ("cohort", ("evaluate", "GradNorm"), training_checks.check_cohort),
+    ("data hash", ("data",), data_checks.check_hash),
+    ("global state", (), data_checks.check_global_state),
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what `check_problem` has to say.
+
+    Attributes:
+        level: with a ``fault`` a study fails or means nothing; a ``warning`` may be meant.
+        subject: what was looked at.
+        found: what was found.
+        allowed: what is allowed instead, or what to do; empty where all is well.
+    """
+
+    level: Level
+    subject: str
+    found: str
+    allowed: str = ""
+
+
+def check_problem(
+    name: str, arguments: Mapping[str, Any], device: torch.device, tell: Callable[[str], object] = str
+) -> list[Finding]:
+    """Run one step of everything on a problem. Takes seconds, and as long as preparing and evaluating take.
+
+    Args:
+        name: a registered name, or ``package.module:Class``.
+        arguments: keyword arguments of the class.
+        device: where trials would train.
+        tell: told the subject that is looked at next.
+
+    Returns:
+        What was found, in the order in which it was looked at; a check whose ground is missing is left out and named
+        at the end. What the user's own code raises is a fault with the file and the line.
+
+    Raises:
+        ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
+    """
+    bench = Bench(name, arguments, device)
+    before = read_state(device)
+    try:
+        with as_found():
+            return _run(bench, tell)
+    finally:
+        set_state(before, device)  # the caller's generators are as they were
+
+
+def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
+    findings: list[Finding] = []
+    broken: set[str] = set()
+    left_out: list[str] = []
+    for subject, needs, check in CHECKS:
+        if not broken.isdisjoint(needs):
+            broken.add(subject)
+            left_out.append(subject)
+            continue
+        tell(subject)
+        found = [Finding(level, subject, *texts) for level, *texts in _guarded(subject, check, bench)]
+        if any(finding.level == "fault" for finding in found):
+            broken.add(subject)
+        findings += found
+    if left_out:
+        findings.append(Finding("warning", "not looked at", ", ".join(left_out), "mend the faults first"))
+    return findings
+
+
+def _guarded(subject: str, check: Callable[[Bench], Notes], bench: Bench) -> list[tuple[Level, str, str]]:
+    """The findings of a check, and the exception that the user's code raises on the way.
+
+    Each check finds the global state that ``build_model()`` has left, as the rest of a trial does.
+    """
+    notes: list[tuple[Level, str, str]] = []
+    with as_found():
+        if bench.state is not None:
+            bench.state.put_back()
+        try:
+            with bench.watched(subject):
+                notes.extend(check(bench))
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            notes.append(("fault", told(error, bench.folders), ""))
+    return notes

@@ -1,0 +1,163 @@
+"""Checks of metrics and of short training runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpo.check.context import SEED, Bench, Level, Notes
+from hpo.check.network_checks import GRADNORM, differing, state
+from hpo.check.short_run import Limits, ShortRun, train_shortly
+from hpo.check.user_tracebacks import place_in, told
+from hpo.check.words import duration, every, listed, number, values
+from hpo.core.text import shortened
+from hpo.core.trial import TrialConfig
+from hpo.core.user_calls import is_interrupt
+from hpo.problems.base import Task
+from hpo.training.stacked_network import NotStackable
+from hpo.training.stacking_check import check_stackable
+
+TRAINED_STEPS, FEWEST_STEPS = 200, 20  # of one task alone; with fewer nothing is said
+TIMED_STEPS, WARM_STEPS = 100, 5
+MOST_SECONDS = 5.0  # of any one run
+MOST_TRAINING = 20.0  # of a run for each task, together
+QUICK = 1.0  # seconds for val, above which nobody waits for train
+WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
+
+
+def check_evaluate(bench: Bench) -> Notes:
+    """A finite number for each task, the same each time, and the model stays as it is."""
+    model = bench.build()
+    before = {name: value.clone() for name, value in state(model).items()}
+    start = time.perf_counter()
+    bench.metrics = bench.measure(model, "val")
+    bench.evaluation = time.perf_counter() - start
+    after = state(model)
+    changed = differing(before, {name: after[name] for name in before})  # a lazy layer has parameters only now
+    for split, metrics in (("val", bench.metrics), ("test", bench.measure(model, "test"))):
+        if metrics.keys() != set(bench.tasks):
+            found = f"evaluate(model, {split!r}) gives {every(metrics) or 'nothing'}"
+            yield "fault", found, f"a metric for each of {every(bench.tasks)}"
+            return
+        if bad := {task: value for task, value in metrics.items() if not math.isfinite(value)}:
+            yield "fault", f"evaluate(model, {split!r}) gives {values(bad)}", "finite numbers"
+            return
+    if changed:
+        yield "fault", f"evaluate() changes {every(changed)} of the model", "a model that stays as it is"
+        return
+    start = time.perf_counter()
+    again = bench.measure(model, "val")
+    bench.evaluation = min(bench.evaluation, time.perf_counter() - start)  # the first may have imported much
+    if moved := [task for task in bench.tasks if not math.isclose(again[task], bench.metrics[task], rel_tol=1e-5)]:
+        found = f"evaluate(model, 'val') called twice gives another metric of {every(moved)}"
+        yield "warning", found, "the same each time: the whole split, no dropout, no random crops"
+    else:
+        yield "ok", f"{duration(bench.evaluation)} for val; not trained: {values(bench.metrics)}", ""
+    if bench.evaluation < QUICK:
+        yield from _evaluate_train(bench, model)
+
+
+def _evaluate_train(bench: Bench, model: nn.Module) -> Notes:
+    """A trial goes on without it."""
+    try:
+        bench.measure(model, "train")
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        found = f"evaluate(model, 'train') raises: {told(error, bench.folders)}"
+        yield "warning", found, "its metrics, from which the report takes the gap of train and test"
+
+
+def check_learning(bench: Bench) -> Notes:
+    """Each task, trained alone, learns, and its metric goes where its direction says."""
+    limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(bench.tasks)))
+    good: dict[str, str] = {}
+    for task in bench.problem.tasks:
+        run = train_shortly(bench.problem, "single_task", {"task": task.name}, bench.device, limits, evaluate=True)
+        if run.result.status == "failed":
+            yield _failed(bench, run)
+            return
+        note = _judge(bench, task, run)
+        if note[0] == "ok":
+            good[task.name] = note[1]
+        else:
+            yield note
+    if good:
+        yield "ok", f"each trained alone: {listed(f'{task} {text}' for task, text in good.items())}", ""
+
+
+def _judge(bench: Bench, task: Task, run: ShortRun) -> tuple[Level, str, str]:
+    """Whether its loss falls, and where its metric goes meanwhile."""
+    result = run.result
+    if result.status == "diverged":
+        return "warning", f"{task.name} trained alone: {shortened(result.error)}", "a smaller learning rate, perhaps"
+    if result.steps < FEWEST_STEPS:
+        return "ok", f"{result.steps} steps, which say nothing", ""
+    losses, tenth = result.trajectory["L"][:, bench.tasks.index(task.name)], result.steps // 10
+    first, last = float(losses[:tenth].mean()), float(losses[-tenth:].mean())
+    before, after = bench.metrics[task.name], result.validation[task.name]
+    way = f"from {number(before)} to {number(after)}"
+    alone = (
+        f"{task.name} trained alone for {result.steps} steps: its loss went from {number(first)} to {number(last)}"
+    )
+    if last >= first:
+        return "warning", alone, "a loss that training lowers"
+    if after == before:
+        return "warning", f"{alone}, yet {task.metric} stayed at {number(after)}", "a metric of the model it is given"
+    worse = (after - before) * (1 if task.direction == "minimize" else -1)
+    if worse > WORSE * abs(before):
+        other = "maximize" if task.direction == "minimize" else "minimize"
+        return (
+            "warning",
+            f"{alone}, yet {task.metric} went {way}",
+            f"a metric to {task.direction}; should it be {other}?",
+        )
+    return "ok", f"{task.metric} {way} in {result.steps} steps", ""
+
+
+def _failed(bench: Bench, run: ShortRun) -> tuple[Level, str, str]:
+    """`run_trial` tells one line, then the traceback."""
+    where, line = place_in(run.result.error, bench.folders), shortened(run.result.error.partition("\n\n")[0])
+    return "fault", f"{where}: {line}" if where else line, ""
+
+
+def check_time(bench: Bench) -> Notes:
+    """How long a step, an epoch and a trial take."""
+    medians = []
+    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
+    for method, settings in methods:
+        run = train_shortly(bench.problem, method, settings, bench.device, Limits(TIMED_STEPS, MOST_SECONDS))
+        if run.result.status == "failed":
+            yield _failed(bench, run)
+            return
+        medians.append(statistics.median(run.seconds[WARM_STEPS:] or run.seconds or [math.nan]))
+    static, gradnorm = medians
+    found = f"a step {duration(static)}, {duration(gradnorm)} with GradNorm, on {_place(bench.device)}"
+    if bench.steps:
+        epoch, epochs = bench.steps * gradnorm + bench.evaluation, bench.problem.epochs
+        found += f"; an epoch about {duration(epoch)}, a trial of {epochs} about {duration(epochs * epoch)}"
+    yield "ok", found, ""
+
+
+def check_cohort(bench: Bench) -> Notes:
+    """Whether trials can be trained at once; how many pays, a study finds out."""
+    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
+    configs = [TrialConfig("", {}, "", *method, SEED, bench.problem.epochs) for method in methods]
+    try:
+        check_stackable(bench.load(), configs, bench.device)
+    except NotStackable as reason:
+        yield "ok", shortened(f"trials are trained one at a time, since {reason}"), ""
+    else:
+        yield "ok", "trials can be trained at once: losses, gradients and steps are the same", ""
+
+
+def _place(device: torch.device) -> str:
+    if device.type != "cpu":
+        return str(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}"

@@ -1,0 +1,119 @@
+"""The arms of the confirm phase, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from hpo.compare.intervals import interval, judge, regret
+from hpo.compare.scores import generalisation_gap
+from hpo.compare.trial_table import FIXED, OUTSIDE
+from hpo.compare.verdicts import Verdict, best_arm
+from hpo.compare.weight_distances import mean_weights
+
+SMALLEST = 1e-6  # percentage points; below lies rounding
+
+
+def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float, found: Verdict) -> pd.DataFrame:
+    """One row an arm, best validation score first.
+
+    Args:
+        confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
+        directions: for each task +1 (minimize) or -1 (maximize).
+        margin: of equivalence.
+        found: the verdict, which names the best static arm.
+
+    Returns:
+        See `hpo.compare.Comparison.arms`.
+    """
+    tasks = tuple(directions)
+    confirm = confirm.assign(gap=generalisation_gap(confirm, directions))
+    groups = {str(name): group for name, group in confirm.groupby("arm", sort=False)}
+    static, recommended = found.static, best_arm(confirm, FIXED)
+    rows = []
+    for name, group in groups.items():
+        first, score_test = group.iloc[0], interval(group["score_test"].dropna())
+        row = {column: first[column] for column in ("arm", "kind", "recipe", "alpha")}
+        row |= {
+            "seeds": len(group),
+            "score_seeds": score_test.seeds,
+            "score_val": group["score_val"].mean(),
+            "score_test": score_test.mean,
+        }
+        row |= {"low": score_test.low, "high": score_test.high, "steps": group["steps"].mean()}
+        row |= {"seconds": group["seconds"].mean(), "recommended": name == recommended, "best_static": name == static}
+        row |= _against(group, groups.get(static) if name != static else None, margin)
+        row |= {"chosen": found.chosen.get(name, np.nan), "gap": group["gap"].mean()}
+        row |= {
+            f"{split}/{task}": group[f"{split}/{task}"].mean()
+            for split in ("train", "val", "test")
+            for task in tasks
+            if f"{split}/{task}" in group
+        }
+        rows.append(row | mean_weights(group, tasks))
+    columns = ["arm", "kind", "recipe", "alpha", "score_val", "score_test", "recommended", "best_static", "regret"]
+    columns += ["verdict", "gap", "chosen", *(f"w/{task}" for task in tasks)]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    table = table.astype({"recommended": bool, "best_static": bool})
+    table["dominated_by"] = dominated_by(table, directions)
+    return table.sort_values("score_val", kind="stable", na_position="last").reset_index(drop=True)
+
+
+def dominated_by(arms: pd.DataFrame, directions: Mapping[str, int]) -> list[str]:
+    """For each arm the best arm (by test score) that is at least as good on every task and better on one; else empty.
+
+    On the means over seeds of the test metrics. Arms without such a dominator form the Pareto front (single-task
+    networks, each of which solves one task only, and arms without all metrics are neither compared nor marked).
+    """
+    columns = [f"test/{task}" for task in directions]
+    if arms.empty:
+        return []
+    costs = arms[columns].to_numpy(dtype=float) * np.array(list(directions.values()))
+    compared = np.isfinite(costs).all(axis=1) & ~arms["kind"].isin(OUTSIDE).to_numpy()
+    names, scores = arms["arm"].tolist(), arms["score_test"].to_numpy(dtype=float)
+    found = []
+    for place, cost in enumerate(costs):
+        better = compared & (costs <= cost).all(axis=1) & (costs < cost).any(axis=1)
+        ranked = sorted(np.flatnonzero(better).tolist(), key=lambda other: float(scores[other]))
+        found.append(names[ranked[0]] if compared[place] and ranked else "")
+    return found
+
+
+def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) -> dict[str, object]:
+    values = pd.Series(dtype=float) if static is None else regret(group, static, "test")
+    found = interval(values)
+    word = judge(found, margin) if found.seeds else ""
+    return {
+        "regret": found.mean,
+        "regret_low": found.low,
+        "regret_high": found.high,
+        "regret_seeds": found.seeds,
+        "verdict": word,
+    }
+
+
+def order_agreement(arms: pd.DataFrame) -> float:
+    """Spearman's rho of the arms' validation and test scores; NaN below three arms, or if either is constant."""
+    scored = arms.dropna(subset=["score_val", "score_test"])
+    if len(scored) < 3 or (scored[["score_val", "score_test"]].nunique() == 1).any():
+        return float("nan")
+    return float(scored["score_val"].corr(scored["score_test"], method="spearman"))
+
+
+def better_on_test(arms: pd.DataFrame, confirm: pd.DataFrame, kinds: Sequence[str], chosen: str) -> tuple[str, float]:
+    """An arm that test calls better than the one that validation chose: (arm, mean regret against it), or ("", 0).
+
+    Paired t intervals at 95% for all arms together (Bonferroni); the arm with the lowest mean of those that lie below
+    0. It is a warning, not a choice: choosing on test would use it up.
+    """
+    others = [str(arm) for arm in arms.loc[arms["kind"].isin(kinds), "arm"] if arm != chosen]
+    reference = confirm[confirm["arm"] == chosen]
+    found = ("", 0.0)
+    for arm in others:
+        values = regret(confirm[confirm["arm"] == arm], reference, "test")
+        wide = interval(values, 1 - 0.05 / len(others))
+        if wide.high < -SMALLEST and wide.mean < found[1]:
+            found = (arm, wide.mean)
+    return found

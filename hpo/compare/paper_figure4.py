@@ -1,0 +1,73 @@
+"""The paper's Figure 4 as a number: do static points get worse with their distance to E_t[w]?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.compare.weight_distances import distances_to
+from search_spaces.log_ratio import clr, clr_inverse
+
+REFERENCES = 200
+KINDS = ("aitchison", "l2")
+
+
+def figure4(search: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Spearman's rho between the static points' scores and their distance to E_t[w], and what it is worth.
+
+    The GradNorm paper (section 5.4, Figure 4) shows the plot for one E_t[w] as evidence. But a score that is a bowl
+    over the weights correlates with the distance to any point near its middle. So rho is also taken to each of 200
+    reference points drawn from the searched region (log-ratios of T static points mixed with Dirichlet(1) shares),
+    and ``percentile`` says for how many of 100 of them rho is smaller: near 50, E_t[w] is no better than a guess.
+
+    Args:
+        search: scored trials of the search seed.
+        tasks: their names.
+
+    Returns:
+        For each recipe (arithmetic E_t[w] of its best run, the paper's) and kind of distance: ``recipe, distance,
+        rho, percentile, null_low, null_high`` (the central 95% of the references' rho), ``points``.
+    """
+    points = static_points(search)
+    w = weight_columns(points, tasks, "geometric")
+    usable = (w > 0).all(axis=1)
+    w, score = w[usable], points["score"].to_numpy(dtype=float)[usable]
+    rows = []
+    if len(score) >= 3:
+        null = _rhos(reference_points(w), w, score)
+        for recipe, run in best_runs(search).items():
+            (found,) = _rhos(weights_of(run, tasks, "arithmetic")[None], w, score)
+            for place, kind in enumerate(KINDS):
+                others = null[:, place]
+                low, high = np.nanquantile(others, [0.025, 0.975]) if np.isfinite(others).any() else (np.nan, np.nan)
+                row = {"recipe": recipe, "distance": kind, "rho": found[place], "points": len(score)}
+                row |= {
+                    "percentile": 100 * float((others < found[place]).mean()) if np.isfinite(found[place]) else np.nan
+                }
+                rows.append(row | {"null_low": low, "null_high": high})
+    columns = ["recipe", "distance", "rho", "percentile", "null_low", "null_high", "points"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def reference_points(w: Vector, count: int = REFERENCES) -> Vector:
+    """Points of the region that the rows of ``w`` (n, T) span, drawn the same in every call; shape (count, T)."""
+    random = np.random.default_rng(0)
+    n, T = w.shape
+    corners = random.integers(n, size=(count, T))
+    shares = random.dirichlet(np.ones(T), size=count)
+    return np.asarray(clr_inverse(np.einsum("kc,kct->kt", shares, clr(w)[corners])))
+
+
+def _rhos(targets: Vector, w: Vector, score: Vector) -> Vector:
+    """Spearman's rho of score and distance for each target and kind of distance, shape (targets, 2)."""
+    ranked = stats.rankdata(score)
+    rhos = np.full((len(targets), len(KINDS)), np.nan)
+    for row, target in enumerate(targets):
+        for place, far in enumerate(distances_to(target, w)[: len(KINDS)]):
+            if np.ptp(ranked) > 0 and np.isfinite(far).all() and np.ptp(far) > 0:
+                rhos[row, place] = np.corrcoef(ranked, stats.rankdata(far))[0, 1]
+    return rhos

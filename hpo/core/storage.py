@@ -1,0 +1,189 @@
+"""A folder for small files that is local, on NFS, or in an object store. Needs torch alone for a local one.
+
+An address is a path or a URI. What pyarrow knows (``s3://``, ``gs://``, ``hdfs://``) goes through it, with its
+options behind a ``?``; any other scheme through fsspec, which torch brings along, and that scheme's own package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from hpo.core.files import temporary_name
+from hpo.core.uris import fault, has_secret, redacted, shown
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_LOCAL = re.compile(r"file://(localhost)?(?=/)")
+
+
+class StorageError(RuntimeError):
+    """The storage cannot be used."""
+
+
+def absolute(address: str) -> str:
+    """A path made absolute, so that it means the same folder on every node; a URI stays as it is.
+
+    Raises:
+        StorageError: it looks like a mistyped URI with a secret, which would become the name of a folder.
+    """
+    if _SCHEME.match(address):
+        return address
+    if has_secret(address):
+        raise StorageError(
+            f"--storage: found {shown(address)!r}, allowed: a folder, or a URI as in s3://bucket/prefix"
+        )
+    return str(Path(address).resolve())
+
+
+def below(address: str, name: str) -> str:
+    """The address of a folder in a storage; options of a URI stay at its end."""
+    if not _SCHEME.match(address):
+        return str(Path(address) / name)
+    place, mark, options = address.partition("?")
+    return f"{place}{'' if place.endswith('/') else '/'}{name}{mark}{options}"
+
+
+class Storage:
+    """Files by name below one address; a file is whole or not there.
+
+    Args:
+        address: a path, or a URI such as ``s3://bucket/prefix``.
+
+    Raises:
+        StorageError: a URI that nothing here can open.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._system: Any = None  # fsspec's; None is this machine's own
+        self._root = unquote(_LOCAL.sub("", address)) if _LOCAL.match(address) else address
+        if _SCHEME.match(self._root):
+            self._system, self._root = _opened(address)
+
+    def __str__(self) -> str:
+        """The address for a person's eyes: without its secrets."""
+        return shown(self.address) if _SCHEME.match(self.address) else self.address
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file under its name, at once or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self._path(name)
+        if self._system is not None:
+            self._pipe(path, content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(temporary_name(target.name))
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name with half of its content
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        """Stores raise what their clients raise; callers here know `OSError`, and print it."""
+        try:
+            return call()
+        except Exception as error:
+            text = redacted(" ".join(str(error).split()), self.address)
+            if not isinstance(error, OSError):
+                raise OSError(f"{type(error).__name__}: {text}") from None
+            if redacted(str(error), self.address) == str(error):
+                raise
+            raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(text) from None
+
+    def _pipe(self, path: str, content: bytes) -> None:
+        """An object store shows an object once it is whole; what HDFS may keep of a broken write, a reader checks."""
+        try:
+            self._ask(lambda: self._system.pipe_file(path, content))
+        except FileNotFoundError:  # a file system, unlike a store, wants the folder first
+            self._ask(lambda: self._system.makedirs(path.rpartition("/")[0], exist_ok=True))
+            self._ask(lambda: self._system.pipe_file(path, content))
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            OSError: it is not there or cannot be read.
+        """
+        path = self._path(name)
+        return Path(path).read_bytes() if self._system is None else self._ask(lambda: self._system.cat_file(path))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; empty if there is none."""
+        path = self._path(folder)
+        try:
+            if self._system is None:
+                return sorted(entry.name for entry in Path(path).iterdir() if not entry.name.startswith("."))
+            self._system.invalidate_cache()
+            found = self._ask(lambda: self._system.ls(path, detail=False))
+            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in found)
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all its files; nothing if it is not there.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        path = self._path(name)
+        if self._system is not None:
+            self._system.invalidate_cache()
+            if self._ask(lambda: self._system.exists(path)):
+                self._ask(lambda: self._system.rm(path, recursive=True))
+            return
+        target = Path(path)
+        if target.is_dir():
+            shutil.rmtree(target, ignore_errors=True)  # another node may be removing it too
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    if wrong := fault(address):
+        raise StorageError(f"--storage: {wrong}")
+    try:
+        return _arrow(address) or _fsspec(address)
+    except Exception as error:  # stores raise what their clients raise
+        text = " ".join(redacted(str(error) or type(error).__name__, address).split())
+        raise StorageError(f"--storage: {shown(address)} cannot be used: {text[:300]}") from None
+
+
+def _arrow(address: str) -> tuple[Any, str] | None:
+    """Through pyarrow; ``None`` if it is not installed or does not know the scheme."""
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.fs import FileSystem
+    except ImportError:
+        return None
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    try:
+        system, path = FileSystem.from_uri(address)
+    except ArrowInvalid as error:
+        if "nrecognized filesystem type" in str(error):
+            return None
+        raise
+    return ArrowFSWrapper(system), path.rstrip("/")
+
+
+def _fsspec(address: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    system, path = url_to_fs(address)
+    return system, str(path).rstrip("/")

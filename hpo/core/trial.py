@@ -1,0 +1,121 @@
+"""What a trial is told, and what it tells: plain data. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+PAUSED = "paused"  # the status of a trial that waits for the others of its search, and then goes on or is stopped
+STOPPED = "stopped"
+IDENTITY_VERSION = 2  # raise when the same config would train differently than before
+
+# name -> arguments of Balancer.mean_weights: the averages E_t[w] that every trial reports
+AVERAGES: dict[str, dict[str, Any]] = {
+    "arithmetic": {"kind": "arithmetic", "start": 0.0},
+    "geometric": {"kind": "geometric", "start": 0.0},
+    "tail": {"kind": "arithmetic", "start": 0.5},
+    "geometric_tail": {"kind": "geometric", "start": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides how a trial trains, and nothing else; all of it JSON.
+
+    Args:
+        problem: name of the problem.
+        arguments: what the problem was told.
+        data_hash: `Problem.data_hash`, so that other data make another trial.
+        method: a key of `hpo.training.methods.METHODS`.
+        settings: the method's settings.
+        seed: initial network, batch order, dropout.
+        epochs: passes over the training data.
+        test: whether the test split is read at the end, which only confirm trials may.
+    """
+
+    problem: str
+    arguments: Mapping[str, Any]
+    data_hash: str
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+    epochs: int
+    test: bool = False
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the config: the name under which a finished trial is recognised."""
+        return _digest([IDENTITY_VERSION, asdict(self)])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial with its place in the study."""
+
+    config: TrialConfig
+    phase: str
+    arm: str
+
+    @property
+    def name(self) -> str:
+        """What a person looks for in the MLflow UI."""
+        return f"{self.arm} seed {self.config.seed}"
+
+
+@dataclass
+class EpochReport:
+    """What a trial tells after each epoch; for each task a number. w, G, r and losses are means over the epoch."""
+
+    epoch: int
+    epochs: int
+    steps: int
+    seconds: float
+    loss: dict[str, float]
+    validation: dict[str, float]
+    weights: dict[str, float]
+    gradient_norms: dict[str, float]
+    rates: dict[str, float]
+
+
+@dataclass
+class TrialResult:
+    """How a trial ended.
+
+    Attributes:
+        status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why);
+            ``stopped`` before its last epoch, since others did better, and until that is known ``paused``.
+        steps: optimizer steps.
+        seconds: wall-clock seconds in training steps, evaluation left out; of a cohort's, an equal share.
+        together: how many trials were trained at once, this one among them.
+        validation: metric of each task on the validation split after the last epoch.
+        test: the same on the test split, empty unless the config asked for it.
+        train: the same on the training split, read beside the test split; empty if the problem cannot.
+        averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
+        initial_losses: L_i of the first step.
+        alarms: what the user should know of this trial.
+        resumed: the steps after which it went on from a checkpoint.
+        error: one line and a traceback.
+        trajectory: ``step`` (n,) and ``w``, ``G``, ``r``, ``L`` (n, T), NaN where not measured.
+    """
+
+    status: str
+    steps: int = 0
+    seconds: float = 0.0
+    together: int = 1
+    validation: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
+    averages: dict[str, dict[str, float]] = field(default_factory=dict)
+    initial_losses: dict[str, float] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+    resumed: list[int] = field(default_factory=list)
+    error: str = ""
+    trajectory: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Ray: the cluster, its workers, and attempts at trials."""

@@ -1,0 +1,96 @@
+"""The weights file: what production training reads with `balancers.Static.load`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from balancers.weights_file import SCHEMA, VERSION
+from hpo.compare import FIXED, Comparison, interval
+from hpo.core.files import write_text
+from hpo.study.plan import Plan, short_weights
+
+PACKAGES = ("gradsweep", "torch", "ray", "optuna", "mlflow", "numpy", "pandas")
+
+
+class ExportError(ValueError):
+    """There is no such arm, or it has no fixed weights."""
+
+
+def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: Mapping[str, str]) -> dict[str, Any]:
+    """What the weights file of an arm says.
+
+    Args:
+        plan: the study.
+        comparison: of its trials.
+        arm: the arm's name; ``None`` takes the recommended one.
+        runs: by trial identity its MLflow run.
+
+    Raises:
+        ExportError: no such arm among those that a weights file can hold.
+    """
+    arms, name = comparison.arms, arm or comparison.recommended
+    allowed = (
+        list(arms.loc[arms["kind"].isin(FIXED) & arms["w/" + plan.tasks[0]].notna(), "arm"]) if len(arms) else []
+    )
+    if not name:
+        raise ExportError("no arm with fixed weights has finished the confirm phase; finish the study: gradsweep run")
+    if name not in allowed:
+        raise ExportError(f"--arm: found {name!r}, allowed: {', '.join(allowed) or 'none yet'}")
+    row = arms.loc[arms["arm"] == name].iloc[0]
+    trials = comparison.confirm[comparison.confirm["arm"] == name]
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tasks": plan.tasks,
+        "weights": short_weights(plan.tasks, row[[f"w/{task}" for task in plan.tasks]]),
+        "study": plan.study.name,
+        "arm": name,
+        "recommended": name == comparison.recommended,
+        "method": row["kind"],
+        **_gradnorm(row, comparison),
+        "runs": [runs[identity] for identity in trials["identity"] if identity in runs],
+        "seeds": [int(seed) for seed in trials["seed"]],
+        "problem": {
+            "name": plan.study.problem.name,
+            "arguments": plan.study.problem.arguments,
+            "data_hash": plan.data_hash,
+        },
+        "score": {"validation": _interval(trials["score_val"]), "test": _interval(trials["score_test"])},
+        "metrics": {
+            split: {
+                task: {"metric": plan.metrics[task], **_interval(trials[f"{column}/{task}"])} for task in plan.tasks
+            }
+            for split, column in (("validation", "val"), ("test", "test"))
+        },
+        "packages": {package: version(package) for package in PACKAGES},
+    }
+
+
+def write_weights(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a weights file under a temporary name and rename it."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
+    """Recipe, average and alpha, where the weights come from a GradNorm run."""
+    if row["kind"] != "gradnorm_static":
+        return {"recipe": None, "average": None, "alpha": None}
+    _, recipe, average = row["arm"].split("/")
+    found = comparison.ranks.loc[comparison.ranks["recipe"] == recipe, "alpha"]
+    return {"recipe": recipe, "average": average, "alpha": float(found.iloc[0]) if len(found) else None}
+
+
+def _interval(values: pd.Series) -> dict[str, float | None]:
+    """Mean over seeds with its 95% interval; ``null`` where there is none."""
+    found = interval(values.dropna())
+    numbers = {"mean": found.mean, "low": found.low, "high": found.high}
+    return {name: float(f"{number:.8g}") if np.isfinite(number) else None for name, number in numbers.items()}

@@ -1,0 +1,76 @@
+"""Checks of a problem's arguments, all with the same grammar: field, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from hpo.problems.base import ProblemError
+
+LARGEST = 2**63 - 1  # of the integers that torch takes
+
+
+def shown(value: Any) -> str:
+    """A find as Python writes it, in one line of bearable length."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def check_count(field: str, value: Any, minimum: int = 1, maximum: int = LARGEST) -> int:
+    """An integer from ``minimum`` to ``maximum``; ``True`` and ``3.0`` are none.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer >= {minimum}")
+    if value > maximum:
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer <= {maximum}")
+    return value
+
+
+def check_positive(field: str, value: Any) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:  # an integer may be larger than any float
+        raise ProblemError(f"{field}: found {shown(value)}, allowed is a finite number > 0")
+    return float(value)
+
+
+def check_choice(field: str, value: Any, allowed: Collection[str]) -> str:
+    """One of the allowed words.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ProblemError(f"{field}: found {shown(value)}, allowed are {', '.join(map(repr, allowed))}")
+    return value
+
+
+def check_flag(field: str, value: Any) -> bool:
+    """``True`` or ``False``.
+
+    Raises:
+        ProblemError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ProblemError(f"{field}: found {shown(value)}, allowed are True, False")
+    return value
+
+
+def check_batch_size(value: Any, rows: int) -> int:
+    """A batch size that fills at least one batch from ``rows`` training rows.
+
+    Raises:
+        ProblemError: not an integer from 1 to ``rows``.
+    """
+    size = check_count("batch_size", value)
+    if size > rows:
+        raise ProblemError(f"batch_size: found {size}, allowed are at most the {rows} rows of the training split")
+    return size

@@ -1,0 +1,139 @@
+"""The interface a user implements: a model, its data, its tasks and its optimizer. Needs torch alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Split = Literal["train", "val", "test"]
+
+LONGEST_NAME = 200  # MLflow takes 250 characters, "mean_w_geometric_tail/" and the like before it among them
+# What MLflow takes in a metric's name and every file system takes in a file's name.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
+# What MLflow takes in a parameter's name.
+_RECORDABLE = re.compile(r"\w[\w.\-: ]*(/\w[\w.\-: ]*)*")
+RECORDABLE = (
+    f"at most {LONGEST_NAME} letters, digits, '_', '-', '.', ':', spaces and '/', each part beginning with a letter, "
+    "a digit or '_' (it names an MLflow parameter)"
+)
+
+
+def is_recordable(name: str) -> bool:
+    """Whether MLflow takes a name of a problem's argument as that of a parameter."""
+    return len(name) <= LONGEST_NAME and _RECORDABLE.fullmatch(name) is not None
+
+
+class ProblemError(ValueError):
+    """What the user brought as a problem cannot be used; the message names the field, the find and the rule."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One named loss with its own metric.
+
+    Args:
+        name: at most 200 letters, digits, ``_``, ``-``, ``.`` and spaces; it names metrics and columns.
+        metric: what `Problem.evaluate` measures for it, as a person reads it: ``"AUC"``, ``"RMSE (years)"``.
+        direction: whether a smaller or a larger metric is better.
+    """
+
+    name: str
+    metric: str
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ProblemError(
+                f"tasks: found the name {self.name!r}, allowed are letters, digits, '_', '-', '.' and spaces, "
+                "the first a letter, a digit or '_' (it names MLflow metrics and files)"
+            )
+        if len(self.name) > LONGEST_NAME:
+            raise ProblemError(
+                f"tasks: found a name of {len(self.name)} characters, {self.name[:40]!r}..., allowed are at most "
+                f"{LONGEST_NAME} (it names MLflow metrics)"
+            )
+        if not isinstance(self.metric, str) or not self.metric.strip():
+            raise ProblemError(f"tasks: task {self.name!r} has no metric, name what evaluate() measures for it")
+        if self.direction not in ("minimize", "maximize"):
+            raise ProblemError(
+                f"tasks: task {self.name!r} has direction {self.direction!r}, allowed are 'minimize', 'maximize'"
+            )
+
+
+class Problem(ABC):
+    """A multitask network with its data, as a study trains it many times over.
+
+    Subclass it, name the class in a study file as ``package.module:Class`` or register it under the entry-point
+    group ``gradsweep.problems``. Keyword arguments of ``__init__`` are what ``problem:`` in the study file may set.
+
+    Attributes:
+        tasks: one `Task` for each loss, in the order used everywhere.
+        epochs: passes over the training data that one trial makes; a trial of a study whose file says another number
+            finds that one here, so that a learning-rate schedule may rest on it.
+        known_weights: for each task a weight > 0, where the problem was made so that these are known to be best, as
+            in a toy; the report then says how far everything is from them. ``None`` for real data.
+    """
+
+    tasks: Sequence[Task]
+    epochs: int = 10
+    known_weights: Mapping[str, float] | None = None
+
+    def prepare(self) -> None:  # noqa: B027 - optional on purpose
+        """Make what every trial on this machine shares (a cache on disk). Called once before any trial."""
+
+    def data_hash(self) -> str:
+        """Name the data: the same hash, the same examples. Default: of the class and its arguments."""
+        text = json.dumps([type(self).__qualname__, {k: repr(v) for k, v in sorted(vars(self).items())}])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @abstractmethod
+    def build_model(self, seed: int) -> nn.Module:
+        """A new network; the same ``seed`` gives the same initial parameters."""
+
+    @abstractmethod
+    def shared_layer(self, model: nn.Module) -> nn.Module | nn.Parameter:
+        """W of the GradNorm paper: the last layer whose weights all tasks share."""
+
+    @abstractmethod
+    def loader(self, split: Split, seed: int) -> Iterable[Any]:
+        """Batches of a split: iterated once an epoch, for ``train`` in a new order each, fixed by ``seed``."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """One scalar loss with graph for each task, by name, on one batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The metric of each task on a whole split. Called in evaluation mode, without autograd.
+
+        On ``val`` after each epoch; on ``test``, and for the report's gap on ``train``, at the end of confirm trials.
+        """
+
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The network's optimizer, new for each trial. Default: Adam with learning rate 1e-3."""
+        return torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def batches(self, split: Split, device: torch.device, seed: int = 0) -> Iterator[Any]:
+        """One pass over `loader`, each batch moved to ``device``: what `evaluate` usually loops over."""
+        for batch in self.loader(split, seed):
+            yield to_device(batch, device)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move every tensor inside tuples, lists and mappings to a device; anything else passes through."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch

@@ -1,0 +1,242 @@
+"""Finding problems: by a registered name, or as ``package.module:Class``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from hpo.core.text import message, one_line
+from hpo.core.user_calls import is_interrupt
+from hpo.problems.arguments import check_count, check_positive, shown
+from hpo.problems.base import Problem, ProblemError, Task
+
+__all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
+
+GROUP = "gradsweep.problems"
+
+
+@dataclass(frozen=True)
+class ProblemInfo:
+    """What ``gradsweep problems`` prints about one registered problem.
+
+    Attributes:
+        name: what a study file calls it.
+        summary: first line of the class's docstring.
+        arguments: each argument of the constructor with its default as Python writes it, or ``"required"``.
+        tasks: the tasks with default arguments; empty where an argument is required.
+        error: why it cannot be used, ``None`` where it can.
+    """
+
+    name: str
+    summary: str = ""
+    arguments: dict[str, str] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ()
+    error: str | None = None
+
+
+def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
+    """Make the problem that a study names.
+
+    Args:
+        name: an entry point of the group ``gradsweep.problems`` (built in: ``census``, ``earth``, ``multi_fashion``,
+            ``nyuv2``, ``qm9``, ``toy``; other packages add theirs), or ``package.module:Class``, for which the
+            current folder is searched too, last.
+        arguments: keyword arguments of the class.
+
+    Raises:
+        ProblemError: in one line, what was found and what is allowed: an unknown name, a module that cannot be
+            imported, an attribute that is missing or no complete subclass of `Problem`, an unknown, missing or
+            refused argument, tasks that are empty, repeated or no `Task`, epochs below 1.
+
+    >>> load_problem("toy", {"functions": 10}).tasks[9]
+    Task(name='f10', metric='MSE / sigma^2', direction='minimize')
+    """
+    problem_class = _check_class(name, _find(name))
+    return _check_problem(name, _construct(name, problem_class, arguments))
+
+
+def target_of(name: str) -> str:
+    """A problem as ``package.module:Class``, so that a node without its entry point finds it too.
+
+    Raises:
+        ProblemError: see `load_problem`.
+    """
+    return name if ":" in name else _entry_point(name).value
+
+
+def available() -> dict[str, ProblemInfo]:
+    """Every registered problem by name, sorted; one that cannot be loaded is listed with its error."""
+    return {name: _describe(name) for name in sorted({point.name for point in entry_points(group=GROUP)})}
+
+
+def _describe(name: str) -> ProblemInfo:
+    try:
+        problem_class = _check_class(name, _find(name))
+        parameters = _parameters(problem_class)
+        required = any(parameter.default is parameter.empty for parameter in parameters.values())
+        tasks = () if required else tuple(load_problem(name, {}).tasks)
+    except BaseException as error:  # another package's code: whatever it raises must not break the listing
+        if is_interrupt(error):
+            raise
+        return ProblemInfo(name, error=_line(error))
+    summary = inspect.cleandoc(problem_class.__doc__ or "").partition("\n")[0]
+    return ProblemInfo(name, summary, {key: _default(value) for key, value in parameters.items()}, tasks)
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    return "required" if parameter.default is parameter.empty else repr(parameter.default)
+
+
+def _find(name: str) -> Any:
+    module, colon, attribute = name.partition(":")
+    if colon:
+        _search_current_folder()
+        return _import(name, module, attribute)
+    point = _entry_point(name)
+    return _import(name, point.module, point.attr)
+
+
+def _entry_point(name: str) -> EntryPoint:
+    points = entry_points(group=GROUP, name=name)
+    targets = {point.value for point in points}
+    if not targets:
+        raise ProblemError(_unknown(name))
+    if len(targets) > 1:
+        raise ProblemError(
+            f"problem: {name!r} is registered more than once ({_owners(points)}), "
+            "name the class as 'package.module:Class'"
+        )
+    return next(iter(points))
+
+
+def _unknown(name: str) -> str:
+    known = sorted({point.name for point in entry_points(group=GROUP)})
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"problem: found {name!r}{hint}, allowed are {_listed(known)} or 'package.module:Class'"
+
+
+def _owners(points: Iterable[EntryPoint]) -> str:
+    owners = {f"{point.value} by {point.dist.name if point.dist else 'an unnamed package'}" for point in points}
+    return ", ".join(sorted(owners))
+
+
+def _search_current_folder() -> None:
+    """Make modules beside the study importable, behind everything that is installed."""
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _import(name: str, module: str, attribute: str) -> Any:
+    if not module or not attribute:
+        raise ProblemError(f"problem: found {name!r}, allowed is 'package.module:Class', both parts given")
+    try:
+        found: Any = importlib.import_module(module)
+    except BaseException as error:  # the user's module may raise anything, or be a script that ends itself
+        if is_interrupt(error):
+            raise
+        raise ProblemError(_import_failure(name, module, error)) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            parts = getattr(found, "__dict__", {})  # a number has none
+            classes = sorted(key for key, value in parts.items() if _is_problem_class(value))
+            raise ProblemError(
+                f"problem: {name!r} names no attribute {part!r} of {module}, its problems are: "
+                f"{_listed(classes) or 'none'}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _import_failure(name: str, module: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return (
+            f"problem: {name!r} names the module {module!r}, but there is no module {error.name!r}; searched were "
+            f"the installed packages and the current folder {Path.cwd()}"
+        )
+    return f"problem: importing {module!r} for {name!r} failed: {_line(error)}"
+
+
+def _is_problem_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Problem) and value is not Problem
+
+
+def _check_class(name: str, found: Any) -> type[Problem]:
+    if not _is_problem_class(found):
+        raise ProblemError(f"problem: {name!r} is {shown(found)}, allowed is a subclass of hpo.problems.Problem")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise ProblemError(f"problem: class {name!r} lacks the methods {_listed(missing)}")
+    return found  # type: ignore[no-any-return]
+
+
+def _parameters(problem_class: type[Problem]) -> dict[str, inspect.Parameter]:
+    """The constructor's named parameters; ``*args`` and ``**kwargs`` have no name to set."""
+    parameters = inspect.signature(problem_class).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {key: value for key, value in parameters.items() if value.kind in named}
+
+
+def _takes_any(problem_class: type[Problem]) -> bool:
+    parameters = inspect.signature(problem_class).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, Any]) -> Problem:
+    parameters = _parameters(problem_class)
+    unknown = [] if _takes_any(problem_class) else sorted(set(arguments) - set(parameters))
+    if unknown:
+        allowed = _listed(parameters) or "none"
+        raise ProblemError(f"problem: {name!r} got the arguments {_listed(unknown)}, allowed are {allowed}")
+    required = {key for key, value in parameters.items() if value.default is value.empty}
+    if missing := sorted(required - set(arguments)):
+        raise ProblemError(f"problem: {name!r} lacks the arguments {_listed(missing)}, which have no default")
+    try:
+        return problem_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"problem: {name!r} refused its arguments: {_line(error)}") from error
+
+
+def _check_problem(name: str, problem: Problem) -> Problem:
+    _check_tasks(name, getattr(problem, "tasks", None))
+    check_count(f"epochs of problem {name!r}", problem.epochs)
+    if problem.known_weights is not None:
+        _check_known_weights(name, problem.known_weights, [task.name for task in problem.tasks])
+    return problem
+
+
+def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:
+    where = f"known_weights of problem {name!r}"
+    if not isinstance(weights, Mapping) or weights.keys() != set(tasks):
+        raise ProblemError(f"{where}: found {shown(weights)}, allowed is a number for each of {_listed(tasks)}")
+    for task, weight in weights.items():
+        check_positive(f"{where}, task {task!r}", weight)
+
+
+def _check_tasks(name: str, tasks: Any) -> None:
+    where = f"tasks of problem {name!r}"
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
+        raise ProblemError(f"{where}: found {shown(tasks)}, allowed is a list of at least one Task")
+    for task in tasks:
+        if not isinstance(task, Task):
+            raise ProblemError(f"{where}: found {shown(task)}, allowed is hpo.problems.Task(name, metric, direction)")
+    names = [task.name for task in tasks]
+    if repeated := sorted({task for task in names if names.count(task) > 1}):
+        raise ProblemError(f"{where}: found {_listed(repeated)} more than once, each name is allowed once")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _line(error: BaseException) -> str:
+    """An exception in one line: its text, with the type's name where that says more than ProblemError would."""
+    return message(error, 1000) if isinstance(error, ProblemError) else one_line(error, 1000)

@@ -1,0 +1,54 @@
+"""The end of a study on the terminal."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hpo.compare import Comparison
+from hpo.report.number_format import NOTHING, signed
+
+MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
+LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
+    "→ recommended, * best static arm: what regret and verdict compare with."
+)
+
+
+def arms(comparison: Comparison) -> Table:
+    """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
+    table = Table(title=LEGEND, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("", min_width=2, no_wrap=True)
+    table.add_column("arm", no_wrap=True)
+    for column in ("val", "test", "regret"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for _, row in comparison.arms[comparison.arms["kind"] != "single_task"].iterrows():
+        style = next((style for mark, (_, style) in MARKS.items() if row[mark]), None)
+        table.add_row(*_cells(row), style=style)
+    return table
+
+
+def _cells(row: pd.Series) -> list[str]:
+    return [
+        "".join(sign for mark, (sign, _) in MARKS.items() if row[mark]),
+        row["arm"],
+        _short(row["score_val"]),
+        _short(row["score_test"]),
+        _plus_minus(row["regret"], row["regret_high"]),
+        row["verdict"],
+    ]
+
+
+def _plus_minus(mean: float, high: float) -> str:
+    """A mean with half its interval, "-0.42 ± 0.38"; Student's interval is symmetric."""
+    if not math.isfinite(mean):
+        return NOTHING
+    return f"{_short(mean)} ± {_short(high - mean).lstrip('+')}" if math.isfinite(high) else _short(mean)
+
+
+def _short(value: float) -> str:
+    """A signed number in at most five characters up to 1,000: "-0.42", "+49.6", "+102"."""
+    return f"{value:+.1f}" if 10 <= abs(value) < 100 else signed(value)

@@ -1,0 +1,476 @@
+"""The study file: what the user writes, checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hpo.compare import AVERAGES
+from hpo.core.console import printable
+from hpo.problems.base import RECORDABLE, is_recordable
+from hpo.training.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
+from search_spaces import DESIGNS, AlphaSpace
+
+MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
+MOST_LEVELS = 50
+MOST_FAULTS = 20  # shown
+MOST_TRIALS = 10_000  # of a search: each trains a network
+MOST_TOGETHER = 1024
+
+# MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
+TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
+
+
+class StudyError(ValueError):
+    """The study file cannot be used; the message is one line a fault."""
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("allowed: a number")
+    return value
+
+
+def _each_once(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or not value or len({repr(one) for one in value}) < len(value):
+        raise ValueError("allowed: a list of at least one, each once")
+    return value
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("allowed: a list [lowest, highest]")
+    return value
+
+
+def _cohort(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOGETHER):
+        return value
+    raise ValueError(f"allowed: auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
+
+
+def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
+    """A point of weights: a number for each task, in their order or by name."""
+    named = isinstance(value, Mapping) and all(isinstance(task, str) for task in value)
+    if named or isinstance(value, list | tuple):
+        try:
+            w = [float(_not_bool(number)) for number in (value.values() if named else value)]
+        except (OverflowError, TypeError, ValueError):
+            w = []
+        if w and all(0 < number < math.inf for number in w):
+            return dict(zip(value, w, strict=True)) if named else tuple(w)
+    raise ValueError("allowed: a list of numbers > 0, one for each task, or a mapping from each task to its number")
+
+
+def _json(value: Any) -> Any:
+    """Arguments decide a trial's identity, which is a hash of JSON."""
+    try:
+        same = json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError("allowed: text, finite numbers, true, false, null, and lists and mappings of them")
+    return value
+
+
+def _reference(value: Any) -> Any:
+    allowed = ("single_task", *REFERENCES)
+    if value not in allowed:
+        raise ValueError(f"allowed: {', '.join(allowed)}")
+    if missing := missing_for(value):
+        raise ValueError(f"allowed once torchjd is installed: {missing}")
+    return value
+
+
+def _one_of(allowed: Collection[str]) -> PlainValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"allowed: {', '.join(allowed)}")
+        return value
+
+    return PlainValidator(check)
+
+
+Reference = Annotated[str, PlainValidator(_reference)]
+Recipe = Annotated[str, _one_of(RECIPES)]
+Average = Annotated[str, _one_of(AVERAGES)]
+References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_not_bool)]
+Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
+Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
+Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ProblemSpec(BaseModel):
+    """A problem by name; every other key is an argument of its class."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_json)]] = Field(init=False)
+    name: str = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _recordable(self) -> Self:
+        for key in self.model_extra or {}:
+            if not is_recordable(key):
+                raise ValueError(f"unusable argument {_cut(repr(key))}, allowed: {RECORDABLE}")
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is told."""
+        return dict(self.model_extra or {})
+
+
+class StaticSpec(BaseModel):
+    """The static search: a design with its options, or explicit points, which the file gives as a list."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Number] = Field(init=False)
+    design: str = "log_lattice"
+    points: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 24
+    explicit: tuple[Point, ...] = ()
+
+    @field_validator("design")
+    @classmethod
+    def _known(cls, design: str) -> str:
+        if design not in DESIGNS:
+            raise ValueError(f"allowed: {', '.join(DESIGNS)}, or a list of points of weights in place of the mapping")
+        return design
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the design is told beside the number of points."""
+        return dict(self.model_extra or {})
+
+
+class GradNormSpec(_Strict):
+    """The alpha sweep: for each recipe so many trials over the range of alpha.
+
+    The defaults are what docs/results.md speaks for: the paper's recipe to compare with, the one that did best, and
+    the alphas that did no harm.
+    """
+
+    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "direct")
+    alpha: Range = (0.0, 1.5)
+    learning_rate: Range | None = None
+    trials: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 6
+
+    def ranges(self, recipe: str) -> dict[str, tuple[float, float]]:
+        """What the sweep of a recipe searches, and where."""
+        rate = None if recipe in WITHOUT_RATE else self.learning_rate
+        return {"alpha": self.alpha} | ({"learning_rate": rate} if rate else {})
+
+    def space(self, recipe: str) -> AlphaSpace:
+        """The same for Optuna."""
+        return AlphaSpace(*self.alpha, learning_rate=self.ranges(recipe).get("learning_rate"))
+
+    @field_validator("alpha")
+    @classmethod
+    def _alpha(cls, alpha: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= alpha[0] <= alpha[1]:
+            raise ValueError("allowed: [lowest, highest] with 0 <= lowest <= highest")
+        return alpha
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _learning_rate(cls, rate: tuple[float, float] | None) -> tuple[float, float] | None:
+        if rate is not None and not 0 < rate[0] <= rate[1]:
+            raise ValueError("allowed: [lowest, highest] with 0 < lowest <= highest")
+        return rate
+
+
+class ConfirmSpec(_Strict):
+    """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
+
+    top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
+    averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("arithmetic", "geometric", "tail")
+
+
+class SearchSpec(_Strict):
+    """A cheaper search: shorter runs, points that are stopped early. By default every trial goes to its end."""
+
+    epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    full: Annotated[Whole, Field(ge=0, le=MOST_TRIALS)] = 6
+    halving: Annotated[Whole, Field(ge=2, le=MOST_TRIALS)] | None = None
+
+
+class Resources(_Strict):
+    """What one trial needs, and how many minutes it may take."""
+
+    cpu: Annotated[Number, Field(gt=0)] = 1.0
+    gpu: Annotated[Number, Field(ge=0)] = 0.0
+    minutes: Annotated[Number, Field(gt=0)] | None = None
+
+    @field_validator("gpu")
+    @classmethod
+    def _whole_or_fraction(cls, gpu: float) -> float:
+        if gpu > 1 and gpu != int(gpu):
+            raise ValueError("allowed: a fraction below 1, or a whole number")
+        return gpu
+
+
+def _problem(value: Any) -> Any:
+    if not isinstance(value, str | Mapping | ProblemSpec):
+        raise ValueError("allowed: a name, or a mapping of name and the problem's arguments")
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _static(value: Any) -> Any:
+    if isinstance(value, list | tuple) and value:
+        return {"explicit": value}
+    if not isinstance(value, Mapping | StaticSpec):
+        raise ValueError("allowed: a mapping of design, points and options, or a list of at least one point")
+    if isinstance(value, Mapping):
+        design = value.get("design", "log_lattice")
+        known = DESIGNS.get(design) if isinstance(design, str) else None
+        allowed = ["design", "points", *(list(signature(known).parameters)[3:] if known else [])]  # after the seed
+        if known and (unknown := [_key(key) for key in value if key not in allowed]):
+            raise ValueError(f"unknown key {_cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
+    return value
+
+
+class Study(_Strict):
+    """A whole comparison: arms times seeds on one problem."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)
+    problem: Annotated[ProblemSpec, BeforeValidator(_problem)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    seeds: Annotated[Whole, Field(ge=1, le=1000)] = 3
+    epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    references: References = ("single_task", "equal", "uncertainty")
+    static: Annotated[StaticSpec, BeforeValidator(_static)] = StaticSpec()
+    search: SearchSpec = SearchSpec()
+    gradnorm: GradNormSpec = GradNormSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
+    resources: Resources = Resources()
+    cohort: Cohort = "auto"
+    checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
+    margin: Annotated[Number, Field(gt=0)] = 1.0
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name.casefold() in TAKEN:
+            raise ValueError(f"allowed: any but {', '.join(TAKEN)}, which MLflow and the output folder have taken")
+        return name
+
+    @field_validator("references")
+    @classmethod
+    def _has_single_task(cls, references: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        if "single_task" not in references:
+            raise ValueError("allowed: a list with single_task, to which every score is relative")
+        return references
+
+    @property
+    def confirm_seeds(self) -> range:
+        """Seeds that no search trial has used."""
+        return range(self.seed + 1, self.seed + 1 + self.seeds)
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """It is YAML, yet no study."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
+
+
+_TOO_DEEP = f"found more than {MOST_LEVELS} levels of lists and mappings, allowed: at most {MOST_LEVELS}"
+_SCALARS = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:float": "a number of at most 250 characters",
+    "tag:yaml.org,2002:int": "a whole number of at most 250 characters",  # so that a float can hold it, hex or not
+    "tag:yaml.org,2002:timestamp": "a date, or text in quotes",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, less what is a slip or takes for ever: a key twice, aliases that explode, numbers without end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_nodes(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag in _SCALARS and isinstance(node, yaml.ScalarNode) and len(node.value) > 250:
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of int, float, date
+            if node.tag not in _SCALARS:
+                raise
+            raise _Refused(node, f"found {_found(node.value)}, allowed: {_SCALARS[node.tag]}") from None
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Walk the file with its aliases written out; a list within itself has no last level."""
+    left, todo = 2 * MOST_CHARACTERS, [(root, 1)]  # twice: what follows counts brackets and empty values too
+    while todo:
+        node, level = todo.pop()
+        left -= 1 + len(node.value)
+        if left < 0:
+            raise _Refused(root, f"found aliases, allowed: at most {MOST_CHARACTERS} characters once written out")
+        if level > MOST_LEVELS:
+            raise _Refused(node, _TOO_DEEP)
+        if isinstance(node, yaml.ScalarNode):
+            _check_text(node)
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            todo += ((part, level + 1) for pair in node.value for part in pair)
+        else:
+            todo += ((part, level + 1) for part in node.value)
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair: no terminal, file or database takes it
+        raise _Refused(node, f"found {_found(node.value)}, allowed: text in Unicode") from None
+
+
+def _check_keys(mapping: yaml.MappingNode) -> None:
+    seen = set()
+    for node, _ in mapping.value:
+        if isinstance(node, yaml.ScalarNode):
+            if (node.tag, node.value) in seen:  # else the last would win without a word
+                raise _Refused(node, f"found the key {_found(node.value)} twice, allowed: each once")
+            seen.add((node.tag, node.value))
+
+
+def read_yaml(text: str) -> Any:
+    """What a text of YAML says: plain data alone, no key twice, nothing that takes for ever.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or not such.
+        RecursionError: it is too deep.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        StudyError: see `read_study_file`.
+    """
+    return read_study_file(path)[0]
+
+
+def read_study_file(path: Path) -> tuple[Study, str]:
+    """Read a study file: what it says, and its text, so that it need not be read again.
+
+    Raises:
+        StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_CHARACTERS + 1)
+        if len(raw) > MOST_CHARACTERS:
+            raise StudyError(
+                f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
+            )
+        text = raw.decode()
+        content = read_yaml(text)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        kind = "" if isinstance(error, _Refused) else "is not YAML: "
+        raise StudyError(f"{path}: {kind}{where}{_key(error.problem, 300)}") from None
+    except RecursionError:
+        raise StudyError(f"{path}: {_TOO_DEEP}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: found {_found(content)}, allowed: a mapping with at least name and problem")
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
+        more = error.error_count() - len(faults)
+        faults += [f"{path}: and {more} more faults"] if more else []
+        raise StudyError("\n".join(faults)) from None
+    return study, text
+
+
+_ALLOWED = {
+    "greater_than_equal": "a number >= {ge}",
+    "greater_than": "a number > {gt}",
+    "less_than_equal": "a number <= {le}",
+    "less_than": "a number < {lt}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "letters, digits, '_', '-' and '.', the first a letter, a digit or '_'",
+    "string_too_short": "a name",
+    "string_too_long": "at most {max_length} characters",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+}
+
+
+def _line(path: Path, fault: Any) -> str:
+    """One fault: the file, the field, what was found, what is allowed."""
+    location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location).lstrip(".")
+    kind, found = fault["type"], _found(fault["input"])
+    if kind in ("extra_forbidden", "invalid_key"):
+        return f"{path}: {field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
+    if kind == "missing":
+        required = [name for name, info in _fields(fault["loc"][:-1]).items() if info.is_required()]
+        return f"{path}: {field}: missing, required here: {', '.join(required)}"
+    if kind == "value_error":
+        text = str(fault["ctx"]["error"])
+        whole = text.startswith(("unknown key", "unusable argument"))
+        return f"{path}: {field}: " + (text if whole else f"found {found}, {text}")
+    limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
+    allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
+    return f"{path}: {field}: found {found}, allowed: {allowed}"
+
+
+def _found(value: Any) -> str:
+    return _cut("nothing" if value is None else repr(value))
+
+
+def _key(value: Any, most: int = 120) -> str:
+    """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
+    text = printable(str(value))
+    return _cut(text if text.isprintable() else repr(text)[1:-1], most)
+
+
+def _cut(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _fields(location: tuple[Any, ...]) -> dict[str, Any]:
+    model: Any = Study
+    for part in location:
+        model = model.model_fields[part].annotation
+    return dict(model.model_fields)

@@ -1,0 +1,68 @@
+"""What has changed in a study file since an earlier launch, and what is kept all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpo.study.spec import Study, StudyError, load_study
+
+LISTED = 8  # changes named one by one
+
+
+def changes(before: Path, now: Study) -> list[str]:
+    """The fields that differ, each as ``field: old -> new``; empty if none does.
+
+    Args:
+        before: the earlier study file.
+        now: the study.
+    """
+    try:
+        earlier = load_study(before)
+    except (StudyError, OSError):
+        return ["the file of the launch before cannot be read by this version"]
+    old, new = (dict(_flat(study.model_dump(warnings=False))) for study in (earlier, now))
+    differing = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
+    return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differing]
+
+
+def told_data(before: str, now: str, count: int) -> str:
+    """The data have changed: what they were, what they are, and what becomes of the trials so far."""
+    return (
+        f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
+        "earlier data are not part of this study any more; MLflow keeps what it holds, and every trial runs again."
+    )
+
+
+def told(differing: list[str], kept: int, missing: int, others: int) -> str:
+    """What changed and what is kept, in a few sentences.
+
+    Args:
+        differing: of `changes`.
+        kept: trials of the study that have a result.
+        missing: trials still to run, at most.
+        others: trials in MLflow that the study no longer has.
+    """
+    named = "; ".join(differing[:LISTED]) + (
+        f" and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
+    )
+    are = "1 earlier trial is" if others == 1 else f"{others} earlier trials are"
+    rest = f" {are} not part of it any more; MLflow keeps what it holds." if others else ""
+    return (
+        f"The study file has changed since the last launch: {named}. {kept} trials are kept, {missing} to run.{rest}"
+    )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = text if value not in (None, ()) else "none"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,159 @@
+"""Where MLflow's backend is: its URI, whether it answers, and its server over a database."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpo.core.files import OutputError
+from hpo.core.uris import DATABASES, fault, host_and_port, redacted, scheme, shown
+
+UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
+
+
+class TrackingError(RuntimeError):
+    """The tracking backend cannot be used."""
+
+
+def embedded_uri(output: Path) -> str:
+    """The default backend: SQLite in the output folder.
+
+    Raises:
+        OutputError: SQLAlchemy has no way to write this folder's name.
+    """
+    return sqlite_uri((output / "mlflow.db").resolve())
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database in a file, whatever characters are in the path.
+
+    Raises:
+        OutputError: SQLAlchemy has no way to write this path.
+    """
+    # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
+    # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.
+    for uri in (f"sqlite:///{path}", f"sqlite:///{quote(str(path), safe='')}"):
+        if fault(uri) is None and sqlite_path(uri) == path:
+            return uri
+    raise OutputError(f"--output: found {str(path.parent)!r}, allowed: a path without '?' and '%'")
+
+
+def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
+
+    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
+    """
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> bool:
+    """Wait until a server that was started answers; false if it ended or took too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def machine() -> str:
+    """This machine in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def check_answers(uri: str) -> None:
+    """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
+
+    Raises:
+        TrackingError: nothing answers, or MLflow cannot use this kind of backend.
+    """
+    if wrong := fault(uri):
+        raise TrackingError(f"--tracking-uri: {wrong}")
+    where, kind = shown(uri), scheme(uri)
+    try:
+        if is_server(uri):
+            _knock(uri)
+        elif kind in DATABASES:
+            wait = {} if kind == "mssql" else {"connect_timeout": 5}
+            create_engine(uri, connect_args=wait).connect().close()
+        elif not uri.startswith("sqlite:///"):
+            raise TrackingError(
+                f"--tracking-uri: found {where!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
+                "postgresql://user@host/database, mysql://..., mssql://..."
+            )
+    except ModuleNotFoundError as error:
+        hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"
+        raise TrackingError(f"--tracking-uri: {where} needs a package that is not installed: {hint}") from None
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        raise TrackingError(f"--tracking-uri: nothing answers at {where}: {first_line(error, uri)}") from None
+
+
+def _knock(uri: str) -> None:
+    host, port = host_and_port(uri)
+    if not host:
+        raise ValueError("it names no host")
+    socket.create_connection((host, port or (443 if scheme(uri) == "https" else 80)), 5).close()
+
+
+def is_server(uri: str) -> bool:
+    """Whether a URI names a tracking server rather than a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite backend, ``None`` for any other."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    try:
+        return Path(make_url(uri).database or "")
+    except (SQLAlchemyError, ValueError):
+        return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def holds_no_study(path: Path) -> bool:
+    """Whether a database is not there, or has neither a run nor an experiment but MLflow's own first.
+
+    Raises:
+        sqlite3.Error: it cannot be read, is no database, or is locked.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with closing(sqlite3.connect(path)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        limits = {"runs": 0, "experiments": 1}
+        counts = {
+            table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # a name of ours
+            for table in limits.keys() & tables
+        }
+    return all(count <= limits[table] for table, count in counts.items())
+
+
+def first_line(error: BaseException, uri: str) -> str:
+    """The first line of an error, without a secret of the URI."""
+    lines = [line.strip() for line in redacted(str(error), uri).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@event.listens_for(Engine, "connect")
+def _relax_sqlite(connection: Any, _: Any) -> None:
+    """No fsync a transaction: in WAL mode a power cut leaves a database whole and takes its last second at most."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=normal")

@@ -1,0 +1,1 @@
+"""Training one trial or a cohort of them. Needs torch alone."""

@@ -1,0 +1,140 @@
+"""Checkpoints of a trial: what it takes to go on bit for bit, in files that are whole, checked and safe to read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from hpo.core.storage import Storage
+from hpo.core.text import message, one_line
+from hpo.core.user_calls import is_interrupt
+
+MAGIC = b"gradsweep checkpoint 1\n"
+KEPT = 2  # the newest, and one to fall back to
+COST = 50  # times what a checkpoint took must pass before the next: 2% at most go to checkpoints
+MARKER = "shared-by-all-nodes"  # a file that the driver puts in the storage
+
+
+class Checkpoints:
+    """The checkpoints of one trial, ``<storage>/<identity>/<steps>.ckpt``.
+
+    A file is a magic line, the sha256 of the rest, and the rest as `torch.save` writes it. Reading one runs no code:
+    ``weights_only=True``.
+
+    Args:
+        storage: of the study.
+        identity: of the trial.
+        seconds: between two checkpoints, at least.
+        together: trials that write theirs at the same time, this one among them.
+    """
+
+    def __init__(self, storage: Storage, identity: str, seconds: float, together: int = 1) -> None:
+        self._storage, self._folder, self._seconds = storage, identity, seconds
+        self.together = together
+        self._last, self._cost = time.monotonic(), 0.0
+        self._broken = False
+        self.warnings: list[str] = []  # what the user should know
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        wait = max(self._seconds, COST * self._cost * self.together)
+        return not self._broken and time.monotonic() - self._last >= wait
+
+    def save(self, steps: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint and remove others. What fails here costs no trial its result."""
+        start, written = time.monotonic(), _file_name(steps)
+        try:
+            self._storage.write(f"{self._folder}/{written}", _encoded(state))
+            names = self._names()
+            kept = [name for name in names if name <= written][-KEPT:]  # from those after it no run could go on
+            for name in set(names).difference(kept):
+                self._storage.remove(f"{self._folder}/{name}")
+        except (
+            BaseException
+        ) as error:  # of the storage, or of torch, which cannot write every state of a user's parts
+            if is_interrupt(error):
+                raise
+            self._broken = True  # once is enough: the next would take as long to fail
+            self._warn(f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}")
+        self._last = time.monotonic()
+        self._cost = self._last - start
+
+    def latest(self, at_most: int | None = None) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, ``None`` if there is none.
+
+        Args:
+            at_most: of those after so many steps or fewer.
+        """
+        try:
+            names = self._names()
+        except OSError as error:
+            self._warn(f"began at the first step, since {self._storage} could not be read: {_line(error)}")
+            return None
+        if at_most is not None:
+            names = [name for name in names if name <= _file_name(at_most)]
+        for name in reversed(names):
+            try:
+                return _decoded(self._storage.read(f"{self._folder}/{name}"))
+            except (OSError, ValueError) as error:
+                self._warn(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
+        return None
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        remove(self._storage, self._folder)
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:  # a trial of a cohort may be taken up twice
+            self.warnings.append(text)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._storage.names(self._folder) if name.endswith(".ckpt")]
+
+
+def _file_name(steps: int) -> str:
+    return f"{steps:012d}.ckpt"
+
+
+def remove(storage: Storage, identity: str) -> None:
+    """Remove the checkpoints of a trial; what cannot be removed stays."""
+    with suppress(OSError):
+        storage.remove(identity)
+
+
+def mark_shared(storage: Storage) -> None:
+    """Leave a file by which a worker sees that its node shares the storage; trials tell if it cannot be written."""
+    with suppress(OSError):
+        storage.write(MARKER, b"")
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    return MAGIC + hashlib.sha256(content).digest() + content
+
+
+def _decoded(content: bytes) -> dict[str, Any]:
+    """The state in a file's content; ValueError if it is not what was written."""
+    start = len(MAGIC) + hashlib.sha256().digest_size
+    if not content.startswith(MAGIC):
+        raise ValueError("it does not begin as a checkpoint does")
+    if hashlib.sha256(content[start:]).digest() != content[len(MAGIC) : start]:
+        raise ValueError("its checksum is wrong")
+    try:
+        state = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and pickle raise many kinds
+        raise ValueError(f"torch cannot read it: {error}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    return state
+
+
+def _line(error: BaseException) -> str:
+    return message(error) or one_line(error)

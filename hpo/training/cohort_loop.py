@@ -1,0 +1,403 @@
+"""Train trials of one seed at once, with stacked parameters; where that cannot be, one after another. Torch alone.
+
+The trials of a cohort have the same initial network and the same batches. One forward and one backward pass serves
+all, and what a trial records, writes as its checkpoint and ends with is what it would have alone, to within rounding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from balancers import Balancer, Stack
+from hpo.core.text import message, one_line
+from hpo.core.trial import PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.core.user_calls import Boundary
+from hpo.problems.base import Problem, to_device
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.global_state import as_found
+from hpo.training.recorder import Diverged, Logbook, StepRows
+from hpo.training.resumable_loader import read_state, set_state
+from hpo.training.stacked_network import NotStackable, StackedNetwork
+from hpo.training.trial_loop import Parts, add_gap, evaluate, of_length, run_trial
+
+Found = TypeVar("Found")
+
+
+class Ear(Protocol):
+    """Who is told how the trials of a cohort go."""
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        """A trial goes on from a checkpoint after so many steps."""
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        """Epochs have ended, of several trials at once; some again, of a trial that went on from a checkpoint."""
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        """A trial has its result."""
+
+    def alone(self, count: int, why: str) -> None:
+        """So many trials that were to be trained at once are trained one after another."""
+
+
+@dataclass(eq=False)
+class Place:
+    """Where a trial of a cohort keeps its checkpoints, and the newest of them.
+
+    Attributes:
+        config: the trial.
+        checkpoints: its own; ``None`` keeps none.
+        until: the epochs after which it pauses.
+        state: to go on from; ``None`` begins at the first step.
+    """
+
+    config: TrialConfig
+    checkpoints: Checkpoints | None
+    until: int
+    state: dict[str, Any] | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps the state is after."""
+        return int(self.state["steps"]) if self.state else 0
+
+
+def run_cohort(
+    configs: Sequence[TrialConfig],
+    problem: Problem,
+    device: torch.device,
+    ear: Ear,
+    checkpoints: Sequence[Checkpoints | None] | None = None,
+    together: bool = True,
+    until: Sequence[int] | None = None,
+) -> None:
+    """Train trials to their ends.
+
+    Those of one seed and length go on together, if their checkpoints are after the same step. A network that cannot
+    be stacked, or that fails while it is, is trained one trial after another, each from its own checkpoint if it has
+    one; where the memory did not do, two halves are tried first.
+
+    Args:
+        configs: what to train.
+        problem: the instance that the configs name.
+        device: where to train.
+        ear: told how it goes.
+        checkpoints: for each config, where to look for a checkpoint and to write more.
+        together: ``False`` trains one after another.
+        until: for each config, the epochs after which it comes back ``paused``; ``None`` trains all to the end.
+    """
+    kept = checkpoints or [None] * len(configs)
+    ends = until or [config.epochs for config in configs]
+    places = [Place(*one) for one in zip(configs, kept, ends, strict=True)]
+    if not together or len(places) == 1:
+        _one_by_one(places, problem, device, ear)
+        return
+    _read_states(places)
+    alike: dict[tuple[int, int, bool, int, int], list[Place]] = {}
+    for place in places:
+        config = place.config
+        alike.setdefault((config.seed, config.epochs, config.test, place.steps, place.until), []).append(place)
+    for group in alike.values():
+        _train(group, problem, device, ear)
+
+
+def _read_states(places: Sequence[Place]) -> None:
+    """Find the newest checkpoint of each trial; of two that each may have, the one that most share.
+
+    A worker that was killed while it wrote those of all its trials has left some a step further than others.
+    """
+    for place in places:
+        place.state = place.checkpoints.latest() if place.checkpoints else None
+    common = min(place.steps for place in places)
+    for place in places:
+        if place.checkpoints and place.steps > common:
+            earlier = place.checkpoints.latest(at_most=common)
+            if earlier is not None and earlier["steps"] == common:
+                place.state = earlier
+
+
+def _one_by_one(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+    for place in places:
+        config = place.config
+        result = run_trial(
+            config,
+            problem,
+            lambda report, config=config: ear.epochs([(config, report)]),  # type: ignore[misc]
+            device,
+            place.checkpoints,
+            partial(ear.resumed, config),
+            place.until,
+        )
+        ear.ended(config, result)
+
+
+def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+    """Train trials at once; if that is not to be, otherwise."""
+    if len(places) == 1:
+        _one_by_one(places, problem, device, ear)
+        return
+    boundary = Boundary()
+    cohort = _Cohort(places, problem, device, _Relay(ear, boundary), boundary)
+    why: BaseException | None = None
+    with as_found() as state:
+        try:
+            cohort.run()
+        except BaseException as error:  # of the user's code, of vmap, of the memory: alone each gets its own answer
+            boundary.pass_on(error)
+            why = error.with_traceback(None)  # whose frames hold the cohort
+        boundary.end_fork()
+    left = [member.place for member in cohort.members]
+    cohort.close(state.alarms)
+    if why is None:
+        return
+    del cohort  # its memory is wanted
+    if len(left) > 2 and _is_out_of_memory(why):
+        ear.alone(len(left), f"the memory does not do for {len(left)} at once, half of them are tried")
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            kept = [place.checkpoints for place in half]
+            run_cohort([p.config for p in half], problem, device, ear, kept, until=[p.until for p in half])
+        return
+    ear.alone(len(left), "; ".join([_line(why), *state.alarms]))
+    _one_by_one(left, problem, device, ear)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in message(
+        error, 10_000
+    )
+
+
+def _line(error: BaseException) -> str:
+    return message(error) if isinstance(error, NotStackable) else one_line(error)
+
+
+class _Relay:
+    """An `Ear` on our side of the boundary to the user's code."""
+
+    def __init__(self, ear: Ear, boundary: Boundary) -> None:
+        self._ear, self._boundary = ear, boundary
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        self._boundary.tell(self._ear.resumed, config, steps)
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        self._boundary.tell(self._ear.epochs, reports)
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        self._boundary.tell(self._ear.ended, config, result)
+
+    def alone(self, count: int, why: str) -> None:
+        self._boundary.tell(self._ear.alone, count, why)
+
+
+@dataclass(eq=False)
+class _Member:
+    place: Place
+    log: Logbook
+
+    def told(self, tell: Callable[[Logbook], Found]) -> Found | None:
+        """What the logbook says to something; ``None`` if the trial has diverged."""
+        try:
+            return tell(self.log)
+        except Diverged as error:
+            self.log.result.status, self.log.result.error = "diverged", str(error)
+            return None
+
+
+class _Cohort:
+    """One run of the training loop for several trials.
+
+    Attributes:
+        members: the trials that have no result yet.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear, boundary: Boundary
+    ) -> None:
+        self.device, self.ear, self.boundary = device, ear, boundary
+        self.config, self.until = places[0].config, min(places[0].until, places[0].config.epochs)
+        self.problem = problem
+        self.tasks = [task.name for task in problem.tasks]
+        self.members = [_Member(place, Logbook(place.config, self.tasks)) for place in places]
+        for member in self.members:
+            member.log.result.together = len(places)
+        self.rows = StepRows()
+        self.steps, self.clock = 0, 0.0
+        self._last: tuple[TrialConfig, TrialResult] | None = None
+
+    def run(self) -> None:
+        """Train to the end; each trial's result is handed over when it has one, the last one's by `close`."""
+        self.problem = of_length(self.problem, self.config.epochs)
+        self._build()
+        batches = self._resume()
+        while self.members and len(self.members[0].log.reports) < self.until:
+            self._epoch(batches or self.parts.order.epoch())
+            batches = None
+        if self.until < self.config.epochs:
+            self._pause(batches)
+        for k, balancer in enumerate(self.stack.balancers() if self.members else []):
+            member = self.members[0]
+            if self.config.test and self.until == self.config.epochs:
+                self._test(member, self.network.member(k))
+            self._end(member, balancer)
+
+    def _build(self) -> None:
+        self.parts = Parts.build(self.problem, self.config.seed, self.device)
+        self.boundary.end_fork()
+        balancers = [self.parts.balancer(member.place.config, self.tasks) for member in self.members]
+        self.network = StackedNetwork(self.problem, self.parts, len(self.members))
+        for balancer, member in zip(balancers, self.members, strict=True):
+            if member.place.state is not None:
+                balancer.load_state_dict(member.place.state["balancer"])
+        self.stack = Stack(balancers, self.network.shared)
+
+    def _resume(self) -> Iterator[Any] | None:
+        """Go on from the checkpoints: the rest of their epoch; ``None`` begins at the first step."""
+        states = [member.place.state for member in self.members if member.place.state is not None]
+        if not states:
+            return None
+        self.network.load(states)
+        blocks = [member.log.load(state) for member, state in zip(self.members, states, strict=True)]
+        self.rows.load([torch.stack(rows, dim=2) for rows in zip(*blocks, strict=True)])
+        self.steps = self.members[0].place.steps
+        for member in self.members:
+            self.ear.resumed(member.place.config, self.steps)
+        for past in zip(*(member.log.reports for member in self.members), strict=True):
+            self.ear.epochs([(m.place.config, report) for m, report in zip(self.members, past, strict=True)])
+        return self.parts.order.resume(states[0]["order"], len(self.members[0].log.reports))
+
+    def _epoch(self, batches: Iterator[Any]) -> None:
+        self.parts.model.train()
+        self.clock = time.perf_counter()
+        for batch in batches:
+            self._step(batch)
+            self.boundary.end_fork()
+            if all(m.place.checkpoints is not None and m.place.checkpoints.due for m in self.members):
+                self._save()
+        block = self.rows.take()  # waits for the device
+        self._stop_clock()
+        means = [m.told(partial(_end_steps, block=block[:, :, k])) for k, m in enumerate(self.members)]
+        reports = self._validate(means)
+        self.ear.epochs(reports)
+        self._drop_diverged()
+
+    def _pause(self, batches: Iterator[Any] | None) -> None:
+        """Leave the trials at the beginning of their next epoch, or where their checkpoints were."""
+        for member in self.members:
+            member.log.result.status = PAUSED
+        if batches is None and all(member.place.checkpoints is not None for member in self.members):
+            self.parts.order.epoch()
+            self.clock = time.perf_counter()
+            self._save()
+
+    def _step(self, batch: Any) -> None:
+        self.boundary.end_fork()  # of the loader
+        self.network.optimizer.zero_grad(set_to_none=True)
+        losses = self.network.losses(to_device(batch, self.device))
+        self.boundary.end_fork()  # before torch's threads are asked for something, which a child has not
+        if self.steps == 0:  # they are the same for all; if they will not do, each trial says so alone
+            values = torch.stack([losses[task].detach() for task in self.tasks], dim=1).tolist()
+            for member, row in zip(self.members, values, strict=True):
+                member.log.begin(dict(zip(self.tasks, row, strict=True)))
+        self.stack.backward(losses)
+        self.network.optimizer.step()
+        assert self.stack.last is not None
+        self.rows.add(self.stack.last)
+        self.steps += 1
+        for member in self.members:
+            member.log.result.steps = self.steps
+
+    def _stop_clock(self) -> None:
+        """Count the seconds since the clock was read last as training, in equal shares."""
+        now = time.perf_counter()
+        for member in self.members:
+            member.log.result.seconds += (now - self.clock) / len(self.members)
+        self.clock = now
+
+    def _validate(self, means: Sequence[Any]) -> list[tuple[TrialConfig, EpochReport]]:
+        """Evaluate each trial that has not diverged; it finds the random generators as it would alone."""
+        before, after, reports = read_state(self.device), None, []
+        for k, (member, own) in enumerate(zip(self.members, means, strict=True)):
+            if own is None:
+                continue
+            set_state(before, self.device)
+            metrics = evaluate(self.problem, self.network.member(k), "val")
+            self.boundary.end_fork()
+            after = after or read_state(self.device)
+            report = member.told(partial(Logbook.end_epoch, means=own, validation=metrics))
+            if report is not None:
+                reports.append((member.place.config, report))
+        set_state(after or before, self.device)
+        return reports
+
+    def _test(self, member: _Member, model: nn.Module) -> None:
+        """Read the test split, and the training split for the report's gap."""
+        metrics = evaluate(self.problem, model, "test")
+        self.boundary.end_fork()
+        tested = member.told(lambda log: log.measured("test", metrics))
+        if tested is not None:
+            member.log.result.test = tested
+            add_gap(member.log, lambda: evaluate(self.problem, model, "train"))
+
+    def _save(self) -> None:
+        """Write the checkpoint of each trial; the seconds it takes are not training."""
+        rows = self.rows.read()  # waits for the device
+        self._stop_clock()
+        order = self.parts.order.state()
+        for k, (member, balancer) in enumerate(zip(self.members, self.stack.balancers(), strict=True)):
+            state = {
+                **self.network.state(k),
+                "balancer": member.log.quietly(balancer.state_dict),
+                "order": order,
+                **member.log.state([block[:, :, k].clone() for block in rows]),
+            }
+            assert member.place.checkpoints is not None
+            member.place.checkpoints.save(self.steps, state)
+        self.clock = time.perf_counter()
+
+    def _drop_diverged(self) -> None:
+        """End the trials that have diverged and go on without them.
+
+        A task that a single-task trial does not train may have taken the trained one with it, since 0 times NaN is
+        NaN: such a trial is trained again, alone.
+        """
+        kept = [k for k, member in enumerate(self.members) if member.log.result.status == "finished"]
+        gone = [member for member in self.members if member.log.result.status != "finished"]
+        if not gone:
+            return
+        if kept:
+            self.network.keep(kept)
+            self.stack = self.stack.keep(kept, self.network.shared)
+        for member in gone:
+            if member.place.config.method == "single_task":
+                self.members.remove(member)
+                _one_by_one([member.place], self.problem, self.device, self.ear)
+            else:
+                self._end(member, None)
+
+    def _end(self, member: _Member, balancer: Balancer | None) -> None:
+        """Hand over the result of a trial; the last one waits for `close`."""
+        result = member.log.close(balancer)
+        result.alarms += member.place.checkpoints.warnings if member.place.checkpoints is not None else []
+        self.members.remove(member)
+        if self.members:
+            self.ear.ended(member.place.config, result)
+        else:
+            self._last = member.place.config, result
+
+    def close(self, alarms: Sequence[str]) -> None:
+        """Hand over the last result, with what is known when the run is over."""
+        if self._last is not None:
+            config, result = self._last
+            result.alarms += alarms
+            self.ear.ended(config, result)
+
+
+def _end_steps(log: Logbook, block: Tensor) -> dict[str, dict[str, float]]:
+    return log.end_steps(block.contiguous())

@@ -1,0 +1,177 @@
+"""How many trials to train at once: tried out on the problem itself, for speed and for memory. Needs torch alone."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from balancers import Equal, Stack
+from hpo.core.trial import TrialConfig
+from hpo.core.user_calls import Boundary
+from hpo.problems.base import Problem, to_device
+from hpo.training.global_state import as_found
+from hpo.training.resumable_loader import read_state, set_state
+from hpo.training.stacked_network import NotStackable, StackedNetwork
+from hpo.training.stacking_check import check_stackable
+from hpo.training.trial_loop import Parts, of_length
+
+FIRST, MOST, GROWTH = 4, 128, 2  # sizes that are tried: 4, 8, ... 128
+BETTER = 0.95  # a larger size has to take less than this share of the time a trial, or it stays at the smaller
+WORTH = 0.85  # and the best less than this share of what a trial takes alone
+LONG_STEP = 0.5  # seconds of a step alone, beyond which a device has enough to do
+MEASURE_SECONDS = 0.3  # for each size, after a first step that warms up
+MEMORY_SHARE = 0.5  # of what is free; evaluation and the allocator want the rest
+
+
+@dataclass(frozen=True)
+class CohortSize:
+    """How many trials to train at once, and why.
+
+    Attributes:
+        size: 1 for one after another.
+        why: for a person.
+    """
+
+    size: int
+    why: str
+
+
+def choose_size(
+    problem: Problem, configs: Sequence[TrialConfig], device: torch.device, most: int, workers: int
+) -> CohortSize:
+    """Train a few steps of equal weights alone and stacked, in growing numbers, as long as a trial gets cheaper.
+
+    Args:
+        problem: what is trained.
+        configs: some of the trials, of one seed; whether they can be stacked is looked at first.
+        device: where to train.
+        most: more are not wanted.
+        workers: processes that share the device's memory, or the node's.
+    """
+    try:
+        check_stackable(problem, configs, device)
+    except NotStackable as reason:
+        return CohortSize(1, f"one at a time, since {reason}")
+    own, before = of_length(problem, configs[0].epochs), read_state(device)
+    try:
+        with as_found():
+            return _choose(_Bench(own, configs[0].seed, device, workers), min(most, MOST))
+    finally:
+        set_state(before, device)
+
+
+def _choose(bench: _Bench, most: int) -> CohortSize:
+    alone = bench.alone()
+    if alone > LONG_STEP:
+        return CohortSize(1, f"one at a time, since a step of one takes {alone:.1f} s already")
+    best, seconds, size = 1, alone, min(FIRST, most)
+    while size > 1:
+        if (short := bench.lacks(size)) is not None:
+            why = f", more would take {short}"
+            break
+        found = bench.together(size) / size
+        if found > BETTER * seconds and size > FIRST:
+            why = ", more gain little"
+            break
+        if found < seconds:
+            best, seconds = size, found
+        if size == most:
+            why = ""
+            break
+        size = min(GROWTH * size, most)
+    told = f"{1e3 * seconds:.2g} ms a step and trial, alone {1e3 * alone:.2g} ms"
+    if best == 1 or seconds > WORTH * alone:
+        return CohortSize(1, f"one at a time, since trials at once would gain little ({told})")
+    return CohortSize(best, f"{best} at once ({told}{why})")
+
+
+class _Bench:
+    """Steps of one problem, timed."""
+
+    def __init__(self, problem: Problem, seed: int, device: torch.device, workers: int) -> None:
+        self.problem, self.seed, self.device = problem, seed, device
+        self._tasks = [task.name for task in problem.tasks]
+        self._boundary = Boundary()
+        self._free = MEMORY_SHARE * _free_memory(device) / max(1, workers)
+        self._each = 0.0  # bytes a trial, as far as is known
+
+    def alone(self) -> float:
+        """Seconds a step."""
+        parts, balancer = self._parts(), Equal(self._tasks)
+        model, optimizer = parts.model, parts.optimizer
+
+        def step(batch: Any) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            balancer.backward(self.problem.losses(model, batch))
+            optimizer.step()
+
+        return self._timed(parts, step)
+
+    def together(self, size: int) -> float:
+        """Seconds a step of so many."""
+        start = self._used()
+        parts = self._parts()
+        network = StackedNetwork(self.problem, parts, size)
+        stack = Stack([Equal(self._tasks) for _ in range(size)], network.shared)
+
+        def step(batch: Any) -> None:
+            network.optimizer.zero_grad(set_to_none=True)
+            stack.backward(network.losses(batch))
+            network.optimizer.step()
+
+        seconds = self._timed(parts, step)
+        self._each = max(self._each, (self._used() - start) / size)
+        return seconds
+
+    def lacks(self, size: int) -> str | None:
+        """The memory that so many would take, in words, if there is too little."""
+        wanted = size * self._each
+        return f"{wanted / 2**30:.1f} GB of {self._free / 2**30:.1f} GB" if wanted > self._free else None
+
+    def _parts(self) -> Parts:
+        parts = Parts.build(self.problem, self.seed, self.device)
+        self._boundary.end_fork()
+        parts.model.train()
+        return parts
+
+    def _timed(self, parts: Parts, step: Callable[[Any], None]) -> float:
+        """The least of some steps: what else runs on the machine can only add."""
+        batch = to_device(next(iter(parts.order.epoch())), self.device)
+        taken: list[float] = []
+        begin = time.perf_counter()
+        while len(taken) < 3 or time.perf_counter() - begin < MEASURE_SECONDS:
+            start = time.perf_counter()
+            step(batch)
+            self._boundary.end_fork()
+            self._wait()
+            taken.append(time.perf_counter() - start)
+            if taken[0] > LONG_STEP and len(taken) > 1:
+                break
+        return min(taken[1:])
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _used(self) -> float:
+        """The most memory that was ever in use, in bytes."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.max_memory_allocated(self.device))
+        return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device, or on this node; without end where nobody says."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return float("inf")

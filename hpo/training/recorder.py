@@ -1,0 +1,206 @@
+"""What a training run leaves behind, kept while it trains: step records, epochs, checks, warnings. Torch alone."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
+from hpo.core.trial import AVERAGES, PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.training.gradnorm_diagnostics import trajectory_alarms
+
+COLUMNS = ("w", "G", "r", "L")
+
+
+class Diverged(Exception):  # noqa: N818 - a status, not an error of anybody
+    """A loss or a metric is not finite."""
+
+
+class StepRows:
+    """The step records of an epoch, kept on the device, so that the host waits once an epoch.
+
+    A row is (4, T), the `COLUMNS` of one step; (4, K, T) of K networks that are trained at once.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def add(self, record: StepRecord) -> None:
+        """Take in a step; NaN where it has measured nothing."""
+        missing = torch.full_like(record.losses, torch.nan)
+        G = missing if record.gradient_norms is None else record.gradient_norms
+        r = missing if record.rates is None else record.rates
+        self._rows.append(torch.stack([record.weights, G, r, record.losses]))
+
+    def take(self) -> Tensor:
+        """All rows on the host, (steps, 4, ...), and begin anew; waits for the device.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self._rows:
+            raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
+        block = torch.stack([row.to(self._rows[-1]) for row in self._rows]).cpu()  # a resumed one may be on the host
+        self._rows.clear()
+        return block
+
+    def read(self) -> list[Tensor]:
+        """The same for a checkpoint, in a list of one, or of none; waits for the device."""
+        return [torch.stack([row.cpu() for row in self._rows])] if self._rows else []
+
+    def load(self, blocks: Sequence[Tensor]) -> None:
+        """The inverse of `read`."""
+        self._rows = [row for block in blocks for row in block]
+
+
+class Logbook:
+    """The records of one trial, from its first step to its result.
+
+    Args:
+        config: of the trial.
+        tasks: in the problem's order.
+
+    Attributes:
+        result: as far as it is known.
+        reports: of the epochs that have ended.
+    """
+
+    def __init__(self, config: TrialConfig, tasks: Sequence[str]) -> None:
+        self.config, self.tasks = config, list(tasks)
+        self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
+        self.result = TrialResult("finished")
+        self.reports: list[EpochReport] = []
+        self._blocks: list[Tensor] = []  # of step rows, an epoch each
+        self._warnings: dict[str, str] = {}  # of the balancer; by their text without its numbers, which may grow
+
+    def begin(self, losses: Mapping[str, float]) -> None:
+        """Take in the losses of the first step.
+
+        Raises:
+            Diverged: one is not finite.
+        """
+        self.result.initial_losses = dict(losses)
+        self._check("the first loss", losses)
+
+    def end_steps(self, block: Tensor) -> dict[str, dict[str, float]]:
+        """Take in the steps of an epoch, (steps, 4, T).
+
+        Returns:
+            For each of `COLUMNS` and each task the mean over the epoch; NaN where never measured.
+
+        Raises:
+            Diverged: the mean of a loss is not finite.
+        """
+        self._blocks.append(block)
+        means = [*block[:, :3].nanmean(0).tolist(), block[:, 3].mean(0).tolist()]  # a NaN loss must show
+        named = (dict(zip(self.tasks, values, strict=True)) for values in means)
+        found = dict(zip(COLUMNS, named, strict=True))
+        self._check("the training loss", found["L"])
+        return found
+
+    def end_epoch(self, means: Mapping[str, Mapping[str, float]], validation: Mapping[str, float]) -> EpochReport:
+        """Close an epoch with what `end_steps` returned and the metrics on the validation split.
+
+        Raises:
+            Diverged: a metric is not finite.
+        """
+        self.result.validation = self.measured("val", validation)
+        finite = {
+            name: {task: value for task, value in values.items() if math.isfinite(value)}
+            for name, values in means.items()
+        }
+        report = EpochReport(
+            epoch=len(self.reports) + 1,
+            epochs=self.config.epochs,
+            steps=self.result.steps,
+            seconds=self.result.seconds,
+            loss=finite["L"],
+            validation=self.result.validation,
+            weights=finite["w"],
+            gradient_norms=finite["G"],
+            rates=finite["r"],
+        )
+        self.reports.append(report)
+        return report
+
+    def measured(self, split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of a split, if they are what they should be.
+
+        Raises:
+            ValueError: they are of other tasks.
+            Diverged: one is not finite.
+        """
+        if metrics.keys() != set(self.tasks):
+            raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
+        self._check(f"the metric on {split}", metrics)
+        return {task: metrics[task] for task in self.tasks}  # its keys may be of a class of the user's
+
+    def _check(self, what: str, numbers: Mapping[str, float]) -> None:
+        """What a single-task trial does to the other tasks does not matter."""
+        bad = {task: number for task, number in numbers.items() if task in self.trained and not math.isfinite(number)}
+        if bad:
+            found = ", ".join(f"{task} = {number}" for task, number in bad.items())
+            raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
+
+    def quietly(self, read: Callable[[], Any]) -> Any:
+        """Read from the balancer and keep what it warns of; the last of two that differ in a number counts."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", BalancerWarning)
+            found = read()
+        for warning in caught:
+            if issubclass(warning.category, BalancerWarning):
+                self._warnings[re.sub(r"\d+", "#", str(warning.message))] = str(warning.message)
+        return found
+
+    def state(self, rows: Sequence[Tensor]) -> dict[str, Any]:
+        """For a checkpoint; ``rows`` are those of the epoch that has not ended, (steps, 4, T) each."""
+        return {
+            "records": {"blocks": list(self._blocks), "rows": list(rows)},
+            "reports": [vars(report) for report in self.reports],
+            "steps": self.result.steps,
+            "seconds": self.result.seconds,
+            "initial_losses": self.result.initial_losses,
+            "resumed": self.result.resumed,
+            "warnings": self._warnings,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> list[Tensor]:
+        """Go on from `state`; returns its ``rows``."""
+        self._blocks = list(state["records"]["blocks"])
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+        self.result.validation = self.reports[-1].validation if self.reports else {}
+        self.result.steps, self.result.seconds = state["steps"], state["seconds"]
+        self.result.initial_losses = state["initial_losses"]
+        self.result.resumed = [*state["resumed"], state["steps"]]
+        self._warnings = state["warnings"]
+        return list(state["records"]["rows"])
+
+    def close(self, balancer: Balancer | None) -> TrialResult:
+        """The result, with what the balancer has to say if it came to be built."""
+        finished = self.result.status in ("finished", PAUSED) and balancer is not None
+        if finished:
+            assert balancer is not None
+            for name, arguments in AVERAGES.items():
+                mean = self.quietly(partial(balancer.mean_weights, **arguments))
+                if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
+                    self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
+            self.result.alarms += sorted(self._warnings.values())  # checkpoints may have met them in another order
+        self.result.trajectory = self._trajectory()
+        if finished and isinstance(balancer, GradNorm):
+            alpha = float(self.config.settings["alpha"])
+            self.result.alarms += trajectory_alarms(self.result.trajectory, self.tasks, alpha)
+        return self.result
+
+    def _trajectory(self) -> dict[str, Any]:
+        if not self._blocks:
+            return {}
+        whole = torch.cat(self._blocks).float()
+        columns = {name: whole[:, i].numpy() for i, name in enumerate(COLUMNS)}
+        return {"step": torch.arange(len(whole)).numpy(), **columns}

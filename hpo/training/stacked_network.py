@@ -1,0 +1,196 @@
+"""K copies of a network as one, by `torch.func`: stacked parameters, one pass for all, one optimizer. Torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from balancers.shared_gradients import parameters_of
+from hpo.problems.base import Problem
+from hpo.training.trial_loop import Parts
+
+_optim = torch.optim
+FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default
+# Act on each number by itself, so that K networks in one tensor do not see each other. A class of the user's may not.
+ELEMENTWISE = (*FUSED, _optim.Adadelta, _optim.Adamax, _optim.NAdam, _optim.RAdam, _optim.RMSprop, _optim.Rprop)
+
+
+class NotStackable(Exception):  # noqa: N818 - an answer, not an error
+    """The network, its losses or its optimizer cannot be trained stacked; the message says why."""
+
+
+class _Losses(nn.Module):
+    """The problem's losses as a module, so that `functional_call` can put other parameters in."""
+
+    def __init__(self, problem: Problem, model: nn.Module) -> None:
+        super().__init__()
+        self._problem, self.model = problem, model
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        losses = self._problem.losses(self.model, batch)
+        tasks = [task.name for task in self._problem.tasks]
+        if losses.keys() != set(tasks) or any(loss.numel() != 1 for loss in losses.values()):
+            raise NotStackable("its losses are not one scalar for each task")
+        return {task: losses[task].reshape(()) for task in tasks}
+
+
+class StackedNetwork:
+    """K copies of a problem's network, trained at once.
+
+    A trainable parameter of shape (\\*shape) becomes one of shape (K, \\*shape), and so do the buffers; the problem's
+    own optimizer trains them in place of the originals. What is drawn at random in a step, as by dropout, is the same
+    for all K, as it would be in K runs with one seed.
+
+    Args:
+        problem: whose losses.
+        parts: of one network, which becomes the template that `member` fills.
+        count: K.
+
+    Raises:
+        NotStackable: the optimizer cannot be handed other parameters.
+    """
+
+    def __init__(self, problem: Problem, parts: Parts, count: int) -> None:
+        self._parts, self._losses = parts, _Losses(problem, parts.model)
+        self.count = count
+        trained = {name: value for name, value in self._losses.named_parameters() if value.requires_grad}
+        self._parameters = {name: _copies(value, count).requires_grad_() for name, value in trained.items()}
+        self._buffers = {name: _copies(value, count) for name, value in self._losses.named_buffers()}
+        self.optimizer = parts.optimizer
+        by_original = {id(value): self._parameters[name] for name, value in trained.items()}
+        self._shared = [by_original[id(value)] for value in parameters_of(parts.shared) if id(value) in by_original]
+        self._hand_over(by_original)
+        self._run = vmap(self._losses_of_one, in_dims=(0, 0, None), randomness="same")
+
+    @property
+    def shared(self) -> list[Tensor]:
+        """W of all K: each parameter of the shared layer, shape (K, \\*shape)."""
+        return self._shared
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """The losses of all K on one batch: for each task shape (K,), with graph."""
+        found: dict[str, Tensor] = self._run(self._parameters, self._buffers, batch)
+        return found
+
+    def gradients(self) -> dict[str, Tensor]:
+        """What the last backward pass left, by the parameter's name in the model."""
+        return {_plain(name): value.grad for name, value in self._parameters.items() if value.grad is not None}
+
+    def member(self, k: int) -> nn.Module:
+        """The k-th network: the template, whose parameters and buffers are views of the stacked ones."""
+        for name, value in [*self._losses.named_parameters(), *self._losses.named_buffers()]:
+            stacked = self._parameters.get(name, self._buffers.get(name))
+            if stacked is not None:
+                value.data = stacked.detach()[k]
+        return self._parts.model
+
+    def state(self, k: int) -> dict[str, Any]:
+        """The k-th network and its optimizer, as `torch.nn.Module.state_dict` and the optimizer's would have them."""
+        model = {name: _own(value) for name, value in self.member(k).state_dict().items()}
+        whole = self.optimizer.state_dict()
+        state = {
+            place: {name: _own(self._one(place, value, k)) for name, value in parts.items()}
+            for place, parts in whole["state"].items()
+        }
+        groups = [group | self._flags for group in whole["param_groups"]]
+        return {"model": model, "optimizer": {"state": state, "param_groups": groups}}
+
+    def load(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from K states."""
+        for k, state in enumerate(states):
+            self.member(k).load_state_dict(state["model"])  # writes through the views
+        first, rest = states[0]["optimizer"], [state["optimizer"]["state"] for state in states]
+        merged = {
+            place: {name: self._all(place, name, [state[place][name] for state in rest]) for name in parts}
+            for place, parts in first["state"].items()
+        }
+        groups = [group | self._fast for group in first["param_groups"]]
+        self.optimizer.load_state_dict({"state": merged, "param_groups": groups})
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with some of the networks alone."""
+        old = list(self._parameters.values())
+        self._parameters = {name: _some(value, numbers).requires_grad_() for name, value in self._parameters.items()}
+        self._buffers = {name: _some(value, numbers) for name, value in self._buffers.items()}
+        new = {id(before): after for before, after in zip(old, self._parameters.values(), strict=True)}
+        for before in old:
+            state = self.optimizer.state.pop(before, {})
+            kept = {n: _some(v, numbers) if _is_like(v, before) else v for n, v in state.items()}
+            if kept:
+                self.optimizer.state[new[id(before)]] = kept
+        for group in self.optimizer.param_groups:
+            group["params"] = [new.get(id(value), value) for value in group["params"]]
+        self._shared = [new[id(value)] for value in self._shared]
+        self.count = len(numbers)
+
+    def _losses_of_one(
+        self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Any
+    ) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = functional_call(self._losses, (dict(parameters), dict(buffers)), (batch,))
+        return found
+
+    def _hand_over(self, by_original: Mapping[int, Tensor]) -> None:
+        """Give the optimizer the stacked parameters."""
+        kind = type(self.optimizer)
+        if kind not in ELEMENTWISE:
+            raise NotStackable(f"its optimizer {kind.__name__} is none that is known to act on each number by itself")
+        if self.optimizer._optimizer_step_pre_hooks:
+            raise NotStackable("its optimizer has hooks before a step, which would see all networks as one")
+        if self.optimizer.state:
+            raise NotStackable("its optimizer has a state before the first step")
+        for group in self.optimizer.param_groups:
+            if any(value.requires_grad and id(value) not in by_original for value in group["params"]):
+                raise NotStackable("its optimizer trains what is no parameter of the model")
+            group["params"] = [by_original.get(id(value), value) for value in group["params"]]
+        self._flags, self._fast = _fused(self.optimizer)
+        for group in self.optimizer.param_groups:
+            group.update(self._fast)
+
+    def _one(self, place: int, value: Any, k: int) -> Any:
+        return value[k] if _is_like(value, self._trained(place)) else value
+
+    def _all(self, place: int, name: str, values: Sequence[Any]) -> Any:
+        like = self._trained(place)
+        whole = name != "step" and isinstance(values[0], Tensor) and values[0].shape == like.shape[1:]
+        return torch.stack(list(values)) if whole else values[0]
+
+    def _trained(self, place: int) -> Tensor:
+        """The parameter that an optimizer's state calls by a number."""
+        every: list[Tensor] = [value for group in self.optimizer.param_groups for value in group["params"]]
+        return every[place]
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of an optimizer that are to change and how: on a CPU one kernel where torch has it, which is not
+    its default there. Nothing where the user has chosen."""
+    groups = optimizer.param_groups
+    values = [value for group in groups for value in group["params"]]
+    chosen = any(group.get(name) for group in groups for name in ("fused", "foreach", "capturable", "differentiable"))
+    if type(optimizer) not in FUSED or chosen or any(v.device.type != "cpu" or v.is_complex() for v in values):
+        return {}, {}
+    return {name: groups[0][name] for name in ("fused", "foreach")}, {"fused": True, "foreach": False}
+
+
+def _copies(value: Tensor, count: int) -> Tensor:
+    return value.detach().expand(count, *value.shape).clone()
+
+
+def _some(value: Tensor, numbers: Sequence[int]) -> Tensor:
+    return value.detach()[list(numbers)].clone()
+
+
+def _is_like(value: Any, stacked: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == stacked.shape
+
+
+def _own(value: Any) -> Any:
+    """A copy that shares no memory with the stack: `torch.save` would write all of it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("model.")

@@ -1,0 +1,74 @@
+"""A study as it goes when nothing disturbs it, and what MLflow should hold of it bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from hpo.compare import compare
+from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
+from hpo.launch.run import open_plan
+from hpo.launch.weights_export import weights_content
+from hpo.problems import load_problem
+from hpo.report import ReportData
+from hpo.study.alpha_sweep import Sweep
+from hpo.study.schedule import Next, Schedule
+from hpo.tracking import experiment as tracking
+from hpo.training.trial_loop import run_trial
+from tests.helpers.runs import Case
+
+TIMES = {"seconds", "score/val", "score/test"}  # metrics that are no training; scores are in the verdict
+
+
+class Undisturbed:
+    """The study trained one trial after the other in this process: each trial's epochs and result."""
+
+    def __init__(self, case: Case) -> None:
+        self.plan = open_plan(case.folder / "study.yaml")
+        spec = self.plan.study
+        problem = load_problem(spec.problem.name, spec.problem.arguments)
+
+        def identify(parameters: Any) -> str:
+            return self.plan.sweep("robust", parameters).config.identity
+
+        sweeps = {"robust": Sweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
+        self.schedule = Schedule(self.plan, {}, sweeps)
+        self.trials: dict[str, tuple[PlannedTrial, list[EpochReport], TrialResult]] = {}
+        while not isinstance(planned := self.schedule.next(), Next):
+            epochs: list[EpochReport] = []
+            result = run_trial(planned.config, problem, epochs.append, torch.device("cpu"))
+            assert result.status == "finished", result.error
+            self.trials[planned.config.identity] = planned, epochs, result
+            self.schedule.finished(planned.config.identity, result)
+        self.comparison = compare(self.schedule.table(), self.plan.directions, spec.margin)
+        self.weights = weights_content(self.plan, self.comparison, None, {})
+        for name in ("steps", "starts", "devices"):
+            (case.folder / name).unlink(missing_ok=True)
+
+    def report(self) -> ReportData:
+        """What the report is made from."""
+        study, metrics = self.plan.study.name, self.plan.metrics
+        return ReportData(study, self.comparison, metrics, {}, {}, {}, self.schedule.table().head(0))
+
+    def points(self, identity: str) -> set[tuple[str, int, float]]:
+        """Every metric that MLflow should hold of a trial: name, step, value."""
+        _, epochs, result = self.trials[identity]
+        metrics = [metric for epoch in epochs for metric in tracking._epoch_metrics(epoch, 0)]
+        metrics += tracking._result_metrics(result, 0)
+        return {(metric.key, metric.step, metric.value) for metric in metrics if metric.key not in TIMES}
+
+    def assert_same(self, runs: list[Run], client: MlflowClient) -> None:
+        """Every trial is there once, finished, and has each metric once, bit for bit."""
+        identities = [run.data.tags["gradsweep.identity"] for run in runs]
+        assert sorted(identities) == sorted(self.trials)
+        assert {(run.info.status, run.data.tags["gradsweep.status"]) for run in runs} == {("FINISHED", "finished")}
+        for run in runs:
+            identity = run.data.tags["gradsweep.identity"]
+            keys = sorted(set(run.data.metrics) - TIMES)
+            points = [point for key in keys for point in client.get_metric_history(run.info.run_id, key)]
+            found = [(point.key, point.step, point.value) for point in points]
+            assert set(found) == self.points(identity), self.trials[identity][0].name
+            assert len(found) == len(set(found))

@@ -1,0 +1,129 @@
+"""Ray's start: what of its private code we rely on, patience, and signals that come in the middle."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import socket
+import threading
+
+import pytest
+import ray
+from ray._private import node, services, utils, worker
+
+from hpo.execution import ray_tune as cluster
+from hpo.execution.ray_start import _patient, start_ray
+from hpo.execution.ray_tune import ClusterError
+from hpo.study.spec import Resources
+from tests.helpers.runs import Case, assert_only_stages, wait_until
+
+
+def test_ray_still_starts_as_we_know_it():
+    """After an upgrade of Ray: hpo/execution/ray_start.py replaces these two functions while `ray.init` runs."""
+    assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)
+    assert "except RuntimeError" in inspect.getsource(node.Node.__init__)
+    assert "ray._private.utils.set_sigterm_handler(" in inspect.getsource(worker.init)
+    assert list(inspect.signature(services.get_node).parameters) == ["gcs_address", "node_id"]
+
+
+def test_a_node_that_is_slow_to_come_up_is_waited_for(monkeypatch):
+    asked = []
+
+    def late(address: str, number: str) -> dict[str, str]:
+        asked.append((address, number))
+        if len(asked) < 3:
+            raise RuntimeError("no such node yet")
+        return {"node": number}
+
+    monkeypatch.setattr(services, "get_node", late)
+    with _patient(60.0, []):
+        assert services.get_node("address", "id") == {"node": "id"}
+    assert asked == [("address", "id")] * 3
+    asked.clear()
+    with _patient(0.0, []), pytest.raises(RuntimeError, match="no such node yet"):
+        services.get_node("address", "id")
+    assert services.get_node is late
+
+
+def test_a_signal_ends_the_wait(monkeypatch):
+    def never(address: str, number: str) -> None:
+        raise RuntimeError("no such node yet")
+
+    monkeypatch.setattr(services, "get_node", never)
+    with _patient(60.0, [signal.SIGTERM]), pytest.raises(InterruptedError):
+        services.get_node("address", "id")
+
+
+def test_whatever_ray_raises_is_one_line(monkeypatch):
+    def slow(address: str, number: str) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen\n\nbecause")
+
+    monkeypatch.setattr(services, "get_node", slow)
+    with pytest.raises(ClusterError) as refused, cluster.connected(None, Resources()):
+        pass
+    assert str(refused.value) == (
+        "Ray did not start here: The current node timed out during startup. This could happen because"
+    )
+    assert not ray.is_initialized()
+
+
+def test_handlers_are_put_back_and_a_signal_in_the_middle_stops_what_has_started(monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    init, handler = ray.init, utils.set_sigterm_handler
+
+    def interrupted(**options: object) -> None:
+        init(**options)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start_ray("local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    assert not ray.is_initialized()
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert utils.set_sigterm_handler is handler
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_listens_and_is_no_cluster_is_refused_at_once(answer, monkeypatch):
+    monkeypatch.setattr(cluster, "KNOCK_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=lambda: answer and listener.accept()[0].sendall(answer))
+        thread.start()
+        with pytest.raises(ClusterError, match=f"^--address: no Ray cluster answers at {address}: "):
+            cluster._knock(address)
+        thread.join()
+
+
+def test_a_signal_is_raised_at_once_while_a_cluster_is_called(monkeypatch):
+    def silent(**options: object) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(ray, "init", silent)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        start_ray("127.0.0.1:1")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_command_starts_ray_ends_it_cleanly(tmp_path, number):
+    case = Case(tmp_path)
+    case.study()
+    process = case.start("run", "study.yaml", start_new_session=True)
+    lines = [process.stdout.readline()]
+    while "starting Ray" not in lines[-1]:
+        assert lines[-1], process.communicate()
+        lines.append(process.stdout.readline())
+    wait_until(lambda: len(case.processes()) > 1, 60, "Ray's first process")
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 130, (lines, out, err)
+    assert err == ""
+    *stages, empty, stopped = out.splitlines()
+    assert_only_stages("\n".join(stages))
+    assert (empty, stopped) == ("", "Stopped. What has finished is kept; the same command goes on from here.")
+    wait_until(lambda: not case.processes(), 30, "Ray to end")

@@ -1,0 +1,286 @@
+"""The study file: defaults, the documented example, and one readable line for each fault."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from balancers.torchjd_methods import NAMES as TORCHJD
+from hpo.study.spec import (
+    ConfirmSpec,
+    GradNormSpec,
+    ProblemSpec,
+    Resources,
+    StaticSpec,
+    Study,
+    StudyError,
+    load_study,
+)
+
+EXAMPLE = """
+name: census-quick
+problem: {name: census, preset: small}          # or package.module:Class, with its arguments
+seed: 0
+seeds: 3                                        # paired seeds of the confirm phase
+references: [single_task, equal, uncertainty]
+static: {design: log_lattice, points: 24}       # log_lattice | dirichlet | sobol | uniform, or an explicit list
+gradnorm: {recipes: [paper, robust], alpha: [0.0, 3.0], trials: 6}   # trials of the sweep, per recipe
+confirm: {top_static: 2, averages: [arithmetic, geometric, tail]}
+resources: {cpu: 1, gpu: 0}                     # per trial; gpu may be a fraction
+margin: 1.0                                     # percent, what counts as equivalent
+"""
+BASE = "name: small\nproblem: toy\n"
+
+
+def load(folder: Path, text: str) -> Study:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_study(path)
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    """The lines of the complaint, each without the file's name, which every line must begin with."""
+    with pytest.raises(StudyError) as caught:
+        load(folder, text)
+    lines = str(caught.value).splitlines()
+    prefix = f"{folder / 'study.yaml'}: "
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_the_documented_example(tmp_path: Path) -> None:
+    study = load(tmp_path, EXAMPLE)
+    assert study == Study(
+        name="census-quick",
+        problem=ProblemSpec(name="census", preset="small"),
+        seed=0,
+        seeds=3,
+        references=("single_task", "equal", "uncertainty"),
+        static=StaticSpec(design="log_lattice", points=24),
+        gradnorm=GradNormSpec(recipes=("paper", "robust"), alpha=(0.0, 3.0), trials=6),
+        confirm=ConfirmSpec(top_static=2, averages=("arithmetic", "geometric", "tail")),
+        resources=Resources(cpu=1, gpu=0),
+        margin=1.0,
+    )
+    assert study.problem.arguments == {"preset": "small"}
+
+
+def test_every_study_in_the_repository_loads() -> None:
+    files = sorted((Path(__file__).parents[3] / "studies").glob("*.yaml"))
+    assert {load_study(file).name for file in files} >= {"census-quick", "toy"}
+
+
+def test_defaults(tmp_path: Path) -> None:
+    study = load(tmp_path, BASE)
+    assert (study.seed, study.seeds, study.epochs, study.margin) == (0, 3, None, 1.0)
+    assert study.references == ("single_task", "equal", "uncertainty")
+    assert (study.static.design, study.static.points, study.static.explicit) == ("log_lattice", 24, ())
+    assert study.static.options == {}
+    assert study.gradnorm.recipes == ("paper", "direct")
+    assert (study.gradnorm.alpha, study.gradnorm.learning_rate, study.gradnorm.trials) == ((0.0, 1.5), None, 6)
+    assert (study.confirm.top_static, study.confirm.averages) == (2, ("arithmetic", "geometric", "tail"))
+    assert (study.resources.cpu, study.resources.gpu) == (1.0, 0.0)
+    assert study.problem.arguments == {}
+
+
+def test_methods_of_torchjd_are_references_by_name(tmp_path: Path) -> None:
+    names = ["single_task", *TORCHJD]
+    assert load(tmp_path, f"{BASE}references: [{', '.join(names)}]\n").references == tuple(names)
+
+
+def test_a_method_whose_library_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchjd", None)  # as where it is not installed
+    assert faults(tmp_path, f"{BASE}references: [single_task, mgda]\n") == [
+        "references[1]: found 'mgda', allowed once torchjd is installed: pip install 'gradsweep[torchjd]'"
+    ]
+
+
+def test_a_problem_is_a_name_or_a_mapping(tmp_path: Path) -> None:
+    by_name = load(tmp_path, "name: a\nproblem: mine.depth:Depth\n")
+    by_mapping = load(tmp_path, "name: a\nproblem: {name: 'mine.depth:Depth'}\n")
+    assert by_name == by_mapping
+
+
+def test_static_points_by_order_or_by_task(tmp_path: Path) -> None:
+    static = load(tmp_path, f"{BASE}static: [[1, 2.5], {{near: 1e-3, far: 1}}]\n").static
+    assert static.explicit == ((1.0, 2.5), {"near": 0.001, "far": 1.0})
+
+
+def test_options_of_a_design_are_numbers(tmp_path: Path) -> None:
+    static = load(tmp_path, f"{BASE}static: {{design: sobol, points: 8, ratio: 1e2}}\n").static  # YAML: the text 1e2
+    assert (static.design, static.points, static.options) == ("sobol", 8, {"ratio": 100.0})
+
+
+def test_the_space_of_the_sweep(tmp_path: Path) -> None:
+    text = f"{BASE}gradnorm: {{alpha: [0.5, 2], learning_rate: [1e-3, 0.1]}}\n"
+    spec = load(tmp_path, text).gradnorm
+    space = spec.space("paper")
+    assert (space.low, space.high, space.learning_rate) == (0.5, 2.0, (0.001, 0.1))
+    assert spec.ranges("direct") == {"alpha": (0.5, 2.0)}  # whose weights have no learning rate
+    assert spec.space("direct").learning_rate is None
+
+
+def test_confirm_seeds_are_fresh() -> None:
+    study = Study(name="a", problem=ProblemSpec(name="toy"), seed=7, seeds=4)
+    assert list(study.confirm_seeds) == [8, 9, 10, 11]
+
+
+def test_a_fraction_or_a_whole_number_of_gpus() -> None:
+    assert [Resources(gpu=gpu).gpu for gpu in (0.25, 1, 2.0)] == [0.25, 1.0, 2.0]
+
+
+POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
+LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
+TOP = (
+    "name, problem, seed, seeds, epochs, references, static, search, gradnorm, confirm, resources, cohort, "
+    "checkpoint_seconds, margin"
+)
+LIST = "a list of at least one, each once"
+STATIC = "a mapping of design, points and options, or a list of at least one point"
+DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
+FAULTS = {
+    # unknown keys, at each level
+    "colour: red": f"colour: unknown key, allowed here: {TOP}",
+    "gradnorm: {alpah: [0, 1]}": "gradnorm.alpah: unknown key, allowed here: recipes, alpha, learning_rate, trials",
+    "confirm: {top: 2}": "confirm.top: unknown key, allowed here: top_static, averages",
+    "resources: {memory: 3}": "resources.memory: unknown key, allowed here: cpu, gpu, minutes",
+    "static: {desing: sobol}": "static: unknown key desing, allowed with log_lattice: design, points, ratio",
+    "static: {design: uniform, ratio: 9}": "static: unknown key ratio, allowed with uniform: design, points",
+    "static: {explicit: [[1, 2]]}": "static: unknown key explicit, allowed with log_lattice: design, points, ratio",
+    "3: 4": f"[3]: unknown key, allowed here: {TOP}",
+    # a cheaper search
+    "search: {halving: 1}": "search.halving: found 1, allowed: a number >= 2",
+    "search: {epochs: 0}": "search.epochs: found 0, allowed: a number >= 1",
+    "search: {short: 2}": "search.short: unknown key, allowed here: epochs, full, halving",
+    # cohorts
+    "cohort: many": "cohort: found 'many', allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: 0": "cohort: found 0, allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: true": "cohort: found True, allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    "cohort: 4.0": "cohort: found 4.0, allowed: auto, or a whole number from 1 (one at a time) to 1024",
+    # names
+    "references: [single_task, best]": (
+        "references[1]: found 'best', allowed: single_task, equal, uncertainty, " + ", ".join(TORCHJD)
+    ),
+    "gradnorm: {recipes: [papr]}": "gradnorm.recipes[0]: found 'papr', allowed: paper, robust, annealed, direct",
+    "confirm: {averages: [mean]}": (
+        "confirm.averages[0]: found 'mean', allowed: arithmetic, geometric, tail, geometric_tail"
+    ),
+    "static: {design: grid}": f"static.design: found 'grid', allowed: {DESIGNS}",
+    "static: {design: [sobol]}": "static.design: found ['sobol'], allowed: text",
+    # lists
+    "references: []": f"references: found [], allowed: {LIST}",
+    "references: single_task": f"references: found 'single_task', allowed: {LIST}",
+    "references: [single_task, single_task]": (f"references: found ['single_task', 'single_task'], allowed: {LIST}"),
+    "references: [equal]": (
+        "references: found ['equal'], allowed: a list with single_task, to which every score is relative"
+    ),
+    "gradnorm: {recipes: []}": f"gradnorm.recipes: found [], allowed: {LIST}",
+    "confirm: {averages: []}": f"confirm.averages: found [], allowed: {LIST}",
+    # numbers
+    "seeds: 0": "seeds: found 0, allowed: a number >= 1",
+    "seeds: 1001": "seeds: found 1001, allowed: a number <= 1000",
+    "seeds: three": "seeds: found 'three', allowed: a whole number",
+    "seeds: true": "seeds: found True, allowed: a whole number",
+    "seeds: 2.5": "seeds: found 2.5, allowed: a whole number",
+    "seeds:": "seeds: found nothing, allowed: a whole number",
+    "seed: -1": "seed: found -1, allowed: a number >= 0",
+    "seed: 2147483648": "seed: found 2147483648, allowed: a number < 2147483648",
+    "epochs: 0": "epochs: found 0, allowed: a number >= 1",
+    "margin: 0": "margin: found 0, allowed: a number > 0",
+    "margin: .nan": "margin: found nan, allowed: a finite number",
+    "margin: wide": "margin: found 'wide', allowed: a number",
+    "margin: true": "margin: found True, allowed: a number",
+    "resources: {gpu: 1.5}": "resources.gpu: found 1.5, allowed: a fraction below 1, or a whole number",
+    "resources: {gpu: -1}": "resources.gpu: found -1, allowed: a number >= 0",
+    "resources: {cpu: 0}": "resources.cpu: found 0, allowed: a number > 0",
+    "confirm: {top_static: 0}": "confirm.top_static: found 0, allowed: a number >= 1",
+    "gradnorm: {trials: 0}": "gradnorm.trials: found 0, allowed: a number >= 1",
+    # ranges
+    "gradnorm: {alpha: [3, 1]}": f"gradnorm.alpha: found [3, 1], allowed: {LOW_HIGH}",
+    "gradnorm: {alpha: [-1, 1]}": f"gradnorm.alpha: found [-1, 1], allowed: {LOW_HIGH}",
+    "gradnorm: {alpha: [.nan, 1]}": "gradnorm.alpha[0]: found nan, allowed: a finite number",
+    "gradnorm: {alpha: 1}": "gradnorm.alpha: found 1, allowed: a list [lowest, highest]",
+    "gradnorm: {alpha: [1, 2, 3]}": "gradnorm.alpha: found [1, 2, 3], allowed: a list [lowest, highest]",
+    "gradnorm: {learning_rate: [0, 1]}": (
+        "gradnorm.learning_rate: found [0, 1], allowed: [lowest, highest] with 0 < lowest <= highest"
+    ),
+    # mappings
+    "gradnorm: [1]": "gradnorm: found [1], allowed: a mapping",
+    "gradnorm:": "gradnorm: found nothing, allowed: a mapping",
+    # static points
+    "static: {points: 0}": "static.points: found 0, allowed: a number >= 1",
+    "static: {ratio: big}": "static.ratio: found 'big', allowed: a number",
+    "static: 4": f"static: found 4, allowed: {STATIC}",
+    "static: []": f"static: found [], allowed: {STATIC}",
+    "static: [[]]": f"static[0]: found [], allowed: {POINT}",
+    "static: [[1, 2], [1, x]]": f"static[1]: found [1, 'x'], allowed: {POINT}",
+    "static: [[1, .nan]]": f"static[0]: found [1, nan], allowed: {POINT}",
+    "static: [[1, -2]]": f"static[0]: found [1, -2], allowed: {POINT}",
+    "static: [[1, true]]": f"static[0]: found [1, True], allowed: {POINT}",
+    "static: [{near: 1, far: 0}]": f"static[0]: found {{'near': 1, 'far': 0}}, allowed: {POINT}",
+    "static: ['12']": f"static[0]: found '12', allowed: {POINT}",
+}
+
+
+@pytest.mark.parametrize("text", FAULTS, ids=str)
+def test_a_fault_is_one_line(tmp_path: Path, text: str) -> None:
+    assert faults(tmp_path, f"{BASE}{text}\n") == [FAULTS[text]]
+
+
+NAME = "letters, digits, '_', '-' and '.', the first a letter, a digit or '_'"
+PROBLEM = "a name, or a mapping of name and the problem's arguments"
+JSON = "text, finite numbers, true, false, null, and lists and mappings of them"
+HEADS = {
+    "name: a/b\nproblem: toy": f"name: found 'a/b', allowed: {NAME}",
+    "name: 3\nproblem: toy": "name: found 3, allowed: text",
+    f"name: {'a' * 81}\nproblem: toy": f"name: found '{'a' * 81}', allowed: at most 80 characters",
+    "name: a": "problem: missing, required here: name, problem",
+    "problem: toy": "name: missing, required here: name, problem",
+    "name: a\nproblem:": f"problem: found nothing, allowed: {PROBLEM}",
+    "name: a\nproblem: [toy]": f"problem: found ['toy'], allowed: {PROBLEM}",
+    "name: a\nproblem: ''": "problem.name: found '', allowed: a name",
+    "name: a\nproblem: {preset: small}": "problem.name: missing, required here: name",
+    "name: a\nproblem: {name: toy, since: 2024-01-01}": (
+        f"problem.since: found datetime.date(2024, 1, 1), allowed: {JSON}"
+    ),
+    "name: a\nproblem: {name: toy, sizes: {1: 2}}": f"problem.sizes: found {{1: 2}}, allowed: {JSON}",
+    "name: a\nproblem: {name: toy, scale: .nan}": f"problem.scale: found nan, allowed: {JSON}",
+    "": "found nothing, allowed: a mapping with at least name and problem",
+    "- name\n- problem": "found ['name', 'problem'], allowed: a mapping with at least name and problem",
+    "name: a: b": "is not YAML: line 1, column 8: mapping values are not allowed here",
+}
+
+
+@pytest.mark.parametrize("text", HEADS, ids=repr)
+def test_a_fault_in_the_head_is_one_line(tmp_path: Path, text: str) -> None:
+    assert faults(tmp_path, text) == [HEADS[text]]
+
+
+def test_several_faults_are_as_many_lines(tmp_path: Path) -> None:
+    found = faults(tmp_path, f"{BASE}seeds: 0\nmargin: -1\ngradnorm: {{trials: 0, recipes: [a, b]}}\n")
+    assert [line.split(": ")[0] for line in found] == [
+        "seeds",
+        "gradnorm.recipes[0]",
+        "gradnorm.recipes[1]",
+        "gradnorm.trials",
+        "margin",
+    ]
+
+
+def test_a_long_find_is_cut(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, f"{BASE}gradnorm: {list(range(1000))}\n")
+    assert line.startswith("gradnorm: found [0, 1, 2, ")
+    assert len(line) < 200
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    missing, binary = tmp_path / "none.yaml", tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StudyError, match=r"none\.yaml: cannot be read: No such file or directory$"):
+        load_study(missing)
+    with pytest.raises(StudyError, match=r"binary\.yaml: is not YAML: 'utf-8' codec can't decode"):
+        load_study(binary)
+    with pytest.raises(StudyError, match=r"cannot be read: Is a directory$"):
+        load_study(tmp_path)

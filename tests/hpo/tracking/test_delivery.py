@@ -1,0 +1,416 @@
+"""The writer and its journal: what reaches MLflow, whatever the backend does and whenever the driver dies."""
+
+import math
+import re
+import select
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import hpo.tracking.delivery
+from hpo.core.trial import AVERAGES, EpochReport
+from hpo.tracking import backend
+from hpo.tracking.delivery import Writer, deliver
+from hpo.tracking.experiment import Tracking
+from hpo.tracking.outbox import TRAJECTORY, TRIAL, Entry, Journal
+from tests.helpers.runs import place_database, wait_until
+from tests.helpers.tracking import TASKS, Server, again, history, only_run, planned, report, result, trial_runs, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a database; each test has a study of its own in it."""
+    folder = tmp_path_factory.mktemp("tracking")
+    place_database(folder)
+    return folder
+
+
+@pytest.fixture
+def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
+    return Tracking(backend.embedded_uri(folder), request.node.name, folder)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client asks once: each of its attempts at a server that is away takes seconds."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "undelivered")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class TestWriter:
+    def test_a_trial_comes_back_as_it_was(self, store, journal, folder):
+        write(store, journal, planned(), result(alarms=["a weight reached its floor"]))
+        other, (record,) = again(store, folder)
+        assert record.config == planned().config
+        assert record.run_id == only_run(store).info.run_id == other.run_of(planned().config.identity)
+        expected = vars(result(alarms=["a weight reached its floor"])) | {"trajectory": {}}
+        expected["averages"] = {average: {} for average in AVERAGES} | expected["averages"]
+        assert vars(record.result) == expected
+        table = other.trajectory(planned().config.identity)
+        assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]
+
+    def test_the_same_trial_again_leaves_one_of_each(self, store, journal, folder):
+        writer = Writer(store, "parent", journal)
+        writer.trial_started(planned())
+        writer.trial_reported(planned(), report(1))
+        wait_until(lambda: trial_runs(store) and history(store, "loss/depth"))
+        assert writer.close() == []
+        run = only_run(store)
+        assert (run.info.status, run.data.tags["gradsweep.status"]) == ("KILLED", "interrupted")
+        other, records = again(store, folder)
+        assert records == []
+        for _ in range(2):
+            write(other, journal, planned(), result())
+            other, _ = again(store, folder)
+        assert history(store, "loss/depth") == [(1, 1.0), (2, 0.5)]
+        assert history(store, "final_val/depth") == [(0, 0.25)]
+        assert history(store, "steps") == [(0, 16.0)]
+        assert only_run(store).info.run_id == run.info.run_id
+
+    def test_epochs_that_a_resumed_trial_reports_again_count_once(self, store, journal):
+        writer = Writer(store, "parent", journal)
+        for epochs in ((1, 2, 3), (1, 2, 3, 4)):  # its worker died after the third
+            writer.trial_started(planned())
+            for epoch in epochs:
+                writer.trial_reported(planned(), report(epoch))
+        writer.trial_ended(planned(), result())
+        assert writer.close() == []
+        assert [step for step, _ in history(store, "loss/depth")] == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize("first", [0.125, 0.5])
+    def test_after_a_failure_the_last_values_count(self, store, journal, folder, first):
+        write(store, journal, planned(), result("failed", validation=first, error="OSError: full"), epochs=1)
+        assert only_run(store).info.status == "FAILED"
+        other, (record,) = again(store, folder)
+        assert (record.result.status, record.result.error) == ("failed", "OSError: full")
+        write(other, journal, planned(), result())
+        _, (record,) = again(store, folder)
+        assert (record.result.status, record.result.error) == ("finished", "")
+        assert record.result.validation == dict.fromkeys(TASKS, 0.25)
+        assert only_run(store).info.status == "FINISHED"
+
+    def test_long_histories_are_whole(self, store, journal):
+        write(store, journal, planned(), result(), epochs=300)  # 3,000 metrics, three times what a request may carry
+        for group in ("loss", "val", "w", "G", "r"):
+            assert [step for step, _ in history(store, f"{group}/normals")] == list(range(1, 301))
+
+    def test_many_parameters_and_a_long_config_come_back(self, store, journal, folder):
+        trial = planned(**{f"option_{i}": "x" * 100 for i in range(150)})
+        write(store, journal, trial, result())
+        _, (record,) = again(store, folder)
+        assert record.config == trial.config
+        assert record.config.identity == trial.config.identity
+        assert only_run(store).data.params["problem/option_149"] == "x" * 100
+
+    def test_hundreds_of_long_alarms_and_any_text_come_back(self, store, journal, folder):
+        odd = "half a pair \ud800, NUL \0, escape \x1b[31m"
+        end = result("failed", alarms=[f"{k} {'x' * 5000}" for k in range(300)], error=odd)
+        write(store, journal, planned(note=odd), end)
+        _, (record,) = again(store, folder)
+        assert record.config == planned(note=odd).config
+        assert record.result.error == "half a pair \\ud800, NUL \\x00, escape \x1b[31m"
+        assert record.result.alarms
+        assert all(alarm.startswith(f"{k} xxx") for k, alarm in enumerate(record.result.alarms))
+
+    def test_numbers_that_are_none_come_back(self, store, journal, folder):
+        odd = result("diverged")
+        odd.validation = {"depth": math.nan, "normals": -math.inf}
+        odd.initial_losses = {"depth": math.inf, "normals": 1e308}
+        write(store, journal, planned(), odd)
+        _, (record,) = again(store, folder)
+        assert math.isnan(record.result.validation["depth"])
+        assert record.result.validation["normals"] == -math.inf
+        assert record.result.initial_losses == {"depth": math.inf, "normals": 1e308}
+
+    def test_a_trial_that_mlflow_refuses_does_not_hold_up_others_and_waits(self, store, journal, monkeypatch):
+        monkeypatch.setattr(hpo.tracking.delivery, "CLOSE_SECONDS", 1.5)
+        bad = planned(seed=1)
+        writer = Writer(store, "parent", journal)
+        for trial in (bad, planned(seed=2), planned(seed=3)):
+            writer.trial_started(trial)
+            values = {"depth[0]" if trial is bad else "depth": 1.0}
+            writer.trial_reported(trial, EpochReport(1, 2, 8, 0.1, values, {}, {}, {}, {}))
+            writer.trial_ended(trial, result())
+        assert [entry.planned for entry in writer.close()] == [bad]
+        assert "depth[0]" in writer.last_fault
+        runs = store.client.search_runs([store.experiment_id], "attributes.status = 'FINISHED'")
+        assert {run.data.tags["gradsweep.seed"] for run in runs} == {"2", "3"}
+        assert [entry.planned for entry in journal.entries()] == [bad]
+        (fault,) = deliver(journal, store)
+        assert fault.startswith(f"MLflow did not take {bad.name}: ")
+        assert len(journal) == 1
+
+    def test_a_fault_of_our_own_does_not_hold_up_the_others(self, store, journal):
+        def delivered(identity: str) -> None:
+            if identity == planned(1).config.identity:
+                raise RuntimeError("a fault of our own")
+
+        writer = Writer(store, "parent", journal, delivered)
+        writer.trial_ended(planned(1), result())
+        wait_until(lambda: writer.faults, what="the fault")
+        writer.trial_ended(planned(2), result())
+        assert writer.close() == []
+        assert writer.last_fault == "RuntimeError: a fault of our own"
+        assert {run.data.tags["gradsweep.seed"] for run in trial_runs(store)} == {"1", "2"}
+        assert {run.info.status for run in trial_runs(store)} == {"FINISHED"}
+
+
+class TestJournal:
+    """Trials that a driver wrote down and did not deliver."""
+
+    @staticmethod
+    def entry(seed: int, **more: object) -> Entry:
+        return Entry(planned(seed), "parent", 1000 * seed, 1000 * seed + 500, result(**more), [report(1), report(2)])
+
+    def test_what_is_read_is_what_was_written(self, journal):
+        odd = result("diverged", math.nan, error="x", alarms=["<b>"])
+        journal.add(Entry(planned(3), "parent", 5, 7, odd, [report(1)]))
+        (entry,) = journal.entries()
+        assert (entry.planned, entry.launch, entry.started, entry.ended) == (planned(3), "parent", 5, 7)
+        assert entry.epochs == [report(1)]
+        assert entry.planned.config.identity == planned(3).config.identity
+        assert math.isnan(entry.result.validation["depth"])
+        assert (entry.result.status, entry.result.error, entry.result.alarms) == ("diverged", "x", ["<b>"])
+        table = pd.read_parquet(entry.trajectory)
+        assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]
+
+    def test_no_flipped_bit_is_delivered(self, journal):
+        """Every bit of the first kilobyte and every seventh byte's of the rest, of record and trajectory."""
+        kept = journal.add(self.entry(1))
+        (before,) = journal.entries()
+        for path in (kept.folder / TRIAL, kept.folder / TRAJECTORY):
+            whole = path.read_bytes()
+            places = [*range(min(len(whole), 1000)), *range(1000, len(whole), 7)]
+            for place in places:
+                flipped = bytearray(whole)
+                flipped[place] ^= 1 << place % 8
+                path.write_bytes(flipped)
+                assert journal.entries() == [], (path.name, place)
+            path.write_bytes(whole)
+        assert journal.entries() == [before]
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"{}", b"{" + b'"a":{' * 100_000, b"", b"null", b"\xff"])
+    def test_what_is_damaged_is_set_aside_and_its_trial_runs_again(self, journal, store, content):
+        damaged, kept = journal.add(self.entry(1)), journal.add(self.entry(2))
+        (damaged.folder / TRIAL).write_bytes(content)
+        (moved,) = journal.set_aside_damaged()
+        assert (moved / TRIAL).read_bytes() == content
+        assert moved.parent == journal.folder.parent / "damaged"
+        assert deliver(journal, store) == []
+        assert [run.data.tags["gradsweep.identity"] for run in trial_runs(store)] == [kept.planned.config.identity]
+        assert not journal.folder.exists()
+
+    def test_an_entry_of_the_version_before_is_delivered(self, journal):
+        kept = journal.add(self.entry(1))
+        (before,) = journal.entries()
+        path = kept.folder / TRIAL
+        path.write_bytes(path.read_bytes().partition(b"\n")[2])  # it had no first line
+        assert journal.entries() == [before]
+
+    def test_is_delivered_in_order_and_once(self, store, journal, folder):
+        seeds = [5, 3, 9, 1]
+        for seed in seeds:
+            journal.add(self.entry(seed))
+        told: list[str] = []
+        assert deliver(journal, store, told.append) == []
+        assert told == [planned(seed).config.identity for seed in seeds]
+        assert not journal.folder.exists()
+        assert len(trial_runs(store)) == 4
+        _, records = again(store, folder)
+        assert {record.config.seed for record in records} == set(seeds)
+        assert {record.result.status for record in records} == {"finished"}
+
+    def test_a_trial_that_ran_again_is_delivered_as_it_ended_last(self, store, journal, folder):
+        failed = self.entry(1)
+        failed.result.status, failed.result.error = "failed", "OSError: full"
+        for entry in (failed, self.entry(2), self.entry(1)):
+            journal.add(entry)
+        assert [entry.planned.config.seed for entry in journal.entries()] == [2, 1]
+        assert deliver(journal, store) == []
+        _, records = again(store, folder)
+        assert {(record.config.seed, record.result.status) for record in records} == {
+            (1, "finished"),
+            (2, "finished"),
+        }
+
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_a_driver_killed_while_it_delivered_doubles_nothing(self, store, journal, folder, tmp_path, complete):
+        journal.add(self.entry(1))
+        shutil.copytree(journal.folder, tmp_path / "copy")
+        assert deliver(journal, store) == []
+        (tmp_path / "copy").rename(journal.folder)  # as if it had not been removed
+        before = {key: history(store, key) for key in only_run(store).data.metrics}
+        if not complete:
+            store.client.update_run(only_run(store).info.run_id, status="RUNNING")
+        assert deliver(journal, Tracking(store.uri, store.study, folder)) == []
+        assert only_run(store).info.status == "FINISHED"
+        assert {key: history(store, key) for key in only_run(store).data.metrics} == before
+        assert set(before) >= {"loss/depth", "final_val/normals", "steps"}
+
+    def test_halves_are_no_entries(self, journal):
+        journal.add(self.entry(1))
+        kept = journal.add(self.entry(2))
+        removed = journal.add(self.entry(3))
+        (removed.folder / "trial.json").unlink()  # delivered, and the driver killed while it removed the rest
+        shutil.copytree(kept.folder, journal.folder / ".half")  # killed before the rename
+        first = sorted(journal.folder.iterdir())[1]
+        (first / "trial.json").write_text('{"config": ')
+        assert [entry.planned.config.seed for entry in journal.entries()] == [2]
+        assert first.exists()  # a person may still want it
+        assert not removed.folder.exists()
+        assert (journal.folder / ".half").exists()  # a driver that lives may be writing it
+        journal.tidy()
+        assert not (journal.folder / ".half").exists()
+
+    def test_a_folder_that_cannot_be_written_costs_no_trial(self, store, tmp_path):
+        (tmp_path / "file").touch()
+        writer = Writer(store, "parent", Journal(tmp_path / "file" / "undelivered"))
+        writer.trial_started(planned())
+        writer.trial_ended(planned(), result())
+        assert writer.close() == []
+        assert writer.last_fault.endswith("cannot be written: Not a directory")
+        assert only_run(store).info.status == "FINISHED"
+        assert [file.path for file in store.client.list_artifacts(only_run(store).info.run_id)] == [
+            "trajectory.parquet"
+        ]
+
+    def test_a_backend_that_takes_nothing_is_given_up_in_time(self, store, journal, monkeypatch):
+        for seed in range(3):
+            journal.add(self.entry(seed))
+        store.client.delete_experiment(store.experiment_id)  # it answers, and refuses
+        assert len(deliver(journal, store)) == 3
+        monkeypatch.setattr("hpo.tracking.delivery.CLOSE_SECONDS", -1.0)
+        refused, waiting = deliver(journal, store)
+        assert refused.startswith(f"MLflow did not take {planned(0).name}: ")
+        assert waiting == f"3 trials wait in {journal.folder} for the next command"
+
+    def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):
+        failed = Entry(planned(), "parent", 1, 2, result("failed", alarms=["of the failure"], resumed=[7]))
+        journal.add(failed)
+        assert deliver(journal, store) == []
+        journal.add(Entry(planned(), "parent", 3, 4, result()))
+        assert deliver(journal, store) == []
+        _, (record,) = again(store, folder)
+        assert (record.result.status, record.result.alarms, record.result.resumed) == ("finished", [], [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
+class TestServer:
+    """A server that stops, comes back, and loses an answer."""
+
+    def test_what_a_stopped_server_misses_arrives_when_it_is_back(self, server, journal, tmp_path, monkeypatch):
+        monkeypatch.setattr(hpo.tracking.delivery, "AWAY_SECONDS", 0.2)
+        store = Tracking(server.url, "interrupted server", tmp_path)
+        writer = Writer(store, store.start_launch("name: x"), journal)
+        first, second, open_one = planned(1), planned(2), planned(3)
+        writer.trial_started(first)
+        wait_until(lambda: store.run_of(first.config.identity))
+        server.stop()
+        for trial in (second, open_one):
+            writer.trial_started(trial)
+        for trial in (first, second):
+            writer.trial_reported(trial, report(1))
+            writer.trial_ended(trial, result())
+        assert [entry.planned for entry in journal.entries()] == [first, second]
+        wait_until(lambda: writer.faults)
+        server.start()
+        wait_until(lambda: not len(journal) and store.run_of(open_one.config.identity), what="the delivery")
+        assert writer.close() == []
+        runs = trial_runs(store)
+        states = {run.data.tags["gradsweep.seed"]: run.info.status for run in runs}
+        assert states == {"1": "FINISHED", "2": "FINISHED", "3": "KILLED"}
+        assert all(run.data.params["alpha"] == "0.5" for run in runs)
+        assert len(Tracking(server.url, "interrupted server", tmp_path).records()) == 2
+
+    def test_what_it_misses_to_the_end_waits_for_the_next_command(self, server, journal, tmp_path, monkeypatch):
+        monkeypatch.setattr(hpo.tracking.delivery, "CLOSE_SECONDS", 1.0)
+        store = Tracking(server.url, "lost server", tmp_path)
+        writer = Writer(store, store.start_launch("name: x"), journal)
+        server.stop()
+        writer.trial_started(planned(1))
+        writer.trial_ended(planned(1), result())
+        writer.trial_started(planned(2))
+        assert [entry.planned for entry in writer.close()] == [planned(1)]
+        assert re.search("Connection refused|failed with exception|Max retries", writer.last_fault)
+        server.start()
+        other = Tracking(server.url, "lost server", tmp_path)
+        assert deliver(journal, other) == []
+        (run,) = trial_runs(other)
+        assert (run.info.status, run.data.tags["gradsweep.seed"]) == ("FINISHED", "1")
+
+    def test_a_run_whose_creation_was_not_answered_is_not_created_again(self, server, journal, tmp_path):
+        with cut_answers(server.port, b"POST /api/2.0/mlflow/runs/create") as proxy:
+            store = Tracking(f"http://127.0.0.1:{proxy.port}", "lost answer", tmp_path)
+            writer = Writer(store, "parent", journal)
+            proxy.cuts = 1
+            writer.trial_started(planned(1))
+            wait_until(lambda: writer.faults)
+            writer.trial_ended(planned(1), result())
+            assert writer.close() == []
+            assert proxy.cuts == 0
+        (run,) = trial_runs(store := Tracking(server.url, "lost answer", tmp_path))
+        assert run.info.status == "FINISHED"
+
+
+class _Proxy:
+    """Passes connections on to a port, and cuts ``cuts`` of those that ask for something before the answer."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._target, self._request, self.cuts = port, request, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        """Request by request: HTTP/1.1 keeps a connection."""
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(OSError):
+            asked = False
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for one in ready:
+                    content = one.recv(65536)
+                    if one is client:
+                        asked = content.startswith(self._request) or (asked and not content.startswith(b"POST"))
+                        server.sendall(content)
+                    elif asked and self.cuts:
+                        self.cuts -= 1
+                        return
+                    else:
+                        client.sendall(content)
+                    if not content:
+                        return
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@contextmanager
+def cut_answers(port: int, request: bytes) -> Iterator[_Proxy]:
+    proxy = _Proxy(port, request)
+    yield proxy
+    proxy.close()
