@@ -6,11 +6,13 @@ the import of torch, pandas and MLflow, which takes seconds, so that a command c
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,12 @@ class Forks:
     Args:
         folder: where they run.
         mark: see `tests.helpers.runs.MARK`.
+        constants: by dotted name other values for constants of the program, such as seconds of patience.
     """
 
-    def __init__(self, folder: Path, mark: str) -> None:
+    def __init__(self, folder: Path, mark: str, constants: Mapping[str, float] | None = None) -> None:
         self.folder, self._count = folder, 0
+        self._constants = dict(constants or {})
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.forks"],
@@ -86,7 +90,13 @@ class Forks:
         """Start ``gradsweep`` with arguments."""
         self._count += 1
         files = {name: str(self.folder / f".command-{self._count}.{name}") for name in ("out", "err", "code")}
-        order = {"arguments": arguments, "folder": str(self.folder), "environment": environment or {}, **files}
+        order = {
+            "arguments": arguments,
+            "folder": str(self.folder),
+            "environment": environment or {},
+            "constants": self._constants,
+            **files,
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -138,6 +148,10 @@ def _become(order: dict[str, Any]) -> None:
     os.setpgid(0, 0)
     os.chdir(order["folder"])
     os.environ.update(order["environment"])
+    for name, value in order["constants"].items():
+        module, _, constant = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), constant), name
+        setattr(sys.modules[module], constant, value)
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -89,11 +89,14 @@ class Case:
         folder: of the study.
         name: of the study.
         database: whether there is one; without, the first launch makes it.
+        workers: how many of Ray's workers train here, each of which takes seconds of CPU to start; ``None``: one per
+            core, as without ``resources`` in a study.
     """
 
     folder: Path
     name: str = "steered"
     database: bool = True
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +116,8 @@ class Case:
             "confirm": {"top_static": 1, "averages": ["tail"]},
             "cohort": 1,  # a start is a trial; tests/hpo/launch/test_cohort_runs.py has other cohorts
         }
+        if self.workers is not None:
+            content["resources"] = {"cpu": (os.cpu_count() or 1) / self.workers}
         path = self.folder / "study.yaml"
         path.write_text(yaml.safe_dump(content | changes))
         return path

@@ -85,7 +85,7 @@ def test_what_is_printable_stays_and_everything_else_is_escaped(text: str) -> No
 @pytest.fixture
 def case(tmp_path, monkeypatch) -> Case:
     monkeypatch.chdir(tmp_path)
-    return Case(tmp_path)
+    return Case(tmp_path, workers=1)
 
 
 def test_what_a_problem_says_is_escaped(case, capsys):

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from hpo.report.comparison_json import document_text
 from hpo.study.alpha_sweep import optuna_storage
+from tests.helpers.forks import Command, Forks
 from tests.helpers.runs import Case, main, wait_until
 from tests.helpers.tracking import Server
 from tests.helpers.undisturbed import Undisturbed
@@ -48,7 +48,8 @@ class Chaos:
         )
         for _ in range(2):
             self.cluster.add_node(num_cpus=1)
-        self.driver: subprocess.Popen[str] | None = None
+        self.forks = Forks(case.folder, case.mark)
+        self.driver: Command | None = None
         self.codes: list[int] = []
         self.log: list[str] = []
         self.said = ""
@@ -68,16 +69,15 @@ class Chaos:
     def launch(self) -> None:
         """The same command, in the background."""
         options = ("--address", self.cluster.address, "--tracking-uri", self.server.url)
-        self.driver = self.case.start("run", "study.yaml", *options, environment={"RAY_AUTH_MODE": "disabled"})
+        self.driver = self.forks.start("run", "study.yaml", *options, environment={"RAY_AUTH_MODE": "disabled"})
 
     def ended(self) -> bool:
         """Note how a driver ended by itself, and launch another unless the study is done."""
         assert self.driver is not None
-        if self.driver.poll() is None:
+        if (code := self.driver.returncode) is None:
             return False
-        out, err = self.driver.communicate()
-        self.codes.append(self.driver.returncode)
-        self.said += out + err
+        self.codes.append(code)
+        self.said += self.driver.printed() + self.driver.errors()
         self.log.append(f"driver ended: {self.driver.returncode}")
         return True
 
@@ -112,7 +112,7 @@ class Chaos:
     def kill_driver(self) -> None:
         assert self.driver is not None
         self.driver.kill()
-        self.said += "".join(self.driver.communicate())
+        self.said += self.driver.printed() + self.driver.errors()
         self.launch()
 
     def kill_server(self) -> None:
@@ -127,7 +127,7 @@ class Chaos:
             if not self.server.runs():
                 with self.held():
                     self.server.start()
-            if self.driver is not None and self.driver.poll() is not None:  # it missed the server
+            if self.driver is not None and self.driver.returncode is not None:  # it missed the server
                 self.launch()
             self.kill(self.random.choice(VICTIMS))
         if not self.server.runs():
@@ -139,9 +139,9 @@ class Chaos:
             self.launch()
 
     def close(self) -> None:
-        if self.driver is not None and self.driver.poll() is None:
+        if self.driver is not None and self.driver.returncode is None:
             self.driver.kill()
-            self.driver.communicate()
+        self.forks.close()
         self.cluster.shutdown()
 
 

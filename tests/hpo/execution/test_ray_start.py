@@ -111,7 +111,7 @@ def test_a_signal_is_raised_at_once_while_a_cluster_is_called(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_command_starts_ray_ends_it_cleanly(tmp_path, number):
-    case = Case(tmp_path)
+    case = Case(tmp_path, workers=1)
     case.study()
     process = case.start("run", "study.yaml", start_new_session=True)
     lines = [process.stdout.readline()]

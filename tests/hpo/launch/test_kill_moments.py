@@ -27,7 +27,7 @@ ENDS = (-signal.SIGKILL, -signal.SIGTERM, 130)
 
 @pytest.fixture(scope="class")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    case = Case(tmp_path_factory.mktemp("killed"), database=False)
+    case = Case(tmp_path_factory.mktemp("killed"), database=False, workers=1)
     yield case
     for process in case.processes():
         process.kill()
@@ -63,7 +63,7 @@ def moments(case: Case) -> list[Callable[[Command], object]]:
 
     making = [growing(round(share * WHOLE)) for share in (0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)]
     opening = [lambda command: database.exists()] * 2
-    later = [printed("starting Ray"), printed("node(s), "), printed(" running; ")]
+    later = [printed("starting Ray"), printed("node(s), "), printed(" running")]
     return [printed("preparing data"), *making, *opening, *later, *later[1:]]
 
 

@@ -15,19 +15,22 @@ import pytest
 from hpo.tracking import backend
 from hpo.tracking.experiment import Tracking
 from tests.helpers.forks import Command, Forks
-from tests.helpers.runs import TRIALS, Case, assert_complete, wait_until
+from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import planned, result, trial_runs
 from tests.helpers.tracking import write as write_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
+TRIALS = 15
+IMPATIENT = {"hpo.tracking.delivery.CLOSE_SECONDS": 5.0, "hpo.tracking.delivery.AWAY_SECONDS": 0.5}
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Case, Forks]]:
     """A study that has come to its end; tests work on copies of its output."""
-    case = Case(tmp_path_factory.mktemp("finished"))
-    case.study()
-    forks = Forks(case.folder, case.mark)
+    case = Case(tmp_path_factory.mktemp("finished"), workers=1)
+    case.study(seeds=1)
+    forks = Forks(case.folder, case.mark, IMPATIENT)
     assert forks.run("run", "study.yaml").returncode == 0
     yield case, forks
     forks.close()
@@ -73,9 +76,9 @@ def fill(path: Path) -> None:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[tuple[Case, Forks]]:
     """A study of its own, that blocks after four trials."""
-    case = Case(tmp_path / "case")
-    case.study()
-    forks = Forks(case.folder, case.mark)
+    case = Case(tmp_path / "case", workers=1)
+    case.study(seeds=1)
+    forks = Forks(case.folder, case.mark, IMPATIENT)
     yield case, forks
     case.steer()
     forks.close()
@@ -96,7 +99,7 @@ def assert_same_command_finishes(case: Case, forks: Forks) -> None:
     case.steer()
     again = forks.run("run", "study.yaml")
     assert again.returncode == 0, (again.printed(), again.errors())
-    assert_complete(case.runs())
+    assert_complete(case.runs(), TRIALS)
     assert (case.results / "weights.json").exists()
 
 
@@ -152,12 +155,12 @@ class TestDatabase:
             wait_until(lambda: len(list((case.results / "undelivered").glob("*"))) > 3, 120, "trials that wait")
             other.rollback()
         assert command.wait() == 0, (command.printed(), command.errors())
-        assert_complete(case.runs())
+        assert_complete(case.runs(), TRIALS)
 
     def test_one_that_is_truncated_is_refused_and_kept(self, finished, output):
         path = output / "mlflow.db"
-        for side in ("-wal", "-shm"):
-            path.with_name(f"mlflow.db{side}").unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as database:  # so that all of it is in one file
+            database.execute("PRAGMA journal_mode=delete")
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         for command in (["run"], ["report"], ["export"]):
@@ -247,10 +250,10 @@ class TestStudyFile:
         text = file.read_text()
         file.unlink()
         if change == "edited":
-            case.study(margin=7.0)
+            case.study(seeds=1, margin=7.0)
         case.steer()
         assert command.wait() == 0, (command.printed(), command.errors())
-        assert_complete(case.runs())
+        assert_complete(case.runs(), TRIALS)
         report = (case.results / "report" / "report.md").read_text()
         assert "margin: 7" not in report
         (launch,) = case.runs("launch")

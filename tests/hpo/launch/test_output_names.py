@@ -73,7 +73,7 @@ def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path
 
 @pytest.mark.slow
 def test_a_study_and_its_server_in_a_folder_of_a_strange_name(tmp_path, monkeypatch):
-    case = Case(tmp_path / "a?b %20#;é")
+    case = Case(tmp_path / "a?b %20#;é", workers=1)
     case.study(
         seeds=1, references=["single_task"], static={"points": 2}, gradnorm={"recipes": ["robust"], "trials": 1}
     )

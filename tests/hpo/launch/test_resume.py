@@ -170,7 +170,7 @@ class TestDiverged:
     """Trials whose numbers are not finite; what else may go wrong is in test_faults.py."""
 
     def test_a_diverged_trial_is_an_outcome_and_a_report_in_the_way_is_none(self, tmp_path):
-        case = Case(tmp_path)
+        case = Case(tmp_path, workers=1)
         case.study(seeds=1)
         case.steer(nan=[4])
         case.results.mkdir(parents=True)
@@ -190,7 +190,7 @@ class TestDiverged:
         assert run.data.tags["gradsweep.error"] == "the first loss is not finite after 0 steps: near = nan"
 
     def test_where_all_diverge_there_is_no_verdict(self, tmp_path, capsys, monkeypatch):
-        case = Case(tmp_path)
+        case = Case(tmp_path, workers=1)
         case.study(seeds=1)
         case.steer(nan_all=True)
         monkeypatch.chdir(case.folder)

@@ -38,7 +38,7 @@ def bucket(tmp_path: Path) -> Iterator[Bucket]:
 
 
 def test_a_study_whose_uris_hold_secrets_leaves_none_of_them(tmp_path, ray_folder, bucket):
-    case = Case(tmp_path / "driver")
+    case = Case(tmp_path / "driver", workers=1)
     case.study(
         seeds=1,
         references=["single_task"],

@@ -267,7 +267,7 @@ def test_a_trial_without_checkpoints_may_pause_too() -> None:
 
 @pytest.mark.slow
 def test_a_study_with_a_short_search_and_halving(tmp_path: Path) -> None:
-    case = Case(tmp_path)
+    case = Case(tmp_path, workers=1)
     case.study(
         cohort=4, epochs=4, static={"points": 12}, search={"epochs": 2, "full": 4, "halving": 2}, checkpoint_seconds=0
     )

@@ -66,7 +66,7 @@ def test_many_changes_are_cut_short():
 
 def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     small = {"problem": "toy", "references": ["single_task"], "static": {"points": 2}}
-    case = Case(tmp_path, "changed")
+    case = Case(tmp_path, "changed", workers=1)
     before = case.study(seeds=1, **small)
     where = launch.place(case.output, None)
     store = Tracking(where.uri, case.name, where.output)

@@ -115,7 +115,7 @@ class TestBackend:
 def test_a_study_in_postgresql(postgresql, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     uri = f"postgresql+psycopg://postgres:any@/mlflow?host={postgresql}"
-    case = Case(tmp_path, database=False)
+    case = Case(tmp_path, database=False, workers=1)
     small = {"recipes": ["robust"], "trials": 1}
     case.study(seeds=1, references=["single_task"], static={"points": 2}, gradnorm=small)
     finished, printed = case.run(uri)

@@ -11,8 +11,12 @@ from hpo.tracking import backend
 from hpo.tracking.delivery import Heartbeat, Writer, deliver
 from hpo.tracking.experiment import LaunchLostError, OpenRun, Tracking
 from hpo.tracking.outbox import Entry, Journal
+from tests.helpers.forks import Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import Server, planned, report, result, trial_runs, write
+
+# Signs of life, and how long the next launch looks for them, in seconds.
+HASTY = {"hpo.tracking.delivery.BEAT_SECONDS": 1.0, "hpo.tracking.launch_lock.WATCH_SECONDS": 4.0}
 
 
 @pytest.fixture(scope="module")
@@ -214,36 +218,36 @@ def test_a_trial_that_had_failed_is_delivered_once_it_has_a_result(owner, folder
 
 @pytest.mark.slow
 def test_a_suspended_driver_that_wakes_up_doubles_nothing(tmp_path):
-    case, server = Case(tmp_path / "case"), Server(tmp_path)
-    case.study(checkpoint_seconds=0)
+    case, server = Case(tmp_path / "case", workers=1), Server(tmp_path)
+    case.study(seeds=1, checkpoint_seconds=0)
+    forks = Forks(case.folder, case.mark, HASTY)
     server.start()
     try:
         case.steer(block=4)  # the fifth trial and those after it wait in their second epoch
-        first = case.start("run", "study.yaml", "--output", "first", "--tracking-uri", server.url)
+        first = forks.start("run", "study.yaml", "--output", "first", "--tracking-uri", server.url)
         wait_until(lambda: (case.folder / "blocked").exists(), what="trials of the first launch")
-        first.send_signal(signal.SIGSTOP)
+        first.send(signal.SIGSTOP)
         (case.folder / "blocked").unlink()
-        second = case.start("run", "study.yaml", "--output", "second", "--tracking-uri", server.url)
+        second = forks.start("run", "study.yaml", "--output", "second", "--tracking-uri", server.url)
         wait_until(lambda: (case.folder / "blocked").exists(), 120, "trials of the second launch")
-        assert second.poll() is None
-        first.send_signal(signal.SIGCONT)
-        out, err = first.communicate(timeout=120)
-        assert first.returncode == 1, out
-        assert len(err.splitlines()) == 1
-        assert "has taken it over" in err
-        assert "Traceback" not in out
+        assert second.returncode is None
+        first.send(signal.SIGCONT)
+        assert first.wait() == 1, first.printed()
+        assert len(first.errors().splitlines()) == 1
+        assert "has taken it over" in first.errors()
+        assert "Traceback" not in first.printed()
         case.steer()
-        out, err = second.communicate(timeout=240)
-        assert (second.returncode, err) == (0, ""), out
-        assert "watching it for signs of life" in out
-        assert_complete(case.runs(uri=server.url))
+        assert (second.wait(), second.errors()) == (0, ""), second.printed()
+        assert "watching it for signs of life" in second.printed()
+        assert_complete(case.runs(uri=server.url), 15)
         launches = [run.info.status for run in case.runs("launch", server.url)]
         assert launches == ["KILLED", "FINISHED"]
-        code = case.command("report", "study.yaml", "--output", "first", "--tracking-uri", server.url).returncode
-        assert code == 0
-        assert_complete(case.runs(uri=server.url))
+        report = forks.run("report", "study.yaml", "--output", "first", "--tracking-uri", server.url)
+        assert report.returncode == 0
+        assert_complete(case.runs(uri=server.url), 15)
     finally:
         case.steer()
         server.stop()
+        forks.close()
         for process in case.processes():
             process.kill()
