@@ -17,9 +17,12 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from hpo.execution import ray_tune as cluster
-from hpo.launch import run as launch
+from hpo.execution import ray_tune
+from hpo.launch.restore import open_plan
+from hpo.launch.run import run_study
+from hpo.launch.workspace import place
 from hpo.tracking.backend import machine
+from hpo.tracking.delivery import Writer
 from hpo.tracking.outbox import Entry
 
 STUDY = {
@@ -35,7 +38,7 @@ def study_of(trials: int, folder: Path) -> Path:
     path = folder / f"overhead-{trials}.yaml"
     content = {"name": f"overhead-{trials}", **STUDY, "static": {"design": "dirichlet", "points": 10}}
     path.write_text(yaml.safe_dump(content))
-    fixed = sum(count for _, count in launch.open_plan(path).size().values()) - 10
+    fixed = sum(count for _, count in open_plan(path).size().values()) - 10
     content["static"] = {"design": "dirichlet", "points": trials - fixed}
     path.write_text(yaml.safe_dump(content))
     return path
@@ -45,10 +48,10 @@ def measure(trials: int) -> tuple[float, float]:
     """Seconds from start to end of all trials, delivered to MLflow, and seconds of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         path = study_of(trials, Path(folder))
-        where = launch.place(Path(folder) / "output", None)
+        where = place(Path(folder) / "output", None)
         begin = time.perf_counter()
         with Stopwatch() as watch:
-            finished = launch.run_study(path, where, None, Console(file=io.StringIO()))
+            finished = run_study(path, where, None, Console(file=io.StringIO()))
         whole = time.perf_counter() - begin
         assert finished.complete, finished.failed
         assert not finished.failed, finished.failed
@@ -56,27 +59,27 @@ def measure(trials: int) -> tuple[float, float]:
 
 
 class Stopwatch:
-    """Times `cluster.run` and the delivery that follows it, from inside the command."""
+    """Times `ray_tune.run` and the delivery that follows it, from inside the command."""
 
     def __enter__(self) -> Stopwatch:
         self.seconds = 0.0
-        self._run, self._end = cluster.run, launch.Writer.close
+        self._run, self._end = ray_tune.run, Writer.close
         watch = self
 
         def run(*arguments: object) -> object:
             watch._begin = time.perf_counter()
             return self._run(*arguments)  # type: ignore[arg-type]
 
-        def close(writer: launch.Writer) -> list[Entry]:
+        def close(writer: Writer) -> list[Entry]:
             lost = self._end(writer)
             watch.seconds = time.perf_counter() - watch._begin
             return lost
 
-        cluster.run, launch.Writer.close = run, close  # type: ignore[assignment, method-assign]
+        ray_tune.run, Writer.close = run, close  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        cluster.run, launch.Writer.close = self._run, self._end  # type: ignore[method-assign]
+        ray_tune.run, Writer.close = self._run, self._end  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ import yaml
 from numpy.typing import NDArray
 
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
-from hpo.launch import run as launch
+from hpo.launch.restore import open_plan
+from hpo.launch.workspace import Workspace, place
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
@@ -68,15 +69,15 @@ def write_study(trials: int, epochs: int, folder: Path) -> Path:
         "confirm": {"top_static": max(1, trials // 125)},
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    rest = sum(count for _, count in launch.open_plan(path).size().values()) - 10
+    rest = sum(count for _, count in open_plan(path).size().values()) - 10
     content["static"] = {"design": "dirichlet", "points": trials - rest}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
-def make(path: Path, where: launch.Place) -> int:
+def make(path: Path, where: Workspace) -> int:
     """Simulate every trial of the study that MLflow does not hold yet, phase by phase. How many were missing."""
-    plan = launch.open_plan(path)
+    plan = open_plan(path)
     store = Tracking(where.uri, plan.study.name, where.output)
     store.reconcile()
     schedule = Schedule(plan, {record.config.identity: record.result for record in store.records()})
@@ -220,7 +221,7 @@ class Taken:
     megabytes: float  # of the page
 
 
-def report(path: Path, where: launch.Place) -> Taken:
+def report(path: Path, where: Workspace) -> Taken:
     """Run the command in a process of its own."""
     gradsweep = str(Path(sys.executable).with_name("gradsweep"))
     command = [gradsweep, "report", str(path), "--output", str(where.output)]
@@ -256,7 +257,7 @@ def main() -> None:
 def measure(trials: int, epochs: int, output: Path) -> None:
     """Make the study, report on it twice, and print what that took."""
     output.mkdir(parents=True, exist_ok=True)
-    where = launch.place(output, None)
+    where = place(output, None)
     path = write_study(trials, epochs, where.output)
     packages = ", ".join(f"{name} {version(name)}" for name in ("mlflow", "pandas", "plotly"))
     print(f"{machine()}; Python {platform.python_version()}, {packages}")

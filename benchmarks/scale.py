@@ -46,7 +46,11 @@ from benchmarks.sweep import SearchPlan
 from hpo.compare import AVERAGES
 from hpo.core.environment import close_local_ray
 from hpo.core.trial import TrialResult
+from hpo.launch import restore
 from hpo.launch import run as launch
+from hpo.launch.restore import open_plan
+from hpo.launch.run import run_study
+from hpo.launch.workspace import place
 from hpo.study.alpha_sweep import optuna_storage
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
@@ -151,10 +155,10 @@ def cell(trials: int, raylets: int, cohort: str, tracked: bool, profiled: bool) 
     """Launch a study on a new cluster; its figures, and what the profile of the loop says."""
     watch, profile = Stopwatch(), cProfile.Profile() if profiled else None
     with tempfile.TemporaryDirectory(prefix="gradsweep-benchmark-") as name, nodes(raylets) as address:
-        path, where = study_of(trials, ALPHAS, cohort, Path(name)), launch.place(Path(name) / "output", None)
-        with patch.object(launch, "Plan", SearchPlan), instrumented(watch, tracked, profile) as memory:
+        path, where = study_of(trials, ALPHAS, cohort, Path(name)), place(Path(name) / "output", None)
+        with patch.object(restore, "Plan", SearchPlan), instrumented(watch, tracked, profile) as memory:
             begin = time.perf_counter()
-            finished = launch.run_study(path, where, address, Console(file=io.StringIO()))
+            finished = run_study(path, where, address, Console(file=io.StringIO()))
             watch.clock["all"] += time.perf_counter() - begin  # type: ignore[assignment]
     if not finished.complete or finished.failed or finished.faults:
         raise RuntimeError(f"{finished.failed or finished.faults or 'it was stopped'}")
@@ -193,12 +197,13 @@ def nodes(count: int) -> Iterator[str]:
 @contextmanager
 def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | None) -> Iterator[list[float]]:
     """Time the parts of a launch; yields the driver's memory in MiB, before the first trial and after the last."""
-    from hpo.execution import ray_tune as cluster
+    from hpo.execution import ray_tune
+    from hpo.execution.job import Job
 
     memory: list[float] = []
-    process, run = psutil.Process(), cluster.run
+    process, run = psutil.Process(), ray_tune.run
 
-    def timed_run(schedule: Schedule, job: cluster.Job, listeners: Sequence[Any]) -> list[str]:
+    def timed_run(schedule: Schedule, job: Job, listeners: Sequence[Any]) -> list[str]:
         told = [watch.on(one, "listeners") for one in listeners if tracked or not isinstance(one, Writer)]
         memory.append(process.memory_info().rss / 2**20)
         with watch.running("loop"), profile or ExitStack():
@@ -219,7 +224,7 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
 
     close = Writer.close
     with ExitStack() as patches:
-        patches.enter_context(patch.object(cluster, "run", timed_run))
+        patches.enter_context(patch.object(ray_tune, "run", timed_run))
         patches.enter_context(patch.object(Writer, "close", closed))
         patches.enter_context(patch.object(Writer, "_work", timed("writer", Writer._work)))
         patches.enter_context(patch.object(launch, "conclude", timed("conclude", launch.conclude)))
@@ -256,10 +261,10 @@ class Alone:
 def alone(trials: int, alphas: int) -> Alone:
     """Let a schedule hand out all its trials and give each a made-up result."""
     watch, numbers = Stopwatch(), random.Random(0)
-    with tempfile.TemporaryDirectory() as name, patch.object(launch, "Plan", SearchPlan):
-        plan = launch.open_plan(study_of(trials, alphas, "1", Path(name)))
+    with tempfile.TemporaryDirectory() as name, patch.object(restore, "Plan", SearchPlan):
+        plan = open_plan(study_of(trials, alphas, "1", Path(name)))
         storage = optuna_storage(Path(name) / "optuna.journal")
-        schedule = Schedule(plan, {}, {recipe: launch._sweep(plan, recipe, [], storage) for recipe in ("robust",)})
+        schedule = Schedule(plan, {}, {recipe: restore._sweep(plan, recipe, [], storage) for recipe in ("robust",)})
         out: deque[str] = deque()
         while True:
             with watch.running("next"):

@@ -46,12 +46,16 @@ from rich.console import Console
 
 from hpo.core.environment import close_local_ray
 from hpo.core.trial import PlannedTrial, TrialResult
-from hpo.launch import run as launch
+from hpo.launch import conclude, restore
+from hpo.launch.restore import open_plan
+from hpo.launch.run import run_study
+from hpo.launch.workspace import Workspace, place
 from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
 from hpo.study.plan import Plan
 from hpo.tracking.backend import machine
+from hpo.tracking.delivery import Writer
 from hpo.tracking.experiment import Tracking, now
 from hpo.tracking.outbox import Entry
 
@@ -166,13 +170,13 @@ def run_plain(search: Search, plan: Plan, points: int, folder: Path) -> Run:
 
 def run_ours(search: Search, folder: Path, cohort: str) -> Run:
     """A launch of a study."""
-    path, where = search.study(folder, cohort), launch.place(folder / "output", None)
-    no_report = patch.object(launch, "write_report", lambda *_: {"html": path})  # it comes after what is timed
-    with patch.object(launch, "Plan", SearchPlan), no_report:
-        plan = launch.open_plan(path)
+    path, where = search.study(folder, cohort), place(folder / "output", None)
+    no_report = patch.object(conclude, "write_report", lambda *_: {"html": path})  # it comes after what is timed
+    with patch.object(restore, "Plan", SearchPlan), no_report:
+        plan = open_plan(path)
         give_references(plan, where)
         with watched() as times:
-            finished = launch.run_study(path, where, None, Console(file=(said := io.StringIO())))
+            finished = run_study(path, where, None, Console(file=(said := io.StringIO())))
     if finished.failed or finished.faults or finished.diverged or not finished.complete:
         raise RuntimeError(f"{finished.failed or finished.diverged or finished.faults or 'it was stopped'}")
     trials = finished.comparison.search
@@ -187,7 +191,7 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
     return Run(*times, float(trials["seconds"].sum()), metrics, note)
 
 
-def give_references(plan: Plan, where: launch.Place) -> None:
+def give_references(plan: Plan, where: Workspace) -> None:
     """Leave in the journal, as if an earlier launch had, what alphas are scored against.
 
     The plain script trains no single-task network, so neither do we: in their place stands the untrained network.
@@ -212,22 +216,22 @@ def untrained(problem: Problem, seed: int) -> dict[str, float]:
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """When `cluster.run` began and when the writer had delivered all, from inside a launch."""
-    from hpo.execution import ray_tune as cluster  # here: ray reads once, at its import, which token it listens to
+    """When `ray_tune.run` began and when the writer had delivered all, from inside a launch."""
+    from hpo.execution import ray_tune  # here: ray reads once, at its import, which token it listens to
 
     times: list[float] = []
-    run, close = cluster.run, launch.Writer.close
+    run, close = ray_tune.run, Writer.close
 
     def timed_run(*arguments: Any) -> list[str]:
         times.append(time.time())
         return run(*arguments)
 
-    def timed_close(writer: launch.Writer) -> list[Entry]:
+    def timed_close(writer: Writer) -> list[Entry]:
         left = close(writer)
         times.append(time.time())
         return left
 
-    with patch.object(cluster, "run", timed_run), patch.object(launch.Writer, "close", timed_close):
+    with patch.object(ray_tune, "run", timed_run), patch.object(Writer, "close", timed_close):
         yield times
 
 
@@ -407,7 +411,7 @@ def contenders(search: Search, plain_points: int, cohorts: Sequence[str]) -> dic
         folders = {contender: Path(name) / contender for contender in ("plain", *cohorts)}
         for folder in folders.values():
             folder.mkdir()
-        plan = launch.open_plan(search.study(folders["plain"], "1"))
+        plan = open_plan(search.study(folders["plain"], "1"))
         whole = len(points_of(plan)) + search.alphas
         if plain_points:
             figures[PLAIN] = measure(partial(run_plain, search, plan, plain_points, folders["plain"]), whole)

@@ -30,8 +30,13 @@ from rich.console import Console
 
 from benchmarks.overhead import study_of
 from benchmarks.trivial import Paced
-from hpo.execution import ray_tune as cluster
-from hpo.launch import run as launch
+from hpo.execution import ray_tune
+from hpo.execution.job import Job
+from hpo.execution.ray_cluster import connected
+from hpo.launch.restore import open_plan
+from hpo.launch.run import run_study
+from hpo.launch.workspace import Workspace, place
+from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking import backend
 from hpo.tracking.backend import machine
@@ -55,7 +60,7 @@ def products() -> int:
     return count
 
 
-def paced_plan(folder: Path, work: int, epochs: int) -> launch.Plan:
+def paced_plan(folder: Path, work: int, epochs: int) -> Plan:
     content = {
         "name": "paced",
         "problem": {"name": "benchmarks.trivial:Paced", "products": work, "epochs": epochs},
@@ -63,20 +68,20 @@ def paced_plan(folder: Path, work: int, epochs: int) -> launch.Plan:
     }
     path = folder / "paced.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return launch.open_plan(path)
+    return open_plan(path)
 
 
-def run(plan: launch.Plan, where: launch.Place, tracked: bool) -> float:
+def run(plan: Plan, where: Workspace, tracked: bool) -> float:
     """Seconds for some GradNorm trials, from the first one's start to the last one's end."""
     store = Tracking(where.uri, where.output.name, where.output)
     schedule = Schedule(plan, {})
     alphas = [3 * i / TRIALS for i in range(TRIALS)]
     schedule._queue = deque(plan.sweep("robust", {"alpha": alpha}) for alpha in alphas)
     schedule._later.clear()
-    job = cluster.Job(plan.study.resources, str(where.output / "checkpoints"), 60.0, plan.study.problem.name)
+    job = Job(plan.study.resources, str(where.output / "checkpoints"), 60.0, plan.study.problem.name)
     writer = Writer(store, store.start_launch("name: paced"), Journal(where.output / "undelivered"))
     begin = time.perf_counter()
-    faults = cluster.run(schedule, job, [writer] if tracked else [])
+    faults = ray_tune.run(schedule, job, [writer] if tracked else [])
     seconds = time.perf_counter() - begin
     assert writer.close() == faults == []
     assert {result.status for result in schedule.results.values()} == {"finished"}
@@ -105,12 +110,12 @@ def cost(rounds: int, epochs: int) -> None:
     print("| backend | without, s | with, s | cost, median of the rounds (all) |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name, server(Path(name)) as url:
         plan = paced_plan(Path(name), work, epochs)
-        with cluster.connected(None, plan.study.resources):
+        with connected(None, plan.study.resources):
             for kind, uri in (("SQLite", None), ("server over SQLite", url)):
                 seconds: dict[bool, list[float]] = {True: [], False: []}
                 for turn in range(rounds):
                     for tracked in (False, True) if turn % 2 else (True, False):
-                        where = launch.place(Path(name) / f"{kind}-{turn}-{tracked}", uri)
+                        where = place(Path(name) / f"{kind}-{turn}-{tracked}", uri)
                         where.output.mkdir()
                         seconds[tracked].append(run(plan, where, tracked))
                 costs = [100 * (x / y - 1) for x, y in zip(seconds[True], seconds[False], strict=True)]
@@ -140,7 +145,7 @@ class Memory:
 
 def memory(trials: int) -> None:
     watched: list[Memory] = []
-    inner = cluster.run
+    inner = ray_tune.run
 
     def watch(schedule: Schedule, *arguments: object) -> list[str]:
         watched.append(Memory(schedule))
@@ -149,12 +154,10 @@ def memory(trials: int) -> None:
         finally:
             watched[0].close()
 
-    with tempfile.TemporaryDirectory() as name, patch.object(cluster, "run", watch):
+    with tempfile.TemporaryDirectory() as name, patch.object(ray_tune, "run", watch):
         path = study_of(trials, Path(name))
         begin = time.perf_counter()
-        finished = launch.run_study(
-            path, launch.place(Path(name) / "output", None), None, Console(file=io.StringIO())
-        )
+        finished = run_study(path, place(Path(name) / "output", None), None, Console(file=io.StringIO()))
         seconds = time.perf_counter() - begin
     assert finished.complete
     print(f"\n{finished.ran} trials through one driver in {seconds:.0f} s\n| trials ended | driver, MiB |\n|---|---|")

@@ -11,7 +11,7 @@ import torch
 from balancers.weights_file import SCHEMA, VERSION
 from hpo.check import training_checks
 from hpo.check.problem_check import check_problem
-from hpo.launch.run import open_plan
+from hpo.launch.restore import open_plan
 from tests.test_examples import run
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from balancers.weights_file import SCHEMA, VERSION
-from hpo.launch.run import open_plan
+from hpo.launch.restore import open_plan
 from tests.helpers.nyuv2_files import write_npy
 
 ROOT = Path(__file__).parents[1]

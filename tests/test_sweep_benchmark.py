@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from benchmarks import scale, sweep
-from hpo.launch import run as launch
+from hpo.launch.restore import open_plan
 
 
 def rows(printed: str) -> list[list[str]]:
@@ -21,7 +21,7 @@ def test_a_plain_script_and_a_study_do_the_same_work(tmp_path, capsys):
     search = sweep.Search("toy", points=3, alphas=1, epochs=1)
     for part in ("plain", "ours"):
         (tmp_path / part).mkdir()
-    plan = launch.open_plan(search.study(tmp_path / "plain", "1"))
+    plan = open_plan(search.study(tmp_path / "plain", "1"))
     plain = partial(sweep.run_plain, search, plan, 2, tmp_path / "plain")
     ours = partial(sweep.in_fresh_process, sweep.run_ours, search, tmp_path / "ours", "auto")
     with ThreadPoolExecutor(2) as pool:  # at once, since most of their time is the start of one process after another

@@ -108,10 +108,11 @@ def run(
     finished = None
     with suppress(KeyboardInterrupt), _interruptible():
         console.print(f"gradsweep {__version__}: {study}", highlight=False, markup=False, soft_wrap=True)
-        from hpo.launch import run as launch  # torch, pandas and mlflow take seconds to import
+        from hpo.launch.run import run_study
+        from hpo.launch.workspace import place
 
-        where = launch.place(output, tracking_uri, storage)
-        finished = launch.run_study(study, where, address, console, wait)
+        where = place(output, tracking_uri, storage)
+        finished = run_study(study, where, address, console, wait)
     if finished is None or not finished.complete:
         console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
         raise typer.Exit(STOPPED)
@@ -135,7 +136,7 @@ def _epochs(plan: Plan) -> str:
 @app.command()
 def plan(study: StudyFile) -> None:
     """Show what a study would run: arms, trials, epochs, resources. Runs nothing."""
-    from hpo.launch.run import open_plan
+    from hpo.launch.restore import open_plan
 
     found = open_plan(study, prepare=False)
     spec, size = found.study, found.size()
@@ -183,12 +184,14 @@ def report(
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """Write report and tables again, from what MLflow holds, finished or not."""
-    from hpo.launch import run as launch
+    from hpo.launch.conclude import conclude
+    from hpo.launch.restore import read_study
+    from hpo.launch.workspace import place
 
-    where = launch.place(output, tracking_uri)
-    found, schedule, store = launch.read_study(study, where, console)
+    where = place(output, tracking_uri)
+    found, schedule, store = read_study(study, where, console)
     target = folder or where.folder(found.study.name)
-    finished = launch.conclude(found, schedule, store, where, target, None, figures)
+    finished = conclude(found, schedule, store, where, target, None, figures)
     _verdict(finished, output, tracking_uri)
 
 
@@ -207,12 +210,14 @@ def export(
     """Write the weights file for production training: `balancers.Static.load("weights.json")`."""
     from hpo.compare import compare
     from hpo.core.files import OutputError
-    from hpo.launch import run as launch
+    from hpo.launch.conclude import runs_of
+    from hpo.launch.restore import read_study
     from hpo.launch.weights_export import weights_content, write_weights
+    from hpo.launch.workspace import place
 
-    found, schedule, store = launch.read_study(study, launch.place(output, tracking_uri), console)
+    found, schedule, store = read_study(study, place(output, tracking_uri), console)
     comparison = compare(schedule.table(), found.directions, found.study.margin)
-    content = weights_content(found, comparison, arm, launch.runs_of(schedule, store))
+    content = weights_content(found, comparison, arm, runs_of(schedule, store))
     try:
         write_weights(file, content)
     except OSError as error:

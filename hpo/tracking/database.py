@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import hpo.core.environment  # noqa: F401  isort: skip - before mlflow
 from filelock import FileLock
 from mlflow.store.db.base_sql_model import Base
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

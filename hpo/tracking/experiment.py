@@ -25,7 +25,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import hpo.core.environment  # noqa: F401  isort: skip - before mlflow
 import pandas as pd
 import torch
 from mlflow import MlflowClient

@@ -29,7 +29,9 @@ from mlflow.entities import Run
 from rich.console import Console
 
 from hpo.cli import app as cli
-from hpo.launch import run as launch
+from hpo.launch.conclude import Finished
+from hpo.launch.run import run_study
+from hpo.launch.workspace import place
 from hpo.tracking.backend import embedded_uri
 
 COMMAND = str(Path(sys.executable).parent / "gradsweep")
@@ -161,11 +163,11 @@ class Case:
         out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    def run(self, uri: str | None = None, address: str | None = None) -> tuple[launch.Finished, str]:
+    def run(self, uri: str | None = None, address: str | None = None) -> tuple[Finished, str]:
         """Run the study in this process: how it ended and what it printed."""
         console = Console(file=StringIO(), width=200)
-        where = launch.place(self.output, uri)
-        finished = launch.run_study(self.folder / "study.yaml", where, address, console)
+        where = place(self.output, uri)
+        finished = run_study(self.folder / "study.yaml", where, address, console)
         return finished, console.file.getvalue()  # type: ignore[attr-defined]
 
     def runs(self, kind: str = "trial", uri: str | None = None) -> list[Run]:

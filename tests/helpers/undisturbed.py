@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from hpo.compare import compare
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
-from hpo.launch.run import open_plan
+from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
 from hpo.report import ReportData

@@ -9,7 +9,7 @@ import pytest
 
 from hpo import __version__
 from hpo.cli import app as cli
-from hpo.launch.run import Finished
+from hpo.launch.conclude import Finished
 from hpo.report import best
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main

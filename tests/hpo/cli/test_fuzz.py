@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from balancers import Static
 from balancers.weights_file import SCHEMA, VERSION, read_weights
-from hpo.launch.run import open_plan, place
+from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import write_weights
+from hpo.launch.workspace import place
 from hpo.problems.base import ProblemError
 from hpo.study.spec import MOST_CHARACTERS, MOST_FAULTS, TAKEN, StudyError, load_study
 from hpo.tracking.experiment import Tracking

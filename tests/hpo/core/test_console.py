@@ -101,7 +101,7 @@ def test_an_error_that_nobody_expected_is_escaped_and_holds_no_secret_of_the_env
         raise LookupError(f"{HOSTILE} at http://ada:hidden@h")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hidden@h")
-    monkeypatch.setattr("hpo.launch.run.open_plan", fail)
+    monkeypatch.setattr("hpo.launch.restore.open_plan", fail)
     code, out, err = main(capsys, "plan", "study.yaml")
     assert (code, out) == (1, "")
     assert err.startswith("Traceback (most recent call last):\n")

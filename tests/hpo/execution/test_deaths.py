@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.entities import Run
 
-from hpo.execution.ray_tune import RETRIES, _Attempt, next_attempts
+from hpo.execution.attempts import RETRIES, Attempt, next_attempts
 from tests.helpers.hostile_problems import DEEDS
 from tests.helpers.runs import Case, main
 
@@ -28,7 +28,7 @@ def deaths_of(cohort: list[Any], culprits: set[Any], one_by_one: bool) -> tuple[
     while waiting:
         trials, deaths = waiting.popleft()
         attempts += 1
-        attempt, left = _Attempt(trials, deaths), list(trials)
+        attempt, left = Attempt(trials, deaths), list(trials)
         while left and one_by_one and left[0] not in culprits:
             finished.add(left.pop(0))
             attempt.deaths = 0
@@ -57,17 +57,17 @@ def test_those_that_kill_fail_by_their_own_deaths_and_all_others_finish(
 
 def test_a_cohort_is_tried_once_more_as_it_is_then_in_halves() -> None:
     trials: list[Any] = list("abcde")
-    assert next_attempts(_Attempt(trials, 1), trials) == [(trials, 1)]
-    assert next_attempts(_Attempt(trials, 2), trials) == [(["a", "b", "c"], 2), (["d", "e"], 2)]
-    assert next_attempts(_Attempt(trials, 2), ["e"]) == [(["e"], 0)]
-    assert next_attempts(_Attempt(["d", "e"], 3), ["d", "e"]) == [(["d"], 0), (["e"], 0)]
-    assert next_attempts(_Attempt(["e"], 2), ["e"]) == [(["e"], 2)]
-    assert next_attempts(_Attempt(["e"], 3), ["e"]) == []
+    assert next_attempts(Attempt(trials, 1), trials) == [(trials, 1)]
+    assert next_attempts(Attempt(trials, 2), trials) == [(["a", "b", "c"], 2), (["d", "e"], 2)]
+    assert next_attempts(Attempt(trials, 2), ["e"]) == [(["e"], 0)]
+    assert next_attempts(Attempt(["d", "e"], 3), ["d", "e"]) == [(["d"], 0), (["e"], 0)]
+    assert next_attempts(Attempt(["e"], 2), ["e"]) == [(["e"], 2)]
+    assert next_attempts(Attempt(["e"], 3), ["e"]) == []
 
 
 def test_a_cohort_that_takes_too_long_goes_on_in_halves() -> None:
     trials: list[Any] = list("abc")
-    assert next_attempts(_Attempt(trials, 1, late=True), trials) == [(["a", "b"], 1), (["c"], 0)]
+    assert next_attempts(Attempt(trials, 1, late=True), trials) == [(["a", "b"], 1), (["c"], 0)]
 
 
 # --- over Ray and MLflow

@@ -12,9 +12,9 @@ import pytest
 import ray
 from ray._private import node, services, utils, worker
 
-from hpo.execution import ray_tune as cluster
+from hpo.execution import ray_cluster
+from hpo.execution.ray_cluster import ClusterError, _knock, connected
 from hpo.execution.ray_start import _patient, start_ray
-from hpo.execution.ray_tune import ClusterError
 from hpo.study.spec import Resources
 from tests.helpers.runs import Case, assert_only_stages, wait_until
 
@@ -60,7 +60,7 @@ def test_whatever_ray_raises_is_one_line(monkeypatch):
         raise Exception("The current node timed out during startup.\nThis could happen\n\nbecause")
 
     monkeypatch.setattr(services, "get_node", slow)
-    with pytest.raises(ClusterError) as refused, cluster.connected(None, Resources()):
+    with pytest.raises(ClusterError) as refused, connected(None, Resources()):
         pass
     assert str(refused.value) == (
         "Ray did not start here: The current node timed out during startup. This could happen because"
@@ -86,13 +86,13 @@ def test_handlers_are_put_back_and_a_signal_in_the_middle_stops_what_has_started
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_what_listens_and_is_no_cluster_is_refused_at_once(answer, monkeypatch):
-    monkeypatch.setattr(cluster, "KNOCK_SECONDS", 0.5)
+    monkeypatch.setattr(ray_cluster, "KNOCK_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         thread = threading.Thread(target=lambda: answer and listener.accept()[0].sendall(answer))
         thread.start()
         with pytest.raises(ClusterError, match=f"^--address: no Ray cluster answers at {address}: "):
-            cluster._knock(address)
+            _knock(address)
         thread.join()
 
 

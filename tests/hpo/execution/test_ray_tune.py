@@ -9,8 +9,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from hpo.execution import ray_tune as cluster
-from hpo.execution.ray_tune import ClusterError
+from hpo.execution.ray_cluster import ClusterError, connected
 from hpo.study.spec import Resources
 from tests.helpers.runs import Case, assert_complete, assert_only_stages, main, wait_until
 
@@ -67,7 +66,7 @@ def test_a_cluster_of_this_machine_ends_with_its_use():
     more = torch.cuda.device_count() + 1
     with (
         pytest.raises(ClusterError, match=rf"resources.gpu: found {more} GPU a trial, allowed: at most {more - 1},"),
-        cluster.connected(None, Resources(gpu=more)),
+        connected(None, Resources(gpu=more)),
     ):
         pass
     assert not ray.is_initialized()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpo.core.trial import EpochReport
-from hpo.launch.run import open_plan
+from hpo.launch.restore import open_plan
 from hpo.problems import load_problem
 from hpo.tracking import experiment as tracking
 from hpo.tracking.experiment import Tracking

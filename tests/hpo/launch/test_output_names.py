@@ -10,7 +10,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from hpo.launch import run as launch
+from hpo.launch.workspace import place
 from hpo.study.alpha_sweep import optuna_storage
 from hpo.tracking import backend
 from hpo.tracking.experiment import Tracking
@@ -54,7 +54,7 @@ def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path
     folder = tmp_path / name
     folder.mkdir()
     shutil.copy(database, folder / "mlflow.db")
-    where = launch.place(Path(name) if relative else folder, None)
+    where = place(Path(name) if relative else folder, None)
     assert backend.sqlite_path(where.uri) == folder / "mlflow.db"
     store = Tracking(where.uri, "study", where.output)
     store.start_launch("name: x")

@@ -14,7 +14,8 @@ import torch
 
 from balancers import Static
 from hpo.compare import compare
-from hpo.launch.run import OutputError, open_plan
+from hpo.core.files import OutputError
+from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
 from hpo.study.alpha_sweep import Sweep

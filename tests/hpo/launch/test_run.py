@@ -22,7 +22,7 @@ from balancers import Static
 from hpo.core.console import Console
 from hpo.core.trial import EpochReport, TrialResult
 from hpo.launch.progress import View, stage
-from hpo.launch.run import open_plan
+from hpo.launch.restore import open_plan
 from hpo.study.schedule import Schedule
 from tests.helpers.runs import TRIALS, Case, assert_complete, assert_quiet, main, wait_until
 

@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from hpo.core.trial import TrialResult
-from hpo.launch import run as launch
+from hpo.launch.restore import open_plan
+from hpo.launch.run import _tell_changes
+from hpo.launch.workspace import place
 from hpo.study.schedule import Schedule
 from hpo.study.spec import load_study
 from hpo.study.spec_diff import LISTED, changes, told
@@ -68,14 +70,14 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     small = {"problem": "toy", "references": ["single_task"], "static": {"points": 2}}
     case = Case(tmp_path, "changed", workers=1)
     before = case.study(seeds=1, **small)
-    where = launch.place(case.output, None)
+    where = place(case.output, None)
     store = Tracking(where.uri, case.name, where.output)
     store.start_launch(before.read_text())
-    plan = launch.open_plan(case.study(seeds=2, **small))
+    plan = open_plan(case.study(seeds=2, **small))
     results = {planned.config.identity: toy_results for planned in [*plan.references(), *plan.static()]}
     results["of another study"] = toy_results
     console = Console(file=StringIO(), width=400)
-    launch._tell_changes(plan, Schedule(plan, results), store, console)
+    _tell_changes(plan, Schedule(plan, results), store, console)
     assert re.fullmatch(
         "The study file has changed since the last launch: seeds: 1 -> 2. 4 trials are kept, [0-9]+ to run. "
         "1 earlier trial is not part of it any more; MLflow keeps what it holds.\n",
@@ -83,7 +85,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     )
     console = Console(file=StringIO(), width=400)
     store.start_launch((case.folder / "study.yaml").read_text())
-    launch._tell_changes(plan, Schedule(plan, results), store, console)
+    _tell_changes(plan, Schedule(plan, results), store, console)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 

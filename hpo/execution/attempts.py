@@ -1,0 +1,193 @@
+"""Attempts at cohorts: which Tune trial runs which of ours, and what runs again when a worker dies. Knows no Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hpo.core.files import OutputError
+from hpo.core.text import one_line
+from hpo.core.trial import PAUSED, STOPPED, EpochReport, PlannedTrial, TrialResult
+from hpo.execution.events import Listener
+from hpo.execution.job import Job, worker_config
+from hpo.study.schedule import Schedule
+from hpo.training.worker import ALONE, EPOCH, RESULT, RESUMED
+
+RETRIES = 2  # of a trial, alone, whose worker or node died without getting further than the time before
+TOGETHER = 1  # deaths without getting further after which a cohort is handed out again as it is; then in halves
+
+
+@dataclass
+class Attempt:
+    """A Tune trial: one attempt at a cohort."""
+
+    cohort: list[PlannedTrial]
+    deaths: int = 0  # of attempts at these trials, one after another, none of which got any of them further
+    over: set[str] = field(default_factory=set)  # identities of trials that it has brought to an end, or to a pause
+    trial: Any = None
+    begun: float = math.inf  # on the monotonic clock
+    late: bool = False
+
+
+def next_attempts(attempt: Attempt, left: Sequence[PlannedTrial]) -> list[tuple[list[PlannedTrial], int]]:
+    """Choose what to hand out after an attempt whose worker died: groups of trials, each with its count of deaths.
+
+    Which of several trials killed the worker nobody knows. So they are tried once more as they are, then in halves
+    and halves of these. A trial that comes to be alone begins to count anew: only its own deaths can fail it.
+
+    Args:
+        attempt: its ``deaths`` include this one.
+        left: the trials that it has not brought to an end.
+
+    Returns:
+        Nothing if a trial that was alone has died too often.
+    """
+    if len(attempt.cohort) == 1:
+        return [(list(left), attempt.deaths)] if attempt.deaths <= RETRIES else []
+    if len(left) > 1 and attempt.deaths <= TOGETHER and not attempt.late:
+        return [(list(left), attempt.deaths)]
+    half = -(-len(left) // 2)
+    groups = [list(group) for group in (left[:half], left[half:]) if group]
+    return [(group, attempt.deaths if len(group) > 1 else 0) for group in groups]
+
+
+class Attempts:
+    """What the searcher and the callback share: which Tune trial runs which of ours.
+
+    Args:
+        schedule: what to run; gets the results.
+        job: what else workers need.
+        listeners: told of every trial.
+        slots: how many trials the cluster can run at once.
+    """
+
+    def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener], slots: int) -> None:
+        self.schedule, self.job, self.listeners, self.slots = schedule, job, listeners, slots
+        self.attempts: dict[str, Attempt] = {}  # by Tune's id
+        self.again: deque[tuple[list[PlannedTrial], int]] = deque()  # with the deaths of their workers
+        self.furthest: dict[str, int] = {}  # steps by identity
+        self.errors: list[str] = []
+        self.paused: dict[str, TrialResult] = {}  # with their trajectories
+        self.noticed: set[str] = set()  # what workers have said of cohorts, told once
+        self.stopping = False
+        self.output_error: OutputError | None = None
+
+    @property
+    def enough_waiting(self) -> bool:
+        """Tune keeps a worker for the next cohort only if that is waiting when the last one ends, so each slot needs
+        one in waiting; not more, since what is handed out late can still learn from results.
+        """
+        return sum(attempt.begun == math.inf for attempt in self.attempts.values()) > self.slots
+
+    def hand_out(self, trial_id: str, cohort: list[PlannedTrial], deaths: int = 0) -> dict[str, Any]:
+        """A cohort as a worker reads it."""
+        self.attempts[trial_id] = Attempt(cohort, deaths)
+        return worker_config(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort])
+
+    def begin(self, trial: Any) -> None:
+        """A worker begins with a cohort."""
+        attempt = self.attempts[trial.trial_id]
+        attempt.trial, attempt.begun = trial, time.monotonic()
+        for planned in attempt.cohort:
+            self.schedule.begun(planned.config.identity)
+            self.tell("trial_started", planned)
+
+    def result(self, trial_id: str, report: dict[str, Any]) -> None:
+        """Pass on what a worker reported, and take it out of the report, which Tune keeps for good."""
+        attempt = self.attempts.get(trial_id)
+        cohort = {planned.config.identity: planned for planned in attempt.cohort} if attempt else {}
+        for kind, identity, content in report.pop("events", None) or []:
+            if kind == ALONE and content not in self.noticed:
+                self.noticed.add(content)
+                self.tell("noticed", content)
+            planned = cohort.get(identity)
+            if planned is None or attempt is None:
+                continue
+            if kind == EPOCH:
+                epoch = EpochReport(**content)
+                self.got_to(attempt, identity, epoch.steps)
+                self.tell("trial_reported", planned, epoch)
+            elif kind == RESUMED:
+                self.got_to(attempt, identity, content)
+            elif kind == RESULT:
+                attempt.over.add(identity)
+                attempt.deaths = 0
+                self.end(planned, TrialResult(**content))
+
+    def got_to(self, attempt: Attempt, identity: str, steps: int) -> None:
+        """A trial is at this step; if it never was before, its workers' deaths are forgiven."""
+        if steps > self.furthest.get(identity, 0):
+            self.furthest[identity] = steps
+            attempt.deaths = 0
+
+    def end(self, planned: PlannedTrial, result: TrialResult) -> None:
+        """A trial has reached its end, whatever its status, or a pause."""
+        identity = planned.config.identity
+        if identity in self.schedule.results:
+            return
+        self.furthest.pop(identity, None)
+        try:
+            self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
+        except OutputError as error:  # of Optuna's file; the result must not be lost with it
+            self.stop(error)
+        if result.status == PAUSED:
+            self.paused[identity] = result
+            self.tell("trial_paused", planned)
+        else:
+            self.tell("trial_ended", planned, result)
+        for stopped in self.schedule.stopped():
+            mine = self.paused.pop(stopped.config.identity)
+            self.tell("trial_ended", stopped, replace(mine, status=STOPPED))
+
+    def stop(self, error: OutputError) -> None:
+        """End the study as a signal does; `run` raises the error then."""
+        self.output_error, self.stopping = error, True
+
+    def over(self, trial_id: str, error: str) -> None:
+        """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
+        attempt = self.attempts.pop(trial_id, None)
+        if attempt is None:
+            return
+        cohort = [planned for planned in attempt.cohort if planned.config.identity not in attempt.over]
+        left = [planned for planned in cohort if planned.config.identity not in self.schedule.results]
+        attempt.deaths += 1
+        groups = next_attempts(attempt, left) if left else []
+        for planned in left:
+            if groups:
+                self.schedule.interrupted(planned.config.identity)
+            else:
+                self.end(planned, TrialResult("failed", error=_death(error)))
+        self.again.extend(groups)
+
+    def all_over(self, error: str) -> None:
+        """Tune has given up, and with it every attempt."""
+        self.tell("noticed", "a node died with a report on its way; every trial goes on from its last checkpoint")
+        for trial_id in list(self.attempts):
+            self.over(trial_id, error)
+
+    def tell(self, event: str, *arguments: Any) -> None:
+        """A listener's fault must not end the sweep: Tune would stop on it."""
+        for listener in self.listeners:
+            try:
+                getattr(listener, event)(*arguments)
+            except Exception as error:
+                self.errors.append(f"{type(listener).__name__}.{event}: {one_line(error)}")
+
+
+_CAUSES = {  # what Ray says at some length -> in a few words
+    "running low on memory": "its node ran low on memory, and Ray ended it",
+    "node died": "its node died",
+    "terminated unexpectedly": "its node died",
+    "connection error code 2": "its process was killed (SIGKILL, as when out of memory), crashed or ended itself",
+}
+
+
+def _death(error: str) -> str:
+    """What ended a worker again and again: in a line, and all that Ray says of it."""
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
+    why = next((words for text, words in _CAUSES.items() if text in error), lines[-1] if lines else "no reason given")
+    return f"the worker ended {RETRIES + 1} times without getting further: {why}\n\n{error}"

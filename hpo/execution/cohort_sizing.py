@@ -1,0 +1,41 @@
+"""A worker that finds out how many trials to train at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from hpo.core.trial import PlannedTrial
+from hpo.execution.job import Job, worker_config
+
+
+class CohortSizing:
+    """A worker that finds out how many trials to train at once, while the driver sees to other things.
+
+    Args:
+        job: as for `run`.
+        cohort: trials of one seed, such as are to be trained.
+        most: more are not wanted.
+    """
+
+    def __init__(self, job: Job, cohort: Sequence[PlannedTrial], most: int) -> None:
+        def measure(config: dict[str, Any], most: int) -> tuple[int, str]:  # travels by value, as `_trainable` does
+            from hpo.training.worker import size_cohort
+
+            return size_cohort(config, most)
+
+        resources = job.resources
+        remote: Any = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)(measure)
+        self._answer = remote.remote(worker_config(job, cohort, []), most)
+
+    def result(self) -> tuple[int, str]:
+        """How many, and why, in words; waits for the worker. One that died has tried too many."""
+        try:
+            size, why = ray.get(self._answer)
+        except RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return 1, f"one at a time, since trying it out failed: {lines[-1] if lines else type(error).__name__}"
+        return int(size), str(why)

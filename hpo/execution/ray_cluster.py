@@ -1,0 +1,169 @@
+"""A Ray cluster that can run a trial: a running one, or one that this process starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+from ray.autoscaler.sdk import request_resources
+
+from hpo.core.environment import close_local_ray
+from hpo.core.uris import redacted, shown
+from hpo.execution.code_upload import ShippingError, stage
+from hpo.execution.ray_start import start_ray
+from hpo.study.spec import Resources
+
+KNOCK_SECONDS = 5.0  # for the head of a cluster to answer
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached, or can never run a trial of this study."""
+
+
+def _unannounced(text: str) -> AbstractContextManager[None]:
+    del text
+    return nullcontext()
+
+
+@contextmanager
+def connected(
+    address: str | None,
+    resources: Resources,
+    wait: float = 0.0,
+    stage: Callable[[str], AbstractContextManager[None]] = _unannounced,
+) -> Iterator[str]:
+    """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
+
+    A running one is sent the code that has been imported, see `hpo.execution.code_upload`.
+
+    Args:
+        address: of a running cluster; ``None`` starts a local one.
+        resources: what a trial needs.
+        wait: so many minutes for a node that can hold a trial; an autoscaler is asked for one.
+        stage: told what is being done, for as long as it takes.
+
+    Yields:
+        What the cluster is, in words.
+
+    Raises:
+        ClusterError: it does not answer, or no node can ever hold a trial.
+    """
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is not None and address != "auto":
+        _knock(address)
+    if address is None:
+        close_local_ray()
+        quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    with tempfile.TemporaryDirectory(prefix="gradsweep-code-") as folder:
+        if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it
+            quiet["runtime_env"] = {"working_dir": str(_staged(Path(folder)))}
+        try:
+            with stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine"):
+                start_ray(address or "local", **quiet)
+        except Exception as error:  # Ray raises many kinds, a bare Exception among them
+            where = f"--address: no Ray cluster answers at {address}" if address else "Ray did not start here"
+            raise ClusterError(f"{where}: {' '.join(redacted(str(error), address or '').split())}") from None
+    try:
+        with stage("waiting for a node that can hold a trial") if wait else nullcontext():
+            nodes = _checked(resources, wait)
+        yield nodes
+    finally:
+        ray.shutdown()
+
+
+def _staged(folder: Path) -> Path:
+    try:
+        return stage(folder)
+    except ShippingError as error:
+        raise ClusterError(str(error)) from None
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for minutes, with pages of warnings."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or "@" in address or not host or not port.isdigit():
+        raise ClusterError(
+            f"--address: found {shown(address)!r}, allowed: host:port of the cluster's head, or auto on one of its "
+            "nodes; the driver needs the cluster's network, so that Ray Client's ray:// will not do"
+        )
+    try:
+        with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
+            if not os.environ.get("RAY_USE_TLS"):  # which would want a handshake first
+                _greet(connection)
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"--address: no Ray cluster answers at {address}: {error}") from None
+
+
+def _greet(connection: socket.socket) -> None:
+    """See whether the other side speaks HTTP/2, as every server of gRPC does (RFC 9113, 3.4).
+
+    Raises:
+        OSError: it does not.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # no settings
+    answer = b""
+    while len(answer) < 4:
+        part = connection.recv(64)
+        if not part:
+            break
+        answer += part
+    if answer[3:4] != b"\x04":  # the type of a frame with its settings
+        raise ConnectionError("what listens there is no head of a cluster")
+
+
+def _checked(resources: Resources, wait: float) -> str:
+    """The cluster in words, once a node can hold a trial."""
+    deadline = time.monotonic() + 60 * wait
+    asked = False
+    try:
+        while not slots(resources):
+            if time.monotonic() >= deadline:
+                raise ClusterError(_too_small(resources))
+            request_resources(bundles=[{"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})])
+            asked = True
+            time.sleep(1.0)
+    finally:
+        if asked:
+            request_resources(bundles=[])  # else an autoscaler keeps the node for good
+    return cluster_words()
+
+
+def _too_small(resources: Resources) -> str:
+    """Why no node can hold a trial."""
+    nodes = alive_nodes().values()
+    for key, name in (("gpu", "GPU"), ("cpu", "CPU")):
+        need, most = getattr(resources, key), max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if need > most:
+            break
+    else:
+        key, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
+    return (
+        f"resources.{key}: found {need:g} {name} a trial, allowed: at most {most:g}, "
+        f"the most that a node of this cluster has ({len(nodes)} node(s)); if more nodes are to come: --wait MINUTES"
+    )
+
+
+def cluster_words() -> str:
+    """The cluster in words: nodes, CPUs, GPUs."""
+    nodes = alive_nodes().values()
+    total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
+    return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
+
+
+def slots(resources: Resources) -> int:
+    """How many trials the cluster can run at once."""
+    needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
+    return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in alive_nodes().values())
+
+
+def alive_nodes() -> dict[str, dict[str, float]]:
+    """The resources of each node that is alive, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

@@ -1,0 +1,164 @@
+"""The end of a launch: comparison, report, weights file, and what is attached to MLflow's runs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from hpo.compare import Comparison, best_trial, compare
+from hpo.core.files import OutputError
+from hpo.launch.restore import is_complete
+from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
+from hpo.launch.workspace import Workspace
+from hpo.report import ReportData, best, sentences, write_images, write_report
+from hpo.study.plan import Plan
+from hpo.study.schedule import Schedule
+from hpo.study.spec import Study
+from hpo.tracking import backend
+from hpo.tracking.experiment import LaunchLostError, Tracking
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command tells the user at its end."""
+
+    comparison: Comparison
+    report: Path
+    weights: Path | None
+    failed: Mapping[str, str]  # trial's name -> error
+    diverged: Mapping[str, str]  # trial's name -> what was not finite
+    complete: bool
+    ran: int = 0  # trials of this launch
+    faults: Sequence[str] = ()  # what went wrong beside the trials
+
+
+def conclude(
+    plan: Plan,
+    schedule: Schedule,
+    store: Tracking,
+    where: Workspace,
+    folder: Path,
+    launch: str | None,
+    figures: str | None = None,
+) -> Finished:
+    """Compare what there is, write report and weights, and attach them to the study's parent run.
+
+    Raises:
+        OutputError: ``folder`` cannot be written.
+        ImageError: ``figures`` names a format, and there is nothing to draw it with.
+    """
+    trials = schedule.table()
+    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
+    weights = folder / "weights.json" if comparison.recommended else None
+    try:
+        data = _report_data(plan, store, comparison, trials, where)
+        files = write_report(data, folder / "report")
+        if weights:
+            write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    complete, failed = is_complete(schedule), _ended(schedule, "failed")
+    finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, "diverged"), complete)
+    try:
+        if parent := launch or store.latest_launch():
+            attached = [*files.values(), *([weights] if weights else [])]
+            winner = best(comparison)
+            note = [*sentences(comparison), *([winner.text] if winner else [])]
+            store.log_report(parent, attached, "\n\n".join(note), _headline(comparison))
+            store.log_scores(_scores(comparison))
+        if launch:
+            store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
+    except LaunchLostError:
+        raise
+    except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
+        fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
+        finished = replace(finished, faults=[fault])
+    if figures:  # last, since it may want for a Chrome
+        try:
+            write_images(data, folder / "report" / "figures", figures)
+        except OSError as error:
+            raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    return finished
+
+
+def runs_of(schedule: Schedule, store: Tracking) -> dict[str, str]:
+    """For each trial that was ever begun its MLflow run."""
+    return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
+
+
+def _ended(schedule: Schedule, status: str) -> dict[str, str]:
+    """The trials that ended so, and their errors."""
+    found = {}
+    for planned in schedule.planned():
+        result = schedule.results.get(planned.config.identity)
+        if result is not None and result.status == status:
+            found[planned.name] = result.error
+    return found
+
+
+def _report_data(
+    plan: Plan, store: Tracking, comparison: Comparison, trials: pd.DataFrame, where: Workspace
+) -> ReportData:
+    search = comparison.search
+    trajectories: dict[str, pd.DataFrame] = {}
+    for recipe in plan.study.gradnorm.recipes:
+        best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
+        path_of = None if best is None else store.trajectory(best["identity"])
+        if path_of is not None:
+            trajectories[recipe] = path_of
+    return ReportData(
+        study=plan.study.name,
+        comparison=comparison,
+        metrics=plan.metrics,
+        trajectories=trajectories,
+        provenance=_provenance(plan, where) | {"trained at once": _at_once(trials)},
+        run_links=store.links(),
+        unfinished=trials[~trials["status"].isin(("finished", "stopped"))],
+    )
+
+
+def _at_once(trials: pd.DataFrame) -> str:
+    """How many trials of a table were trained at once, in words."""
+    counts = trials["together"]
+    if counts.max() <= 1 or counts.empty:
+        return "1 trial"
+    few = "" if counts.min() == counts.max() else f"{counts.min()} to "
+    return f"{few}{counts.max()} trials; their seconds are equal shares"
+
+
+def _provenance(plan: Plan, where: Workspace) -> dict[str, str]:
+    study: Study = plan.study
+    return {
+        "study file": plan.text,
+        "study file sha256": sha256(plan.text.encode()).hexdigest()[:16],
+        "problem": ", ".join([study.problem.name, *(f"{k}={v}" for k, v in study.problem.arguments.items())]),
+        "data hash": plan.data_hash,
+        "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",
+        "epochs": str(plan.epochs),
+        "tracking": where.shown,
+        "machine": backend.machine(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def _headline(comparison: Comparison) -> dict[str, float]:
+    found = comparison.verdict.regret
+    numbers = {"regret": found.mean, "regret_low": found.low, "regret_high": found.high}
+    return {name: float(value) for name, value in numbers.items() if pd.notna(value)}
+
+
+def _scores(comparison: Comparison) -> dict[str, dict[str, float]]:
+    scores: dict[str, dict[str, float]] = {}
+    columns = [(comparison.search, "score", "score/val"), (comparison.confirm, "score_val", "score/val")]
+    for table, column, name in [*columns, (comparison.confirm, "score_test", "score/test")]:
+        for identity, value in zip(table["identity"], table[column], strict=True):
+            if pd.notna(value):
+                scores.setdefault(identity, {})[name] = float(value)
+    return scores
