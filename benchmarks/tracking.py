@@ -38,11 +38,11 @@ from hpo.launch.run import run_study
 from hpo.launch.workspace import Workspace, place
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
-from hpo.tracking import backend
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import Writer
 from hpo.tracking.experiment import Tracking
 from hpo.tracking.outbox import Journal
+from hpo.tracking.server import healthy
 
 EPOCH_SECONDS = 1.0
 TRIALS = 8
@@ -96,7 +96,7 @@ def server(folder: Path) -> Iterator[str]:
     script = Path(__file__).parents[1] / "mlflow" / "server-sqlite.sh"
     process = subprocess.Popen([script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        if not backend.healthy(f"http://127.0.0.1:{port}", process):
+        if not healthy(f"http://127.0.0.1:{port}", process):
             raise RuntimeError("the server did not start")
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -12,7 +12,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
-from hpo.tracking.backend import UI_VIEW, embedded_uri, healthy, serve
+from hpo.tracking.backend import UI_VIEW, embedded_uri
+from hpo.tracking.server import healthy, serve
 
 IMAGES = Path(__file__).parent / "images"
 BROWSER = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hpo.check.batch_digests import Pass
 from hpo.check.loss_graph import LossGraph
 from hpo.check.user_tracebacks import folders_of, place_of, told
+from hpo.core.errors import ProblemError
 from hpo.core.user_calls import is_interrupt
 from hpo.problems import load_problem
-from hpo.problems.base import Problem, ProblemError, Split
+from hpo.problems.base import Problem, Split
 from hpo.training.global_state import GlobalState, as_found
 from hpo.training.resumable_loader import DataOrder, seed_all
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpo.core.errors import ProblemError
 from hpo.core.text import message, one_line
-from hpo.problems.base import ProblemError
 
 _OURS = Path(__file__).resolve().parents[1]
 _BALANCERS = _OURS.parent / "balancers"

@@ -7,10 +7,6 @@ from pathlib import Path
 from uuid import uuid4
 
 
-class OutputError(RuntimeError):
-    """The output folder cannot be used."""
-
-
 def temporary_name(name: str) -> str:
     """A hidden name that no other process takes, on this machine or on another that shares the disk."""
     return f".{name}.{uuid4().hex}"

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from hpo.core.errors import StorageError
 from hpo.core.files import temporary_name
 from hpo.core.uris import fault, has_secret, redacted, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _LOCAL = re.compile(r"file://(localhost)?(?=/)")
-
-
-class StorageError(RuntimeError):
-    """The storage cannot be used."""
 
 
 def absolute(address: str) -> str:

@@ -1,8 +1,10 @@
-"""Errors as text: short, whole lines that can be sent, stored and printed. Needs the standard library alone."""
+"""Errors and values as text: short, whole lines that can be sent, stored and printed."""
 
 from __future__ import annotations
 
 import traceback
+import unicodedata
+from typing import Any
 
 LONGEST_TRACEBACK = 20_000  # characters; MLflow keeps the first 4,000
 
@@ -65,3 +67,58 @@ def _type_name(error: BaseException) -> str:
         return storable(str(type(error).__name__))
     except BaseException:  # of a metaclass
         return "an exception without a name"
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Text with every character escaped that is not printable: control and format characters, lone surrogates.
+
+    >>> printable("\x1b[31mred\u202e\n"), printable("a\nb\r", keep="\n")
+    ('\\x1b[31mred\\u202e\\n', 'a\nb\\r')
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if _may_be_shown(character) or character in keep else _escaped(character) for character in text
+    )
+
+
+def commands_in(argument: str) -> str:
+    r"""The first character of an argument that no argument needs; joiners, which some scripts are written with, are.
+
+    >>> commands_in("a b"), commands_in("\x1b[31m")
+    ('', '\x1b')
+    """
+    obeyed = (c for c in argument if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    return next((c for c in obeyed if c not in "\u200c\u200d"), "")
+
+
+def _may_be_shown(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of other scripts
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def quoted(value: Any) -> str:
+    """A value as Python writes it, short enough for a message.
+
+    >>> quoted("a"), quoted(None)
+    ("'a'", 'nothing')
+    """
+    return cut("nothing" if value is None else repr(value))
+
+
+def unquoted(value: Any, most: int = 120) -> str:
+    """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
+    text = printable(str(value))
+    return cut(text if text.isprintable() else repr(text)[1:-1], most)
+
+
+def cut(text: str, most: int = 120) -> str:
+    """The beginning of a text, of at most so many characters.
+
+    >>> cut("abcdefgh", 6)
+    'abc...'
+    """
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.core.text import one_line
 from hpo.core.trial import PAUSED, STOPPED, EpochReport, PlannedTrial, TrialResult
 from hpo.execution.events import Listener

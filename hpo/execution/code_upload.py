@@ -11,15 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
+from hpo.core.errors import ShippingError
+
 OURS = ("balancers", "hpo", "search_spaces")
 CODE = {".py", ".pyi", ".so", ".pyd"}
 SETTINGS = {".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt"}  # which a module may read
 MOST_SETTINGS = 2**20  # bytes of one such file; a larger one is data
 MOST = 100 * 2**20  # bytes in all
-
-
-class ShippingError(RuntimeError):
-    """The code is too large to be code."""
 
 
 def stage(folder: Path, modules: Mapping[str, ModuleType] | None = None) -> Path:

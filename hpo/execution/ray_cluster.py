@@ -16,16 +16,13 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.autoscaler.sdk import request_resources
 
 from hpo.core.environment import close_local_ray
+from hpo.core.errors import ClusterError, ShippingError
 from hpo.core.uris import redacted, shown
-from hpo.execution.code_upload import ShippingError, stage
+from hpo.execution.code_upload import stage
 from hpo.execution.ray_start import start_ray
 from hpo.study.spec import Resources
 
 KNOCK_SECONDS = 5.0  # for the head of a cluster to answer
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached, or can never run a trial of this study."""
 
 
 def _unannounced(text: str) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ from ray.exceptions import ObjectLostError
 from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.execution.attempts import Attempts
 from hpo.execution.cluster_watch import ClusterWatch
 from hpo.execution.events import Listener

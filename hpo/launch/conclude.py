@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from hpo.compare import Comparison, best_trial, compare
-from hpo.core.files import OutputError
+from hpo.core.errors import LaunchLostError, OutputError
 from hpo.launch.restore import is_complete
 from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.launch.workspace import Workspace
@@ -20,8 +20,8 @@ from hpo.report import ReportData, best, sentences, write_images, write_report
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
-from hpo.tracking import backend
-from hpo.tracking.experiment import LaunchLostError, Tracking
+from hpo.tracking.backend import machine
+from hpo.tracking.experiment import Tracking
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _provenance(plan: Plan, where: Workspace) -> dict[str, str]:
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",
         "epochs": str(plan.epochs),
         "tracking": where.shown,
-        "machine": backend.machine(),
+        "machine": machine(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }

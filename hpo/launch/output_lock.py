@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 
 LOCK = ".lock"
 MOST_BYTES = 1_000_000  # of a study file, as in `hpo.study.spec`

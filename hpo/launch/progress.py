@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from hpo.compare import kind_of
-from hpo.core.console import printable
+from hpo.core.text import printable
 from hpo.core.trial import STOPPED, EpochReport, PlannedTrial, TrialResult
 from hpo.study.plan import PHASES
 from hpo.study.schedule import Schedule

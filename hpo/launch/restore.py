@@ -10,24 +10,23 @@ from typing import Any
 from rich.console import Console
 
 from hpo.check.user_tracebacks import place_of
-from hpo.core.files import OutputError
+from hpo.core.errors import LaunchLostError, OutputError, ProblemError, StudyError, TrackingError
 from hpo.core.text import one_line
 from hpo.core.trial import STOPPED, TrialConfig, TrialResult
 from hpo.core.user_calls import Boundary
 from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
 from hpo.problems import load_problem
-from hpo.problems.base import ProblemError
 from hpo.problems.data_cache import prepare_once
 from hpo.study.alpha_sweep import Parameters, Sweep, optuna_storage
 from hpo.study.plan import Plan, sweep_parameters
 from hpo.study.schedule import Schedule
-from hpo.study.spec import StudyError, read_study_file
-from hpo.tracking.backend import TrackingError
+from hpo.study.study_file import read_study_file
 from hpo.tracking.delivery import deliver
-from hpo.tracking.experiment import LaunchLostError, Record, Tracking
+from hpo.tracking.experiment import Tracking
 from hpo.tracking.launch_lock import check_alone
 from hpo.tracking.outbox import Journal
+from hpo.tracking.run_format import Record
 
 
 def open_plan(path: Path, prepare: bool = True) -> Plan:

@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from hpo.core.environment import close_local_ray
+from hpo.core.errors import LaunchLostError
+from hpo.launch.conclude import Finished, conclude
 from hpo.launch.output_lock import locked
 from hpo.launch.progress import View, stage
+from hpo.launch.restore import is_complete, open_plan, read_records, restored_schedule, set_damaged_aside
+from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from hpo.study.spec_diff import changes, told, told_data
-from hpo.tracking import backend
+from hpo.tracking.backend import check_answers
 from hpo.tracking.delivery import Heartbeat, Writer, deliver
-from hpo.tracking.experiment import LaunchLostError, Record, Tracking
+from hpo.tracking.experiment import Tracking
 from hpo.tracking.launch_lock import check_alone
 from hpo.tracking.outbox import Entry, Journal
+from hpo.tracking.run_format import Record
 from hpo.training.checkpoints import mark_shared, remove
 from hpo.training.methods import STACKABLE
 
 if TYPE_CHECKING:
     from hpo.execution.cohort_sizing import CohortSizing
     from hpo.execution.job import Job
-from hpo.launch.conclude import Finished, conclude
-from hpo.launch.restore import is_complete, open_plan, read_records, restored_schedule, set_damaged_aside
-from hpo.launch.workspace import Workspace
 
 
 def run_study(path: Path, where: Workspace, address: str | None, console: Console, wait: float = 0.0) -> Finished:
@@ -54,7 +56,7 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
         plan = open_plan(path)
     study = plan.study.name
     folder, journal, checkpoints = where.folder(study), where.journal(study), where.checkpoints(study)
-    backend.check_answers(where.uri)
+    check_answers(where.uri)
     with locked(folder), ExitStack() as parent:
         store = _open_store(study, where, console)
         store.take_over(check_alone(store, console))

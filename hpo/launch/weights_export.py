@@ -14,14 +14,11 @@ import pandas as pd
 
 from balancers.weights_file import SCHEMA, VERSION
 from hpo.compare import FIXED, Comparison, interval
+from hpo.core.errors import ExportError
 from hpo.core.files import write_text
 from hpo.study.plan import Plan, short_weights
 
 PACKAGES = ("gradsweep", "torch", "ray", "optuna", "mlflow", "numpy", "pandas")
-
-
-class ExportError(ValueError):
-    """There is no such arm, or it has no fixed weights."""
 
 
 def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: Mapping[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpo.core.storage import Storage, absolute, below
 from hpo.core.uris import shown
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.outbox import Journal
 
 
@@ -49,4 +49,4 @@ class Workspace:
 
 def place(output: Path, uri: str | None, storage: str | None = None) -> Workspace:
     """The output folder, the tracking backend (default: SQLite in that folder), and where checkpoints go."""
-    return Workspace(output.resolve(), uri or backend.embedded_uri(output), storage and absolute(storage))
+    return Workspace(output.resolve(), uri or embedded_uri(output), storage and absolute(storage))

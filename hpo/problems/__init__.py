@@ -1,6 +1,7 @@
 """What a user implements, the built-in problems, and how a problem is found by name."""
 
-from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Problem, Split, Task, to_device
 from hpo.problems.registry import available, load_problem, target_of
 
 __all__ = ["Problem", "ProblemError", "Split", "Task", "available", "load_problem", "target_of", "to_device"]

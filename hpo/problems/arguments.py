@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from hpo.problems.base import ProblemError
+from hpo.core.errors import ProblemError
 
 LARGEST = 2**63 - 1  # of the integers that torch takes
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hpo.core.errors import ProblemError
+
 Split = Literal["train", "val", "test"]
 
 LONGEST_NAME = 200  # MLflow takes 250 characters, "mean_w_geometric_tail/" and the like before it among them
@@ -29,10 +31,6 @@ RECORDABLE = (
 def is_recordable(name: str) -> bool:
     """Whether MLflow takes a name of a problem's argument as that of a parameter."""
     return len(name) <= LONGEST_NAME and _RECORDABLE.fullmatch(name) is not None
-
-
-class ProblemError(ValueError):
-    """What the user brought as a problem cannot be used; the message names the field, the find and the rule."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo.problems.base import Problem, ProblemError
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Problem
 
 Arrays = dict[str, NDArray[Any]]
 

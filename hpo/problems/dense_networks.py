@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpo.core.errors import ProblemError
 from hpo.problems.arguments import check_choice, check_count, check_positive
-from hpo.problems.base import ProblemError
 
 Architecture = Literal["segnet", "fcn"]
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hpo.core.errors import ProblemError
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive
-from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.base import Problem, Split, Task, to_device
 from hpo.problems.data_cache import (
     Arrays,
     ShuffledBatches,

@@ -11,8 +11,9 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from hpo.core.errors import ProblemError
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
-from hpo.problems.base import Problem, ProblemError, Split, Task, to_device
+from hpo.problems.base import Problem, Split, Task, to_device
 from hpo.problems.data_cache import Arrays, ShuffledBatches, cached_arrays, ordered_batches, short_hash
 from hpo.problems.dense_metrics import (
     AngularError,

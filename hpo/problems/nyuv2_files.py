@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from hpo.core.errors import ProblemError
 from hpo.problems.arguments import shown
-from hpo.problems.base import ProblemError, Split
+from hpo.problems.base import Split
 from hpo.problems.data_cache import Arrays, short_hash
 from hpo.problems.dense_metrics import IGNORED
 

@@ -12,10 +12,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from hpo.core.errors import ProblemError
 from hpo.core.text import message, one_line
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.arguments import check_count, check_positive, shown
-from hpo.problems.base import Problem, ProblemError, Task
+from hpo.problems.base import Problem, Task
 
 __all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
 

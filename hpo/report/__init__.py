@@ -1,6 +1,7 @@
 """The report: what a study found, as one HTML page, Markdown and CSV, and as sentences for the command line."""
 
-from hpo.report.images import FORMATS, ImageError, write_images
+from hpo.core.errors import ImageError
+from hpo.report.images import FORMATS, write_images
 from hpo.report.report_data import ReportData
 from hpo.report.sentences import best, headline, recommendation, sentences
 from hpo.report.write import write_report

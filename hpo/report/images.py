@@ -9,16 +9,13 @@ from pathlib import Path
 import plotly.graph_objects as go
 import plotly.io
 
+from hpo.core.errors import ImageError
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.report_data import ReportData
 
 FORMATS = ("svg", "png", "pdf")
 _WIDTH = 900  # pixels; a narrow figure would put its legend over itself
-
-
-class ImageError(RuntimeError):
-    """Figures cannot be written as image files here; the message says what is missing."""
 
 
 def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:

@@ -7,7 +7,7 @@ import re
 
 import pandas as pd
 
-from hpo.core.console import printable
+from hpo.core.text import printable
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.sentences import best, headline, recommendation, sentences

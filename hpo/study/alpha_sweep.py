@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from search_spaces import AlphaSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

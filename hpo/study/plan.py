@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare import AVERAGES, FULL, KNOWN, best_trial, closed, static_points, weights_of
+from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.problems.base import Problem
 from hpo.study.halving import Halving
-from hpo.study.spec import StaticSpec, Study, StudyError
+from hpo.study.spec import StaticSpec, Study
 from search_spaces import RANDOM_DESIGNS, explicit, points
 from search_spaces.dirichlet import SMALLEST
 

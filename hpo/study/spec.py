@@ -6,10 +6,8 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from inspect import signature
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,29 +15,21 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from hpo.compare import AVERAGES
-from hpo.core.console import printable
+from hpo.core.text import cut, unquoted
 from hpo.problems.base import RECORDABLE, is_recordable
 from hpo.training.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
 from search_spaces import DESIGNS, AlphaSpace
 
-MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
-MOST_LEVELS = 50
-MOST_FAULTS = 20  # shown
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_TOGETHER = 1024
 
 # MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
 TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
-
-
-class StudyError(ValueError):
-    """The study file cannot be used; the message is one line a fault."""
 
 
 def _not_bool(value: Any) -> Any:
@@ -134,7 +124,7 @@ class ProblemSpec(BaseModel):
     def _recordable(self) -> Self:
         for key in self.model_extra or {}:
             if not is_recordable(key):
-                raise ValueError(f"unusable argument {_cut(repr(key))}, allowed: {RECORDABLE}")
+                raise ValueError(f"unusable argument {cut(repr(key))}, allowed: {RECORDABLE}")
         return self
 
     @property
@@ -246,8 +236,8 @@ def _static(value: Any) -> Any:
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
         allowed = ["design", "points", *(list(signature(known).parameters)[3:] if known else [])]  # after the seed
-        if known and (unknown := [_key(key) for key in value if key not in allowed]):
-            raise ValueError(f"unknown key {_cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
+        if known and (unknown := [unquoted(key) for key in value if key not in allowed]):
+            raise ValueError(f"unknown key {cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
     return value
 
 
@@ -287,190 +277,3 @@ class Study(_Strict):
     def confirm_seeds(self) -> range:
         """Seeds that no search trial has used."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)
-
-
-class _Refused(yaml.MarkedYAMLError):
-    """It is YAML, yet no study."""
-
-    def __init__(self, node: yaml.Node, problem: str) -> None:
-        super().__init__(problem=problem, problem_mark=node.start_mark)
-
-
-_TOO_DEEP = f"found more than {MOST_LEVELS} levels of lists and mappings, allowed: at most {MOST_LEVELS}"
-_SCALARS = {
-    "tag:yaml.org,2002:bool": "true or false",
-    "tag:yaml.org,2002:float": "a number of at most 250 characters",
-    "tag:yaml.org,2002:int": "a whole number of at most 250 characters",  # so that a float can hold it, hex or not
-    "tag:yaml.org,2002:timestamp": "a date, or text in quotes",
-}
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, less what is a slip or takes for ever: a key twice, aliases that explode, numbers without end."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            _check_nodes(node)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            if node.tag in _SCALARS and isinstance(node, yaml.ScalarNode) and len(node.value) > 250:
-                raise ValueError
-            return super().construct_object(node, deep)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of int, float, date
-            if node.tag not in _SCALARS:
-                raise
-            raise _Refused(node, f"found {_found(node.value)}, allowed: {_SCALARS[node.tag]}") from None
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    """Walk the file with its aliases written out; a list within itself has no last level."""
-    left, todo = 2 * MOST_CHARACTERS, [(root, 1)]  # twice: what follows counts brackets and empty values too
-    while todo:
-        node, level = todo.pop()
-        left -= 1 + len(node.value)
-        if left < 0:
-            raise _Refused(root, f"found aliases, allowed: at most {MOST_CHARACTERS} characters once written out")
-        if level > MOST_LEVELS:
-            raise _Refused(node, _TOO_DEEP)
-        if isinstance(node, yaml.ScalarNode):
-            _check_text(node)
-        elif isinstance(node, yaml.MappingNode):
-            _check_keys(node)
-            todo += ((part, level + 1) for pair in node.value for part in pair)
-        else:
-            todo += ((part, level + 1) for part in node.value)
-
-
-def _check_text(node: yaml.ScalarNode) -> None:
-    try:
-        node.value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair: no terminal, file or database takes it
-        raise _Refused(node, f"found {_found(node.value)}, allowed: text in Unicode") from None
-
-
-def _check_keys(mapping: yaml.MappingNode) -> None:
-    seen = set()
-    for node, _ in mapping.value:
-        if isinstance(node, yaml.ScalarNode):
-            if (node.tag, node.value) in seen:  # else the last would win without a word
-                raise _Refused(node, f"found the key {_found(node.value)} twice, allowed: each once")
-            seen.add((node.tag, node.value))
-
-
-def read_yaml(text: str) -> Any:
-    """What a text of YAML says: plain data alone, no key twice, nothing that takes for ever.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or not such.
-        RecursionError: it is too deep.
-    """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
-
-
-def load_study(path: Path) -> Study:
-    """Read a study file.
-
-    Raises:
-        StudyError: see `read_study_file`.
-    """
-    return read_study_file(path)[0]
-
-
-def read_study_file(path: Path) -> tuple[Study, str]:
-    """Read a study file: what it says, and its text, so that it need not be read again.
-
-    Raises:
-        StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MOST_CHARACTERS + 1)
-        if len(raw) > MOST_CHARACTERS:
-            raise StudyError(
-                f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
-            )
-        text = raw.decode()
-        content = read_yaml(text)
-    except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        kind = "" if isinstance(error, _Refused) else "is not YAML: "
-        raise StudyError(f"{path}: {kind}{where}{_key(error.problem, 300)}") from None
-    except RecursionError:
-        raise StudyError(f"{path}: {_TOO_DEEP}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise StudyError(f"{path}: found {_found(content)}, allowed: a mapping with at least name and problem")
-    try:
-        study = Study.model_validate(content)
-    except ValidationError as error:
-        faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
-        more = error.error_count() - len(faults)
-        faults += [f"{path}: and {more} more faults"] if more else []
-        raise StudyError("\n".join(faults)) from None
-    return study, text
-
-
-_ALLOWED = {
-    "greater_than_equal": "a number >= {ge}",
-    "greater_than": "a number > {gt}",
-    "less_than_equal": "a number <= {le}",
-    "less_than": "a number < {lt}",
-    "literal_error": "{expected}",
-    "string_pattern_mismatch": "letters, digits, '_', '-' and '.', the first a letter, a digit or '_'",
-    "string_too_short": "a name",
-    "string_too_long": "at most {max_length} characters",
-    "finite_number": "a finite number",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "string_type": "text",
-    "model_type": "a mapping",
-    "dict_type": "a mapping",
-}
-
-
-def _line(path: Path, fault: Any) -> str:
-    """One fault: the file, the field, what was found, what is allowed."""
-    location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location).lstrip(".")
-    kind, found = fault["type"], _found(fault["input"])
-    if kind in ("extra_forbidden", "invalid_key"):
-        return f"{path}: {field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
-    if kind == "missing":
-        required = [name for name, info in _fields(fault["loc"][:-1]).items() if info.is_required()]
-        return f"{path}: {field}: missing, required here: {', '.join(required)}"
-    if kind == "value_error":
-        text = str(fault["ctx"]["error"])
-        whole = text.startswith(("unknown key", "unusable argument"))
-        return f"{path}: {field}: " + (text if whole else f"found {found}, {text}")
-    limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
-    allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
-    return f"{path}: {field}: found {found}, allowed: {allowed}"
-
-
-def _found(value: Any) -> str:
-    return _cut("nothing" if value is None else repr(value))
-
-
-def _key(value: Any, most: int = 120) -> str:
-    """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
-    text = printable(str(value))
-    return _cut(text if text.isprintable() else repr(text)[1:-1], most)
-
-
-def _cut(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _fields(location: tuple[Any, ...]) -> dict[str, Any]:
-    model: Any = Study
-    for part in location:
-        model = model.model_fields[part].annotation
-    return dict(model.model_fields)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.study.spec import Study, StudyError, load_study
+from hpo.core.errors import StudyError
+from hpo.study.spec import Study
+from hpo.study.study_file import load_study
 
 LISTED = 8  # changes named one by one
 

@@ -6,27 +6,18 @@ import os
 import platform
 import socket
 import sqlite3
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError, TrackingError
 from hpo.core.uris import DATABASES, fault, host_and_port, redacted, scheme, shown
 
 UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
-
-
-class TrackingError(RuntimeError):
-    """The tracking backend cannot be used."""
 
 
 def embedded_uri(output: Path) -> str:
@@ -50,28 +41,6 @@ def sqlite_uri(path: Path) -> str:
         if fault(uri) is None and sqlite_path(uri) == path:
             return uri
     raise OutputError(f"--output: found {str(path.parent)!r}, allowed: a path without '?' and '%'")
-
-
-def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
-
-    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
-    """
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-
-def healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> bool:
-    """Wait until a server that was started answers; false if it ended or took too long."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    return False
 
 
 def machine() -> str:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from hpo.core.errors import LaunchLostError, TrackingError
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
-from hpo.tracking.backend import TrackingError, check_answers
-from hpo.tracking.experiment import LaunchLostError, OpenRun, Tracking, now
+from hpo.tracking.backend import check_answers
+from hpo.tracking.experiment import OpenRun, Tracking, now
 from hpo.tracking.outbox import Entry, Journal
 
 FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported

@@ -8,54 +8,48 @@ each.
 from __future__ import annotations
 
 import contextlib
-import getpass
-import json
 import logging
-import math
 import os
 import platform
 import socket
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
-import torch
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Experiment, Metric, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from hpo import __version__
-from hpo.core.text import storable
-from hpo.core.trial import AVERAGES, EpochReport, PlannedTrial, TrialConfig, TrialResult
+from hpo.core.errors import LaunchLostError, TrackingError
+from hpo.core.trial import EpochReport, PlannedTrial
 from hpo.core.uris import public, shown
-from hpo.tracking.backend import (
-    UI_VIEW,
-    TrackingError,
-    check_answers,
-    first_line,
-    holds_no_study,
-    is_server,
-    machine,
-    sqlite_path,
-)
+from hpo.tracking.backend import UI_VIEW, check_answers, first_line, holds_no_study, is_server, machine, sqlite_path
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
 from hpo.tracking.outbox import TRAJECTORY, Entry, write_trajectory
+from hpo.tracking.run_format import (
+    LAUNCH,
+    TRIAL,
+    Record,
+    end_tags,
+    epoch_metrics,
+    read_record,
+    result_metrics,
+    run_params,
+    source_tags,
+    start_tags,
+)
 
-CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
-ALARM_CHARACTERS = 500  # of one alarm
-MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
 ENDED = ("finished", "stopped", "diverged", "failed")
 RESULTS = ("finished", "diverged")  # a trial that failed or was stopped may run again
 STUDY_FILE = "study.yaml"
-LAUNCH, TRIAL = "launch", "trial"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
@@ -64,10 +58,6 @@ logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs whole tracebac
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class LaunchLostError(RuntimeError):
-    """Another launch has taken the study over, since this one showed no sign of life; nothing more may be written."""
 
 
 def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
@@ -109,15 +99,6 @@ class _Asked(threading.local):
     """How many guarded writes this thread is in."""
 
     depth = 0
-
-
-@dataclass
-class Record:
-    """A trial as MLflow holds it."""
-
-    run_id: str
-    config: TrialConfig
-    result: TrialResult
 
 
 @dataclass
@@ -243,7 +224,7 @@ class Tracking:
             self._scores[identity] = {key: v for key, v in run.data.metrics.items() if key.startswith("score/")}
             if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED:
                 ended.add(identity)
-                records.append(_record(run))
+                records.append(read_record(run))
         self._knows_runs = True
         return records
 
@@ -285,7 +266,7 @@ class Tracking:
             "gradsweep.host": socket.gethostname(),
             "gradsweep.pid": str(os.getpid()),
             BEAT: str(now()),
-            **_source_tags(),
+            **source_tags(),
         }
         own = self._create_run(tags=tags)
         run_id: str = own.info.run_id
@@ -446,7 +427,7 @@ class Tracking:
     @_as_owner
     def open(self, planned: PlannedTrial, launch: str, started: int) -> OpenRun:
         """Find or create the run of a trial, which then is RUNNING."""
-        identity, tags = planned.config.identity, _start_tags(planned, launch)
+        identity, tags = planned.config.identity, start_tags(planned, launch)
         known = self._runs.get(identity) or self._unknown_run(identity)
         run = self.client.get_run(known) if known else None
         if known is None or run is None or run.info.lifecycle_stage == "deleted":
@@ -466,7 +447,7 @@ class Tracking:
     @_as_owner
     def write_epochs(self, run: OpenRun, planned: PlannedTrial, epochs: Sequence[EpochReport]) -> None:
         """Add epochs to the run of a trial."""
-        self._log(run, planned, [metric for report in epochs for metric in _epoch_metrics(report, run.started)], [])
+        self._log(run, planned, [metric for report in epochs for metric in epoch_metrics(report, run.started)], [])
 
     @_as_owner
     def write(self, entry: Entry, run: OpenRun | None = None, written: int = 0) -> None:
@@ -479,10 +460,10 @@ class Tracking:
         """
         run = run or self.open(entry.planned, entry.launch, entry.started)
         result = entry.result
-        metrics = [metric for report in entry.epochs[written:] for metric in _epoch_metrics(report, run.started)]
+        metrics = [metric for report in entry.epochs[written:] for metric in epoch_metrics(report, run.started)]
         ended = max(entry.ended, run.ended + 1)  # a clock that went back must not let the values before count
-        metrics += [m for m in _result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
-        self._log(run, entry.planned, metrics, _end_tags(result))
+        metrics += [m for m in result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
+        self._log(run, entry.planned, metrics, end_tags(result))
         with tempfile.TemporaryDirectory() as folder:  # for an entry that the journal could not keep
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
@@ -506,7 +487,7 @@ class Tracking:
         self.client.set_tag(launch, BEAT, str(now()))
 
     def _log(self, run: OpenRun, planned: PlannedTrial, metrics: list[Metric], tags: list[RunTag]) -> None:
-        params = [] if run.has_params else _params(planned.config)
+        params = [] if run.has_params else run_params(planned.config)
         if metrics or params or tags:
             self.client.log_batch(run.run_id, metrics, params, tags)
         run.has_params = True
@@ -557,134 +538,3 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def now() -> int:
     """Milliseconds since the epoch."""
     return int(time.time() * 1000)
-
-
-def _source_tags() -> dict[str, str]:
-    tags = {"mlflow.user": _user(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        tags["mlflow.source.git.commit"] = commit.stdout.strip()
-    return tags | {"gradsweep.version": __version__, "gradsweep.torch": torch.__version__}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return str(os.getuid())
-
-
-def _start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
-    config = planned.config
-    return {
-        "mlflow.parentRunId": launch,
-        "mlflow.user": _user(),
-        "mlflow.source.name": "gradsweep",
-        "gradsweep.kind": TRIAL,
-        "gradsweep.identity": config.identity,
-        **_config_tags(config),
-        "gradsweep.phase": planned.phase,
-        "gradsweep.arm": planned.arm,
-        "gradsweep.method": config.method,
-        "gradsweep.seed": str(config.seed),
-        "gradsweep.status": "running",
-        "gradsweep.error": "",
-        "gradsweep.version": __version__,
-        "gradsweep.torch": torch.__version__,
-    }
-
-
-def _config_tags(config: TrialConfig) -> dict[str, str]:
-    """The config as JSON, in as many tags as it needs."""
-    text = json.dumps(asdict(config))
-    starts = range(0, len(text), CONFIG_CHARACTERS)
-    return {f"gradsweep.config{f'.{i}' if i else ''}": text[k : k + CONFIG_CHARACTERS] for i, k in enumerate(starts)}
-
-
-def _config_of(tags: Mapping[str, str]) -> TrialConfig:
-    """The inverse of `_config_tags`."""
-    text, i = tags["gradsweep.config"], 1
-    while part := tags.get(f"gradsweep.config.{i}"):
-        text, i = text + part, i + 1
-    return TrialConfig(**json.loads(text))
-
-
-def _end_tags(result: TrialResult) -> list[RunTag]:
-    tags = {"gradsweep.status": result.status, "gradsweep.error": storable(result.error)[:4000]}
-    # Written even where empty: a trial that failed and ran again must not keep those of its failure.
-    tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
-    tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
-    return [RunTag(key, value) for key, value in tags.items()]
-
-
-def _json_within(texts: Sequence[str]) -> str:
-    """Texts as JSON that no backend cuts in the middle, where it could not be read back; the last ones may go."""
-    kept = [text if len(text) <= ALARM_CHARACTERS else f"{text[: ALARM_CHARACTERS - 3]}..." for text in texts]
-    while len(json.dumps(kept)) > CONFIG_CHARACTERS:
-        kept.pop()
-    return json.dumps(kept)
-
-
-def _params(config: TrialConfig) -> list[Param]:
-    """What decides the trial; nothing that a later launch may name otherwise."""
-    flat: dict[str, Any] = {"method": config.method, "seed": config.seed, "epochs": config.epochs}
-    for key, value in config.settings.items():
-        flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
-    flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
-    flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
-    return [Param(key, storable(str(value))[:6000]) for key, value in flat.items()]
-
-
-def _epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
-    """Their times are made from run and epoch, so that a trial that begins again writes the same points."""
-    groups = {
-        "loss": report.loss,
-        "val": report.validation,
-        "w": report.weights,
-        "G": report.gradient_norms,
-        "r": report.rates,
-    }
-    for group, values in groups.items():
-        for task, value in values.items():
-            yield Metric(f"{group}/{task}", value, started + report.epoch, report.epoch)
-
-
-def _result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
-    """Their time is that of the end, so that of a trial that failed and ran again the last values count."""
-    yield Metric("steps", float(result.steps), ended, 0)
-    yield Metric("seconds", result.seconds, ended, 0)
-    groups = {"final_val": result.validation, "test": result.test, "train": result.train}
-    groups |= {"initial_loss": result.initial_losses}
-    groups |= {f"mean_w_{name}": result.averages.get(name, {}) for name in AVERAGES}
-    for group, values in groups.items():
-        for task, value in values.items():
-            yield Metric(f"{group}/{task}", value, ended, 0)
-
-
-def _record(run: Run) -> Record:
-    tags, metrics = run.data.tags, run.data.metrics
-
-    def group(name: str) -> dict[str, float]:
-        prefix = f"{name}/"
-        return {key.removeprefix(prefix): _finite_or_not(v) for key, v in metrics.items() if key.startswith(prefix)}
-
-    result = TrialResult(
-        status=tags["gradsweep.status"],
-        steps=int(metrics.get("steps", 0)),
-        seconds=metrics.get("seconds", 0.0),
-        together=int(tags.get("gradsweep.together", "1")),
-        validation=group("final_val"),
-        test=group("test"),
-        train=group("train"),
-        averages={name: group(f"mean_w_{name}") for name in AVERAGES},
-        initial_losses=group("initial_loss"),
-        alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
-        resumed=json.loads(tags.get("gradsweep.resumed", "[]")),
-        error=tags.get("gradsweep.error", ""),
-    )
-    return Record(run.info.run_id, _config_of(tags), result)
-
-
-def _finite_or_not(value: float) -> float:
-    """A number that MLflow has stored; it takes NaN, and the largest number for infinity."""
-    return math.copysign(math.inf, value) if abs(value) >= MLFLOW_INFINITY else value

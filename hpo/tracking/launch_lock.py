@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.tracking.delivery import BEAT_SECONDS
 from hpo.tracking.experiment import OpenLaunch, Tracking
 

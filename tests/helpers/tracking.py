@@ -13,10 +13,11 @@ import pytest
 from mlflow.entities import Run
 
 from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
-from hpo.tracking import backend
 from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Record, Tracking
+from hpo.tracking.experiment import Tracking
 from hpo.tracking.outbox import Journal
+from hpo.tracking.run_format import Record
+from hpo.tracking.server import healthy, serve
 from tests.helpers.runs import place_database
 
 TASKS = ["depth", "normals"]
@@ -95,8 +96,8 @@ class Server:
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log, pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)  # a server keeps its artifacts there unless told otherwise
-            self.process = backend.serve(self.uri, "127.0.0.1", self.port, log)
-        assert backend.healthy(self.url, self.process), (self.folder / "log").read_text()
+            self.process = serve(self.uri, "127.0.0.1", self.port, log)
+        assert healthy(self.url, self.process), (self.folder / "log").read_text()
 
     def stop(self) -> None:
         if self.process is not None:

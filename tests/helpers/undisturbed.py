@@ -16,7 +16,7 @@ from hpo.problems import load_problem
 from hpo.report import ReportData
 from hpo.study.alpha_sweep import Sweep
 from hpo.study.schedule import Next, Schedule
-from hpo.tracking import experiment as tracking
+from hpo.tracking.run_format import epoch_metrics, result_metrics
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import Case
 
@@ -56,8 +56,8 @@ class Undisturbed:
     def points(self, identity: str) -> set[tuple[str, int, float]]:
         """Every metric that MLflow should hold of a trial: name, step, value."""
         _, epochs, result = self.trials[identity]
-        metrics = [metric for epoch in epochs for metric in tracking._epoch_metrics(epoch, 0)]
-        metrics += tracking._result_metrics(result, 0)
+        metrics = [metric for epoch in epochs for metric in epoch_metrics(epoch, 0)]
+        metrics += result_metrics(result, 0)
         return {(metric.key, metric.step, metric.value) for metric in metrics if metric.key not in TIMES}
 
     def assert_same(self, runs: list[Run], client: MlflowClient) -> None:

@@ -17,8 +17,9 @@ from hpo.check.batch_digests import digest, go_through, row_digests
 from hpo.check.loss_graph import LossGraph
 from hpo.check.problem_check import CHECKS, Finding, check_problem
 from hpo.check.user_tracebacks import place_of, told
-from hpo.cli import app as cli
-from hpo.problems.base import ProblemError
+from hpo.cli.app import main
+from hpo.cli.options import console
+from hpo.core.errors import ProblemError
 from hpo.training.global_state import GlobalState
 from tests.helpers import broken_problems as broken
 from tests.helpers import hostile_problems as hostile
@@ -340,12 +341,12 @@ class TestExamples:
 class TestCommand:
     @pytest.fixture
     def command(self, capsys, monkeypatch):
-        monkeypatch.setattr(cli.console, "_width", 160)
+        monkeypatch.setattr(console, "_width", 160)
 
         def run(*arguments: str) -> tuple[int, str, str]:
             monkeypatch.setattr(sys, "argv", ["gradsweep", "check", *arguments])
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                main()
             return (ended.value.code or 0, *capsys.readouterr())
 
         return run

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hpo import __version__
-from hpo.cli import app as cli
+from hpo.cli.export import _exported
+from hpo.cli.verdict import print_verdict
 from hpo.launch.conclude import Finished
 from hpo.report import best
 from tests.helpers.report_builder import Builder
@@ -258,7 +259,9 @@ class TestWinner:
     @pytest.mark.parametrize(("winner", "moves"), [("uncertainty", True), ("", False)])
     def test_the_end_of_a_study(self, winner: str, moves: bool, capsys):
         comparison = Builder(verdict="worse", winner=winner).data().comparison
-        cli._verdict(Finished(comparison, Path("report.html"), Path("weights.json"), {}, {}, True), Path("out"), None)
+        print_verdict(
+            Finished(comparison, Path("report.html"), Path("weights.json"), {}, {}, True), Path("out"), None
+        )
         said = " ".join(capsys.readouterr().out.split())
         assert ("train with: balancers.Uncertainty(tasks) For fixed weights, train with" in said) is moves
         assert ("Train with " in said) is not moves
@@ -268,9 +271,9 @@ class TestWinner:
         content = {"arm": comparison.recommended, "weights": {"income": 0.5, "age": 1.5}}
         line = f"weights.json: {comparison.recommended}: income 0.5, age 1.5\n"
         for given in (None, Builder(verdict="worse").data().comparison):
-            cli._exported(Path("weights.json"), content, given)
+            _exported(Path("weights.json"), content, given)
             assert capsys.readouterr().out == line
-        cli._exported(Path("weights.json"), content, comparison)
+        _exported(Path("weights.json"), content, comparison)
         first, *words, code = capsys.readouterr().out.splitlines()
         assert first + "\n" == line
         assert " ".join(" ".join(words).split()) == best(comparison).words

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from balancers import Static
 from balancers.weights_file import SCHEMA, VERSION, read_weights
+from hpo.core.errors import ProblemError, StudyError
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import write_weights
 from hpo.launch.workspace import place
-from hpo.problems.base import ProblemError
-from hpo.study.spec import MOST_CHARACTERS, MOST_FAULTS, TAKEN, StudyError, load_study
+from hpo.study.spec import TAKEN
+from hpo.study.study_file import MOST_CHARACTERS, MOST_FAULTS, load_study
 from hpo.tracking.experiment import Tracking
 from tests.helpers.runs import main, no_file_beyond
 

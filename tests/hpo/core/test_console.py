@@ -13,7 +13,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from hpo.core.console import Console, commands_in, printable
+from hpo.cli.console import Console
+from hpo.core.text import commands_in, printable
 from tests.helpers.runs import Case, main
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"

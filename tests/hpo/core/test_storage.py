@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.core.storage import Storage, StorageError, absolute, below
+from hpo.core.errors import StorageError
+from hpo.core.storage import Storage, absolute, below
 
 KINDS = ["path", "file", "memory", "local", "s3"]
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hpo.core.storage import Storage, StorageError, absolute
+from hpo.core.errors import StorageError, TrackingError
+from hpo.core.storage import Storage, absolute
 from hpo.core.uris import fault, has_secret, public, redacted, shown
-from hpo.tracking.backend import TrackingError, check_answers
+from hpo.tracking.backend import check_answers
 from tests.helpers.runs import Case, assert_only_stages, main
 
 SECRET = "s3cr3tW0rd"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import hpo.execution.code_upload
-from hpo.execution.code_upload import MOST_SETTINGS, ShippingError, stage
+from hpo.core.errors import ShippingError
+from hpo.execution.code_upload import MOST_SETTINGS, stage
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = {"balancers", "hpo", "search_spaces"}

@@ -12,8 +12,9 @@ import pytest
 import ray
 from ray._private import node, services, utils, worker
 
+from hpo.core.errors import ClusterError
 from hpo.execution import ray_cluster
-from hpo.execution.ray_cluster import ClusterError, _knock, connected
+from hpo.execution.ray_cluster import _knock, connected
 from hpo.execution.ray_start import _patient, start_ray
 from hpo.study.spec import Resources
 from tests.helpers.runs import Case, assert_only_stages, wait_until

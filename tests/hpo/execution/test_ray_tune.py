@@ -9,7 +9,8 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from hpo.execution.ray_cluster import ClusterError, connected
+from hpo.core.errors import ClusterError
+from hpo.execution.ray_cluster import connected
 from hpo.study.spec import Resources
 from tests.helpers.runs import Case, assert_complete, assert_only_stages, main, wait_until
 

@@ -11,8 +11,8 @@ import torch
 from hpo.core.trial import EpochReport
 from hpo.launch.restore import open_plan
 from hpo.problems import load_problem
-from hpo.tracking import experiment as tracking
 from hpo.tracking.experiment import Tracking
+from hpo.tracking.run_format import epoch_metrics, result_metrics
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import Case, assert_complete
 
@@ -32,7 +32,7 @@ def check_same(case: Case) -> None:
     for record in fixed:
         reports: list[EpochReport] = []
         result = run_trial(record.config, problem, reports.append, torch.device("cpu"))
-        metrics = [*tracking._epoch_metrics(reports[-1], 0), *tracking._result_metrics(result, 0)]
+        metrics = [*epoch_metrics(reports[-1], 0), *result_metrics(result, 0)]
         expected = {metric.key: metric.value for metric in metrics}
         found = runs[record.run_id].data.metrics
         for name in METRICS:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import Tracking
 from tests.helpers.forks import Command, Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
@@ -188,7 +188,7 @@ class TestFolder:
         again = forks.run("run", "study.yaml", "--output", str(moved))
         assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() == starts
-        store = Tracking(backend.embedded_uri(moved), "steered", moved, create=False)
+        store = Tracking(embedded_uri(moved), "steered", moved, create=False)
         runs = trial_runs(store)
         assert len(runs) == TRIALS
         assert all(run.info.artifact_uri.startswith((moved / "artifacts").as_uri()) for run in runs)
@@ -274,7 +274,7 @@ class TestDataAndClock:
     def test_a_clock_that_went_back_does_not_bring_back_earlier_values(self, tmp_path):
         from hpo.tracking.outbox import Entry, Journal
 
-        store = Tracking(backend.embedded_uri(tmp_path), "clock", tmp_path)
+        store = Tracking(embedded_uri(tmp_path), "clock", tmp_path)
         journal = Journal(tmp_path / "undelivered")
         write_trial(store, journal, planned(), result("failed", validation=0.5, error="OSError: full"))
         (before,) = trial_runs(store)

@@ -12,8 +12,9 @@ from mlflow import MlflowClient
 
 from hpo.launch.workspace import place
 from hpo.study.alpha_sweep import optuna_storage
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri, sqlite_path
 from hpo.tracking.experiment import Tracking
+from hpo.tracking.server import healthy, serve
 from tests.helpers.runs import Case
 
 NAMES = [
@@ -39,12 +40,12 @@ NAMES = [
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database, whose migrations take seconds."""
     folder = tmp_path_factory.mktemp("output")
-    Tracking(backend.embedded_uri(folder), "first", folder)
+    Tracking(embedded_uri(folder), "first", folder)
     return folder / "mlflow.db"
 
 
 def test_a_plain_folder_keeps_its_uri(tmp_path):
-    assert backend.embedded_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert embedded_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.mark.slow
@@ -55,7 +56,7 @@ def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path
     folder.mkdir()
     shutil.copy(database, folder / "mlflow.db")
     where = place(Path(name) if relative else folder, None)
-    assert backend.sqlite_path(where.uri) == folder / "mlflow.db"
+    assert sqlite_path(where.uri) == folder / "mlflow.db"
     store = Tracking(where.uri, "study", where.output)
     store.start_launch("name: x")
     again = Tracking(where.uri, "study", where.output, create=False)
@@ -85,9 +86,9 @@ def test_a_study_and_its_server_in_a_folder_of_a_strange_name(tmp_path, monkeypa
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     monkeypatch.chdir(case.folder)
-    server = backend.serve(backend.embedded_uri(case.output), "127.0.0.1", port)
+    server = serve(embedded_uri(case.output), "127.0.0.1", port)
     try:
-        assert backend.healthy(f"http://127.0.0.1:{port}", server)
+        assert healthy(f"http://127.0.0.1:{port}", server)
         names = {one.name for one in MlflowClient(f"http://127.0.0.1:{port}").search_experiments()}
     finally:
         server.terminate()

@@ -14,7 +14,7 @@ import torch
 
 from balancers import Static
 from hpo.compare import compare
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem

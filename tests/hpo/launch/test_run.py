@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from balancers import Static
-from hpo.core.console import Console
+from hpo.cli.console import Console
 from hpo.core.trial import EpochReport, TrialResult
 from hpo.launch.progress import View, stage
 from hpo.launch.restore import open_plan

@@ -14,7 +14,8 @@ import torch
 
 from balancers import Static
 from hpo.compare import Comparison, compare, interval
-from hpo.launch.weights_export import PACKAGES, ExportError, weights_content, write_text, write_weights
+from hpo.core.errors import ExportError
+from hpo.launch.weights_export import PACKAGES, weights_content, write_text, write_weights
 from hpo.study.plan import Plan
 from tests.hpo.study.test_schedule import Study, of_method, small
 from tests.hpo.training.test_trial_loop import TASKS

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hpo.problems.base import ProblemError
+from hpo.core.errors import ProblemError
 from hpo.problems.census import Census
 from hpo.problems.toy import Toy
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hpo.problems.base import ProblemError, Split
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Split
 from hpo.problems.census import (
     COLUMNS,
     LABELS,

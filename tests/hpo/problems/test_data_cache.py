@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.problems.base import ProblemError
+from hpo.core.errors import ProblemError
 from hpo.problems.data_cache import (
     ShuffledBatches,
     cache_folder,

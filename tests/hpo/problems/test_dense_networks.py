@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from balancers import GradNorm
-from hpo.problems.base import ProblemError
+from hpo.core.errors import ProblemError
 from hpo.problems.dense_networks import (
     FCN,
     LEAST_CHANNELS,

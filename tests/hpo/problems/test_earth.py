@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from balancers import GradNorm
+from hpo.core.errors import ProblemError
 from hpo.problems import earth
-from hpo.problems.base import ProblemError, Split
+from hpo.problems.base import Split
 from hpo.problems.dense_networks import DenseNetwork
 from hpo.problems.earth import (
     ALTITUDE,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from hpo.core.errors import ProblemError
 from hpo.problems import multi_fashion
-from hpo.problems.base import ProblemError, Split
+from hpo.problems.base import Split
 from hpo.problems.multi_fashion import (
     CANVAS,
     DIGITS_FILE,

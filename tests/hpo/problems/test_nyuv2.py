@@ -16,7 +16,8 @@ from scipy.io import savemat
 from torch import Tensor
 
 from balancers import GradNorm
-from hpo.problems.base import ProblemError, Split
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Split
 from hpo.problems.data_cache import ordered_batches
 from hpo.problems.nyuv2 import EVALUATION_IMAGES, NYUv2
 from hpo.problems.nyuv2_files import (

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from hpo.problems.base import ProblemError, Split
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Split
 from hpo.problems.qm9 import (
     ATOMS,
     BOHR,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from hpo.core.errors import ProblemError
 from hpo.problems import available, load_problem
-from hpo.problems.base import ProblemError
 from hpo.problems.census import Census
 from hpo.problems.toy import Toy
 

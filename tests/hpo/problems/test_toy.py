@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from balancers import GradNorm
-from hpo.problems.base import ProblemError
+from hpo.core.errors import ProblemError
 from hpo.problems.toy import Heads, Toy, generate
 
 

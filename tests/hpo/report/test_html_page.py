@@ -20,8 +20,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from hpo.report import ReportData, write_report
 from hpo.report.figures import FIGURES
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import Tracking
+from hpo.tracking.server import healthy, serve
 from tests.helpers.chromium import chromium
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import place_database
@@ -274,10 +275,10 @@ def test_the_mlflow_ui_shows_it(browser, report, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryFile() as log:
-        server = backend.serve(backend.embedded_uri(tmp_path), "127.0.0.1", port, log)
+        server = serve(embedded_uri(tmp_path), "127.0.0.1", port, log)
         try:
             address = f"http://127.0.0.1:{port}"
-            assert backend.healthy(address, server)
+            assert healthy(address, server)
             path = f"/#/experiments/{store.experiment_id}/runs/{run}/artifacts/report/report.html"
             frame = Seen(browser, address + path).page.frame_locator("iframe")
             frame.locator("body[data-drawn]").wait_for()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.study.alpha_sweep import Parameters, Sweep, optuna_storage
 from search_spaces import AlphaSpace
 from tests.helpers.runs import no_file_beyond

@@ -14,12 +14,12 @@ import pytest
 
 import hpo.training.checkpoints
 from hpo.compare import compare, static_points
+from hpo.core.errors import StudyError
 from hpo.core.storage import Storage
 from hpo.core.trial import PAUSED, STOPPED, PlannedTrial, TrialConfig, TrialResult
 from hpo.study.halving import Halving, rungs_of
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
-from hpo.study.spec import StudyError
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import Case

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.study.plan import Plan, short_weights
-from hpo.study.spec import Study, StudyError
+from hpo.study.spec import Study
 from tests.hpo.training.test_trial_loop import TASKS, Small, run
 
 AVERAGES = ("arithmetic", "geometric", "tail")

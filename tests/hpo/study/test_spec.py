@@ -6,16 +6,9 @@ from pathlib import Path
 import pytest
 
 from balancers.torchjd_methods import NAMES as TORCHJD
-from hpo.study.spec import (
-    ConfirmSpec,
-    GradNormSpec,
-    ProblemSpec,
-    Resources,
-    StaticSpec,
-    Study,
-    StudyError,
-    load_study,
-)
+from hpo.core.errors import StudyError
+from hpo.study.spec import ConfirmSpec, GradNormSpec, ProblemSpec, Resources, StaticSpec, Study
+from hpo.study.study_file import load_study
 
 EXAMPLE = """
 name: census-quick

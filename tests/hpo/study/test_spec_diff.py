@@ -12,8 +12,8 @@ from hpo.launch.restore import open_plan
 from hpo.launch.run import _tell_changes
 from hpo.launch.workspace import place
 from hpo.study.schedule import Schedule
-from hpo.study.spec import load_study
 from hpo.study.spec_diff import LISTED, changes, told
+from hpo.study.study_file import load_study
 from hpo.tracking.experiment import Tracking
 from tests.helpers.runs import Case
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from hpo.tracking import backend
-from hpo.tracking.backend import TrackingError, holds_no_study
+from hpo.core.errors import TrackingError
+from hpo.tracking.backend import embedded_uri, holds_no_study
 from hpo.tracking.database import HALF, LOCK, SCRATCH, SIDES, prepare_database
 from hpo.tracking.experiment import Tracking
 from tests.helpers.runs import main
@@ -98,7 +98,7 @@ def test_one_that_somebody_may_be_making_is_left_alone(copy):
     os.utime(copy)
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
     with pytest.raises(TrackingError, match="cannot be used: "):
-        Tracking(backend.embedded_uri(copy.parent), "study", copy.parent)
+        Tracking(embedded_uri(copy.parent), "study", copy.parent)
 
 
 def test_readers_and_the_writer_of_one_that_a_server_has_made_do_not_wait_for_each_other(tmp_path):
@@ -120,7 +120,7 @@ def test_one_that_was_killed_half_way_is_kept_aside_with_its_journal_and_made_ag
     for side in SIDES[1:]:
         copy.with_name(f"mlflow.db{side}").write_bytes(b"of the killed process")
     (copy.parent / f"{SCRATCH}killed").mkdir()
-    store = Tracking(backend.embedded_uri(copy.parent), "study", copy.parent)
+    store = Tracking(embedded_uri(copy.parent), "study", copy.parent)
     assert "registered_models" in tables(copy)
     assert store.records() == []
     assert not list(copy.parent.glob(f"{SCRATCH}*"))
@@ -155,7 +155,7 @@ def test_one_that_is_damaged_is_refused_in_a_line_and_kept(copy, damage, says):
     damage(copy)
     before = copy.read_bytes()
     with pytest.raises(TrackingError) as refused:
-        Tracking(backend.embedded_uri(copy.parent), "study", copy.parent)
+        Tracking(embedded_uri(copy.parent), "study", copy.parent)
     assert says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert copy.read_bytes() == before
@@ -172,5 +172,5 @@ def test_two_processes_that_open_a_fresh_folder_at_once_both_work(tmp_path):
         for name in ("first", "second")
     ]
     assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0), ("", 0)]
-    found = {experiment.name for experiment in MlflowClient(backend.embedded_uri(tmp_path)).search_experiments()}
+    found = {experiment.name for experiment in MlflowClient(embedded_uri(tmp_path)).search_experiments()}
     assert found == {"Default", "first", "second"}

@@ -15,7 +15,7 @@ import pytest
 
 import hpo.tracking.delivery
 from hpo.core.trial import AVERAGES, EpochReport
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.delivery import Writer, deliver
 from hpo.tracking.experiment import Tracking
 from hpo.tracking.outbox import TRAJECTORY, TRIAL, Entry, Journal
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(backend.embedded_uri(folder), request.node.name, folder)
+    return Tracking(embedded_uri(folder), request.node.name, folder)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from hpo.tracking import backend
-from hpo.tracking.backend import TrackingError
+from hpo.core.errors import TrackingError
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import OpenRun, Tracking
 from hpo.tracking.outbox import Entry, Journal
 from tests.helpers.runs import Case, assert_complete, place_database
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(backend.embedded_uri(folder), request.node.name, folder)
+    return Tracking(embedded_uri(folder), request.node.name, folder)
 
 
 class TestScores:

@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 import hpo.tracking.launch_lock
-from hpo.core.files import OutputError
+from hpo.core.errors import OutputError
 from hpo.launch.output_lock import locked
-from hpo.tracking import backend
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import Tracking
 from hpo.tracking.launch_lock import check_alone
 from tests.helpers.runs import place_database
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(backend.embedded_uri(folder), request.node.name, folder)
+    return Tracking(embedded_uri(folder), request.node.name, folder)
 
 
 def launched(store: Tracking, **tags: str) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpo.tracking import backend
+from hpo.core.errors import LaunchLostError
+from hpo.tracking.backend import embedded_uri
 from hpo.tracking.delivery import Heartbeat, Writer, deliver
-from hpo.tracking.experiment import LaunchLostError, OpenRun, Tracking
+from hpo.tracking.experiment import OpenRun, Tracking
 from hpo.tracking.outbox import Entry, Journal
 from tests.helpers.forks import Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
@@ -22,13 +23,13 @@ HASTY = {"hpo.tracking.delivery.BEAT_SECONDS": 1.0, "hpo.tracking.launch_lock.WA
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lost")
-    Tracking(backend.embedded_uri(folder), "first", folder)
+    Tracking(embedded_uri(folder), "first", folder)
     return folder
 
 
 @pytest.fixture
 def owner(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    store = Tracking(backend.embedded_uri(folder), request.node.name[:60], folder)
+    store = Tracking(embedded_uri(folder), request.node.name[:60], folder)
     store.start_launch("name: x")
     return store
 

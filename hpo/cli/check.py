@@ -1,0 +1,121 @@
+"""``gradsweep check``"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from hpo.cli.options import BAD_INPUT, console
+from hpo.core.errors import OptionError
+
+if TYPE_CHECKING:
+    pass  # pandas and torch take seconds to import
+
+
+def check(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="An argument of the problem, as a study file has it under `problem`; may be given several times.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE", help="Where to train: cpu, cuda, cuda:1, ...; default: a GPU if torch sees one."
+        ),
+    ] = None,
+) -> None:
+    """Run one step of everything on a problem and say what is missing, before a study trains it many times.
+
+    Exit code 2 if there is a fault, which a study would fail by; a warning may be meant. Nothing is written but what
+    the problem itself prepares.
+    """
+    arguments = _arguments(settings or [])
+    with _spinner() as tell:
+        import torch
+
+        from hpo.check.problem_check import check_problem
+
+        torch.set_num_threads(1)  # as a trial has by default
+        findings = check_problem(problem, arguments, _device(device), tell)
+    styles = {"ok": "green", "warning": "yellow", "fault": "bold red"}
+    table = Table(title=f"{problem}: one step of everything", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "what", "found, and what is allowed"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        found = f"{finding.found}\nallowed: {finding.allowed}" if finding.allowed else finding.found
+        table.add_row(Text(finding.level, styles[finding.level]), finding.subject, found)
+    console.print(table)
+    count = {level: sum(finding.level == level for finding in findings) for level in styles}
+    console.print(f"Faults: {count['fault']}, warnings: {count['warning']}.", style="bold", highlight=False)
+    if count["fault"]:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _arguments(settings: Sequence[str]) -> dict[str, Any]:
+    """What ``--set`` says, read and checked as a study file is."""
+    if not settings:
+        return {}
+    import yaml
+    from pydantic import ValidationError
+
+    from hpo.study.spec import ProblemSpec
+    from hpo.study.study_file import read_yaml
+
+    arguments: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key == "name":
+            raise OptionError(f"--set: found {text!r}, allowed: KEY=VALUE, the key an argument of the problem")
+        if key in arguments:
+            raise OptionError(f"--set: found the key {key!r} twice, allowed: each once")
+        try:
+            arguments[key] = read_yaml(value)
+            ProblemSpec.model_validate({"name": "any", key: arguments[key]})
+        except ValidationError as error:
+            told = error.errors()[0].get("ctx", {}).get("error", "allowed: text")
+            raise OptionError(f"--set: {key!r}: found {value!r}, {told}") from None
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise OptionError(f"--set: {key!r}: found {value!r}, allowed: a value as YAML has it") from None
+    return arguments
+
+
+def _device(name: str | None) -> Any:
+    import torch
+
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(chosen)
+    except RuntimeError:
+        raise OptionError(f"--device: found {chosen!r}, allowed: cpu, cuda, cuda:1, ...") from None
+    try:
+        torch.zeros(1, device=device).item()
+    except (AssertionError, ImportError, RuntimeError) as error:  # a build of torch without CUDA asserts
+        line = str(error).partition("\n")[0]
+        raise OptionError(f"--device: {chosen} cannot be used: {line}") from None
+    return device
+
+
+@contextmanager
+def _spinner() -> Iterator[Callable[[str], object]]:
+    """Something moves while a check takes its time; what it yields is told which."""
+    if not console.is_terminal:
+        yield str
+        return
+    with console.status("importing torch") as status:
+        yield lambda subject: status.update(f"looking at: {subject}")

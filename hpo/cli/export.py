@@ -1,0 +1,52 @@
+"""``gradsweep export``"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli.options import DEFAULT_OUTPUT, Output, StudyFile, TrackingUri, console
+from hpo.cli.verdict import print_winner
+from hpo.core.errors import OutputError
+
+if TYPE_CHECKING:
+    from hpo.compare import Comparison
+
+
+def export(
+    study: StudyFile,
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="An arm with fixed weights; default: the recommended one.")
+    ] = None,
+    file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The weights file to write.")] = Path(
+        "weights.json"
+    ),
+    tracking_uri: TrackingUri = None,
+    output: Output = DEFAULT_OUTPUT,
+) -> None:
+    """Write the weights file for production training: `balancers.Static.load("weights.json")`."""
+    from hpo.compare import compare
+    from hpo.launch.conclude import runs_of
+    from hpo.launch.restore import read_study
+    from hpo.launch.weights_export import weights_content, write_weights
+    from hpo.launch.workspace import place
+
+    found, schedule, store = read_study(study, place(output, tracking_uri), console)
+    comparison = compare(schedule.table(), found.directions, found.study.margin)
+    content = weights_content(found, comparison, arm, runs_of(schedule, store))
+    try:
+        write_weights(file, content)
+    except OSError as error:
+        raise OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
+    _exported(file, content, None if arm else comparison)
+
+
+def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
+    """Describe an exported weights file; with a comparison also the better arm that cannot be exported."""
+    weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
+    console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
+    if comparison is not None:
+        print_winner(comparison)

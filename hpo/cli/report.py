@@ -1,0 +1,38 @@
+"""``gradsweep report``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo.cli.options import DEFAULT_OUTPUT, ImageFormat, Output, StudyFile, TrackingUri, console
+from hpo.cli.verdict import print_verdict
+
+if TYPE_CHECKING:
+    pass  # pandas and torch take seconds to import
+
+
+def report(
+    study: StudyFile,
+    folder: Annotated[
+        Path | None, typer.Option("-o", metavar="DIR", help="Where to; default: the study's output folder.")
+    ] = None,
+    figures: Annotated[
+        ImageFormat | None,
+        typer.Option(help="Write the figures as image files too, into report/figures; takes Chrome or Chromium."),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    output: Output = DEFAULT_OUTPUT,
+) -> None:
+    """Write report and tables again, from what MLflow holds, finished or not."""
+    from hpo.launch.conclude import conclude
+    from hpo.launch.restore import read_study
+    from hpo.launch.workspace import place
+
+    where = place(output, tracking_uri)
+    found, schedule, store = read_study(study, where, console)
+    target = folder or where.folder(found.study.name)
+    finished = conclude(found, schedule, store, where, target, None, figures)
+    print_verdict(finished, output, tracking_uri)

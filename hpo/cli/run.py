@@ -1,0 +1,70 @@
+"""``gradsweep run``"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpo import __version__
+from hpo.cli.options import (
+    DEFAULT_OUTPUT,
+    STOPPED,
+    Output,
+    StudyFile,
+    TrackingUri,
+    _no_password,
+    console,
+    interruptible,
+)
+from hpo.cli.verdict import print_verdict
+
+if TYPE_CHECKING:
+    pass  # pandas and torch take seconds to import
+
+
+def run(
+    study: StudyFile,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", envvar="RAY_ADDRESS", help="A running Ray cluster; default: this machine."),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="Wait so long for a node that can hold a trial.")
+    ] = 0.0,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URI",
+            envvar="GRADSWEEP_STORAGE",
+            callback=_no_password,
+            help="Where checkpoints go: a folder that all nodes share, or s3://bucket/prefix; default: in the output "
+            "folder.",
+        ),
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    output: Output = DEFAULT_OUTPUT,
+) -> None:
+    """Run a study, or what is left of it: the same command again resumes, whatever was killed.
+
+    No finished trial runs twice, an interrupted one goes on from its last checkpoint. Ctrl-C stops cleanly. Ends with
+    the verdict and with where report, weights file and MLflow UI are; exit code 1 if a trial failed or diverged.
+    """
+    from hpo.launch.output_lock import refuse_second_launch
+
+    refuse_second_launch(study, output)
+    finished = None
+    with suppress(KeyboardInterrupt), interruptible():
+        console.print(f"gradsweep {__version__}: {study}", highlight=False, markup=False, soft_wrap=True)
+        from hpo.launch.run import run_study
+        from hpo.launch.workspace import place
+
+        where = place(output, tracking_uri, storage)
+        finished = run_study(study, where, address, console, wait)
+    if finished is None or not finished.complete:
+        console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
+        raise typer.Exit(STOPPED)
+    if not finished.ran:
+        console.print("Every trial of this study has finished; nothing was run.")
+    print_verdict(finished, output, tracking_uri)

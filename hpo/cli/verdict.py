@@ -1,0 +1,78 @@
+"""The end of `run` and `report`: verdict, arms, what to do, and where things are."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hpo.cli.options import DEFAULT_OUTPUT, FAILED, console
+from hpo.core.uris import shown
+
+if TYPE_CHECKING:
+    from hpo.compare import Comparison
+
+
+def print_winner(comparison: Comparison) -> None:
+    """Who won, if no weights file can hold it, and in a line of its own, to copy, the code that trains with it."""
+    from hpo.report import best
+
+    if winner := best(comparison):
+        console.print(winner.words, style="bold", markup=False, highlight=False)
+        if winner.code:
+            console.print(f"  {winner.code}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
+    """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 if anything failed."""
+    from hpo.report import recommendation, sentences, terminal
+
+    console.print()
+    for sentence in sentences(finished.comparison):
+        console.print(sentence, style="bold", markup=False, highlight=False)
+    if len(finished.comparison.arms):
+        console.print(terminal.arms(finished.comparison))
+    for alarm in finished.comparison.alarms:
+        console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
+    print_winner(finished.comparison)
+    console.print(recommendation(finished.comparison), markup=False, highlight=False)
+    console.print()
+    _places(finished, output, tracking_uri)
+    for text in finished.faults:
+        console.print(f"\n{text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if finished.failed:
+        plural = "s" if len(finished.failed) > 1 else ""
+        console.print(
+            f"\n{len(finished.failed)} trial{plural} failed; the same command tries again:", style="bold red"
+        )
+        for name, error in finished.failed.items():
+            line = error.splitlines()[0] if error else "no reason given"
+            console.print(f"  {name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    if finished.diverged:
+        _diverged(finished.diverged)
+    if finished.failed or finished.diverged or finished.faults:
+        raise typer.Exit(FAILED)
+
+
+def _diverged(diverged: Mapping[str, str]) -> None:
+    plural = "s" if len(diverged) > 1 else ""
+    console.print(
+        f"\n{len(diverged)} trial{plural} diverged, which is a result: nothing runs again", style="bold yellow"
+    )
+    for name, error in diverged.items():
+        console.print(f"  {name}: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
+    """Where report and weights file are, and the command that opens the UI on the same backend."""
+    options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
+    if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
+        whole = shown(tracking_uri) == tracking_uri
+        options = f" --tracking-uri {shlex.quote(tracking_uri)}" if whole else ""
+    where = [("Report", str(finished.report))]
+    where += [("Weights", str(finished.weights))] if finished.weights else []
+    for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:
+        console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,54 @@
+"""What may go wrong that is no fault of gradsweep, each kind by its name."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Something that the user gave cannot be used; the command line shows the message and ends with exit code 2.
+
+    The message has one line for each fault: the field, what was found and what is allowed.
+    """
+
+
+class OptionError(InputError):
+    """An option or argument of a command has a value that it does not take."""
+
+
+class StudyError(InputError, ValueError):
+    """The study file cannot be used; the message is one line a fault."""
+
+
+class ProblemError(InputError, ValueError):
+    """What the user brought as a problem cannot be used; the message names the field, the find and the rule."""
+
+
+class OutputError(InputError, RuntimeError):
+    """The output folder cannot be used."""
+
+
+class StorageError(InputError, RuntimeError):
+    """The storage of checkpoints cannot be used."""
+
+
+class TrackingError(InputError, RuntimeError):
+    """The tracking backend cannot be used."""
+
+
+class ClusterError(InputError, RuntimeError):
+    """The cluster cannot be reached, or can never run a trial of this study."""
+
+
+class ShippingError(InputError, RuntimeError):
+    """The code that nodes need is too large to be code."""
+
+
+class ExportError(InputError, ValueError):
+    """There is no such arm, or it has no fixed weights."""
+
+
+class ImageError(InputError, RuntimeError):
+    """Figures cannot be written as image files here; the message says what is missing."""
+
+
+class LaunchLostError(RuntimeError):
+    """Another launch has taken the study over, since this one showed no sign of life; nothing more may be written."""

@@ -1,0 +1,192 @@
+"""A study file: read safely, checked, and every fault told in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    ValidationError,
+)
+
+from hpo.core.errors import StudyError
+from hpo.core.text import quoted, unquoted
+from hpo.study.spec import Study
+
+MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
+MOST_LEVELS = 50
+MOST_FAULTS = 20  # shown
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """It is YAML, yet no study."""
+
+    def __init__(self, node: yaml.Node, problem: str) -> None:
+        super().__init__(problem=problem, problem_mark=node.start_mark)
+
+
+_TOO_DEEP = f"found more than {MOST_LEVELS} levels of lists and mappings, allowed: at most {MOST_LEVELS}"
+_SCALARS = {
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:float": "a number of at most 250 characters",
+    "tag:yaml.org,2002:int": "a whole number of at most 250 characters",  # so that a float can hold it, hex or not
+    "tag:yaml.org,2002:timestamp": "a date, or text in quotes",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, less what is a slip or takes for ever: a key twice, aliases that explode, numbers without end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_nodes(node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            if node.tag in _SCALARS and isinstance(node, yaml.ScalarNode) and len(node.value) > 250:
+                raise ValueError
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of int, float, date
+            if node.tag not in _SCALARS:
+                raise
+            raise _Refused(node, f"found {quoted(node.value)}, allowed: {_SCALARS[node.tag]}") from None
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Walk the file with its aliases written out; a list within itself has no last level."""
+    left, todo = 2 * MOST_CHARACTERS, [(root, 1)]  # twice: what follows counts brackets and empty values too
+    while todo:
+        node, level = todo.pop()
+        left -= 1 + len(node.value)
+        if left < 0:
+            raise _Refused(root, f"found aliases, allowed: at most {MOST_CHARACTERS} characters once written out")
+        if level > MOST_LEVELS:
+            raise _Refused(node, _TOO_DEEP)
+        if isinstance(node, yaml.ScalarNode):
+            _check_text(node)
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            todo += ((part, level + 1) for pair in node.value for part in pair)
+        else:
+            todo += ((part, level + 1) for part in node.value)
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair: no terminal, file or database takes it
+        raise _Refused(node, f"found {quoted(node.value)}, allowed: text in Unicode") from None
+
+
+def _check_keys(mapping: yaml.MappingNode) -> None:
+    seen = set()
+    for node, _ in mapping.value:
+        if isinstance(node, yaml.ScalarNode):
+            if (node.tag, node.value) in seen:  # else the last would win without a word
+                raise _Refused(node, f"found the key {quoted(node.value)} twice, allowed: each once")
+            seen.add((node.tag, node.value))
+
+
+def read_yaml(text: str) -> Any:
+    """What a text of YAML says: plain data alone, no key twice, nothing that takes for ever.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or not such.
+        RecursionError: it is too deep.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
+
+
+def load_study(path: Path) -> Study:
+    """Read a study file.
+
+    Raises:
+        StudyError: see `read_study_file`.
+    """
+    return read_study_file(path)[0]
+
+
+def read_study_file(path: Path) -> tuple[Study, str]:
+    """Read a study file: what it says, and its text, so that it need not be read again.
+
+    Raises:
+        StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_CHARACTERS + 1)
+        if len(raw) > MOST_CHARACTERS:
+            raise StudyError(
+                f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
+            )
+        text = raw.decode()
+        content = read_yaml(text)
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        kind = "" if isinstance(error, _Refused) else "is not YAML: "
+        raise StudyError(f"{path}: {kind}{where}{unquoted(error.problem, 300)}") from None
+    except RecursionError:
+        raise StudyError(f"{path}: {_TOO_DEEP}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path}: found {quoted(content)}, allowed: a mapping with at least name and problem")
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
+        more = error.error_count() - len(faults)
+        faults += [f"{path}: and {more} more faults"] if more else []
+        raise StudyError("\n".join(faults)) from None
+    return study, text
+
+
+_ALLOWED = {
+    "greater_than_equal": "a number >= {ge}",
+    "greater_than": "a number > {gt}",
+    "less_than_equal": "a number <= {le}",
+    "less_than": "a number < {lt}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "letters, digits, '_', '-' and '.', the first a letter, a digit or '_'",
+    "string_too_short": "a name",
+    "string_too_long": "at most {max_length} characters",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": "text",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+}
+
+
+def _line(path: Path, fault: Any) -> str:
+    """One fault: the file, the field, what was found, what is allowed."""
+    location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{unquoted(part)}" for part in location).lstrip(".")
+    kind, found = fault["type"], quoted(fault["input"])
+    if kind in ("extra_forbidden", "invalid_key"):
+        return f"{path}: {field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
+    if kind == "missing":
+        required = [name for name, info in _fields(fault["loc"][:-1]).items() if info.is_required()]
+        return f"{path}: {field}: missing, required here: {', '.join(required)}"
+    if kind == "value_error":
+        text = str(fault["ctx"]["error"])
+        whole = text.startswith(("unknown key", "unusable argument"))
+        return f"{path}: {field}: " + (text if whole else f"found {found}, {text}")
+    limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
+    allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
+    return f"{path}: {field}: found {found}, allowed: {allowed}"
+
+
+def _fields(location: tuple[Any, ...]) -> dict[str, Any]:
+    model: Any = Study
+    for part in location:
+        model = model.model_fields[part].annotation
+    return dict(model.model_fields)

@@ -1,0 +1,170 @@
+"""How a trial is written as an MLflow run, and read back from it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from hpo import __version__
+from hpo.core.text import storable
+from hpo.core.trial import AVERAGES, EpochReport, PlannedTrial, TrialConfig, TrialResult
+
+CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
+ALARM_CHARACTERS = 500  # of one alarm
+MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
+LAUNCH = "launch"
+TRIAL = "trial"
+
+
+@dataclass
+class Record:
+    """A trial as MLflow holds it."""
+
+    run_id: str
+    config: TrialConfig
+    result: TrialResult
+
+
+def source_tags() -> dict[str, str]:
+    """Who ran it, from which commit, with which versions."""
+    tags = {"mlflow.user": _user(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        tags["mlflow.source.git.commit"] = commit.stdout.strip()
+    return tags | {"gradsweep.version": __version__, "gradsweep.torch": torch.__version__}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return str(os.getuid())
+
+
+def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
+    """Tags of a trial that begins; `read_record` reads its config from them."""
+    config = planned.config
+    return {
+        "mlflow.parentRunId": launch,
+        "mlflow.user": _user(),
+        "mlflow.source.name": "gradsweep",
+        "gradsweep.kind": TRIAL,
+        "gradsweep.identity": config.identity,
+        **_config_tags(config),
+        "gradsweep.phase": planned.phase,
+        "gradsweep.arm": planned.arm,
+        "gradsweep.method": config.method,
+        "gradsweep.seed": str(config.seed),
+        "gradsweep.status": "running",
+        "gradsweep.error": "",
+        "gradsweep.version": __version__,
+        "gradsweep.torch": torch.__version__,
+    }
+
+
+def _config_tags(config: TrialConfig) -> dict[str, str]:
+    """The config as JSON, in as many tags as it needs."""
+    text = json.dumps(asdict(config))
+    starts = range(0, len(text), CONFIG_CHARACTERS)
+    return {f"gradsweep.config{f'.{i}' if i else ''}": text[k : k + CONFIG_CHARACTERS] for i, k in enumerate(starts)}
+
+
+def _config_of(tags: Mapping[str, str]) -> TrialConfig:
+    """The inverse of `_config_tags`."""
+    text, i = tags["gradsweep.config"], 1
+    while part := tags.get(f"gradsweep.config.{i}"):
+        text, i = text + part, i + 1
+    return TrialConfig(**json.loads(text))
+
+
+def end_tags(result: TrialResult) -> list[RunTag]:
+    """Tags of a trial that has ended; with `result_metrics` all that `read_record` needs."""
+    tags = {"gradsweep.status": result.status, "gradsweep.error": storable(result.error)[:4000]}
+    # Written even where empty: a trial that failed and ran again must not keep those of its failure.
+    tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
+    tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _json_within(texts: Sequence[str]) -> str:
+    """Texts as JSON that no backend cuts in the middle, where it could not be read back; the last ones may go."""
+    kept = [text if len(text) <= ALARM_CHARACTERS else f"{text[: ALARM_CHARACTERS - 3]}..." for text in texts]
+    while len(json.dumps(kept)) > CONFIG_CHARACTERS:
+        kept.pop()
+    return json.dumps(kept)
+
+
+def run_params(config: TrialConfig) -> list[Param]:
+    """What decides the trial; nothing that a later launch may name otherwise."""
+    flat: dict[str, Any] = {"method": config.method, "seed": config.seed, "epochs": config.epochs}
+    for key, value in config.settings.items():
+        flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
+    flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
+    flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
+    return [Param(key, storable(str(value))[:6000]) for key, value in flat.items()]
+
+
+def epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
+    """Their times are made from run and epoch, so that a trial that begins again writes the same points."""
+    groups = {
+        "loss": report.loss,
+        "val": report.validation,
+        "w": report.weights,
+        "G": report.gradient_norms,
+        "r": report.rates,
+    }
+    for group, values in groups.items():
+        for task, value in values.items():
+            yield Metric(f"{group}/{task}", value, started + report.epoch, report.epoch)
+
+
+def result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
+    """Their time is that of the end, so that of a trial that failed and ran again the last values count."""
+    yield Metric("steps", float(result.steps), ended, 0)
+    yield Metric("seconds", result.seconds, ended, 0)
+    groups = {"final_val": result.validation, "test": result.test, "train": result.train}
+    groups |= {"initial_loss": result.initial_losses}
+    groups |= {f"mean_w_{name}": result.averages.get(name, {}) for name in AVERAGES}
+    for group, values in groups.items():
+        for task, value in values.items():
+            yield Metric(f"{group}/{task}", value, ended, 0)
+
+
+def read_record(run: Run) -> Record:
+    """Read a trial that has ended: the inverse of `start_tags`, `end_tags` and `result_metrics`."""
+    tags, metrics = run.data.tags, run.data.metrics
+
+    def group(name: str) -> dict[str, float]:
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): _finite_or_not(v) for key, v in metrics.items() if key.startswith(prefix)}
+
+    result = TrialResult(
+        status=tags["gradsweep.status"],
+        steps=int(metrics.get("steps", 0)),
+        seconds=metrics.get("seconds", 0.0),
+        together=int(tags.get("gradsweep.together", "1")),
+        validation=group("final_val"),
+        test=group("test"),
+        train=group("train"),
+        averages={name: group(f"mean_w_{name}") for name in AVERAGES},
+        initial_losses=group("initial_loss"),
+        alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
+        resumed=json.loads(tags.get("gradsweep.resumed", "[]")),
+        error=tags.get("gradsweep.error", ""),
+    )
+    return Record(run.info.run_id, _config_of(tags), result)
+
+
+def _finite_or_not(value: float) -> float:
+    """A number that MLflow has stored; it takes NaN, and the largest number for infinity."""
+    return math.copysign(math.inf, value) if abs(value) >= MLFLOW_INFINITY else value
