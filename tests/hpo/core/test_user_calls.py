@@ -212,11 +212,11 @@ import torch
 from tests.helpers.hostile_problems import fork
 from tests.hpo.training.test_cohort_loop import Heard, cohort_of
 from tests.hpo.training.test_trial_loop import Small, config
-from hpo.cohort import run_cohort
-from hpo.checkpoint import Checkpoints
-from hpo.stacking_probe import check_stackable
-from hpo.storage import Storage
-from hpo.trial import run_trial
+from hpo.core.storage import Storage
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.cohort_loop import run_cohort
+from hpo.training.stacking_check import check_stackable
+from hpo.training.trial_loop import run_trial
 
 where, how, storage, cpu = sys.argv[1], sys.argv[2], Storage(sys.argv[3]), torch.device("cpu")
 torch.set_num_threads(1)
