@@ -43,9 +43,8 @@ import yaml
 from rich.console import Console
 
 from benchmarks.sweep import SearchPlan
-from hpo.compare import AVERAGES
 from hpo.core.environment import close_local_ray
-from hpo.core.trial import TrialResult
+from hpo.core.trial import AVERAGES, TrialResult
 from hpo.launch import restore
 from hpo.launch import run as launch
 from hpo.launch.restore import open_plan

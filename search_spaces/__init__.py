@@ -13,7 +13,7 @@ over one number however many tasks there are. `clr`, `ilr` and their inverses tu
 """
 
 from search_spaces.alpha import AlphaSpace
-from search_spaces.designs import DESIGNS, RANDOM_DESIGNS, explicit, points
+from search_spaces.designs import DESIGNS, Design, explicit, points
 from search_spaces.dirichlet import dirichlet
 from search_spaces.log_lattice import log_lattice
 from search_spaces.log_ratio import close, clr, clr_inverse, ilr, ilr_inverse
@@ -22,8 +22,8 @@ from search_spaces.uniform import uniform
 
 __all__ = [
     "DESIGNS",
-    "RANDOM_DESIGNS",
     "AlphaSpace",
+    "Design",
     "close",
     "clr",
     "clr_inverse",

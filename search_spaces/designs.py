@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 
 import numpy as np
@@ -14,16 +15,32 @@ from search_spaces.log_ratio import close, clr
 from search_spaces.sobol import sobol
 from search_spaces.uniform import uniform
 
-DESIGNS: dict[str, Callable[..., Array]] = {
-    "log_lattice": log_lattice,
-    "dirichlet": dirichlet,
-    "sobol": sobol,
-    "uniform": uniform,
-}
-"""Every design: ``(tasks, points, seed, **options)`` to weights of shape (points, T)."""
 
-RANDOM_DESIGNS = ("dirichlet", "sobol", "uniform")
-"""Those whose points are draws from a distribution, so that their share beyond a value has an interval."""
+@dataclass(frozen=True)
+class Design:
+    """A design of the static search.
+
+    Attributes:
+        draw: ``(tasks, points, seed, **options)`` to weights of shape (points, T).
+        random: whether its points are draws from a distribution, so that their share beyond a value has an interval.
+    """
+
+    draw: Callable[..., Array]
+    random: bool
+
+    @property
+    def options(self) -> list[str]:
+        """What `draw` takes beside the number of tasks and of points and the seed."""
+        return list(signature(self.draw).parameters)[3:]
+
+
+DESIGNS = {
+    "log_lattice": Design(log_lattice, random=False),
+    "dirichlet": Design(dirichlet, random=True),
+    "sobol": Design(sobol, random=True),
+    "uniform": Design(uniform, random=True),
+}
+"""Every design, by the name that a study file says."""
 
 MOST_REPEATS = 16
 """How many times the points asked for a design may draw before we say that it has no more directions."""
@@ -56,7 +73,7 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
     if design not in DESIGNS:
         fail("design", f"one of {sorted(DESIGNS)}", design)
     check_sizes(tasks, points, seed)
-    allowed = list(signature(DESIGNS[design]).parameters)[3:]
+    allowed = DESIGNS[design].options
     unknown = sorted(set(options) - set(allowed))
     if unknown:
         rule = f"among {allowed}" if allowed else "empty"
@@ -68,7 +85,7 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
         if drawn > MOST_REPEATS * points:
             rule = f"<= {len(found)}, all directions found in the design {design!r} with these options"
             fail("points", rule, points)
-        found = _distinct(np.concatenate([equal, DESIGNS[design](tasks, drawn, seed, **options)]))
+        found = _distinct(np.concatenate([equal, DESIGNS[design].draw(tasks, drawn, seed, **options)]))
         drawn *= 2
     return found[:points]
 

@@ -16,7 +16,7 @@ from hpo.check.short_run import Limits, ShortRun, train_shortly
 from hpo.check.user_tracebacks import place_in, told
 from hpo.check.words import duration, every, listed, number, values
 from hpo.core.text import shortened
-from hpo.core.trial import TrialConfig
+from hpo.core.trial import TrialConfig, TrialStatus
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Task
 from hpo.training.stacked_network import NotStackable
@@ -79,7 +79,7 @@ def check_learning(bench: Bench) -> Notes:
     good: dict[str, str] = {}
     for task in bench.problem.tasks:
         run = train_shortly(bench.problem, "single_task", {"task": task.name}, bench.device, limits, evaluate=True)
-        if run.result.status == "failed":
+        if run.result.status is TrialStatus.FAILED:
             yield _failed(bench, run)
             return
         note = _judge(bench, task, run)
@@ -94,7 +94,7 @@ def check_learning(bench: Bench) -> Notes:
 def _judge(bench: Bench, task: Task, run: ShortRun) -> tuple[Level, str, str]:
     """Whether its loss falls, and where its metric goes meanwhile."""
     result = run.result
-    if result.status == "diverged":
+    if result.status is TrialStatus.DIVERGED:
         return "warning", f"{task.name} trained alone: {shortened(result.error)}", "a smaller learning rate, perhaps"
     if result.steps < FEWEST_STEPS:
         return "ok", f"{result.steps} steps, which say nothing", ""
@@ -132,7 +132,7 @@ def check_time(bench: Bench) -> Notes:
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     for method, settings in methods:
         run = train_shortly(bench.problem, method, settings, bench.device, Limits(TIMED_STEPS, MOST_SECONDS))
-        if run.result.status == "failed":
+        if run.result.status is TrialStatus.FAILED:
             yield _failed(bench, run)
             return
         medians.append(statistics.median(run.seconds[WARM_STEPS:] or run.seconds or [math.nan]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from hpo.cli.options import StudyFile, console
+from hpo.core.trial import Phase
 
 if TYPE_CHECKING:
     from hpo.study.plan import Plan  # pandas and torch take seconds to import
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def _epochs(plan: Plan) -> str:
     """The epochs of a whole study, in words; at most, where points are stopped early."""
     trials = [*plan.references(), *plan.static(), *plan.full()]
-    search = sum(planned.config.epochs for planned in trials) + plan.size()["sweep"][1] * plan.search_epochs
-    total = search + plan.size()["confirm"][1] * plan.epochs
+    search = sum(planned.config.epochs for planned in trials) + plan.size()[Phase.SWEEP][1] * plan.search_epochs
+    total = search + plan.size()[Phase.CONFIRM][1] * plan.epochs
     most = "at most " if plan.study.search.halving else ""
     each = f"{plan.epochs} a trial"
     if plan.search_epochs < plan.epochs:
@@ -34,13 +35,13 @@ def plan(study: StudyFile) -> None:
     for column in ("phase", "arms", "trials", "what"):
         table.add_column(column, justify="right" if column in ("arms", "trials") else "left")
     what = {
-        "references": f"{', '.join(spec.references)}; seed {spec.seed}",
-        "static": f"{'explicit points' if spec.static.explicit else spec.static.design}; seed {spec.seed}"
+        Phase.REFERENCES: f"{', '.join(spec.references)}; seed {spec.seed}",
+        Phase.STATIC: f"{'explicit points' if spec.static.explicit else spec.static.design}; seed {spec.seed}"
         + (f"; of {spec.search.halving} one goes on, rung by rung" if spec.search.halving else "")
         + (f"; {len(found.full())} of them to the end too" if found.full() else ""),
-        "sweep": f"alpha {spec.gradnorm.alpha[0]:g} to {spec.gradnorm.alpha[1]:g}, {spec.gradnorm.trials} trials for "
-        f"each of {', '.join(spec.gradnorm.recipes)}; seed {spec.seed}",
-        "confirm": f"at most {size['confirm'][0]} arms on seeds {spec.confirm_seeds.start} to "
+        Phase.SWEEP: f"alpha {spec.gradnorm.alpha[0]:g} to {spec.gradnorm.alpha[1]:g}, "
+        f"{spec.gradnorm.trials} trials for each of {', '.join(spec.gradnorm.recipes)}; seed {spec.seed}",
+        Phase.CONFIRM: f"at most {size[Phase.CONFIRM][0]} arms on seeds {spec.confirm_seeds.start} to "
         f"{spec.confirm_seeds.stop - 1}; test split",
     }
     for phase, (arms, trials) in size.items():

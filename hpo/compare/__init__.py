@@ -27,13 +27,6 @@ from hpo.compare.ranks import clopper_pearson
 from hpo.compare.scores import baseline, score, scored_search
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import (
-    AVERAGES,
-    BALANCED,
-    FIXED,
-    FULL,
-    KNOWN,
-    REFERENCE,
-    SEARCHED,
     TRIAL_COLUMNS,
     Vector,
     best_runs,
@@ -47,13 +40,6 @@ from hpo.compare.weight_distances import Distance, closed, distance, distances_t
 from hpo.compare.winner import Winner
 
 __all__ = [
-    "AVERAGES",
-    "BALANCED",
-    "FIXED",
-    "FULL",
-    "KNOWN",
-    "REFERENCE",
-    "SEARCHED",
     "TRIAL_COLUMNS",
     "Budget",
     "Comparison",

@@ -13,7 +13,9 @@ from hpo.compare.flatness import flat_optimum
 from hpo.compare.scores import baseline
 from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
-from hpo.compare.trial_table import FIXED, Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.core.arm import FIXED
+from hpo.core.trial import Phase, TrialStatus
 
 FEW_SEEDS = 3
 
@@ -36,11 +38,11 @@ def alarms(
         equals: the static points not distinguishable from the best one.
         tasks: their names.
     """
-    for status in ("diverged", "failed"):
+    for status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
     for phase, table, split in (
-        ("search", trials[trials["phase"] != "confirm"], "val"),
+        ("search", trials[trials["phase"] != Phase.CONFIRM], "val"),
         ("confirm", confirm, "test"),
     ):
         yield from _references(phase, baseline(table, tasks, split)) if len(table) else ()

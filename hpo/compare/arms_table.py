@@ -9,9 +9,9 @@ import pandas as pd
 
 from hpo.compare.intervals import interval, judge, regret
 from hpo.compare.scores import generalisation_gap
-from hpo.compare.trial_table import FIXED, OUTSIDE
 from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weight_distances import mean_weights
+from hpo.core.arm import FIXED, OUTSIDE
 
 SMALLEST = 1e-6  # percentage points; below lies rounding
 

@@ -13,7 +13,8 @@ from opda.nonparametric import EmpiricalDistribution
 from scipy.special import gammaln
 
 from hpo.compare.ranks import clopper_pearson
-from hpo.compare.trial_table import SEARCHED, Vector, best_runs, static_points
+from hpo.compare.trial_table import Vector, best_runs, static_points
+from hpo.core.arm import SEARCHED
 
 EXACT_BANDS = 100  # points up to which the tighter of two bands is made; its time grows with the square
 

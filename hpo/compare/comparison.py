@@ -15,10 +15,11 @@ from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import ranks
 from hpo.compare.scores import scored_confirm, scored_search
 from hpo.compare.surface import Surface, fit_surface
-from hpo.compare.trial_table import OUTSIDE, best_trial, static_points
+from hpo.compare.trial_table import best_trial, static_points
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
 from hpo.compare.weight_distances import distances, region
 from hpo.compare.winner import Winner, winner
+from hpo.core.arm import OUTSIDE
 
 
 @dataclass(frozen=True)

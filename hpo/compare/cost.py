@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hpo.compare.trial_table import SEARCHED
+from hpo.core.arm import SEARCHED
+from hpo.core.trial import Phase, TrialStatus
 
 
 def cost(trials: pd.DataFrame) -> pd.DataFrame:
     """What each way to find weights took on the search seed, in steps and measured seconds, and its ratio to the
     static search: all alpha sweeps together, each recipe's sweep, and one run, all that is left once alpha is known.
     """
-    search = trials[trials["phase"] != "confirm"]
+    search = trials[trials["phase"] != Phase.CONFIRM]
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {"static search": search[search["kind"].isin(SEARCHED)], "GradNorm, all alpha sweeps": sweeps}
     recipes = {str(recipe): runs for recipe, runs in sweeps.groupby("recipe", sort=False)}
-    whole_runs = {recipe: runs[runs["status"] == "finished"] for recipe, runs in recipes.items()}
+    whole_runs = {recipe: runs[runs["status"] == TrialStatus.FINISHED] for recipe, runs in recipes.items()}
     ways |= {f"GradNorm {recipe}, alpha sweep": runs for recipe, runs in recipes.items()}
     rows = [
         {"way": way, "trials": len(runs), "steps": runs["steps"].sum(), "seconds": runs["seconds"].sum()}

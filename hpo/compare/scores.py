@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from hpo.compare.trial_table import REFERENCE
+from hpo.core.arm import REFERENCE, Arm
+from hpo.core.trial import Phase, TrialStatus
 
 
 def baseline(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
@@ -15,8 +16,10 @@ def baseline(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Serie
 
     NaN for a task whose reference did not finish.
     """
-    alone = trials[(trials["kind"] == REFERENCE) & (trials["status"] == "finished")]
-    means = {task: alone.loc[alone["arm"] == f"{REFERENCE}/{task}", f"{split}/{task}"].mean() for task in tasks}
+    alone = trials[(trials["kind"] == REFERENCE) & (trials["status"] == TrialStatus.FINISHED)]
+    means = {
+        task: alone.loc[alone["arm"] == Arm(REFERENCE, task=task).key, f"{split}/{task}"].mean() for task in tasks
+    }
     return pd.Series(means, dtype=float)
 
 
@@ -35,7 +38,9 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
         split: ``val`` or ``test``.
     """
     known = [task for task in directions if np.isfinite(reference[task]) and reference[task] != 0]
-    scored = (trials["kind"] != REFERENCE) & trials["status"].isin(("finished", "stopped"))
+    scored = (trials["kind"] != REFERENCE) & trials["status"].isin(
+        [status for status in TrialStatus if status.has_score]
+    )
     if not known:
         return pd.Series(np.nan, index=trials.index)
     change = [
@@ -47,14 +52,14 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
 
 def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The trials of the search seed with their validation ``score``, best first, those without one last."""
-    search = trials[trials["phase"] != "confirm"].copy()
+    search = trials[trials["phase"] != Phase.CONFIRM].copy()
     search["score"] = score(search, baseline(search, tuple(directions), "val"), directions, "val")
     return search.sort_values("score", kind="stable").reset_index(drop=True)
 
 
 def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
-    confirm = trials[(trials["phase"] == "confirm") & (trials["status"] == "finished")].copy()
+    confirm = trials[(trials["phase"] == Phase.CONFIRM) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
         reference = baseline(confirm, tuple(directions), split)
         confirm[f"score_{split}"] = score(confirm, reference, directions, split)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hpo.compare.trial_table import FULL, static_points
+from hpo.compare.trial_table import static_points
+from hpo.core.arm import FULL, Arm
+from hpo.core.trial import TrialStatus
 
 
 class ShortRuns(NamedTuple):
@@ -42,7 +45,7 @@ def short_runs(search: pd.DataFrame) -> ShortRuns | None:
     full = search[(search["kind"] == FULL) & search["score"].notna()]
     if full.empty:
         return None
-    full = full.assign(arm=full["arm"].str.replace(f"{FULL}/", "static/"))
+    full = full.assign(arm=[replace(Arm.parse(key), kind="static").key for key in full["arm"]])
     columns = ["arm", "score", "steps"]
     both = full[columns].merge(static_points(search)[columns], on="arm", suffixes=("", "_short"))
     n = len(both)
@@ -65,7 +68,7 @@ def cheaper_search(search: pd.DataFrame) -> Iterator[str]:
     """What a reader must know of a search that was cut short, one line each."""
     if (found := short_runs(search)) is not None:
         yield _short_words(found)
-    stopped = search[search["status"] == "stopped"] if "status" in search else search.head(0)
+    stopped = search[search["status"] == TrialStatus.STOPPED] if "status" in search else search.head(0)
     if len(stopped):
         ended = len(static_points(search))
         at = ", ".join(f"{int(steps)}" for steps in sorted(stopped["steps"].unique()))

@@ -1,4 +1,4 @@
-"""The table of trials that every comparison starts from, and the words for kinds of arm."""
+"""The table of trials that every comparison starts from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from hpo.core.arm import SEARCHED
+from hpo.core.trial import TrialStatus
 
 Vector = NDArray[np.float64]
 
@@ -23,14 +26,6 @@ TRIAL_COLUMNS = [
     "seconds",
     "alarms",
 ]
-AVERAGES = ("arithmetic", "geometric", "tail", "geometric_tail")
-SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
-BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
-FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
-KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making
-FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
-REFERENCE = "single_task"  # the kind of arm that defines the score and has none
-OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that nothing is chosen from and that say nothing of the others
 
 
 def best_trial(trials: pd.DataFrame, column: str = "score") -> pd.Series | None:
@@ -54,7 +49,7 @@ def static_points(search: pd.DataFrame, stopped: bool = False) -> pd.DataFrame:
         stopped: those too that were stopped early, whose score is that of their last epoch.
     """
     points = search[search["kind"].isin(SEARCHED) & search["score"].notna()]
-    return points if stopped or "status" not in points else points[points["status"] != "stopped"]
+    return points if stopped or "status" not in points else points[points["status"] != TrialStatus.STOPPED]
 
 
 def weights_of(row: pd.Series, tasks: Sequence[str], average: str) -> Vector:

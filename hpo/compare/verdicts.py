@@ -10,7 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, judge, regret, seeds_needed
-from hpo.compare.trial_table import BALANCED, OUTSIDE, SEARCHED, Vector, complete_arms
+from hpo.compare.trial_table import Vector, complete_arms
+from hpo.core.arm import BALANCED, OUTSIDE, SEARCHED
 
 RESAMPLES = 4000
 

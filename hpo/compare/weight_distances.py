@@ -11,7 +11,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from hpo.compare.trial_table import AVERAGES, KNOWN, Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
+from hpo.core.arm import KNOWN
+from hpo.core.trial import AVERAGES
 
 
 class Distance(NamedTuple):

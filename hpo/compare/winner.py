@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, regret
-from hpo.compare.trial_table import FIXED, OUTSIDE
 from hpo.compare.verdicts import best_arm
+from hpo.core.arm import FIXED, OUTSIDE
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any
 
-PAUSED = "paused"  # the status of a trial that waits for the others of its search, and then goes on or is stopped
-STOPPED = "stopped"
 IDENTITY_VERSION = 2  # raise when the same config would train differently than before
 
 # name -> arguments of Balancer.mean_weights: the averages E_t[w] that every trial reports
@@ -20,6 +19,45 @@ AVERAGES: dict[str, dict[str, Any]] = {
     "tail": {"kind": "arithmetic", "start": 0.5},
     "geometric_tail": {"kind": "geometric", "start": 0.5},
 }
+
+
+class TrialStatus(StrEnum):
+    """How a trial has ended, or that it waits."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"  # a loss or a metric was not finite
+    FAILED = "failed"
+    STOPPED = "stopped"  # before its last epoch, since others did better
+    PAUSED = "paused"  # waits for the others of its search, and then goes on or is stopped
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is still to come."""
+        return self is not TrialStatus.PAUSED
+
+    @property
+    def has_score(self) -> bool:
+        """Whether its metrics can be compared; one that was stopped has those of its last epoch."""
+        return self in (TrialStatus.FINISHED, TrialStatus.STOPPED)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it never runs again; a trial that failed or was stopped may."""
+        return self in (TrialStatus.FINISHED, TrialStatus.DIVERGED)
+
+
+class Phase(StrEnum):
+    """A stage of a study, in their order."""
+
+    REFERENCES = "references"
+    STATIC = "static"
+    SWEEP = "sweep"
+    CONFIRM = "confirm"
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its trials run on the search seed, and read no test split."""
+        return self is not Phase.CONFIRM
 
 
 @dataclass(frozen=True)
@@ -61,7 +99,7 @@ class PlannedTrial:
     """A trial with its place in the study."""
 
     config: TrialConfig
-    phase: str
+    phase: Phase
     arm: str
 
     @property
@@ -90,8 +128,7 @@ class TrialResult:
     """How a trial ended.
 
     Attributes:
-        status: ``finished``; ``diverged`` (a loss or a metric was not finite); ``failed`` (``error`` says why);
-            ``stopped`` before its last epoch, since others did better, and until that is known ``paused``.
+        status: if it failed, ``error`` says why.
         steps: optimizer steps.
         seconds: wall-clock seconds in training steps, evaluation left out; of a cohort's, an equal share.
         together: how many trials were trained at once, this one among them.
@@ -106,7 +143,7 @@ class TrialResult:
         trajectory: ``step`` (n,) and ``w``, ``G``, ``r``, ``L`` (n, T), NaN where not measured.
     """
 
-    status: str
+    status: TrialStatus
     steps: int = 0
     seconds: float = 0.0
     together: int = 1
@@ -119,3 +156,54 @@ class TrialResult:
     resumed: list[int] = field(default_factory=list)
     error: str = ""
     trajectory: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.status = TrialStatus(self.status)  # from JSON it comes as text
+
+
+class EventKind(Enum):
+    """What a worker tells of a trial while it trains a cohort."""
+
+    EPOCH = "epoch"  # an `EpochReport`
+    RESULT = "result"  # a `TrialResult`
+    RESUMED = "resumed"  # the steps of the checkpoint that it goes on from
+    ALONE = "alone"  # why the trials of a cohort are trained one after another
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that a worker tells.
+
+    Attributes:
+        kind: what it is.
+        identity: of the trial; empty where it is about the cohort.
+        content: see `EventKind`.
+    """
+
+    kind: EventKind
+    identity: str
+    content: Any
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """A cohort as a worker is asked to train it; all of it JSON. The storage's address may hold a secret: not here.
+
+    Attributes:
+        identities: of the trials, to see that their configs came through unchanged.
+        cohort: their configs as mappings.
+        until: for each how many epochs it is to have when it comes back.
+        target: the problem as ``package.module:Class``, so that the node needs not know its name.
+        import_paths: where the driver finds modules.
+        cpu, gpu: what a trial may take.
+        checkpoint_seconds: between two checkpoints of a trial.
+    """
+
+    identities: list[str]
+    cohort: list[dict[str, Any]]
+    until: list[int]
+    target: str
+    import_paths: list[str]
+    cpu: float
+    gpu: float
+    checkpoint_seconds: float

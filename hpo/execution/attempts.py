@@ -6,16 +6,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hpo.core.errors import OutputError
 from hpo.core.text import one_line
-from hpo.core.trial import PAUSED, STOPPED, EpochReport, PlannedTrial, TrialResult
+from hpo.core.trial import Event, EventKind, PlannedTrial, TrialResult, TrialStatus
 from hpo.execution.events import Listener
-from hpo.execution.job import Job, worker_config
+from hpo.execution.job import Job, worker_task
 from hpo.study.schedule import Schedule
-from hpo.training.worker import ALONE, EPOCH, RESULT, RESUMED
 
 RETRIES = 2  # of a trial, alone, whose worker or node died without getting further than the time before
 TOGETHER = 1  # deaths without getting further after which a cohort is handed out again as it is; then in halves
@@ -86,7 +85,7 @@ class Attempts:
     def hand_out(self, trial_id: str, cohort: list[PlannedTrial], deaths: int = 0) -> dict[str, Any]:
         """A cohort as a worker reads it."""
         self.attempts[trial_id] = Attempt(cohort, deaths)
-        return worker_config(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort])
+        return asdict(worker_task(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort]))
 
     def begin(self, trial: Any) -> None:
         """A worker begins with a cohort."""
@@ -100,23 +99,24 @@ class Attempts:
         """Pass on what a worker reported, and take it out of the report, which Tune keeps for good."""
         attempt = self.attempts.get(trial_id)
         cohort = {planned.config.identity: planned for planned in attempt.cohort} if attempt else {}
-        for kind, identity, content in report.pop("events", None) or []:
-            if kind == ALONE and content not in self.noticed:
-                self.noticed.add(content)
-                self.tell("noticed", content)
-            planned = cohort.get(identity)
-            if planned is None or attempt is None:
-                continue
-            if kind == EPOCH:
-                epoch = EpochReport(**content)
-                self.got_to(attempt, identity, epoch.steps)
-                self.tell("trial_reported", planned, epoch)
-            elif kind == RESUMED:
-                self.got_to(attempt, identity, content)
-            elif kind == RESULT:
-                attempt.over.add(identity)
-                attempt.deaths = 0
-                self.end(planned, TrialResult(**content))
+        for event in report.pop("events", None) or []:
+            if event.kind is EventKind.ALONE and event.content not in self.noticed:
+                self.noticed.add(event.content)
+                self.tell("noticed", event.content)
+            planned = cohort.get(event.identity)
+            if planned is not None and attempt is not None:
+                self._take(attempt, planned, event)
+
+    def _take(self, attempt: Attempt, planned: PlannedTrial, event: Event) -> None:
+        if event.kind is EventKind.EPOCH:
+            self.got_to(attempt, event.identity, event.content.steps)
+            self.tell("trial_reported", planned, event.content)
+        elif event.kind is EventKind.RESUMED:
+            self.got_to(attempt, event.identity, event.content)
+        elif event.kind is EventKind.RESULT:
+            attempt.over.add(event.identity)
+            attempt.deaths = 0
+            self.end(planned, event.content)
 
     def got_to(self, attempt: Attempt, identity: str, steps: int) -> None:
         """A trial is at this step; if it never was before, its workers' deaths are forgiven."""
@@ -134,14 +134,14 @@ class Attempts:
             self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
         except OutputError as error:  # of Optuna's file; the result must not be lost with it
             self.stop(error)
-        if result.status == PAUSED:
+        if result.status is TrialStatus.PAUSED:
             self.paused[identity] = result
             self.tell("trial_paused", planned)
         else:
             self.tell("trial_ended", planned, result)
         for stopped in self.schedule.stopped():
             mine = self.paused.pop(stopped.config.identity)
-            self.tell("trial_ended", stopped, replace(mine, status=STOPPED))
+            self.tell("trial_ended", stopped, replace(mine, status=TrialStatus.STOPPED))
 
     def stop(self, error: OutputError) -> None:
         """End the study as a signal does; `run` raises the error then."""
@@ -160,7 +160,7 @@ class Attempts:
             if groups:
                 self.schedule.interrupted(planned.config.identity)
             else:
-                self.end(planned, TrialResult("failed", error=_death(error)))
+                self.end(planned, TrialResult(TrialStatus.FAILED, error=_death(error)))
         self.again.extend(groups)
 
     def all_over(self, error: str) -> None:

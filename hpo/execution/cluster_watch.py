@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from hpo.core.trial import TrialResult
+from hpo.core.trial import TrialResult, TrialStatus
 from hpo.execution.attempts import Attempts
 from hpo.execution.ray_cluster import alive_nodes, cluster_words, slots
 
@@ -59,7 +59,7 @@ class ClusterWatch:
             attempt.late = True  # a cohort goes on in halves, until the trial that takes so long is alone
             for planned in attempt.cohort if len(attempt.cohort) == 1 else []:
                 text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
-                self._attempts.end(planned, TrialResult("failed", error=text))
+                self._attempts.end(planned, TrialResult(TrialStatus.FAILED, error=text))
             actor = attempt.trial.temporary_state.ray_actor
             if actor is not None:
                 ray.kill(actor)  # it may hang for good; Tune then tells that the attempt is over

@@ -8,8 +8,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from hpo.core.trial import PlannedTrial
-from hpo.execution.job import Job, worker_config
+from hpo.core.trial import PlannedTrial, WorkerTask
+from hpo.execution.job import Job, worker_task
 
 
 class CohortSizing:
@@ -22,14 +22,14 @@ class CohortSizing:
     """
 
     def __init__(self, job: Job, cohort: Sequence[PlannedTrial], most: int) -> None:
-        def measure(config: dict[str, Any], most: int) -> tuple[int, str]:  # travels by value, as `_trainable` does
+        def measure(task: WorkerTask, most: int) -> tuple[int, str]:  # travels by value, as `_trainable` does
             from hpo.training.worker import size_cohort
 
-            return size_cohort(config, most)
+            return size_cohort(task, most)
 
         resources = job.resources
         remote: Any = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)(measure)
-        self._answer = remote.remote(worker_config(job, cohort, []), most)
+        self._answer = remote.remote(worker_task(job, cohort, []), most)
 
     def result(self) -> tuple[int, str]:
         """How many, and why, in words; waits for the worker. One that died has tried too many."""

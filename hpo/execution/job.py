@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from hpo.core.trial import PlannedTrial
+from hpo.core.trial import PlannedTrial, WorkerTask
 from hpo.study.spec import Resources
 
 
@@ -31,15 +30,15 @@ class Job:
     together: int = 1
 
 
-def worker_config(job: Job, cohort: Sequence[PlannedTrial], until: Sequence[int]) -> dict[str, Any]:
-    """Trials as a worker reads them; not the storage's address, which may hold a secret."""
-    return {
-        "until": list(until),
-        "identities": [planned.config.identity for planned in cohort],
-        "cohort": [asdict(planned.config) for planned in cohort],
-        "target": job.target,
-        "import_paths": [path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path],
-        "cpu": job.resources.cpu,
-        "gpu": job.resources.gpu,
-        "checkpoint_seconds": job.checkpoint_seconds,
-    }
+def worker_task(job: Job, cohort: Sequence[PlannedTrial], until: Sequence[int]) -> WorkerTask:
+    """Trials as a worker reads them."""
+    return WorkerTask(
+        identities=[planned.config.identity for planned in cohort],
+        cohort=[asdict(planned.config) for planned in cohort],
+        until=list(until),
+        target=job.target,
+        import_paths=[path for path in dict.fromkeys([*sys.path, str(Path.cwd())]) if path],
+        cpu=job.resources.cpu,
+        gpu=job.resources.gpu,
+        checkpoint_seconds=job.checkpoint_seconds,
+    )

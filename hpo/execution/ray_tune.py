@@ -51,9 +51,10 @@ def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
     def train(config: dict[str, Any]) -> None:
         from ray import tune
 
+        from hpo.core.trial import WorkerTask
         from hpo.training.worker import train_cohort
 
-        train_cohort({**config, "storage": storage}, tune.report)
+        train_cohort(WorkerTask(**config), storage, tune.report)
 
     return train
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from hpo.compare import Comparison, best_trial, compare
 from hpo.core.errors import LaunchLostError, OutputError
+from hpo.core.trial import TrialStatus
 from hpo.launch.restore import is_complete
 from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.launch.workspace import Workspace
@@ -63,8 +64,8 @@ def conclude(
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
     except OSError as error:
         raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    complete, failed = is_complete(schedule), _ended(schedule, "failed")
-    finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, "diverged"), complete)
+    complete, failed = is_complete(schedule), _ended(schedule, TrialStatus.FAILED)
+    finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, TrialStatus.DIVERGED), complete)
     try:
         if parent := launch or store.latest_launch():
             attached = [*files.values(), *([weights] if weights else [])]
@@ -92,12 +93,12 @@ def runs_of(schedule: Schedule, store: Tracking) -> dict[str, str]:
     return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 
 
-def _ended(schedule: Schedule, status: str) -> dict[str, str]:
+def _ended(schedule: Schedule, status: TrialStatus) -> dict[str, str]:
     """The trials that ended so, and their errors."""
     found = {}
     for planned in schedule.planned():
         result = schedule.results.get(planned.config.identity)
-        if result is not None and result.status == status:
+        if result is not None and result.status is status:
             found[planned.name] = result.error
     return found
 
@@ -119,7 +120,7 @@ def _report_data(
         trajectories=trajectories,
         provenance=_provenance(plan, where) | {"trained at once": _at_once(trials)},
         run_links=store.links(),
-        unfinished=trials[~trials["status"].isin(("finished", "stopped"))],
+        unfinished=trials[~trials["status"].isin([status for status in TrialStatus if status.has_score])],
     )
 
 

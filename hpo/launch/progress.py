@@ -13,8 +13,7 @@ from rich.text import Text
 
 from hpo.compare import kind_of
 from hpo.core.text import printable
-from hpo.core.trial import STOPPED, EpochReport, PlannedTrial, TrialResult
-from hpo.study.plan import PHASES
+from hpo.core.trial import EpochReport, Phase, PlannedTrial, TrialResult, TrialStatus
 from hpo.study.schedule import Schedule
 
 PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
@@ -66,8 +65,7 @@ class View:
             refresh_per_second=4,
         )
         self._tasks = {
-            name: self._bars.add_task(name, total=1, done=0, running=0, failed=0, note="")
-            for name in (*PHASES, "all")
+            name: self._bars.add_task(name, total=1, done=0, running=0, failed=0, note="") for name in (*Phase, "all")
         }
 
     @contextmanager
@@ -102,9 +100,11 @@ class View:
     def trial_ended(self, planned: PlannedTrial, result: TrialResult) -> None:
         """See `Listener`."""
         self._epochs.pop(planned.config.identity, None)
-        if result.status not in ("finished", STOPPED):
+        if not result.status.has_score:
             line = result.error.splitlines()[0] if result.error else ""
-            self._tell(f"{result.status}: {planned.name}: {line}", "red" if result.status == "failed" else "yellow")
+            self._tell(
+                f"{result.status}: {planned.name}: {line}", "red" if result.status is TrialStatus.FAILED else "yellow"
+            )
         for alarm in result.alarms:
             if kind_of(alarm) not in self._alarms:
                 self._alarms.add(kind_of(alarm))
@@ -137,10 +137,11 @@ class View:
     def _draw(self) -> None:
         counts = self._schedule.progress()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
-        for name, count in {**counts, "all": whole}.items():
+        lines: list[tuple[Phase | str, dict[str, int]]] = [*counts.items(), ("all", whole)]
+        for name, count in lines:
             note = self._left().rpartition(", about ")[2] if name == "all" else ""  # all fits in 80 columns
             total, fields = max(count["total"], 1), {key: value for key, value in count.items() if key != "total"}
-            shares = self._shares(name) if name != "all" else [share for p in PHASES for share in self._shares(p)]
+            shares = self._shares(name) if name != "all" else [share for p in Phase for share in self._shares(p)]
             ended = count["done"] + count["failed"] + sum(shares)
             self._bars.update(self._tasks[name], total=total, completed=ended, note=note)
             self._bars.tasks[self._tasks[name]].fields.update(fields)
@@ -171,7 +172,7 @@ class View:
     def _length(self, phase: str) -> int:
         """Epochs of a trial."""
         plan = self._schedule.plan
-        return plan.epochs if phase == "confirm" else plan.search_epochs
+        return plan.search_epochs if Phase(phase).is_search else plan.epochs
 
     def _left(self) -> str:
         """Elapsed and left, by the mean pace of this launch."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from hpo.check.user_tracebacks import place_of
 from hpo.core.errors import LaunchLostError, OutputError, ProblemError, StudyError, TrackingError
 from hpo.core.text import one_line
-from hpo.core.trial import STOPPED, TrialConfig, TrialResult
+from hpo.core.trial import Phase, TrialConfig, TrialResult, TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
@@ -107,7 +107,7 @@ def _deliver_first(store: Tracking, where: Workspace, journal: Journal, console:
 def restored_schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:
     """The schedule with what MLflow holds; failed trials run again, if anything is to run."""
     running = optuna_journal is not None
-    again = {"failed"} if plan.study.search.halving else {"failed", STOPPED}
+    again = {TrialStatus.FAILED} if plan.study.search.halving else {TrialStatus.FAILED, TrialStatus.STOPPED}
     results: dict[str, TrialResult] = {
         record.config.identity: record.result
         for record in records
@@ -148,5 +148,5 @@ def is_complete(schedule: Schedule) -> bool:
     """Whether every trial of the study has a result."""
     size = schedule.plan.size()
     counts = schedule.progress()
-    swept = counts["sweep"]["done"] + counts["sweep"]["failed"] >= size["sweep"][1] or not schedule.asking
+    swept = counts[Phase.SWEEP]["done"] + counts[Phase.SWEEP]["failed"] >= size[Phase.SWEEP][1] or not schedule.asking
     return swept and all(count["done"] + count["failed"] >= count["total"] for count in counts.values())

@@ -32,7 +32,7 @@ from hpo.tracking.launch_lock import check_alone
 from hpo.tracking.outbox import Entry, Journal
 from hpo.tracking.run_format import Record
 from hpo.training.checkpoints import mark_shared, remove
-from hpo.training.methods import STACKABLE
+from hpo.training.methods import is_stackable
 
 if TYPE_CHECKING:
     from hpo.execution.cohort_sizing import CohortSizing
@@ -159,7 +159,7 @@ def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
     most = math.ceil(schedule.largest_cohort() / max(1, slots(job.resources)))
     if plan.study.cohort != "auto" or most < 2:
         return None
-    references = [planned for planned in plan.references() if planned.config.method in STACKABLE]
+    references = [planned for planned in plan.references() if is_stackable(planned.config.method)]
     return CohortSizing(job, [*plan.static()[-1:], *references[-1:]], most)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from balancers.weights_file import SCHEMA, VERSION
-from hpo.compare import FIXED, Comparison, interval
+from hpo.compare import Comparison, interval
+from hpo.core.arm import FIXED, Arm
 from hpo.core.errors import ExportError
 from hpo.core.files import write_text
 from hpo.study.plan import Plan, short_weights
@@ -81,9 +82,9 @@ def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
     """Recipe, average and alpha, where the weights come from a GradNorm run."""
     if row["kind"] != "gradnorm_static":
         return {"recipe": None, "average": None, "alpha": None}
-    _, recipe, average = row["arm"].split("/")
-    found = comparison.ranks.loc[comparison.ranks["recipe"] == recipe, "alpha"]
-    return {"recipe": recipe, "average": average, "alpha": float(found.iloc[0]) if len(found) else None}
+    arm = Arm.parse(row["arm"])
+    found = comparison.ranks.loc[comparison.ranks["recipe"] == arm.recipe, "alpha"]
+    return {"recipe": arm.recipe, "average": arm.average, "alpha": float(found.iloc[0]) if len(found) else None}
 
 
 def _interval(values: pd.Series) -> dict[str, float | None]:

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hpo.core.arm import KNOWN, REFERENCE, Arm
+from hpo.training.methods import METHODS
+
 _RULES = {"loss": "1 / first loss", "gradient": "1 / first gradient norm"}
 
 
-def arm_label(arm: str) -> str:
+def arm_label(key: str) -> str:
     """An arm's key as a person says it; a key of unknown form comes back as it is."""
-    kind, *rest = arm.split("/", 2)
-    words = _WORDS.get((kind, len(rest)))
-    return words(*rest) if words else arm
+    arm = Arm.parse(key)
+    words = _WORDS.get(arm.kind)
+    if (words is not None and arm.key != arm.kind) or arm.kind == KNOWN:
+        return _WORDS[arm.kind](arm)
+    return METHODS[key].label if key in METHODS else key
 
 
-def _settings(text: str) -> str:
-    """``alpha=0.5123,lr=0.01`` as "alpha 0.512, lr 0.01"."""
-    pairs = (part.partition("=") for part in text.split(","))
-    return ", ".join(f"{name} {_short(value)}".strip() for name, _, value in pairs)
+def _settings(arm: Arm) -> str:
+    return ", ".join(f"{_NAMES.get(name, name)} {value:.3g}" for name, value in arm.parameters.items())
 
 
-def _short(value: str) -> str:
-    try:
-        return f"{float(value):.3g}"
-    except ValueError:
-        return value
-
-
-_NAMES = {  # as their papers write them
-    "aligned_mtl": "Aligned-MTL",
-    "cagrad": "CAGrad",
-    "dwa": "DWA",
-    "excess_mtl": "ExcessMTL",
-    "fairgrad": "FairGrad",
-    "famo": "FAMO",
-    "geometric_mean": "geometric mean of the losses",
-    "gradvac": "GradVac",
-    "imtl_g": "IMTL-G",
-    "imtl_l": "IMTL-L",
-    "mgda": "MGDA",
-    "nash_mtl": "Nash-MTL",
-    "pcgrad": "PCGrad",
-    "random": "random weights in every step (RLW)",
-    "upgrad": "UPGrad",
-}
-
-_WORDS: dict[tuple[str, int], Callable[..., str]] = {  # (kind, parts after it) -> words
-    ("static", 1): "static point {}".format,
-    ("equal", 0): "equal weights".format,
-    ("uncertainty", 0): "uncertainty weighting".format,
-    ("single_task", 1): "single task {}".format,
-    ("frozen", 1): lambda rule: f"frozen weights ({_RULES.get(rule, rule)})",
-    ("known_optimum", 0): "the weights that the problem was made for".format,
-    ("gradnorm", 2): lambda recipe, settings: f"GradNorm ({recipe} recipe, {_settings(settings)})",
-    ("gradnorm_static", 2): lambda recipe, average: (
-        f"GradNorm static ({recipe} recipe, {average.replace('_', ' ')} average)"
-    ),
-    **{(method, 0): name.format for method, name in _NAMES.items()},
+_NAMES = {"learning_rate": "lr"}
+_WORDS: dict[str, Callable[[Arm], str]] = {
+    "static": lambda arm: f"static point {arm.number:02d}",
+    REFERENCE: lambda arm: f"single task {arm.task}",
+    "frozen": lambda arm: f"frozen weights ({_RULES.get(arm.rule, arm.rule)})",
+    KNOWN: lambda _: "the weights that the problem was made for",
+    "gradnorm": lambda arm: f"GradNorm ({arm.recipe} recipe, {_settings(arm)})",
+    "gradnorm_static": lambda arm: f"GradNorm static ({arm.recipe} recipe, {arm.average.replace('_', ' ')} average)",
 }

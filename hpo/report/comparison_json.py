@@ -17,7 +17,8 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from hpo.compare import REFERENCE, Comparison, Interval
+from hpo.compare import Comparison, Interval
+from hpo.core.arm import REFERENCE
 from hpo.report.arm_labels import arm_label
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sentences import best, sentences

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from plotly.offline import get_plotlyjs
 
 from hpo.compare import Comparison
+from hpo.core.arm import Arm
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.number_format import NOTHING, bounds, ratio, signed
@@ -122,7 +123,7 @@ def _cost_tiles(comparison: Comparison) -> list[Tile]:
 def _budget_tile(comparison: Comparison) -> list[Tile]:
     """How many points match, of the recipe that the verdict is on."""
     table, n = comparison.budget.table, len(comparison.budget.curve)
-    recipe = [*comparison.verdict.arm.split("/"), ""][1]
+    recipe = Arm.parse(comparison.verdict.arm).recipe
     return [
         Tile(
             f"> {n}" if row["beyond"] else f"{row['k']}",
@@ -134,9 +135,8 @@ def _budget_tile(comparison: Comparison) -> list[Tile]:
 
 def _distance_tile(comparison: Comparison) -> list[Tile]:
     """Of the arm that the verdict is on, not of the average that happens to come closest."""
-    arm, table = comparison.verdict.arm, comparison.distances
-    kind, recipe, *rest = [*arm.split("/"), ""]
-    average = rest[0] if kind == "gradnorm_static" else "arithmetic"  # the paper's E_t[w]
-    found = table[(table["recipe"] == recipe) & (table["average"] == average)]
-    what = f"times off at most: E_t[w] ({recipe} recipe, {average} average) from the best static weights"
+    arm, table = Arm.parse(comparison.verdict.arm), comparison.distances
+    average = arm.average or "arithmetic"  # the paper's E_t[w]
+    found = table[(table["recipe"] == arm.recipe) & (table["average"] == average)]
+    what = f"times off at most: E_t[w] ({arm.recipe} recipe, {average} average) from the best static weights"
     return [Tile(ratio(factor), what) for factor in found["factor"]]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.compare import KNOWN, REFERENCE, Comparison
+from hpo.compare import Comparison
+from hpo.core.arm import KNOWN, REFERENCE, Arm
+from hpo.core.trial import Phase
 from hpo.report.arm_labels import arm_label
 from hpo.report.number_format import (
     NOTHING,
@@ -69,7 +71,7 @@ def _lost(data: ReportData) -> dict[str, list[str]]:
     """For each confirm arm what became of the trials that did not finish, as "diverged: seed 2"."""
     if data.unfinished.empty:
         return {}
-    trials = data.unfinished[data.unfinished["phase"] == "confirm"]
+    trials = data.unfinished[data.unfinished["phase"] == Phase.CONFIRM]
     return {
         str(arm): [f"{status}: seed {_listed(some['seed'])}" for status, some in group.groupby("status")]
         for arm, group in trials.groupby("arm")
@@ -89,7 +91,7 @@ def metrics_table(data: ReportData) -> pd.DataFrame:
     reference = {
         head: metric(float(value))
         for task, head in heads.items()
-        for value in arms.loc[arms["arm"] == f"{REFERENCE}/{task}", f"test/{task}"]
+        for value in arms.loc[arms["arm"] == Arm(REFERENCE, task=task).key, f"test/{task}"]
     }
     rows = [{"Arm": "single-task networks", **reference}] if reference else []
     for _, row in arms[arms["kind"] != REFERENCE].iterrows():

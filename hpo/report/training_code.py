@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-from balancers.torchjd_methods import NAMES as TORCHJD
 from hpo.compare import Winner
+from hpo.training.methods import METHODS
 
 SHARED = "shared is the last layer that all tasks share"
 STEPS = "decay_steps is the number of optimizer steps of the whole run"
@@ -34,8 +33,14 @@ class Line(NamedTuple):
 
 def line_of(winner: Winner) -> Line | None:
     """How to train as an arm was trained; ``None`` for a method that has no line here."""
-    write = CALLS.get(winner.kind)
-    return write(winner) if write else None
+    if winner.kind == "gradnorm":
+        return _gradnorm(winner)
+    method = METHODS.get(winner.kind)
+    if method is None or not method.call:
+        return None
+    name, parenthesis, arguments = method.call.partition("(")
+    module, _, function = name.rpartition(".")
+    return Line(module, f"{function}{parenthesis}{arguments}")
 
 
 def _gradnorm(winner: Winner) -> Line:
@@ -45,15 +50,3 @@ def _gradnorm(winner: Winner) -> Line:
     told = ", ".join(f"{name}={value}" for name, value in settings.items())
     where = (SHARED, STEPS) if "decay_steps" in settings else (SHARED,)
     return Line("balancers", f"GradNorm.{winner.recipe}(tasks, shared, {told})", where)
-
-
-def _torchjd(winner: Winner) -> Line:
-    return Line("balancers.torchjd_methods", f'torchjd_balancer("{winner.kind}", tasks)')
-
-
-# By kind of arm, for all whose weights move: the same balancers that `hpo.training.methods.METHODS` builds.
-CALLS: dict[str, Callable[[Winner], Line]] = {
-    "gradnorm": _gradnorm,
-    "uncertainty": lambda _: Line("balancers", "Uncertainty(tasks)"),
-    **dict.fromkeys(TORCHJD, _torchjd),
-}

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from hpo.compare import AVERAGES, FULL, KNOWN, best_trial, closed, static_points, weights_of
+from hpo.compare import best_trial, closed, static_points, weights_of
+from hpo.core.arm import FULL, KNOWN, REFERENCE, Arm
 from hpo.core.errors import StudyError
-from hpo.core.trial import PlannedTrial, TrialConfig
+from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig
 from hpo.problems.base import Problem
 from hpo.study.halving import Halving
 from hpo.study.spec import StaticSpec, Study
-from search_spaces import RANDOM_DESIGNS, explicit, points
+from search_spaces import DESIGNS, explicit, points
 from search_spaces.dirichlet import SMALLEST
 
-PHASES = ("references", "static", "sweep", "confirm")
 FROZEN_RULES = ("loss", "gradient")
 
-Arm = tuple[str, str, dict[str, Any]]  # name, method, settings
+
+class Candidate(NamedTuple):
+    """An arm with the method and the settings that train it."""
+
+    arm: Arm
+    method: str
+    settings: dict[str, Any]
+
+
+EQUAL = Candidate(Arm("equal"), "equal", {})
 
 
 class Plan:
@@ -56,18 +65,17 @@ class Plan:
     @property
     def random_points(self) -> bool:
         """Whether the static points were drawn at random, so that they stand for all points like them."""
-        return not self.study.static.explicit and self.study.static.design in RANDOM_DESIGNS
+        return not self.study.static.explicit and DESIGNS[self.study.static.design].random
 
     def references(self) -> list[PlannedTrial]:
         """Single task and uncertainty on the search seed; equal weights are a point of the static search."""
-        arms = [arm for arm in self._reference_arms() if arm[0] != "equal"]
-        return [self._planned("references", arm, self.study.seed) for arm in arms]
+        arms = [candidate for candidate in self._reference_arms() if candidate != EQUAL]
+        return [self._planned(Phase.REFERENCES, candidate, self.study.seed) for candidate in arms]
 
     def static(self) -> list[PlannedTrial]:
         """Every point of the design on the search seed; the first is equal weights."""
-        arms: list[Arm] = [("equal", "equal", {})]
-        arms += [(f"static/{i:02d}", "static", {"weights": w}) for i, w in enumerate(self._points, 1)]
-        return [self._planned("static", arm, self.study.seed) for arm in arms]
+        arms = [EQUAL, *(self._point("static", number) for number in range(1, len(self._points) + 1))]
+        return [self._planned(Phase.STATIC, candidate, self.study.seed) for candidate in arms]
 
     def full(self) -> list[PlannedTrial]:
         """Static points that are also trained to the end, where the search does not: how far its order is right."""
@@ -75,18 +83,18 @@ class Plan:
             return []
         count = min(self.study.search.full, len(self._points))
         chosen = sorted({round(place) for place in np.linspace(0, len(self._points) - 1, count)}) if count else []
-        arms: list[Arm] = [(f"{FULL}/{i + 1:02d}", "static", {"weights": self._points[i]}) for i in chosen]
-        return [self._planned("static", arm, self.study.seed, epochs=self.epochs) for arm in arms]
+        arms = [self._point(FULL, place + 1) for place in chosen]
+        return [self._planned(Phase.STATIC, candidate, self.study.seed, epochs=self.epochs) for candidate in arms]
 
     def halving(self) -> Halving:
         """Which static points are trained on, rung by rung; without `search.halving` all are, to the end."""
         eta = self.study.search.halving
-        points = [p.config.identity for p in self.static() if p.arm != "equal"] if eta else []
+        points = [p.config.identity for p in self.static() if p.arm != EQUAL.arm.key] if eta else []
         return Halving(points, self.search_epochs, eta or 2, self.study.confirm.top_static)
 
     def sweep(self, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
         """One run of the alpha sweep on the search seed."""
-        return self._planned("sweep", self._gradnorm_arm(recipe, parameters), self.study.seed)
+        return self._planned(Phase.SWEEP, self._gradnorm_arm(recipe, parameters), self.study.seed)
 
     def sweep_recipe(self, config: TrialConfig) -> str | None:
         """The recipe whose sweep a finished trial belongs to, ``None`` if it is of another study or phase."""
@@ -107,18 +115,15 @@ class Plan:
         Args:
             search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
         """
-        points = static_points(search)
-        weights = dict(zip((f"static/{i:02d}" for i in range(1, len(self._points) + 1)), self._points, strict=True))
-        arms: list[Arm] = []
-        for arm in points["arm"].head(self.study.confirm.top_static):
-            arms.append((arm, "equal", {}) if arm == "equal" else (arm, "static", {"weights": weights[arm]}))
+        best_points = [Arm.parse(key) for key in static_points(search)["arm"].head(self.study.confirm.top_static)]
+        arms = [EQUAL if arm == EQUAL.arm else self._point("static", arm.number) for arm in best_points]
         for recipe in self.study.gradnorm.recipes:
             best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
             if best is not None:
                 arms += self._gradnorm_arms(recipe, best)
         return self._confirm(arms)
 
-    def size(self) -> dict[str, tuple[int, int]]:
+    def size(self) -> dict[Phase, tuple[int, int]]:
         """For each phase its arms and trials; of the confirm phase at most, since arms may coincide."""
         gradnorm, confirm, seeds = self.study.gradnorm, self.study.confirm, self.study.seeds
         sweep = len(gradnorm.recipes) * gradnorm.trials
@@ -127,63 +132,67 @@ class Plan:
         arms = len(self._fixed_arms()) + chosen
         references = len(self.references())
         return {
-            "references": (references, references),
-            "static": (static + len(self.full()), static + len(self.full())),
-            "sweep": (sweep, sweep),
-            "confirm": (arms, arms * seeds),
+            Phase.REFERENCES: (references, references),
+            Phase.STATIC: (static + len(self.full()), static + len(self.full())),
+            Phase.SWEEP: (sweep, sweep),
+            Phase.CONFIRM: (arms, arms * seeds),
         }
 
-    def _reference_arms(self) -> list[Arm]:
-        arms: list[Arm] = []
+    def _point(self, kind: str, number: int) -> Candidate:
+        """A point of the static search, counted from 1."""
+        return Candidate(Arm(kind, number=number), "static", {"weights": self._points[number - 1]})
+
+    def _reference_arms(self) -> list[Candidate]:
+        arms: list[Candidate] = []
         for reference in self.study.references:
-            if reference == "single_task":
-                arms += [(f"single_task/{task}", "single_task", {"task": task}) for task in self.tasks]
+            if reference == REFERENCE:
+                arms += [Candidate(Arm(REFERENCE, task=task), "single_task", {"task": task}) for task in self.tasks]
             else:
-                arms.append((reference, reference, {}))
+                arms.append(Candidate(Arm(reference), reference, {}))
         return arms
 
-    def _fixed_arms(self) -> list[Arm]:
-        arms = [*self._reference_arms(), *((f"frozen/{rule}", "frozen", {"rule": rule}) for rule in FROZEN_RULES)]
+    def _fixed_arms(self) -> list[Candidate]:
+        arms = self._reference_arms()
+        arms += [Candidate(Arm("frozen", rule=rule), "frozen", {"rule": rule}) for rule in FROZEN_RULES]
         if self.known is not None:
             w = closed([self.known[task] for task in self.tasks])
-            arms.append((KNOWN, "static", {"weights": short_weights(self.tasks, w)}))
+            arms.append(Candidate(Arm(KNOWN), "static", {"weights": short_weights(self.tasks, w)}))
         return arms
 
-    def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Arm:
+    def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
         for name, (low, high) in self.study.gradnorm.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
-        label = f"gradnorm/{recipe}/alpha={told['alpha']:g}"
-        label += f",lr={told['learning_rate']:g}" if "learning_rate" in told else ""
-        return label, "gradnorm", {"recipe": recipe, **told}
+        return Candidate(Arm("gradnorm", recipe=recipe, parameters=told), "gradnorm", {"recipe": recipe, **told})
 
-    def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Arm]:
+    def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Candidate]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
         yield self._gradnorm_arm(recipe, {name: best[name] for name in self.study.gradnorm.ranges(recipe)})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
                 w = weights_of(best, self.tasks, average)
                 if np.isfinite(w).all():  # an older gradsweep has not recorded every average
-                    yield f"gradnorm_static/{recipe}/{average}", "static", {"weights": short_weights(self.tasks, w)}
+                    arm = Arm("gradnorm_static", recipe=recipe, average=average)
+                    yield Candidate(arm, "static", {"weights": short_weights(self.tasks, w)})
 
-    def _confirm(self, arms: Sequence[Arm]) -> list[PlannedTrial]:
-        return [self._planned("confirm", arm, seed, test=True) for seed in self.study.confirm_seeds for arm in arms]
+    def _confirm(self, arms: Sequence[Candidate]) -> list[PlannedTrial]:
+        seeds = self.study.confirm_seeds
+        return [self._planned(Phase.CONFIRM, candidate, seed, test=True) for seed in seeds for candidate in arms]
 
     def _planned(
-        self, phase: str, arm: Arm, seed: int, test: bool = False, epochs: int | None = None
+        self, phase: Phase, candidate: Candidate, seed: int, test: bool = False, epochs: int | None = None
     ) -> PlannedTrial:
-        name, method, settings = arm
         config = TrialConfig(
             problem=self.study.problem.name,
             arguments=self.study.problem.arguments,
             data_hash=self.data_hash,
-            method=method,
-            settings=settings,
+            method=candidate.method,
+            settings=candidate.settings,
             seed=seed,
-            epochs=epochs or (self.epochs if phase == "confirm" else self.search_epochs),
+            epochs=epochs or (self.search_epochs if phase.is_search else self.epochs),
             test=test,
         )
-        return PlannedTrial(config, phase, name)
+        return PlannedTrial(config, phase, candidate.arm.key)
 
 
 def sweep_parameters(config: TrialConfig) -> dict[str, float]:

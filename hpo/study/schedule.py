@@ -12,11 +12,12 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 
-from hpo.compare import AVERAGES, TRIAL_COLUMNS, scored_search
-from hpo.core.trial import PAUSED, STOPPED, PlannedTrial, TrialConfig, TrialResult
+from hpo.compare import TRIAL_COLUMNS, scored_search
+from hpo.core.arm import Arm
+from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.alpha_sweep import Sweep
-from hpo.study.plan import PHASES, Plan, sweep_parameters
-from hpo.training.methods import STACKABLE
+from hpo.study.plan import Plan, sweep_parameters
+from hpo.training.methods import is_stackable
 
 Kind = tuple[int, int, int, bool, bool, str]
 
@@ -91,7 +92,7 @@ class Schedule:
         """The next trial, if it fits those before."""
         kind = self._kind(cohort[0]) if cohort else None
         planned = self._waiting(self._queue, kind)
-        if planned is None and not self._queue and (not cohort or cohort[0].phase == "sweep"):
+        if planned is None and not self._queue and (not cohort or cohort[0].phase is Phase.SWEEP):
             planned = self._ask()
         planned = planned or self._waiting(self._later, kind)
         if planned is None and self._choose():
@@ -101,16 +102,16 @@ class Schedule:
     def _kind(self, planned: PlannedTrial) -> Kind:
         """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
         config = planned.config
-        alone = "" if config.method in STACKABLE else config.identity
+        alone = "" if is_stackable(config.method) else config.identity
         return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: PlannedTrial, slots: int) -> int:
         """How many trials each worker gets of those of this one's phase that have not ended."""
-        if first.phase == "sweep":
+        if first.phase is Phase.SWEEP:
             left = 1 + sum(sweep.remaining for sweep in self._sweeps.values())
-            left += sum(planned.phase == "sweep" for planned in self._running.values())
+            left += sum(planned.phase is Phase.SWEEP for planned in self._running.values())
         else:
-            pool = [*self._fixed, *(self._chosen or [])] if first.phase == "confirm" else self._search
+            pool = [*self._fixed, *(self._chosen or [])] if first.phase is Phase.CONFIRM else self._search
             left = sum(not self._ended(planned) for planned in pool)
         return math.ceil(left / max(1, slots))
 
@@ -137,7 +138,7 @@ class Schedule:
         """A trial reached its end, whatever its status."""
         self._running.pop(identity, None)
         self._begun.discard(identity)
-        if result.status == PAUSED:
+        if result.status is TrialStatus.PAUSED:
             self._halving.pause(identity, result)
         else:
             self.results[identity] = result
@@ -168,9 +169,9 @@ class Schedule:
         """Whether a sweep has trials that it has not asked for yet."""
         return any(sweep.remaining for sweep in self._sweeps.values())
 
-    def progress(self) -> dict[str, dict[str, int]]:
+    def progress(self) -> dict[Phase, dict[str, int]]:
         """For each phase the number of trials total, done, running and failed (diverged trials are done)."""
-        counts = {phase: {"total": 0, "done": 0, "running": 0, "failed": 0} for phase in PHASES}
+        counts = {phase: {"total": 0, "done": 0, "running": 0, "failed": 0} for phase in Phase}
         seen: set[str] = set()
         for planned in self.planned():
             identity, count = planned.config.identity, counts[planned.phase]
@@ -180,15 +181,15 @@ class Schedule:
             count["total"] += 1
             result = self.results.get(identity)
             count["running"] += identity in self._begun
-            count["done"] += result is not None and result.status != "failed"
-            count["failed"] += result is not None and result.status == "failed"
+            count["done"] += result is not None and result.status is not TrialStatus.FAILED
+            count["failed"] += result is not None and result.status is TrialStatus.FAILED
         size = self.plan.size()
         if self._sweeps:  # a sweep that asks for one alpha twice runs it once, and so has fewer trials than planned
-            counts["sweep"]["total"] += sum(sweep.remaining for sweep in self._sweeps.values())
+            counts[Phase.SWEEP]["total"] += sum(sweep.remaining for sweep in self._sweeps.values())
         else:
-            counts["sweep"]["total"] = max(counts["sweep"]["total"], size["sweep"][1])
+            counts[Phase.SWEEP]["total"] = max(counts[Phase.SWEEP]["total"], size[Phase.SWEEP][1])
         if self._chosen is None:
-            counts["confirm"]["total"] = size["confirm"][1]
+            counts[Phase.CONFIRM]["total"] = size[Phase.CONFIRM][1]
         return counts
 
     def table(self) -> pd.DataFrame:
@@ -228,7 +229,7 @@ class Schedule:
     def _settle(self) -> None:
         """Tell the sweeps the scores that can be known: those whose single-task references have ended."""
         open_sweep = [p for p in self._swept if self._ended(p) and p.config.identity not in self._told]
-        references = [planned for planned in self._search if planned.phase == "references"]
+        references = [planned for planned in self._search if planned.phase is Phase.REFERENCES]
         if not open_sweep or not all(self._ended(planned) for planned in references):
             return
         search = self._scored()
@@ -242,18 +243,18 @@ class Schedule:
     def _settle_rung(self) -> None:
         """Once all static points that are left have come to their rung, let the best go on and stop the others."""
         at_rung = self._halving.at_rung(self.results)
-        references = [planned for planned in self._search if planned.phase == "references"]
+        references = [planned for planned in self._search if planned.phase is Phase.REFERENCES]
         if not at_rung or not all(self._ended(planned) for planned in references):
             return
         planned = {p.config.identity: p for p in self._search if p.config.identity in at_rung}
-        rows = [_row(p, replace(at_rung[i], status=STOPPED), self.plan.tasks) for i, p in planned.items()]
+        rows = [_row(p, replace(at_rung[i], status=TrialStatus.STOPPED), self.plan.tasks) for i, p in planned.items()]
         rows += [_row(p, self.results[p.config.identity], self.plan.tasks) for p in references]
         search = scored_search(pd.DataFrame(rows, columns=_columns(self.plan.tasks)), self.plan.directions)
         scores = dict(zip(search["identity"], search["score"].astype(float), strict=True))
         on, off = self._halving.decide({identity: scores[identity] for identity in at_rung})
         self._queue.extendleft(planned[identity] for identity in reversed(on))
         for identity in off:
-            self.results[identity] = replace(at_rung[identity], status=STOPPED)
+            self.results[identity] = replace(at_rung[identity], status=TrialStatus.STOPPED)
             self._stopped.append(planned[identity])
 
     def _choose(self) -> bool:
@@ -286,7 +287,7 @@ def _columns(tasks: list[str]) -> list[str]:
 def _row(planned: PlannedTrial, result: TrialResult, tasks: list[str]) -> dict[str, object]:
     config = planned.config
     parameters = sweep_parameters(config)
-    kind, *rest = planned.arm.split("/")
+    arm = Arm.parse(planned.arm)
     groups = {
         "train": result.train,
         "val": result.validation,
@@ -297,8 +298,8 @@ def _row(planned: PlannedTrial, result: TrialResult, tasks: list[str]) -> dict[s
         "identity": config.identity,
         "arm": planned.arm,
         "phase": planned.phase,
-        "kind": kind,
-        "recipe": rest[0] if kind in ("gradnorm", "gradnorm_static") else "",
+        "kind": arm.kind,
+        "recipe": arm.recipe,
         "alpha": parameters.get("alpha", np.nan),
         "learning_rate": parameters.get("learning_rate", np.nan),
         "seed": config.seed,

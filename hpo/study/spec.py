@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from inspect import signature
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from hpo.compare import AVERAGES
 from hpo.core.text import cut, unquoted
+from hpo.core.trial import AVERAGES
 from hpo.problems.base import RECORDABLE, is_recordable
-from hpo.training.methods import RECIPES, REFERENCES, WITHOUT_RATE, missing_for
+from hpo.training.methods import METHODS, RECIPES, WITHOUT_RATE, reference_names
 from search_spaces import DESIGNS, AlphaSpace
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
@@ -81,11 +80,11 @@ def _json(value: Any) -> Any:
 
 
 def _reference(value: Any) -> Any:
-    allowed = ("single_task", *REFERENCES)
+    allowed = ("single_task", *reference_names())
     if value not in allowed:
         raise ValueError(f"allowed: {', '.join(allowed)}")
-    if missing := missing_for(value):
-        raise ValueError(f"allowed once torchjd is installed: {missing}")
+    if missing := METHODS[value].missing():
+        raise ValueError(f"allowed once it is installed: {missing}")
     return value
 
 
@@ -235,7 +234,7 @@ def _static(value: Any) -> Any:
     if isinstance(value, Mapping):
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
-        allowed = ["design", "points", *(list(signature(known).parameters)[3:] if known else [])]  # after the seed
+        allowed = ["design", "points", *(known.options if known else [])]
         if known and (unknown := [unquoted(key) for key in value if key not in allowed]):
             raise ValueError(f"unknown key {cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
     return value

@@ -29,7 +29,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hpo import __version__
 from hpo.core.errors import LaunchLostError, TrackingError
-from hpo.core.trial import EpochReport, PlannedTrial
+from hpo.core.trial import EpochReport, PlannedTrial, TrialStatus
 from hpo.core.uris import public, shown
 from hpo.tracking.backend import UI_VIEW, check_answers, first_line, holds_no_study, is_server, machine, sqlite_path
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
@@ -47,8 +47,8 @@ from hpo.tracking.run_format import (
     start_tags,
 )
 
-ENDED = ("finished", "stopped", "diverged", "failed")
-RESULTS = ("finished", "diverged")  # a trial that failed or was stopped may run again
+ENDED_STATUSES = tuple(status for status in TrialStatus if status.has_ended)
+FINAL_STATUSES = tuple(status for status in TrialStatus if status.is_final)
 STUDY_FILE = "study.yaml"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
 
@@ -222,7 +222,7 @@ class Tracking:
                 continue
             self._runs[identity] = run.info.run_id
             self._scores[identity] = {key: v for key, v in run.data.metrics.items() if key.startswith("score/")}
-            if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED:
+            if run.info.status in ("FINISHED", "FAILED") and run.data.tags["gradsweep.status"] in ENDED_STATUSES:
                 ended.add(identity)
                 records.append(read_record(run))
         self._knows_runs = True
@@ -397,7 +397,7 @@ class Tracking:
     def has_result(self, identity: str) -> bool:
         """Whether MLflow holds a trial to an end that is a result, so that it need not run again."""
         for run in self.client.search_runs([self.experiment_id], f"tags.`gradsweep.identity` = '{identity}'"):
-            if run.info.status == "FINISHED" and run.data.tags["gradsweep.status"] in RESULTS:
+            if run.info.status == "FINISHED" and run.data.tags["gradsweep.status"] in FINAL_STATUSES:
                 return True
         return False
 
@@ -467,7 +467,7 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:  # for an entry that the journal could not keep
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
-        status = "FAILED" if result.status == "failed" else "FINISHED"
+        status = "FAILED" if result.status is TrialStatus.FAILED else "FINISHED"
         self.client.set_terminated(run.run_id, status, ended)  # last: a run that has ended has everything
 
     @_as_owner

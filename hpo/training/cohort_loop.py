@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from balancers import Balancer, Stack
 from hpo.core.text import message, one_line
-from hpo.core.trial import PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.core.trial import EpochReport, TrialConfig, TrialResult, TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.checkpoints import Checkpoints
@@ -206,7 +206,7 @@ class _Member:
         try:
             return tell(self.log)
         except Diverged as error:
-            self.log.result.status, self.log.result.error = "diverged", str(error)
+            self.log.result.status, self.log.result.error = TrialStatus.DIVERGED, str(error)
             return None
 
 
@@ -290,7 +290,7 @@ class _Cohort:
     def _pause(self, batches: Iterator[Any] | None) -> None:
         """Leave the trials at the beginning of their next epoch, or where their checkpoints were."""
         for member in self.members:
-            member.log.result.status = PAUSED
+            member.log.result.status = TrialStatus.PAUSED
         if batches is None and all(member.place.checkpoints is not None for member in self.members):
             self.parts.order.epoch()
             self.clock = time.perf_counter()
@@ -367,8 +367,8 @@ class _Cohort:
         A task that a single-task trial does not train may have taken the trained one with it, since 0 times NaN is
         NaN: such a trial is trained again, alone.
         """
-        kept = [k for k, member in enumerate(self.members) if member.log.result.status == "finished"]
-        gone = [member for member in self.members if member.log.result.status != "finished"]
+        kept = [k for k, member in enumerate(self.members) if member.log.result.status is TrialStatus.FINISHED]
+        gone = [member for member in self.members if member.log.result.status is not TrialStatus.FINISHED]
         if not gone:
             return
         if kept:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from balancers import Balancer, Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty
 from balancers.shared_gradients import Shared
-from balancers.torchjd_methods import NAMES as TORCHJD
 from balancers.torchjd_methods import installed, torchjd_balancer
 
 Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]
@@ -29,30 +29,85 @@ def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any])
     return RECIPES[settings["recipe"]](tasks, shared, settings["alpha"], **told)
 
 
-def _torchjd(name: str) -> Factory:
-    return lambda tasks, _, settings: torchjd_balancer(name, tasks, **settings)
+@dataclass(frozen=True)
+class Method:
+    """A way to weight losses that a study can train with.
+
+    Attributes:
+        name: what a study file, MLflow and the arms call it.
+        build: ``(tasks, shared layer, settings)`` to a balancer.
+        label: its name in reports.
+        reference: whether `references` of a study may name it.
+        stackable: whether `balancers.Stack` takes its balancer, so that trials with it are trained in a cohort. One
+            that cannot be stacked is trained by itself, and slows no other down.
+        call: the code that makes the balancer in production, where no weights file can hold what it does; ``tasks``
+            in it are the names of the tasks.
+        missing: what to install before it can run; empty if all is there.
+    """
+
+    name: str
+    build: Factory
+    label: str
+    reference: bool = True
+    stackable: bool = False
+    call: str = ""
+    missing: Callable[[], str] = str
 
 
-METHODS: dict[str, Factory] = {
-    "static": lambda tasks, _, settings: Static(tasks, settings["weights"]),
-    "equal": lambda tasks, _, __: Equal(tasks),
-    "single_task": lambda tasks, _, settings: SingleTask(tasks, settings["task"]),
-    "uncertainty": lambda tasks, _, __: Uncertainty(tasks),
-    "frozen": lambda tasks, shared, settings: Frozen(tasks, settings["rule"], shared),
-    "gradnorm": _gradnorm,
-    **{name: _torchjd(name) for name in TORCHJD},
-}
-
-# What `references` in a study may name, next to one network a task
-REFERENCES = ("equal", "uncertainty", *TORCHJD)
+def _torchjd(name: str, label: str) -> Method:
+    return Method(
+        name,
+        lambda tasks, _, settings: torchjd_balancer(name, tasks, **settings),
+        label,
+        call=f'balancers.torchjd_methods.torchjd_balancer("{name}", tasks)',
+        missing=lambda: "" if installed() else "pip install 'gradsweep[torchjd]'",
+    )
 
 
-STACKABLE = tuple(name for name in METHODS if name not in TORCHJD)  # trials of which can be trained at once
+def _table(*methods: Method) -> dict[str, Method]:
+    return {method.name: method for method in methods}
 
 
-def missing_for(method: str) -> str:
-    """What to install before a method can run; nothing if all is there."""
-    return "pip install 'gradsweep[torchjd]'" if method in TORCHJD and not installed() else ""
+# One line joins a method: references, cohorts, labels and the report's advice read it here.
+METHODS = _table(
+    Method("static", lambda tasks, _, s: Static(tasks, s["weights"]), "fixed weights", False, True),
+    Method("equal", lambda tasks, _, __: Equal(tasks), "equal weights", True, True),
+    Method("single_task", lambda tasks, _, s: SingleTask(tasks, s["task"]), "single task", False, True),
+    Method(
+        "uncertainty",
+        lambda tasks, _, __: Uncertainty(tasks),
+        "uncertainty weighting",
+        stackable=True,
+        call="balancers.Uncertainty(tasks)",
+    ),
+    Method("frozen", lambda tasks, shared, s: Frozen(tasks, s["rule"], shared), "frozen weights", False, True),
+    Method("gradnorm", _gradnorm, "GradNorm", False, True),
+    _torchjd("dwa", "DWA"),
+    _torchjd("famo", "FAMO"),
+    _torchjd("geometric_mean", "geometric mean of the losses"),
+    _torchjd("imtl_l", "IMTL-L"),
+    _torchjd("random", "random weights in every step (RLW)"),
+    _torchjd("aligned_mtl", "Aligned-MTL"),
+    _torchjd("cagrad", "CAGrad"),
+    _torchjd("excess_mtl", "ExcessMTL"),
+    _torchjd("fairgrad", "FairGrad"),
+    _torchjd("gradvac", "GradVac"),
+    _torchjd("imtl_g", "IMTL-G"),
+    _torchjd("mgda", "MGDA"),
+    _torchjd("nash_mtl", "Nash-MTL"),
+    _torchjd("pcgrad", "PCGrad"),
+    _torchjd("upgrad", "UPGrad"),
+)
+
+
+def reference_names() -> list[str]:
+    """What `references` in a study may name, next to ``single_task``: one network for each task."""
+    return [method.name for method in METHODS.values() if method.reference]
+
+
+def is_stackable(method: str) -> bool:
+    """Whether trials with a method can be trained at once."""
+    return METHODS[method].stackable
 
 
 def build_balancer(
@@ -68,4 +123,4 @@ def build_balancer(
         steps: optimizer steps of the run; only the recipes `OVER_THE_RUN` read it.
     """
     over_the_run = {"steps": steps} if settings.get("recipe") in OVER_THE_RUN else {}
-    return METHODS[method](tasks, shared, {**settings, **over_the_run})
+    return METHODS[method].build(tasks, shared, {**settings, **over_the_run})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
-from hpo.core.trial import AVERAGES, PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.core.trial import AVERAGES, EpochReport, TrialConfig, TrialResult, TrialStatus
 from hpo.training.gradnorm_diagnostics import trajectory_alarms
 
 COLUMNS = ("w", "G", "r", "L")
@@ -75,7 +75,7 @@ class Logbook:
     def __init__(self, config: TrialConfig, tasks: Sequence[str]) -> None:
         self.config, self.tasks = config, list(tasks)
         self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
-        self.result = TrialResult("finished")
+        self.result = TrialResult(TrialStatus.FINISHED)
         self.reports: list[EpochReport] = []
         self._blocks: list[Tensor] = []  # of step rows, an epoch each
         self._warnings: dict[str, str] = {}  # of the balancer; by their text without its numbers, which may grow
@@ -184,7 +184,7 @@ class Logbook:
 
     def close(self, balancer: Balancer | None) -> TrialResult:
         """The result, with what the balancer has to say if it came to be built."""
-        finished = self.result.status in ("finished", PAUSED) and balancer is not None
+        finished = self.result.status in (TrialStatus.FINISHED, TrialStatus.PAUSED) and balancer is not None
         if finished:
             assert balancer is not None
             for name, arguments in AVERAGES.items():

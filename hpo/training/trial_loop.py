@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from balancers import Balancer
 from balancers.shared_gradients import Shared
 from hpo.core.text import one_line, with_traceback
-from hpo.core.trial import PAUSED, EpochReport, TrialConfig, TrialResult
+from hpo.core.trial import EpochReport, TrialConfig, TrialResult, TrialStatus
 from hpo.core.user_calls import Boundary, is_interrupt
 from hpo.problems.base import Problem, to_device
 from hpo.training.checkpoints import Checkpoints
@@ -53,10 +53,10 @@ def run_trial(
         try:
             trial.run(report, resumed, min(until or config.epochs, config.epochs))
         except Diverged as error:
-            trial.log.result.status, trial.log.result.error = "diverged", str(error)
+            trial.log.result.status, trial.log.result.error = TrialStatus.DIVERGED, str(error)
         except BaseException as error:  # the study goes on and names the trial
             boundary.pass_on(error)
-            trial.log.result.status, trial.log.result.error = "failed", with_traceback(error)
+            trial.log.result.status, trial.log.result.error = TrialStatus.FAILED, with_traceback(error)
         boundary.end_fork()
     result = trial.close()
     result.alarms += state.alarms
@@ -204,7 +204,7 @@ class _Training:
 
     def _pause(self, batches: Iterator[Any] | None) -> None:
         """Leave the trial at the beginning of its next epoch, or where its checkpoint was."""
-        self.log.result.status = PAUSED
+        self.log.result.status = TrialStatus.PAUSED
         if self.checkpoints is not None and batches is None:
             self.parts.order.epoch()
             assert self.balancer is not None

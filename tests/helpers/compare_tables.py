@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.compare import AVERAGES, Comparison, compare
+from hpo.compare import Comparison, compare
+from hpo.core.trial import AVERAGES
 
 DIRECTIONS = {"error": 1, "accuracy": -1}
 NAN = float("nan")

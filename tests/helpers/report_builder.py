@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hpo.compare import AVERAGES, compare
+from hpo.compare import compare
+from hpo.core.trial import AVERAGES
 from hpo.report import ReportData
 
 RECIPES = ("paper", "robust")

@@ -29,7 +29,7 @@ def assert_weightings(w, shape):
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_signature(design):
-    parameters = list(inspect.signature(DESIGNS[design]).parameters.values())
+    parameters = list(inspect.signature(DESIGNS[design].draw).parameters.values())
     assert [p.name for p in parameters[:3]] == ["tasks", "points", "seed"]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[3:])
 
@@ -37,7 +37,7 @@ def test_signature(design):
 @settings(deadline=None)
 @given(designs, st.integers(2, 12), st.integers(1, 70), seeds)
 def test_a_design_gives_weightings(design, tasks, n, seed):
-    assert_weightings(DESIGNS[design](tasks, n, seed), (n, tasks))
+    assert_weightings(DESIGNS[design].draw(tasks, n, seed), (n, tasks))
 
 
 @settings(deadline=None)

@@ -16,7 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
-from hpo.compare import BALANCED, SEARCHED, weight_columns
+from hpo.compare import weight_columns
+from hpo.core.arm import BALANCED, SEARCHED
 from hpo.report.arm_labels import arm_label
 from hpo.report.number_format import signed
 

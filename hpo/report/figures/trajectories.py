@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpo.compare import AVERAGES, weights_of
+from hpo.compare import weights_of
+from hpo.core.trial import AVERAGES
 from hpo.report.figures.style import add_run_title, blank, log_ticks, plain, task_line, thinned
 from hpo.report.report_data import ReportData, best_runs, best_static
 

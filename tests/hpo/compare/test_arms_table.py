@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hpo.compare import FIXED, dominated_by
+from hpo.compare import dominated_by
 from hpo.compare.arms_table import better_on_test, order_agreement
+from hpo.core.arm import FIXED
 from tests.helpers.compare_tables import NAN, arm, arms_by_name, compared, row
 
 

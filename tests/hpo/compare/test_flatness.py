@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpo.compare import AVERAGES, FIXED, Comparison, compare, seed_noise
+from hpo.compare import Comparison, compare, seed_noise
 from hpo.compare.flatness import FEWEST, flat_optimum
 from hpo.compare.scores import scored_confirm, scored_search
-from hpo.compare.trial_table import SEARCHED
 from hpo.compare.verdicts import best_arm
 from hpo.compare.weight_distances import region
+from hpo.core.arm import FIXED, SEARCHED
+from hpo.core.trial import AVERAGES
 from search_spaces import points
 from search_spaces.log_ratio import clr
 from tests.helpers.compare_tables import DIRECTIONS, NAN, references, row

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hpo.compare import AVERAGES, distance, distances_to
+from hpo.compare import distance, distances_to
 from hpo.compare.weight_distances import distances, region
+from hpo.core.trial import AVERAGES
 from tests.helpers.compare_tables import NAN, arms_by_name, compared, points, run, weighted
 
 weights = st.lists(st.floats(1e-4, 1e4), min_size=2, max_size=6)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hpo.compare import FIXED, Interval, compare
+from hpo.compare import Interval, compare
 from hpo.compare.winner import Winner
+from hpo.core.arm import FIXED
 from tests.helpers.compare_tables import arm, compared, row
 from tests.helpers.report_builder import Builder
 

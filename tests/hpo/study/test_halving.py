@@ -16,7 +16,7 @@ import hpo.training.checkpoints
 from hpo.compare import compare, static_points
 from hpo.core.errors import StudyError
 from hpo.core.storage import Storage
-from hpo.core.trial import PAUSED, STOPPED, PlannedTrial, TrialConfig, TrialResult
+from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.halving import Halving, rungs_of
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
@@ -26,7 +26,7 @@ from tests.helpers.runs import Case
 from tests.hpo.study.test_schedule import Study, small, train
 from tests.hpo.training.test_cohort_loop import CPU, ONE_OF_EACH, Heard, Normed, check_same, cohort_of, run_cohort
 
-RESULT = TrialResult(PAUSED)
+RESULT = TrialResult(TrialStatus.PAUSED)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,11 @@ def drive(study: Study, schedule: Schedule, slots: int, order: random.Random, st
         assert running, "told to wait for nothing"
         done = running.pop(order.randrange(len(running)))
         config, until = done.config, schedule.until(done.config)
-        result = replace(train(config), steps=until * 10, status=PAUSED if until < config.epochs else "finished")
+        result = replace(
+            train(config), steps=until * 10, status=TrialStatus.PAUSED if until < config.epochs else "finished"
+        )
         study.configs[config.identity] = config
-        if result.status != PAUSED:
+        if result.status != TrialStatus.PAUSED:
             study.results[config.identity] = result
         schedule.finished(config.identity, result)
         for loser in schedule.stopped():
@@ -119,10 +121,10 @@ def test_most_points_are_stopped_and_which_does_not_hang_on_timing(slots: int) -
     drive(other, other.schedule(), 2, random.Random(0))
     assert ends(study) == ends(other)
     found = ends(study)
-    assert sorted(stopped) == sorted(arm for arm, status in found.items() if status == STOPPED)
+    assert sorted(stopped) == sorted(arm for arm, status in found.items() if status == TrialStatus.STOPPED)
     assert len(found) == len(study.plan.static())
     points = len(found) - 1
-    assert list(found.values()).count(STOPPED) == points - -(-points // 8)
+    assert list(found.values()).count(TrialStatus.STOPPED) == points - -(-points // 8)
     assert found["equal"] == "finished"
     best = min((p for p in study.plan.static() if p.arm != "equal"), key=lambda p: _score(p.config))
     assert found[best.arm] == "finished"
@@ -151,7 +153,7 @@ def test_the_comparison_says_what_was_stopped_and_never_chooses_it() -> None:
     assert set(found.ranks["points"]) == {len(study.plan.static())}
     (alarm,) = [alarm for alarm in found.alarms if "stopped early" in alarm]
     counted = len(study.plan.static())
-    lost = list(ends(study).values()).count(STOPPED)
+    lost = list(ends(study).values()).count(TrialStatus.STOPPED)
     assert alarm.startswith(f"{lost} of {counted} static points were stopped early, after 10, 20, 40 steps, since ")
     assert alarm.endswith("the verdict flatters GradNorm")
     static = found.cost.set_index("way").loc["static search"]
@@ -211,8 +213,8 @@ def test_the_interval_of_rho_by_its_formula() -> None:
     from hpo.compare.shortened_search import short_runs
 
     scores = [1.0, 2.0, 3.0, 4.0, 5.0]
-    rows = [("static", f"static/{k}", s) for k, s in enumerate(scores)]
-    rows += [("full", f"full/{k}", s) for k, s in enumerate([2.0, 1.0, 3.0, 5.0, 4.0])]
+    rows = [("static", f"static/{k + 1:02d}", s) for k, s in enumerate(scores)]
+    rows += [("full", f"full/{k + 1:02d}", s) for k, s in enumerate([2.0, 1.0, 3.0, 5.0, 4.0])]
     search = pd.DataFrame(rows, columns=["kind", "arm", "score"]).assign(steps=10)
     found = short_runs(search)
     assert found is not None
@@ -244,7 +246,11 @@ def test_a_trial_that_has_paused_ends_as_one_that_has_not(together: bool, storag
         run_cohort(configs, Normed(), CPU, heard, kept(storage, configs), together, [until] * len(configs))
         for config in configs:
             result = heard.results[config.identity]
-            assert (result.status, result.steps, len(result.trajectory["w"])) == (PAUSED, 8 * until, 8 * until)
+            assert (result.status, result.steps, len(result.trajectory["w"])) == (
+                TrialStatus.PAUSED,
+                8 * until,
+                8 * until,
+            )
             assert result.averages
             assert result.test == {}
     heard = Heard()
@@ -258,7 +264,7 @@ def test_a_trial_that_has_paused_ends_as_one_that_has_not(together: bool, storag
 
 def test_a_trial_without_checkpoints_may_pause_too() -> None:
     (config,) = cohort_of(ONE_OF_EACH[0])
-    assert run_trial(config, Normed(), lambda _: None, CPU, until=1).status == PAUSED
+    assert run_trial(config, Normed(), lambda _: None, CPU, until=1).status == TrialStatus.PAUSED
     assert run_trial(config, Normed(), lambda _: None, CPU, until=99).status == "finished"
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from hpo.compare import AVERAGES, compare
-from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult
+from hpo.compare import compare
+from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult
 from hpo.study.alpha_sweep import Sweep
-from hpo.study.plan import PHASES, Plan, sweep_parameters
+from hpo.study.plan import Plan, sweep_parameters
 from hpo.study.schedule import Next, Schedule
 from tests.hpo.study.test_plan import make_plan
 from tests.hpo.training.test_trial_loop import TASKS
@@ -141,7 +141,7 @@ def check_order(schedule: Schedule, planned: PlannedTrial) -> None:
 
 def check_progress(schedule: Schedule, running: int) -> None:
     counts = schedule.progress()
-    assert list(counts) == list(PHASES)
+    assert list(counts) == list(Phase)
     assert sum(count["running"] for count in counts.values()) == running
     for count in counts.values():
         assert count["done"] + count["running"] + count["failed"] <= count["total"]
@@ -182,7 +182,7 @@ def test_a_whole_study(slots: int) -> None:
     table = schedule.table()
     counts = table.drop_duplicates("identity").groupby("phase").size().to_dict()
     size = {phase: trials for phase, (_, trials) in plan.size().items()}
-    assert {phase: counts[phase] for phase in PHASES[:3]} == {phase: size[phase] for phase in PHASES[:3]}
+    assert {phase: counts[phase] for phase in list(Phase)[:3]} == {phase: size[phase] for phase in list(Phase)[:3]}
     # arithmetic and geometric average agree in this study, and equal weights are a reference and a good point
     shared = 2 * len(plan.study.gradnorm.recipes) + 2 * ("equal" in top_static(schedule, plan))
     assert counts["confirm"] == size["confirm"] - shared
@@ -197,7 +197,7 @@ def test_with_one_slot_the_phases_come_in_their_order() -> None:
     study = Study(small())
     study.drive(study.schedule(), 1)
     phases = [planned.phase for planned in study.handed]
-    assert phases == sorted(phases, key=PHASES.index)
+    assert phases == sorted(phases, key=list(Phase).index)
 
 
 def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended() -> None:
@@ -206,7 +206,7 @@ def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended(
     while isinstance(planned := schedule.next(), PlannedTrial):
         first.append(planned)
     assert planned is Next.WAIT
-    assert {p.phase for p in first} == set(PHASES)
+    assert {p.phase for p in first} == set(Phase)
     assert sum(p.phase == "sweep" for p in first) == 6  # the three starting points of each recipe
 
 

@@ -86,7 +86,7 @@ def test_a_method_whose_library_is_missing_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchjd", None)  # as where it is not installed
     assert faults(tmp_path, f"{BASE}references: [single_task, mgda]\n") == [
-        "references[1]: found 'mgda', allowed once torchjd is installed: pip install 'gradsweep[torchjd]'"
+        "references[1]: found 'mgda', allowed once it is installed: pip install 'gradsweep[torchjd]'"
     ]
 
 

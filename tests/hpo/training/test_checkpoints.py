@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 import hpo.training.checkpoints
 from balancers.torchjd_methods import installed
 from hpo.core.storage import Storage
-from hpo.core.trial import EpochReport, TrialConfig, TrialResult
+from hpo.core.trial import EpochReport, EventKind, TrialConfig, TrialResult, WorkerTask
 from hpo.problems.base import Problem, Split, Task
 from hpo.training.checkpoints import KEPT, MAGIC, MARKER, Checkpoints, mark_shared
 from hpo.training.trial_loop import run_trial
-from hpo.training.worker import RESULT, train_cohort
+from hpo.training.worker import train_cohort
 from tests.hpo.training.test_resumable_loader import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -581,33 +581,30 @@ def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steere
     """What a worker reports of these trials."""
     trials = [TrialConfig(TARGET, {"folder": str(folder)}, data_hash, "equal", {}, seed, 2) for seed in seeds]
     told: list[dict[str, Any]] = []
-    settings = {
-        "cohort": [vars(trial) for trial in trials],
-        "identities": [trial.identity for trial in trials],
-        "until": [trial.epochs for trial in trials],
-        "import_paths": [],
-        "cpu": 1,
-        "gpu": 0,
-        "target": TARGET,
-        "storage": storage.address,
-        "checkpoint_seconds": 0.0,
-    }
-    for content in settings["cohort"]:
-        content.pop("identity", None)  # which dataclasses keep beside their fields
-    train_cohort(settings, told.append)
+    task = WorkerTask(
+        identities=[trial.identity for trial in trials],
+        cohort=[asdict(trial) for trial in trials],
+        until=[trial.epochs for trial in trials],
+        target=TARGET,
+        import_paths=[],
+        cpu=1,
+        gpu=0,
+        checkpoint_seconds=0.0,
+    )
+    train_cohort(task, storage.address, told.append)
     events = [event for report in told for event in report["events"]]
-    assert {identity for _, identity, _ in events if identity} == set(settings["identities"])
-    return [content for kind, _, content in events if kind == RESULT]
+    assert {event.identity for event in events if event.identity} == set(task.identities)
+    return [event.content for event in events if event.kind is EventKind.RESULT]
 
 
 def test_a_worker_tells_whether_its_node_shares_the_storage(tmp_path: Path, storage: Storage) -> None:
     (result,) = cohort(tmp_path, storage, 1)
-    (alarm,) = result["alarms"]
+    (alarm,) = result.alarms
     assert alarm.startswith(f"its node does not share {storage} with the driver, ")
     mark_shared(storage)
     assert storage.names("")[-1] == MARKER
     (result,) = cohort(tmp_path, storage, 2)
-    assert (result["status"], result["alarms"]) == ("finished", [])
+    assert (result.status, result.alarms) == ("finished", [])
 
 
 def test_a_finished_trial_keeps_its_checkpoints_for_the_driver_and_a_failed_one_does_not(
@@ -616,7 +613,7 @@ def test_a_finished_trial_keeps_its_checkpoints_for_the_driver_and_a_failed_one_
     (tmp_path / "steer.json").write_text('{"fail": [2]}')
     mark_shared(storage)
     first, second, third = cohort(tmp_path, storage, 1, 2, 3)
-    assert [one["status"] for one in (first, second, third)] == ["finished", "failed", "finished"]
+    assert [one.status for one in (first, second, third)] == ["finished", "failed", "finished"]
     assert len([name for name in storage.names("") if name != MARKER]) == 2
     hpo.training.checkpoints.remove(storage, "")
     assert storage.names("") == []
@@ -631,13 +628,13 @@ def test_a_trial_that_was_interrupted_after_its_last_step_is_only_evaluated_by_t
     (again,) = cohort(tmp_path, storage, 1)
     assert len((tmp_path / "devices").read_text().split()) == 2 + 1  # evaluations
     for name in ("validation", "averages", "initial_losses", "steps", "alarms"):
-        assert repr(again[name]) == repr(one[name])
+        assert repr(getattr(again, name)) == repr(getattr(one, name))
 
 
 def test_a_node_with_other_data_fails_the_trial(tmp_path: Path, storage: Storage) -> None:
     (result,) = cohort(tmp_path, storage, 1, data_hash="another")
-    assert result["status"] == "failed"
-    first, _, trace = result["error"].partition("\n\n")
+    assert result.status == "failed"
+    first, _, trace = result.error.partition("\n\n")
     assert first == "RuntimeError: the data of this node have hash steered-4, the study's have another"
     assert trace.startswith("Traceback")
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpo.core.trial import TrialConfig, TrialResult
+from hpo.core.trial import EventKind, TrialConfig, TrialResult, WorkerTask
 from hpo.problems.base import Problem, Split
 from hpo.training import global_state
 from hpo.training.cohort_loop import run_cohort
@@ -23,7 +24,7 @@ from hpo.training.cohort_size import choose_size
 from hpo.training.global_state import PIECES, GlobalState, as_found
 from hpo.training.stacking_check import NotStackable, check_stackable
 from hpo.training.trial_loop import run_trial
-from hpo.training.worker import RESULT, train_cohort
+from hpo.training.worker import train_cohort
 from tests.helpers.hostile_problems import KEPT, SPOILS, Spoilt, opened, spoil_all
 from tests.hpo.training.test_cohort_loop import Heard
 from tests.hpo.training.test_trial_loop import Small, config
@@ -264,22 +265,23 @@ def test_what_a_module_sets_when_imported_is_there_in_each_thread_of_a_worker(
     target = "setting_module:Setting"
     for seed in range(2):
         trained = TrialConfig(target, {"folder": str(tmp_path)}, "steered-4", "equal", {}, seed, 1)
-        settings = {
-            "identities": [trained.identity],
-            "cohort": [{k: v for k, v in vars(trained).items() if k != "identity"}],
-            "until": [1],
-            "import_paths": [str(tmp_path)],
-            "cpu": 1,
-            "gpu": 0,
-            "target": target,
-            "storage": str(tmp_path / "checkpoints"),
-            "checkpoint_seconds": 60.0,
-        }
-        thread = threading.Thread(target=train_cohort, args=(settings, told.append))
+        task = WorkerTask(
+            identities=[trained.identity],
+            cohort=[asdict(trained)],
+            until=[1],
+            target=target,
+            import_paths=[str(tmp_path)],
+            cpu=1,
+            gpu=0,
+            checkpoint_seconds=60.0,
+        )
+        storage = str(tmp_path / "checkpoints")
+        thread = threading.Thread(target=train_cohort, args=(task, storage, told.append))
         thread.start()
         thread.join()
-    results = [content for report in told for kind, _, content in report["events"] if kind == RESULT]
-    assert [result["status"] for result in results] == ["finished", "finished"]
+    events = [event for report in told for event in report["events"]]
+    results = [event.content for event in events if event.kind is EventKind.RESULT]
+    assert [result.status for result in results] == ["finished", "finished"]
     assert (tmp_path / "found").read_text().splitlines() == ["raise ignore 2"] * 2
     assert np.geterr()["over"] == "warn"
 

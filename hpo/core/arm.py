@@ -1,0 +1,88 @@
+"""An arm of a study: all trials that differ only in their seed. Its key is made and taken apart here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
+BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
+FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
+KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making
+FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
+REFERENCE = "single_task"  # the kind of arm that defines the score and has none
+OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that nothing is chosen from and that say nothing of the others
+
+_SHORT = {"learning_rate": "lr"}  # names of parameters in a key
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm by its parts; those that its kind does not have are empty.
+
+    Attributes:
+        kind: ``static``, ``full``, ``single_task``, ``frozen``, ``gradnorm``, ``gradnorm_static``, ``known_optimum``,
+            or the name of a method.
+        task: of ``single_task``.
+        rule: of ``frozen``: ``loss`` or ``gradient``.
+        number: of a static point, from 1; 0 for other kinds.
+        recipe: of GradNorm.
+        average: of ``gradnorm_static``: which E_t[w].
+        parameters: of ``gradnorm``: ``alpha`` and, if it is searched, ``learning_rate``.
+
+    >>> Arm("static", number=7).key
+    'static/07'
+    >>> Arm("gradnorm", recipe="robust", parameters={"alpha": 0.5, "learning_rate": 0.01}).key
+    'gradnorm/robust/alpha=0.5,lr=0.01'
+    """
+
+    kind: str
+    task: str = ""
+    rule: str = ""
+    number: int = 0
+    recipe: str = ""
+    average: str = ""
+    parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def key(self) -> str:
+        """The arm's name in study files, tables, MLflow and weights files."""
+        told = ",".join(f"{_SHORT.get(name, name)}={value:g}" for name, value in self.parameters.items())
+        number = f"{self.number:02d}" if self.number else ""
+        parts = (self.kind, self.task, self.rule, number, self.recipe, self.average, told)
+        return "/".join(part for part in parts if part)
+
+    @classmethod
+    def parse(cls, key: str) -> Arm:
+        """An arm from its key; of a key of unknown form all is the kind.
+
+        >>> Arm.parse("gradnorm_static/robust/tail").average
+        'tail'
+        >>> Arm.parse("famo"), Arm.parse("a/b/c").kind
+        (Arm(kind='famo', task='', rule='', number=0, recipe='', average='', parameters={}), 'a/b/c')
+        """
+        kind, *rest = key.split("/", 2)
+        read = _PARTS.get((kind, len(rest)))
+        try:
+            return cls(kind, **read(*rest)) if read else cls(key)
+        except ValueError:  # no number where one belongs
+            return cls(key)
+
+
+def _parameters(text: str) -> dict[str, float]:
+    """``alpha=0.5,lr=0.01`` by the names of the parameters."""
+    long = {short: name for name, short in _SHORT.items()}
+    pairs = (part.partition("=") for part in text.split(","))
+    return {long.get(name, name): float(value) for name, _, value in pairs}
+
+
+_PARTS: dict[tuple[str, int], Any] = {  # (kind, parts after it) -> these as arguments of `Arm`
+    ("static", 1): lambda number: {"number": int(number)},
+    (FULL, 1): lambda number: {"number": int(number)},
+    (REFERENCE, 1): lambda task: {"task": task},
+    ("frozen", 1): lambda rule: {"rule": rule},
+    ("gradnorm", 2): lambda recipe, told: {"recipe": recipe, "parameters": _parameters(told)},
+    ("gradnorm_static", 2): lambda recipe, average: {"recipe": recipe, "average": average},
+}

@@ -1,0 +1,74 @@
+"""The output folder of version 0.1 before its modules became packages: read, reported and resumed as one's own.
+
+``data/output-0.1.tar.xz`` was made by commit 815a61e with ``gradsweep run study.yaml``; its HTML pages, which are large,
+were removed.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from balancers import Static
+from hpo.launch.conclude import Finished
+from hpo.launch.run import run_study
+from hpo.launch.workspace import place
+from tests.helpers.runs import main
+
+ARCHIVE = Path(__file__).parent / "data" / "output-0.1.tar.xz"
+NAME = "before-packages"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run() -> Finished:
+    return run_study(Path("study.yaml"), place(Path("gradsweep-output"), None), None, Console(file=StringIO()))
+
+
+def comparison(folder: Path) -> dict[str, Any]:
+    """What the report says, without where and by which version it was written."""
+    content = json.loads((folder / "report" / "comparison.json").read_text())
+    del content["provenance"]
+    return content
+
+
+def test_it_is_complete_and_nothing_runs(folder):
+    finished = run()
+    assert (finished.complete, finished.ran, finished.failed, list(finished.faults)) == (True, 0, {}, [])
+
+
+def test_its_report_and_weights_are_the_same(folder, capsys):
+    results = folder / "gradsweep-output" / NAME
+    code, _, err = main(capsys, "report", "study.yaml", "-o", "again")
+    assert (code, err) == (0, "")
+    assert comparison(folder / "again") == comparison(results)
+    assert (folder / "again" / "report" / "trials.csv").read_text() == (results / "report" / "trials.csv").read_text()
+    code, _, err = main(capsys, "export", "study.yaml", "-o", "again.json")
+    assert (code, err) == (0, "")
+    one, other = Static.load("again.json"), Static.load(results / "weights.json")
+    assert (one.tasks, one.weights.tolist()) == (other.tasks, other.weights.tolist())
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_one_more_seed(folder):
+    before = comparison(folder / "gradsweep-output" / NAME)
+    study = yaml.safe_load(Path("study.yaml").read_text())
+    Path("study.yaml").write_text(yaml.safe_dump(study | {"seeds": study["seeds"] + 1}))
+    finished = run()
+    assert (finished.complete, finished.failed) == (True, {})
+    arms = len(before["arms"])
+    assert 0 < finished.ran <= arms  # the arms of the confirm phase on one seed, and no trial that there was
+    assert len(finished.comparison.arms) == arms
