@@ -22,8 +22,8 @@ from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
 from hpo.launch.workspace import place
 from hpo.tracking.backend import machine
-from hpo.tracking.delivery import Writer
-from hpo.tracking.outbox import Entry
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.outbox import EndedTrial
 
 STUDY = {
     "problem": "benchmarks.trivial:Trivial",
@@ -63,23 +63,23 @@ class Stopwatch:
 
     def __enter__(self) -> Stopwatch:
         self.seconds = 0.0
-        self._run, self._end = ray_tune.run, Writer.close
+        self._run, self._end = ray_tune.run, MlflowWriter.close
         watch = self
 
         def run(*arguments: object) -> object:
             watch._begin = time.perf_counter()
             return self._run(*arguments)  # type: ignore[arg-type]
 
-        def close(writer: Writer) -> list[Entry]:
+        def close(writer: MlflowWriter) -> list[EndedTrial]:
             lost = self._end(writer)
             watch.seconds = time.perf_counter() - watch._begin
             return lost
 
-        ray_tune.run, Writer.close = run, close  # type: ignore[assignment, method-assign]
+        ray_tune.run, MlflowWriter.close = run, close  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        ray_tune.run, Writer.close = self._run, self._end  # type: ignore[method-assign]
+        ray_tune.run, MlflowWriter.close = self._run, self._end  # type: ignore[method-assign]
 
 
 def main() -> None:

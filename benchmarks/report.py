@@ -39,9 +39,9 @@ from hpo.launch.workspace import Workspace, place
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
-from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.outbox import Journal
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.outbox import Outbox
 from search_spaces import clr, clr_inverse
 
 STEPS = 100  # of an epoch: 5,000 examples in batches of 50
@@ -78,7 +78,7 @@ def write_study(trials: int, epochs: int, folder: Path) -> Path:
 def make(path: Path, where: Workspace) -> int:
     """Simulate every trial of the study that MLflow does not hold yet, phase by phase. How many were missing."""
     plan = open_plan(path)
-    store = Tracking(where.uri, plan.study.name, where.output)
+    store = StudyExperiment(where.uri, plan.study.name, where.output)
     store.reconcile()
     schedule = Schedule(plan, {record.config.identity: record.result for record in store.records()})
     for recipe in plan.study.gradnorm.recipes:
@@ -95,9 +95,9 @@ def make(path: Path, where: Workspace) -> int:
     return made
 
 
-def write(planned: PlannedTrial, plan: Plan, store: Tracking, run: str, journal: Journal) -> TrialResult:
+def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, journal: Outbox) -> TrialResult:
     """Let the Writer write one trial from its start to its end; a Writer each, so that its queue stays short."""
-    writer = Writer(store, run, journal)
+    writer = MlflowWriter(store, run, journal)
     writer.trial_started(planned)
     trial = Simulated(planned, plan)
     for report in trial.reports():

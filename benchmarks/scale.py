@@ -9,8 +9,8 @@ of one CPU each, all on this machine. The clock runs from the first hand-out to 
 goes is told in milliseconds of processor time a trial, so that what grows faster than the trials stands out:
 
 - schedule: `hpo.study.schedule.Schedule`, as Tune's loop asks and tells it.
-- listeners: `hpo.tracking.delivery.Writer`, which keeps a journal, and `hpo.launch.progress.View`, as the loop tells
-  them.
+- listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`, as the
+  loop tells them.
 - disk: what both wait, for the journal to be on the disk above all; on a busy machine for a core, too.
 - Tune: the rest of the loop. What is left of the clock, the loop waits.
 - writer: the thread that writes to MLflow, beside the loop.
@@ -54,8 +54,8 @@ from hpo.study.alpha_sweep import optuna_storage
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
 from hpo.tracking.backend import machine
-from hpo.tracking.delivery import Writer
-from hpo.tracking.outbox import Entry
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.outbox import EndedTrial
 
 REFERENCES = 2  # single-task networks of the trivial problem
 ALPHAS = 3  # of a study that goes through Ray
@@ -203,7 +203,7 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
     process, run = psutil.Process(), ray_tune.run
 
     def timed_run(schedule: Schedule, job: Job, listeners: Sequence[Any]) -> list[str]:
-        told = [watch.on(one, "listeners") for one in listeners if tracked or not isinstance(one, Writer)]
+        told = [watch.on(one, "listeners") for one in listeners if tracked or not isinstance(one, MlflowWriter)]
         memory.append(process.memory_info().rss / 2**20)
         with watch.running("loop"), profile or ExitStack():
             return run(watch.on(schedule, "schedule"), job, told)
@@ -215,17 +215,17 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
 
         return call
 
-    def closed(writer: Writer) -> list[Entry]:
+    def closed(writer: MlflowWriter) -> list[EndedTrial]:
         with watch.running("close"):
             left = close(writer)
         memory.append(process.memory_info().rss / 2**20)
         return left
 
-    close = Writer.close
+    close = MlflowWriter.close
     with ExitStack() as patches:
         patches.enter_context(patch.object(ray_tune, "run", timed_run))
-        patches.enter_context(patch.object(Writer, "close", closed))
-        patches.enter_context(patch.object(Writer, "_work", timed("writer", Writer._work)))
+        patches.enter_context(patch.object(MlflowWriter, "close", closed))
+        patches.enter_context(patch.object(MlflowWriter, "_work", timed("writer", MlflowWriter._work)))
         patches.enter_context(patch.object(launch, "conclude", timed("conclude", launch.conclude)))
         yield memory
 

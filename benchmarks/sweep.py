@@ -55,9 +55,9 @@ from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
 from hpo.study.plan import Plan
 from hpo.tracking.backend import machine
-from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Tracking, now
-from hpo.tracking.outbox import Entry
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.experiment import StudyExperiment, now
+from hpo.tracking.outbox import EndedTrial
 
 LOOK_SECONDS = 0.5  # between two looks: of a process that ends, what it did since the last one is missed
 MEMORY_EVERY = 4  # looks: reading it walks the page tables of every process
@@ -197,14 +197,14 @@ def give_references(plan: Plan, where: Workspace) -> None:
     The plain script trains no single-task network, so neither do we: in their place stands the untrained network.
     """
     where.output.mkdir(parents=True)
-    store = Tracking(where.uri, plan.study.name, where.output)
+    store = StudyExperiment(where.uri, plan.study.name, where.output)
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
     prepare_once(problem)
     metrics = untrained(problem, plan.study.seed)
     earlier, journal = store.start_launch("name: search"), where.journal(plan.study.name)
     for planned in plan.references():
         result = TrialResult("finished", validation=metrics, initial_losses=dict.fromkeys(plan.tasks, 1.0))
-        journal.add(Entry(planned, earlier, now(), now(), result))
+        journal.add(EndedTrial(planned, earlier, now(), now(), result))
     store.end_launch(earlier, "KILLED")
 
 
@@ -220,18 +220,18 @@ def watched() -> Iterator[list[float]]:
     from hpo.execution import ray_tune  # here: ray reads once, at its import, which token it listens to
 
     times: list[float] = []
-    run, close = ray_tune.run, Writer.close
+    run, close = ray_tune.run, MlflowWriter.close
 
     def timed_run(*arguments: Any) -> list[str]:
         times.append(time.time())
         return run(*arguments)
 
-    def timed_close(writer: Writer) -> list[Entry]:
+    def timed_close(writer: MlflowWriter) -> list[EndedTrial]:
         left = close(writer)
         times.append(time.time())
         return left
 
-    with patch.object(ray_tune, "run", timed_run), patch.object(Writer, "close", timed_close):
+    with patch.object(ray_tune, "run", timed_run), patch.object(MlflowWriter, "close", timed_close):
         yield times
 
 

@@ -39,9 +39,9 @@ from hpo.launch.workspace import Workspace, place
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
-from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.outbox import Journal
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.outbox import Outbox
 from hpo.tracking.server import healthy
 
 EPOCH_SECONDS = 1.0
@@ -73,13 +73,13 @@ def paced_plan(folder: Path, work: int, epochs: int) -> Plan:
 
 def run(plan: Plan, where: Workspace, tracked: bool) -> float:
     """Seconds for some GradNorm trials, from the first one's start to the last one's end."""
-    store = Tracking(where.uri, where.output.name, where.output)
+    store = StudyExperiment(where.uri, where.output.name, where.output)
     schedule = Schedule(plan, {})
     alphas = [3 * i / TRIALS for i in range(TRIALS)]
     schedule._queue = deque(plan.sweep("robust", {"alpha": alpha}) for alpha in alphas)
     schedule._later.clear()
     job = Job(plan.study.resources, str(where.output / "checkpoints"), 60.0, plan.study.problem.name)
-    writer = Writer(store, store.start_launch("name: paced"), Journal(where.output / "undelivered"))
+    writer = MlflowWriter(store, store.start_launch("name: paced"), Outbox(where.output / "undelivered"))
     begin = time.perf_counter()
     faults = ray_tune.run(schedule, job, [writer] if tracked else [])
     seconds = time.perf_counter() - begin

@@ -25,7 +25,7 @@ Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allow
 SEED, OTHER_SEED = 0, 1
 
 
-class Bench:
+class CheckContext:
     """A problem that is looked at, driven as `hpo.training.trial_loop` drives it.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpo.check.batch_digests import Pass, first_digests, go_through
-from hpo.check.context import OTHER_SEED, SEED, Bench, Notes
+from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
 from hpo.check.words import duration, every, listed
 from hpo.problems.base import Problem, Split
 from hpo.problems.data_cache import prepare_once
@@ -20,7 +20,7 @@ HARMLESS = {"environment variables", "warning filters"}  # importing a library c
 SLOW = 5.0  # seconds after which preparing a second time is worth a word
 
 
-def check_tasks(bench: Bench) -> Notes:
+def check_tasks(bench: CheckContext) -> Notes:
     """Two or more."""
     better = {"minimize": "lower", "maximize": "higher"}
     tasks = bench.problem.tasks
@@ -31,7 +31,7 @@ def check_tasks(bench: Bench) -> Notes:
         yield "warning", f"one: {found}", "two or more, since weights are relative to each other"
 
 
-def check_data(bench: Bench) -> Notes:
+def check_data(bench: CheckContext) -> Notes:
     """They can be prepared, twice, and have one name."""
     seconds, bench.hash = _prepare(bench.problem)
     if not isinstance(bench.hash, str):
@@ -54,7 +54,7 @@ def _prepare(problem: Problem) -> tuple[float, str]:
     return time.perf_counter() - start, problem.data_hash()
 
 
-def check_hash(bench: Bench) -> Notes:
+def check_hash(bench: CheckContext) -> Notes:
     """A worker asks one instance for the data's name before each trial."""
     if bench.problem.data_hash() != bench.hash:
         found = "data_hash() has changed since the problem was used"
@@ -63,7 +63,7 @@ def check_hash(bench: Bench) -> Notes:
         yield "ok", "the same after use", ""
 
 
-def check_global_state(bench: Bench) -> Notes:
+def check_global_state(bench: CheckContext) -> Notes:
     """Warn if the problem leaves global state changed, which later training in the process would notice."""
     if left := {name: subject for name, subject in bench.left.items() if name not in HARMLESS}:
         found = every(f"{name} (seen at: {subject})" for name, subject in left.items())
@@ -75,7 +75,7 @@ def check_global_state(bench: Bench) -> Notes:
         yield "ok", "the problem's code leaves it as it is", ""
 
 
-def check_batches(bench: Bench) -> Notes:
+def check_batches(bench: CheckContext) -> Notes:
     """Each split has some; their order hangs on the seed, and for train on the epoch."""
     for split in SPLITS:
         seed_all(SEED)
@@ -89,7 +89,7 @@ def check_batches(bench: Bench) -> Notes:
             yield "warning", f"loader({split!r}) gives other batches when called again", "the same"
 
 
-def _training_batches(bench: Bench, loader: Any, seen: Pass) -> Notes:
+def _training_batches(bench: CheckContext, loader: Any, seen: Pass) -> Notes:
     used_up = seen.complete and next(iter(loader), None) is None
     if used_up or _is_iterator(loader):
         found = f"loader('train') gives {type(loader).__name__}, which can be gone through once"
@@ -118,7 +118,7 @@ def _training_batches(bench: Bench, loader: Any, seen: Pass) -> Notes:
         yield "ok", f"{batches}, in a new order each, fixed by the seed", ""
 
 
-def _first(bench: Bench, split: Split, seed: int = SEED) -> list[int]:
+def _first(bench: CheckContext, split: Split, seed: int = SEED) -> list[int]:
     return first_digests(bench.order(split, seed).epoch())
 
 
@@ -134,7 +134,7 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def check_splits(bench: Bench) -> Notes:
+def check_splits(bench: CheckContext) -> Notes:
     """No example is in two of them, as far as their tensors tell."""
     seen = bench.passes
     cut = "" if all(each.complete for each in seen.values()) else ", not all"
@@ -148,7 +148,7 @@ def check_splits(bench: Bench) -> Notes:
         yield "ok", f"no example is in two splits ({compared})", ""
 
 
-def check_resuming(bench: Bench) -> Notes:
+def check_resuming(bench: CheckContext) -> Notes:
     """Whether a trial that was interrupted finds its place in the data."""
     order = bench.order()
     next(order.epoch())

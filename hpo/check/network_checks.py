@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from balancers import GradNorm
 from balancers.shared_gradients import TaskGradients, parameters_of, task_gradients
-from hpo.check.context import OTHER_SEED, SEED, Bench, Notes
+from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
 from hpo.check.loss_graph import LossGraph
 from hpo.check.words import apart, every, listed, number, size, values
 from hpo.problems.base import to_device
@@ -22,7 +22,7 @@ from hpo.training.resumable_loader import seed_all
 GRADNORM = {"recipe": "robust", "alpha": 0.5}
 
 
-def check_model(bench: Bench) -> Notes:
+def check_model(bench: CheckContext) -> Notes:
     """Its initial parameters hang on the seed, and on nothing else."""
     seed_all(SEED)
     model: Any = bench.problem.build_model(SEED)
@@ -53,7 +53,7 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
     return [name for name in names if not (name in one and name in other and torch.equal(one[name], other[name]))]
 
 
-def check_losses(bench: Bench) -> Notes:
+def check_losses(bench: CheckContext) -> Notes:
     """One scalar for each task, as every balancer takes it."""
     bench.batch = to_device(next(bench.order().epoch()), bench.device)
     bench.model.train()
@@ -85,7 +85,7 @@ def _faults_of(task: str, loss: Any) -> Notes:
         yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", "finite and > 0 in the first step"
 
 
-def check_shared_layer(bench: Bench) -> Notes:
+def check_shared_layer(bench: CheckContext) -> Notes:
     """It is the model's, every task's loss hangs on it, and it is the last such layer."""
     shared = parameters_of(bench.problem.shared_layer(bench.model))
     names = {id(parameter): name for name, parameter in bench.model.named_parameters()}
@@ -108,7 +108,7 @@ def check_shared_layer(bench: Bench) -> Notes:
     yield from _gradient_norms(bench, layer, shared)
 
 
-def _gradient_norms(bench: Bench, layer: str, shared: list[Tensor]) -> Notes:
+def _gradient_norms(bench: CheckContext, layer: str, shared: list[Tensor]) -> Notes:
     gradients, ones = TaskGradients(shared, len(bench.tasks)), torch.ones(len(bench.tasks))
     task_gradients(list(bench.losses.values()), bench.tasks, ones, gradients)
     norms = dict(zip(bench.tasks, gradients.norms().tolist(), strict=True))
@@ -118,7 +118,7 @@ def _gradient_norms(bench: Bench, layer: str, shared: list[Tensor]) -> Notes:
         yield "ok", f"{layer}: norms of the gradients: {values(norms)}{apart(norms)}", ""
 
 
-def check_parameters(bench: Bench) -> Notes:
+def check_parameters(bench: CheckContext) -> Notes:
     """Each that is to be trained is trained by some task."""
     by_any = bench.graph.by_any()
     if idle := [name for name, parameter in _trainable(bench.model) if id(parameter) not in by_any]:
@@ -131,7 +131,7 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def check_optimizer(bench: Bench) -> Notes:
+def check_optimizer(bench: CheckContext) -> Notes:
     """It has all of the model's parameters."""
     optimizer: Any = bench.problem.build_optimizer(bench.model)
     kind = type(optimizer).__name__
@@ -148,7 +148,7 @@ def check_optimizer(bench: Bench) -> Notes:
         yield "ok", f"{kind} has every parameter", ""
 
 
-def check_gradnorm(bench: Bench) -> Notes:
+def check_gradnorm(bench: CheckContext) -> Notes:
     """One step, from losses to optimizer, and how it takes the gradients of the shared layer."""
     bench.forget_graph()
     model = bench.build().train()
@@ -175,7 +175,7 @@ def _is_finite(gradient: Tensor | None) -> bool:
     return bool(numbers.isfinite().all())
 
 
-def check_memory(bench: Bench) -> Notes:
+def check_memory(bench: CheckContext) -> Notes:
     """What the parameters take, and all that goes with them."""
     model, optimizer = bench.trained
     parameters = list(model.parameters())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hpo.check import data_checks, network_checks, training_checks
-from hpo.check.context import Bench, Level, Notes
+from hpo.check.context import CheckContext, Level, Notes
 from hpo.check.user_tracebacks import told
 from hpo.core.user_calls import is_interrupt
 from hpo.training.global_state import as_found
@@ -18,7 +18,7 @@ from hpo.training.resumable_loader import read_state, set_state
 __all__ = ["Finding", "Level", "check_problem"]
 
 # What is looked at, in this order: its name, what must be without fault before, and the check.
-CHECKS: list[tuple[str, tuple[str, ...], Callable[[Bench], Notes]]] = [
+CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("tasks", (), data_checks.check_tasks),
     ("data", (), data_checks.check_data),
     ("model", ("data",), network_checks.check_model),
@@ -75,7 +75,7 @@ def check_problem(
     Raises:
         ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
     """
-    bench = Bench(name, arguments, device)
+    bench = CheckContext(name, arguments, device)
     before = read_state(device)
     try:
         with as_found():
@@ -84,7 +84,7 @@ def check_problem(
         set_state(before, device)  # the caller's generators are as they were
 
 
-def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
+def _run(bench: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
     findings: list[Finding] = []
     broken: set[str] = set()
     left_out: list[str] = []
@@ -103,7 +103,9 @@ def _run(bench: Bench, tell: Callable[[str], object]) -> list[Finding]:
     return findings
 
 
-def _guarded(subject: str, check: Callable[[Bench], Notes], bench: Bench) -> list[tuple[Level, str, str]]:
+def _guarded(
+    subject: str, check: Callable[[CheckContext], Notes], bench: CheckContext
+) -> list[tuple[Level, str, str]]:
     """The findings of a check, and the exception that the user's code raises on the way.
 
     Each check finds the global state that ``build_model()`` has left, as the rest of a trial does.

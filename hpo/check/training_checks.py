@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpo.check.context import SEED, Bench, Level, Notes
+from hpo.check.context import SEED, CheckContext, Level, Notes
 from hpo.check.network_checks import GRADNORM, differing, state
 from hpo.check.short_run import Limits, ShortRun, train_shortly
 from hpo.check.user_tracebacks import place_in, told
@@ -30,7 +30,7 @@ QUICK = 1.0  # seconds for val, above which nobody waits for train
 WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
 
 
-def check_evaluate(bench: Bench) -> Notes:
+def check_evaluate(bench: CheckContext) -> Notes:
     """A finite number for each task, the same each time, and the model stays as it is."""
     model = bench.build()
     before = {name: value.clone() for name, value in state(model).items()}
@@ -62,7 +62,7 @@ def check_evaluate(bench: Bench) -> Notes:
         yield from _evaluate_train(bench, model)
 
 
-def _evaluate_train(bench: Bench, model: nn.Module) -> Notes:
+def _evaluate_train(bench: CheckContext, model: nn.Module) -> Notes:
     """A trial goes on without it."""
     try:
         bench.measure(model, "train")
@@ -73,7 +73,7 @@ def _evaluate_train(bench: Bench, model: nn.Module) -> Notes:
         yield "warning", found, "its metrics, from which the report takes the gap of train and test"
 
 
-def check_learning(bench: Bench) -> Notes:
+def check_learning(bench: CheckContext) -> Notes:
     """Each task, trained alone, learns, and its metric goes where its direction says."""
     limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(bench.tasks)))
     good: dict[str, str] = {}
@@ -91,7 +91,7 @@ def check_learning(bench: Bench) -> Notes:
         yield "ok", f"each trained alone: {listed(f'{task} {text}' for task, text in good.items())}", ""
 
 
-def _judge(bench: Bench, task: Task, run: ShortRun) -> tuple[Level, str, str]:
+def _judge(bench: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, str]:
     """Whether its loss falls, and where its metric goes meanwhile."""
     result = run.result
     if result.status is TrialStatus.DIVERGED:
@@ -120,13 +120,13 @@ def _judge(bench: Bench, task: Task, run: ShortRun) -> tuple[Level, str, str]:
     return "ok", f"{task.metric} {way} in {result.steps} steps", ""
 
 
-def _failed(bench: Bench, run: ShortRun) -> tuple[Level, str, str]:
+def _failed(bench: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
     """`run_trial` tells one line, then the traceback."""
     where, line = place_in(run.result.error, bench.folders), shortened(run.result.error.partition("\n\n")[0])
     return "fault", f"{where}: {line}" if where else line, ""
 
 
-def check_time(bench: Bench) -> Notes:
+def check_time(bench: CheckContext) -> Notes:
     """How long a step, an epoch and a trial take."""
     medians = []
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
@@ -144,7 +144,7 @@ def check_time(bench: Bench) -> Notes:
     yield "ok", found, ""
 
 
-def check_cohort(bench: Bench) -> Notes:
+def check_cohort(bench: CheckContext) -> Notes:
     """Whether trials can be trained at once; how many pays, a study finds out."""
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     configs = [TrialConfig("", {}, "", *method, SEED, bench.problem.epochs) for method in methods]

@@ -22,7 +22,7 @@ from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from hpo.tracking.backend import machine
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Finished:
 def conclude(
     plan: Plan,
     schedule: Schedule,
-    store: Tracking,
+    store: StudyExperiment,
     where: Workspace,
     folder: Path,
     launch: str | None,
@@ -88,7 +88,7 @@ def conclude(
     return finished
 
 
-def runs_of(schedule: Schedule, store: Tracking) -> dict[str, str]:
+def runs_of(schedule: Schedule, store: StudyExperiment) -> dict[str, str]:
     """For each trial that was ever begun its MLflow run."""
     return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 
@@ -104,7 +104,7 @@ def _ended(schedule: Schedule, status: TrialStatus) -> dict[str, str]:
 
 
 def _report_data(
-    plan: Plan, store: Tracking, comparison: Comparison, trials: pd.DataFrame, where: Workspace
+    plan: Plan, store: StudyExperiment, comparison: Comparison, trials: pd.DataFrame, where: Workspace
 ) -> ReportData:
     search = comparison.search
     trajectories: dict[str, pd.DataFrame] = {}

@@ -42,7 +42,7 @@ class _Counts(ProgressColumn):
         return text
 
 
-class View:
+class ProgressView:
     """A `hpo.execution.events.Listener` that draws what it is told; on a pipe it prints a line every ten seconds.
 
     Args:

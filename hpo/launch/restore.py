@@ -18,14 +18,14 @@ from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
 from hpo.problems import load_problem
 from hpo.problems.data_cache import prepare_once
-from hpo.study.alpha_sweep import Parameters, Sweep, optuna_storage
+from hpo.study.alpha_sweep import AlphaSweep, Parameters, optuna_storage
 from hpo.study.plan import Plan, sweep_parameters
 from hpo.study.schedule import Schedule
 from hpo.study.study_file import read_study_file
 from hpo.tracking.delivery import deliver
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.launch_lock import check_alone
-from hpo.tracking.outbox import Journal
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.launch_lock import refuse_other_launch
+from hpo.tracking.outbox import Outbox
 from hpo.tracking.run_format import Record
 
 
@@ -65,7 +65,7 @@ def _user_code(what: str) -> Iterator[None]:
     boundary.end_fork()
 
 
-def set_damaged_aside(journal: Journal, console: Console) -> None:
+def set_damaged_aside(journal: Outbox, console: Console) -> None:
     """Set aside what is damaged of the trials that wait for MLflow, and say so."""
     for damaged in journal.set_aside_damaged():
         console.print(
@@ -73,16 +73,16 @@ def set_damaged_aside(journal: Journal, console: Console) -> None:
         )
 
 
-def read_records(store: Tracking, journal: Journal) -> list[Record]:
+def read_records(store: StudyExperiment, journal: Outbox) -> list[Record]:
     """Every trial that has reached an end, as MLflow holds it or as it waits for MLflow."""
     waiting = [Record("", entry.planned.config, entry.result) for entry in journal.entries()]
     return [*store.records(), *waiting]
 
 
-def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Schedule, Tracking]:
+def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Schedule, StudyExperiment]:
     """A study as MLflow holds it, for commands that run nothing; what waits for MLflow is delivered first."""
     plan = open_plan(path, prepare=False)
-    store = Tracking(where.uri, plan.study.name, where.output, create=False)
+    store = StudyExperiment(where.uri, plan.study.name, where.output, create=False)
     journal = where.journal(plan.study.name)
     if (folder := where.folder(plan.study.name)).is_dir():
         with (
@@ -93,12 +93,12 @@ def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Sc
     return plan, restored_schedule(plan, read_records(store, journal), None), store
 
 
-def _deliver_first(store: Tracking, where: Workspace, journal: Journal, console: Console) -> None:
+def _deliver_first(store: StudyExperiment, where: Workspace, journal: Outbox, console: Console) -> None:
     """For commands that run nothing: deliver what waits, unless a launch elsewhere may train the same trials."""
     store.follow_move(where.output)
     if not len(journal):
         return
-    store.take_over(check_alone(store, console))
+    store.take_over(refuse_other_launch(store, console))
     set_damaged_aside(journal, console)
     for fault in deliver(journal, store):
         console.print(fault, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -115,7 +115,7 @@ def restored_schedule(plan: Plan, records: list[Record], optuna_journal: Path | 
     }
     swept = [record.config for record in records if record.config.identity in results]
     found = {recipe: [c for c in swept if plan.sweep_recipe(c) == recipe] for recipe in plan.study.gradnorm.recipes}
-    sweeps: dict[str, Sweep] = {}
+    sweeps: dict[str, AlphaSweep] = {}
     if optuna_journal is not None:
         storage = optuna_storage(optuna_journal)
         sweeps = {recipe: _sweep(plan, recipe, configs, storage) for recipe, configs in found.items()}
@@ -126,14 +126,14 @@ def restored_schedule(plan: Plan, records: list[Record], optuna_journal: Path | 
     return schedule
 
 
-def _sweep(plan: Plan, recipe: str, configs: list[TrialConfig], storage: Any) -> Sweep:
+def _sweep(plan: Plan, recipe: str, configs: list[TrialConfig], storage: Any) -> AlphaSweep:
     spec = plan.study.gradnorm
 
     def identify(parameters: Parameters) -> str:
         return plan.sweep(recipe, parameters).config.identity
 
     name = f"{plan.study.name}/{recipe}/{identify({'alpha': 0.0, 'learning_rate': 0.025})}/{spec.alpha}"
-    return Sweep(
+    return AlphaSweep(
         spec.space(recipe),
         spec.trials,
         seed=plan.study.seed,

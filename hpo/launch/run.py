@@ -17,7 +17,7 @@ from hpo.core.environment import close_local_ray
 from hpo.core.errors import LaunchLostError
 from hpo.launch.conclude import Finished, conclude
 from hpo.launch.output_lock import locked
-from hpo.launch.progress import View, stage
+from hpo.launch.progress import ProgressView, stage
 from hpo.launch.restore import is_complete, open_plan, read_records, restored_schedule, set_damaged_aside
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
@@ -26,10 +26,10 @@ from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from hpo.study.spec_diff import changes, told, told_data
 from hpo.tracking.backend import check_answers
-from hpo.tracking.delivery import Heartbeat, Writer, deliver
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.launch_lock import check_alone
-from hpo.tracking.outbox import Entry, Journal
+from hpo.tracking.delivery import Heartbeat, MlflowWriter, deliver
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.launch_lock import refuse_other_launch
+from hpo.tracking.outbox import EndedTrial, Outbox
 from hpo.tracking.run_format import Record
 from hpo.training.checkpoints import mark_shared, remove
 from hpo.training.methods import is_stackable
@@ -59,7 +59,7 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
     check_answers(where.uri)
     with locked(folder), ExitStack() as parent:
         store = _open_store(study, where, console)
-        store.take_over(check_alone(store, console))
+        store.take_over(refuse_other_launch(store, console))
         _take_up(store, where, journal, console)
         faults = deliver(journal, store, partial(remove, checkpoints))
         records = read_records(store, journal)
@@ -83,11 +83,11 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
                 launch = parent.enter_context(_launch(store, plan.text))
                 heart = parent.enter_context(Heartbeat(store, launch))
-                check_alone(store, console, launch)  # again: Ray takes its time, and --wait more
+                refuse_other_launch(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
-                writer = Writer(store, launch, journal, partial(remove, checkpoints))
+                writer = MlflowWriter(store, launch, journal, partial(remove, checkpoints))
                 faults += _run(schedule, job, writer, heart, console)
         with stage(console, f"{study}: comparing, writing the report"):
             finished = conclude(plan, schedule, store, where, folder, launch)
@@ -97,24 +97,24 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
     return replace(finished, ran=ran, faults=[*faults, *finished.faults])
 
 
-def _open_store(study: str, where: Workspace, console: Console) -> Tracking:
+def _open_store(study: str, where: Workspace, console: Console) -> StudyExperiment:
     """The study's experiment; its database is made if need be."""
 
     def making() -> None:
         console.print("making MLflow's database, which takes some seconds ...", highlight=False)
 
     with stage(console, f"{study}: opening MLflow at {where.shown}"):
-        return Tracking(where.uri, study, where.output, making=making)
+        return StudyExperiment(where.uri, study, where.output, making=making)
 
 
-def _take_up(store: Tracking, where: Workspace, journal: Journal, console: Console) -> None:
+def _take_up(store: StudyExperiment, where: Workspace, journal: Outbox, console: Console) -> None:
     """Put in order what the launches before have left."""
     store.follow_move(where.output)
     store.reconcile()
     set_damaged_aside(journal, console)
 
 
-def _tell_changes(plan: Plan, schedule: Schedule, store: Tracking, console: Console) -> None:
+def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, console: Console) -> None:
     """Say what is different in the study file of an earlier launch, and what is kept."""
     latest = store.latest_launch()
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +139,7 @@ def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) 
 
 
 @contextmanager
-def _launch(store: Tracking, study_file: str) -> Iterator[str]:
+def _launch(store: StudyExperiment, study_file: str) -> Iterator[str]:
     """The parent run of a launch, closed however the launch ends; `conclude` closes one that came to its end."""
     launch = store.start_launch(study_file)
     try:
@@ -173,7 +173,7 @@ def _together(study: Study, sizing: CohortSizing | None, console: Console) -> in
     return size
 
 
-def _run(schedule: Schedule, job: Job, writer: Writer, heart: Heartbeat, console: Console) -> list[str]:
+def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, console: Console) -> list[str]:
     """Run the schedule. What went wrong beside the trials.
 
     Raises:
@@ -184,7 +184,7 @@ def _run(schedule: Schedule, job: Job, writer: Writer, heart: Heartbeat, console
     def lost() -> LaunchLostError | None:
         return writer.lost or heart.lost
 
-    view = View(schedule, console)
+    view = ProgressView(schedule, console)
     try:
         with view.shown():
             faults = list(dict.fromkeys(run(schedule, job, [writer, view], lambda: lost() is not None)))
@@ -204,7 +204,7 @@ def _run(schedule: Schedule, job: Job, writer: Writer, heart: Heartbeat, console
     return faults
 
 
-def _left_to_the_owner(lost: LaunchLostError, left: Sequence[Entry]) -> LaunchLostError:
+def _left_to_the_owner(lost: LaunchLostError, left: Sequence[EndedTrial]) -> LaunchLostError:
     """The error of a launch that has lost its study, with where its undelivered trials are."""
     kept = [entry for entry in left if entry.folder]
     where = (
@@ -215,7 +215,7 @@ def _left_to_the_owner(lost: LaunchLostError, left: Sequence[Entry]) -> LaunchLo
     return LaunchLostError(f"{lost}: stopped, nothing more was written to MLflow{where}")
 
 
-def _some(entries: Sequence[Entry]) -> str:
+def _some(entries: Sequence[EndedTrial]) -> str:
     names = [entry.planned.name for entry in entries]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{len(names)} trial{'s' if len(names) > 1 else ''}: {', '.join(names[:5])}{more}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.core.storage import Storage, absolute, below
 from hpo.core.uris import shown
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.outbox import Journal
+from hpo.tracking.outbox import Outbox
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Workspace:
         """Of one study: report, weights file, Optuna's journal, what MLflow does not hold yet."""
         return self.output / study
 
-    def journal(self, study: str) -> Journal:
+    def journal(self, study: str) -> Outbox:
         """Trials of a study that MLflow does not hold yet."""
-        return Journal(self.folder(study) / "undelivered")
+        return Outbox(self.folder(study) / "undelivered")
 
     def checkpoints(self, study: str) -> Storage:
         """Where a study's checkpoints are.

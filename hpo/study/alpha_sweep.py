@@ -45,7 +45,7 @@ def _writing() -> Iterator[None]:
         raise OutputError(f"--output: {where} cannot be written: {error.strerror}") from None
 
 
-class Sweep:
+class AlphaSweep:
     """Asks Optuna for parameters and tells it the truth: COMPLETE with a score, FAIL without one.
 
     Optuna only advises: which trials have finished, MLflow knows. A trial that Optuna holds for running or complete

@@ -15,7 +15,7 @@ import pandas as pd
 from hpo.compare import TRIAL_COLUMNS, scored_search
 from hpo.core.arm import Arm
 from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult, TrialStatus
-from hpo.study.alpha_sweep import Sweep
+from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.plan import Plan, sweep_parameters
 from hpo.training.methods import is_stackable
 
@@ -42,7 +42,7 @@ class Schedule:
     """
 
     def __init__(
-        self, plan: Plan, results: Mapping[str, TrialResult], sweeps: Mapping[str, Sweep] | None = None
+        self, plan: Plan, results: Mapping[str, TrialResult], sweeps: Mapping[str, AlphaSweep] | None = None
     ) -> None:
         self.plan = plan
         self.results = dict(results)

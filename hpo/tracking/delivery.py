@@ -14,8 +14,8 @@ from functools import partial
 from hpo.core.errors import LaunchLostError, TrackingError
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
 from hpo.tracking.backend import check_answers
-from hpo.tracking.experiment import OpenRun, Tracking, now
-from hpo.tracking.outbox import Entry, Journal
+from hpo.tracking.experiment import OpenRun, StudyExperiment, now
+from hpo.tracking.outbox import EndedTrial, Outbox
 
 FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported
 FLUSH_PACE = 20  # times what a round of them took must pass before the next: of a cohort, each has a run of its own
@@ -47,7 +47,7 @@ class Heartbeat:
         lost: set once another launch has taken the study over.
     """
 
-    def __init__(self, tracking: Tracking, launch: str) -> None:
+    def __init__(self, tracking: StudyExperiment, launch: str) -> None:
         self._tracking, self._launch = tracking, launch
         self.lost: LaunchLostError | None = None
         self._over = threading.Event()
@@ -73,7 +73,7 @@ class Heartbeat:
                 continue
 
 
-class Writer:
+class MlflowWriter:
     """A `hpo.execution.events.Listener` that writes trials to MLflow from one thread; it never raises.
 
     A trial that ends is in the journal before the driver goes on, and goes from there to MLflow, in order, when the
@@ -87,11 +87,11 @@ class Writer:
     """
 
     def __init__(
-        self, tracking: Tracking, launch: str, journal: Journal, delivered: Callable[[str], object] = str
+        self, tracking: StudyExperiment, launch: str, journal: Outbox, delivered: Callable[[str], object] = str
     ) -> None:
         self._tracking, self._launch, self._journal, self._delivered = tracking, launch, journal, delivered
         self._running: dict[str, _Open] = {}
-        self._ended: deque[tuple[Entry, _Open]] = deque()
+        self._ended: deque[tuple[EndedTrial, _Open]] = deque()
         self._away_until, self._flush_from = 0.0, 0.0
         self._closing = threading.Event()
         self.faults = 0
@@ -116,7 +116,7 @@ class Writer:
     def trial_ended(self, planned: PlannedTrial, result: TrialResult) -> None:
         """See `Listener`."""
         trial = self._running.pop(planned.config.identity, None) or _Open(planned, now())
-        entry = Entry(planned, self._launch, trial.started, now(), result, trial.epochs)
+        entry = EndedTrial(planned, self._launch, trial.started, now(), result, trial.epochs)
         try:
             entry = self._journal.add(entry)
         except OSError as error:  # MLflow may still take it
@@ -131,7 +131,7 @@ class Writer:
     def time_passed(self) -> None:
         """See `Listener`; the writer has a thread of its own."""
 
-    def close(self) -> list[Entry]:
+    def close(self) -> list[EndedTrial]:
         """Write what is left and close the runs of trials that did not end. What MLflow did not take."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS + 30)
@@ -236,7 +236,7 @@ class Writer:
                     self._tracking.interrupt(trial.run.run_id)
 
 
-def deliver(journal: Journal, tracking: Tracking, delivered: Callable[[str], object] = str) -> list[str]:
+def deliver(journal: Outbox, tracking: StudyExperiment, delivered: Callable[[str], object] = str) -> list[str]:
     """Deliver what waits in a journal since an earlier command, oldest first. What the backend said against it.
 
     Only for who holds the study's lock.

@@ -33,7 +33,7 @@ from hpo.core.trial import EpochReport, PlannedTrial, TrialStatus
 from hpo.core.uris import public, shown
 from hpo.tracking.backend import UI_VIEW, check_answers, first_line, holds_no_study, is_server, machine, sqlite_path
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
-from hpo.tracking.outbox import TRAJECTORY, Entry, write_trajectory
+from hpo.tracking.outbox import TRAJECTORY, EndedTrial, write_trajectory
 from hpo.tracking.run_format import (
     LAUNCH,
     TRIAL,
@@ -60,11 +60,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
+def _or_tracking_error(
+    method: Callable[Concatenate[StudyExperiment, P], R],
+) -> Callable[Concatenate[StudyExperiment, P], R]:
     """What a backend says against a request before any trial runs, in a line and without the URI's password."""
 
     @wraps(method)
-    def asked(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
+    def asked(store: StudyExperiment, /, *arguments: P.args, **named: P.kwargs) -> R:
         try:
             return method(store, *arguments, **named)
         except LaunchLostError:
@@ -76,14 +78,14 @@ def _or_tracking_error(method: Callable[Concatenate[Tracking, P], R]) -> Callabl
     return asked
 
 
-def _as_owner(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concatenate[Tracking, P], R]:
+def _as_owner(method: Callable[Concatenate[StudyExperiment, P], R]) -> Callable[Concatenate[StudyExperiment, P], R]:
     """Look whether the study is still this launch's before anything is written.
 
     A driver that was suspended (a closed laptop, a paused virtual machine) cannot know by a clock how long that was.
     """
 
     @wraps(method)
-    def written(store: Tracking, /, *arguments: P.args, **named: P.kwargs) -> R:
+    def written(store: StudyExperiment, /, *arguments: P.args, **named: P.kwargs) -> R:
         if store.asked.depth == 0:  # one question for what calls another of these
             store.check_owner()
         store.asked.depth += 1
@@ -133,7 +135,7 @@ class OpenLaunch:
     alive: str
 
 
-class Tracking:
+class StudyExperiment:
     """The experiment of one study.
 
     Args:
@@ -450,7 +452,7 @@ class Tracking:
         self._log(run, planned, [metric for report in epochs for metric in epoch_metrics(report, run.started)], [])
 
     @_as_owner
-    def write(self, entry: Entry, run: OpenRun | None = None, written: int = 0) -> None:
+    def write(self, entry: EndedTrial, run: OpenRun | None = None, written: int = 0) -> None:
         """Write a trial to its end, in few calls: each is a transaction or a request. Twice leaves one of each.
 
         Args:

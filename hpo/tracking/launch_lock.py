@@ -11,12 +11,12 @@ from rich.console import Console
 
 from hpo.core.errors import OutputError
 from hpo.tracking.delivery import BEAT_SECONDS
-from hpo.tracking.experiment import OpenLaunch, Tracking
+from hpo.tracking.experiment import OpenLaunch, StudyExperiment
 
 WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
 
 
-def check_alone(store: Tracking, console: Console, own: str | None = None) -> list[str]:
+def refuse_other_launch(store: StudyExperiment, console: Console, own: str | None = None) -> list[str]:
     """Refuse to run beside a launch with another folder or on another machine, which the lock does not know.
 
     A driver that was killed leaves its launch open. On this machine its process tells whether it lives; of another
@@ -66,7 +66,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _beats(store: Tracking, launch: OpenLaunch) -> bool:
+def _beats(store: StudyExperiment, launch: OpenLaunch) -> bool:
     deadline = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < deadline:
         time.sleep(1.0)

@@ -29,7 +29,7 @@ DAMAGED = "damaged"  # the folder, beside the journal, for entries that cannot b
 
 
 @dataclass
-class Entry:
+class EndedTrial:
     """A trial that has ended.
 
     Attributes:
@@ -56,7 +56,7 @@ class Entry:
         return self.folder / TRAJECTORY if self.folder and (self.folder / TRAJECTORY).exists() else None
 
 
-class Journal:
+class Outbox:
     """Entries in a folder, oldest first.
 
     Args:
@@ -67,7 +67,7 @@ class Journal:
         self.folder = folder
         self._count = 0
 
-    def add(self, entry: Entry) -> Entry:
+    def add(self, entry: EndedTrial) -> EndedTrial:
         """Keep an entry, in place of older ones of its trial; returns it with its folder, without its trajectory.
 
         Raises:
@@ -95,7 +95,7 @@ class Journal:
             raise
         return kept
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[EndedTrial]:
         """The waiting entries, oldest first; damaged ones are passed over."""
         return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
 
@@ -132,7 +132,7 @@ class Journal:
         """How many wait."""
         return len(self._folders())
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: EndedTrial) -> None:
         """Forget an entry that was delivered."""
         if entry.folder is not None:
             _forget(entry.folder)
@@ -147,7 +147,7 @@ def _forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _content(entry: Entry) -> dict[str, Any]:
+def _content(entry: EndedTrial) -> dict[str, Any]:
     planned = entry.planned
     return {
         "config": asdict(planned.config),
@@ -161,10 +161,10 @@ def _content(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> Entry | None:
+def _read(folder: Path) -> EndedTrial | None:
     try:
         content = _checked_content(folder)
-        return Entry(
+        return EndedTrial(
             PlannedTrial(TrialConfig(**content["config"]), content["phase"], content["arm"]),
             content["launch"],
             content["started"],

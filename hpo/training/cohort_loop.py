@@ -22,7 +22,7 @@ from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.global_state import as_found
-from hpo.training.recorder import Diverged, Logbook, StepRows
+from hpo.training.recorder import Diverged, StepBuffer, TrialRecorder
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 from hpo.training.trial_loop import Parts, add_gap, evaluate, of_length, run_trial
@@ -30,7 +30,7 @@ from hpo.training.trial_loop import Parts, add_gap, evaluate, of_length, run_tri
 Found = TypeVar("Found")
 
 
-class Ear(Protocol):
+class CohortCallbacks(Protocol):
     """Who is told how the trials of a cohort go."""
 
     def resumed(self, config: TrialConfig, steps: int) -> None:
@@ -47,7 +47,7 @@ class Ear(Protocol):
 
 
 @dataclass(eq=False)
-class Place:
+class CohortMember:
     """Where a trial of a cohort keeps its checkpoints, and the newest of them.
 
     Attributes:
@@ -72,7 +72,7 @@ def run_cohort(
     configs: Sequence[TrialConfig],
     problem: Problem,
     device: torch.device,
-    ear: Ear,
+    ear: CohortCallbacks,
     checkpoints: Sequence[Checkpoints | None] | None = None,
     together: bool = True,
     until: Sequence[int] | None = None,
@@ -94,12 +94,12 @@ def run_cohort(
     """
     kept = checkpoints or [None] * len(configs)
     ends = until or [config.epochs for config in configs]
-    places = [Place(*one) for one in zip(configs, kept, ends, strict=True)]
+    places = [CohortMember(*one) for one in zip(configs, kept, ends, strict=True)]
     if not together or len(places) == 1:
         _one_by_one(places, problem, device, ear)
         return
     _read_states(places)
-    alike: dict[tuple[int, int, bool, int, int], list[Place]] = {}
+    alike: dict[tuple[int, int, bool, int, int], list[CohortMember]] = {}
     for place in places:
         config = place.config
         alike.setdefault((config.seed, config.epochs, config.test, place.steps, place.until), []).append(place)
@@ -107,7 +107,7 @@ def run_cohort(
         _train(group, problem, device, ear)
 
 
-def _read_states(places: Sequence[Place]) -> None:
+def _read_states(places: Sequence[CohortMember]) -> None:
     """Find the newest checkpoint of each trial; of two that each may have, the one that most share.
 
     A worker that was killed while it wrote those of all its trials has left some a step further than others.
@@ -122,7 +122,7 @@ def _read_states(places: Sequence[Place]) -> None:
                 place.state = earlier
 
 
-def _one_by_one(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+def _one_by_one(places: Sequence[CohortMember], problem: Problem, device: torch.device, ear: CohortCallbacks) -> None:
     for place in places:
         config = place.config
         result = run_trial(
@@ -137,13 +137,13 @@ def _one_by_one(places: Sequence[Place], problem: Problem, device: torch.device,
         ear.ended(config, result)
 
 
-def _train(places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear) -> None:
+def _train(places: Sequence[CohortMember], problem: Problem, device: torch.device, ear: CohortCallbacks) -> None:
     """Train trials at once; if that is not to be, otherwise."""
     if len(places) == 1:
         _one_by_one(places, problem, device, ear)
         return
     boundary = Boundary()
-    cohort = _Cohort(places, problem, device, _Relay(ear, boundary), boundary)
+    cohort = CohortLoop(places, problem, device, _Relay(ear, boundary), boundary)
     why: BaseException | None = None
     with as_found() as state:
         try:
@@ -178,9 +178,9 @@ def _line(error: BaseException) -> str:
 
 
 class _Relay:
-    """An `Ear` on our side of the boundary to the user's code."""
+    """An `CohortCallbacks` on our side of the boundary to the user's code."""
 
-    def __init__(self, ear: Ear, boundary: Boundary) -> None:
+    def __init__(self, ear: CohortCallbacks, boundary: Boundary) -> None:
         self._ear, self._boundary = ear, boundary
 
     def resumed(self, config: TrialConfig, steps: int) -> None:
@@ -198,10 +198,10 @@ class _Relay:
 
 @dataclass(eq=False)
 class _Member:
-    place: Place
-    log: Logbook
+    place: CohortMember
+    log: TrialRecorder
 
-    def told(self, tell: Callable[[Logbook], Found]) -> Found | None:
+    def told(self, tell: Callable[[TrialRecorder], Found]) -> Found | None:
         """What the logbook says to something; ``None`` if the trial has diverged."""
         try:
             return tell(self.log)
@@ -210,7 +210,7 @@ class _Member:
             return None
 
 
-class _Cohort:
+class CohortLoop:
     """One run of the training loop for several trials.
 
     Attributes:
@@ -218,16 +218,21 @@ class _Cohort:
     """
 
     def __init__(
-        self, places: Sequence[Place], problem: Problem, device: torch.device, ear: Ear, boundary: Boundary
+        self,
+        places: Sequence[CohortMember],
+        problem: Problem,
+        device: torch.device,
+        ear: CohortCallbacks,
+        boundary: Boundary,
     ) -> None:
         self.device, self.ear, self.boundary = device, ear, boundary
         self.config, self.until = places[0].config, min(places[0].until, places[0].config.epochs)
         self.problem = problem
         self.tasks = [task.name for task in problem.tasks]
-        self.members = [_Member(place, Logbook(place.config, self.tasks)) for place in places]
+        self.members = [_Member(place, TrialRecorder(place.config, self.tasks)) for place in places]
         for member in self.members:
             member.log.result.together = len(places)
-        self.rows = StepRows()
+        self.rows = StepBuffer()
         self.steps, self.clock = 0, 0.0
         self._last: tuple[TrialConfig, TrialResult] | None = None
 
@@ -330,7 +335,7 @@ class _Cohort:
             metrics = evaluate(self.problem, self.network.member(k), "val")
             self.boundary.end_fork()
             after = after or read_state(self.device)
-            report = member.told(partial(Logbook.end_epoch, means=own, validation=metrics))
+            report = member.told(partial(TrialRecorder.end_epoch, means=own, validation=metrics))
             if report is not None:
                 reports.append((member.place.config, report))
         set_state(after or before, self.device)
@@ -399,5 +404,5 @@ class _Cohort:
             self.ear.ended(config, result)
 
 
-def _end_steps(log: Logbook, block: Tensor) -> dict[str, dict[str, float]]:
+def _end_steps(log: TrialRecorder, block: Tensor) -> dict[str, dict[str, float]]:
     return log.end_steps(block.contiguous())

@@ -62,12 +62,12 @@ def choose_size(
     own, before = of_length(problem, configs[0].epochs), read_state(device)
     try:
         with as_found():
-            return _choose(_Bench(own, configs[0].seed, device, workers), min(most, MOST))
+            return _choose(StepTimer(own, configs[0].seed, device, workers), min(most, MOST))
     finally:
         set_state(before, device)
 
 
-def _choose(bench: _Bench, most: int) -> CohortSize:
+def _choose(bench: StepTimer, most: int) -> CohortSize:
     alone = bench.alone()
     if alone > LONG_STEP:
         return CohortSize(1, f"one at a time, since a step of one takes {alone:.1f} s already")
@@ -92,7 +92,7 @@ def _choose(bench: _Bench, most: int) -> CohortSize:
     return CohortSize(best, f"{best} at once ({told}{why})")
 
 
-class _Bench:
+class StepTimer:
     """Steps of one problem, timed."""
 
     def __init__(self, problem: Problem, seed: int, device: torch.device, workers: int) -> None:

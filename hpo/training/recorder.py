@@ -23,7 +23,7 @@ class Diverged(Exception):  # noqa: N818 - a status, not an error of anybody
     """A loss or a metric is not finite."""
 
 
-class StepRows:
+class StepBuffer:
     """The step records of an epoch, kept on the device, so that the host waits once an epoch.
 
     A row is (4, T), the `COLUMNS` of one step; (4, K, T) of K networks that are trained at once.
@@ -60,7 +60,7 @@ class StepRows:
         self._rows = [row for block in blocks for row in block]
 
 
-class Logbook:
+class TrialRecorder:
     """The records of one trial, from its first step to its result.
 
     Args:

@@ -20,7 +20,7 @@ from hpo.problems.base import Problem, to_device
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
-from hpo.training.recorder import Diverged, Logbook, StepRows
+from hpo.training.recorder import Diverged, StepBuffer, TrialRecorder
 from hpo.training.resumable_loader import DataOrder, seed_all
 
 
@@ -49,7 +49,7 @@ def run_trial(
     """
     boundary = Boundary()
     with as_found() as state:
-        trial = _Training(config, problem, device, checkpoints, boundary)
+        trial = TrialLoop(config, problem, device, checkpoints, boundary)
         try:
             trial.run(report, resumed, min(until or config.epochs, config.epochs))
         except Diverged as error:
@@ -127,7 +127,7 @@ def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]
         return {task: float(value) for task, value in problem.evaluate(model, split).items()}
 
 
-def add_gap(log: Logbook, measure: Callable[[], Mapping[str, float]]) -> None:
+def add_gap(log: TrialRecorder, measure: Callable[[], Mapping[str, float]]) -> None:
     """The metrics on the training split. Only the report's gap needs them, so what goes wrong fails no trial."""
     try:
         log.result.train = log.measured("train", measure())
@@ -138,7 +138,7 @@ def add_gap(log: Logbook, measure: Callable[[], Mapping[str, float]]) -> None:
         log.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
 
 
-class _Training:
+class TrialLoop:
     """One run of the training loop."""
 
     def __init__(
@@ -156,11 +156,12 @@ class _Training:
 
     def _begin(self) -> None:
         """Nothing has been trained."""
-        self.log, self.rows = Logbook(self.config, self.tasks), StepRows()
+        self.log, self.rows = TrialRecorder(self.config, self.tasks), StepBuffer()
         self.balancer: Balancer | None = None
         self.clock = 0.0
 
     def run(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object], until: int) -> None:
+        """Train until so many epochs are over, from the last checkpoint if there is one."""
         self.problem = of_length(self.problem, self.config.epochs)
         self._build()
         batches = self._resume()

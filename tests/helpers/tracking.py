@@ -13,9 +13,9 @@ import pytest
 from mlflow.entities import Run
 
 from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
-from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.outbox import Journal
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.outbox import Outbox
 from hpo.tracking.run_format import Record
 from hpo.tracking.server import healthy, serve
 from tests.helpers.runs import place_database
@@ -47,10 +47,10 @@ def result(status: str = "finished", validation: float = 0.25, **more: object) -
 
 
 def write(
-    store: Tracking, journal: Journal, trial: PlannedTrial, end: TrialResult, epochs: int = 2, loss: float = 1.0
+    store: StudyExperiment, journal: Outbox, trial: PlannedTrial, end: TrialResult, epochs: int = 2, loss: float = 1.0
 ) -> None:
     """One trial from its start to its end."""
-    writer = Writer(store, "parent", journal)
+    writer = MlflowWriter(store, "parent", journal)
     writer.trial_started(trial)
     for epoch in range(1, epochs + 1):
         writer.trial_reported(trial, report(epoch, loss))
@@ -60,23 +60,23 @@ def write(
     assert len(journal) == 0
 
 
-def again(store: Tracking, folder: Path) -> tuple[Tracking, list[Record]]:
+def again(store: StudyExperiment, folder: Path) -> tuple[StudyExperiment, list[Record]]:
     """The same study as the next launch opens it, and the trials it need not run."""
-    other = Tracking(store.uri, store.study, folder)
+    other = StudyExperiment(store.uri, store.study, folder)
     other.reconcile()
     return other, other.records()
 
 
-def trial_runs(store: Tracking) -> list[Run]:
+def trial_runs(store: StudyExperiment) -> list[Run]:
     return list(store.client.search_runs([store.experiment_id], "tags.`gradsweep.kind` = 'trial'"))
 
 
-def only_run(store: Tracking) -> Run:
+def only_run(store: StudyExperiment) -> Run:
     (run,) = store.client.search_runs([store.experiment_id])
     return run
 
 
-def history(store: Tracking, key: str) -> list[tuple[int, float]]:
+def history(store: StudyExperiment, key: str) -> list[tuple[int, float]]:
     points = store.client.get_metric_history(only_run(store).info.run_id, key)
     return [(point.step, point.value) for point in points]
 

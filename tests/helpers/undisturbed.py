@@ -14,7 +14,7 @@ from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
 from hpo.report import ReportData
-from hpo.study.alpha_sweep import Sweep
+from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.schedule import Next, Schedule
 from hpo.tracking.run_format import epoch_metrics, result_metrics
 from hpo.training.trial_loop import run_trial
@@ -34,7 +34,7 @@ class Undisturbed:
         def identify(parameters: Any) -> str:
             return self.plan.sweep("robust", parameters).config.identity
 
-        sweeps = {"robust": Sweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
+        sweeps = {"robust": AlphaSweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
         self.schedule = Schedule(self.plan, {}, sweeps)
         self.trials: dict[str, tuple[PlannedTrial, list[EpochReport], TrialResult]] = {}
         while not isinstance(planned := self.schedule.next(), Next):

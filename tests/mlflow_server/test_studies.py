@@ -13,9 +13,9 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from hpo.tracking.delivery import Writer
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.outbox import Journal
+from hpo.tracking.delivery import MlflowWriter
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.outbox import Outbox
 from tests.helpers.runs import Case, assert_complete, assert_only_stages, assert_quiet, main
 from tests.helpers.tracking import planned, report, result, trial_runs
 from tests.mlflow_server.test_server_scripts import FOLDER, postgresql, running, status  # noqa: F401
@@ -39,8 +39,8 @@ SECRETS = {
 
 def log_sixteen_trials_at_once(url: str, folder: Path) -> None:
     """Sixteen threads tell the driver's writer of a trial each, and everything arrives."""
-    store = Tracking(url, "sixteen", folder)
-    writer = Writer(store, store.start_launch("name: sixteen"), Journal(folder / "undelivered"))
+    store = StudyExperiment(url, "sixteen", folder)
+    writer = MlflowWriter(store, store.start_launch("name: sixteen"), Outbox(folder / "undelivered"))
     together = threading.Barrier(AT_ONCE)
 
     def train(seed: int) -> None:

@@ -27,7 +27,7 @@ from hpo.launch.weights_export import write_weights
 from hpo.launch.workspace import place
 from hpo.study.spec import TAKEN
 from hpo.study.study_file import MOST_CHARACTERS, MOST_FAULTS, load_study
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.runs import main, no_file_beyond
 
 STUDY: dict[str, Any] = {
@@ -543,10 +543,10 @@ def test_mlflow_keeps_a_study_s_files_inside_the_output_folder(folder: Path) -> 
     where = place(Path("output"), None)
     where.output.mkdir()
     for name in ("a.", "a.lock", "mlruns", "a" * 80):
-        store = Tracking(where.uri, name, where.output)
+        store = StudyExperiment(where.uri, name, where.output)
         location = store.client.get_experiment(store.experiment_id).artifact_location
         assert location == (where.output / "artifacts" / name).as_uri()
-    default = Tracking(where.uri, "Default", where.output)
+    default = StudyExperiment(where.uri, "Default", where.output)
     location = default.client.get_experiment(default.experiment_id).artifact_location
     assert location == (where.output / "artifacts" / "0").as_uri()
     assert "default" in TAKEN

@@ -11,7 +11,7 @@ import torch
 from hpo.core.trial import EpochReport
 from hpo.launch.restore import open_plan
 from hpo.problems import load_problem
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.run_format import epoch_metrics, result_metrics
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import Case, assert_complete
@@ -25,7 +25,7 @@ def check_same(case: Case) -> None:
     plan = open_plan(case.folder / "study.yaml")
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
     runs = {run.info.run_id: run for run in case.runs()}
-    records = Tracking(case.uri, case.name, case.output).records()
+    records = StudyExperiment(case.uri, case.name, case.output).records()
     fixed = [record for record in records if record.config.method != "gradnorm"]  # its weights magnify rounding
     assert len(records) == len(runs)
     assert len(fixed) > 12

@@ -1,7 +1,7 @@
 """The output folder of version 0.1 before its modules became packages: read, reported and resumed as one's own.
 
-``data/output-0.1.tar.xz`` was made by commit 815a61e with ``gradsweep run study.yaml``; its HTML pages, which are large,
-were removed.
+``data/output-0.1.tar.xz`` was made by commit 815a61e with ``gradsweep run study.yaml``; its HTML pages, which are
+large, were removed.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.forks import Command, Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import planned, result, trial_runs
@@ -188,13 +188,13 @@ class TestFolder:
         again = forks.run("run", "study.yaml", "--output", str(moved))
         assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() == starts
-        store = Tracking(embedded_uri(moved), "steered", moved, create=False)
+        store = StudyExperiment(embedded_uri(moved), "steered", moved, create=False)
         runs = trial_runs(store)
         assert len(runs) == TRIALS
         assert all(run.info.artifact_uri.startswith((moved / "artifacts").as_uri()) for run in runs)
         store.records()
         assert store.trajectory(runs[0].data.tags["gradsweep.identity"]) is not None
-        original = Tracking(case.uri, "steered", case.output, create=False)
+        original = StudyExperiment(case.uri, "steered", case.output, create=False)
         assert all(run.info.artifact_uri.startswith(case.output.as_uri()) for run in trial_runs(original))
 
     def test_one_that_was_moved_and_whose_database_cannot_be_written(self, finished, output):
@@ -272,14 +272,14 @@ class TestDataAndClock:
         assert "data have changed since the last launch: hash steered-4 -> steered-4-other" in again.printed()
 
     def test_a_clock_that_went_back_does_not_bring_back_earlier_values(self, tmp_path):
-        from hpo.tracking.outbox import Entry, Journal
+        from hpo.tracking.outbox import EndedTrial, Outbox
 
-        store = Tracking(embedded_uri(tmp_path), "clock", tmp_path)
-        journal = Journal(tmp_path / "undelivered")
+        store = StudyExperiment(embedded_uri(tmp_path), "clock", tmp_path)
+        journal = Outbox(tmp_path / "undelivered")
         write_trial(store, journal, planned(), result("failed", validation=0.5, error="OSError: full"))
         (before,) = trial_runs(store)
         early = before.info.start_time - 3_600_000
-        store.write(Entry(planned(), "parent", early, early + 1000, result(validation=0.125)))
+        store.write(EndedTrial(planned(), "parent", early, early + 1000, result(validation=0.125)))
         (after,) = trial_runs(store)
         assert after.data.metrics["final_val/depth"] == 0.125
         assert after.info.status == "FINISHED"

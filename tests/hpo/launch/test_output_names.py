@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from hpo.launch.workspace import place
 from hpo.study.alpha_sweep import optuna_storage
 from hpo.tracking.backend import embedded_uri, sqlite_path
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.server import healthy, serve
 from tests.helpers.runs import Case
 
@@ -40,7 +40,7 @@ NAMES = [
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database, whose migrations take seconds."""
     folder = tmp_path_factory.mktemp("output")
-    Tracking(embedded_uri(folder), "first", folder)
+    StudyExperiment(embedded_uri(folder), "first", folder)
     return folder / "mlflow.db"
 
 
@@ -57,9 +57,9 @@ def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path
     shutil.copy(database, folder / "mlflow.db")
     where = place(Path(name) if relative else folder, None)
     assert sqlite_path(where.uri) == folder / "mlflow.db"
-    store = Tracking(where.uri, "study", where.output)
+    store = StudyExperiment(where.uri, "study", where.output)
     store.start_launch("name: x")
-    again = Tracking(where.uri, "study", where.output, create=False)
+    again = StudyExperiment(where.uri, "study", where.output, create=False)
     found = again.study_file(str(again.latest_launch()), str(tmp_path / "copy"))
     assert found is not None
     assert found.read_text() == "name: x"

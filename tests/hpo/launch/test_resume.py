@@ -18,7 +18,7 @@ from hpo.core.errors import OutputError
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
-from hpo.study.alpha_sweep import Sweep
+from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.schedule import Next, Schedule
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame,
         return plan.sweep("robust", parameters).config.identity
 
     spec = plan.study.gradnorm
-    sweeps = {"robust": Sweep(spec.space("robust"), spec.trials, plan.study.seed, identify)}
+    sweeps = {"robust": AlphaSweep(spec.space("robust"), spec.trials, plan.study.seed, identify)}
     schedule = Schedule(plan, {}, sweeps)
     while not isinstance(planned := schedule.next(), Next):
         result = run_trial(planned.config, problem, lambda report: None, torch.device("cpu"))

@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from balancers import Static
 from hpo.cli.console import Console
 from hpo.core.trial import EpochReport, TrialResult
-from hpo.launch.progress import View, stage
+from hpo.launch.progress import ProgressView, stage
 from hpo.launch.restore import open_plan
 from hpo.study.schedule import Schedule
 from tests.helpers.runs import TRIALS, Case, assert_complete, assert_quiet, main, wait_until
@@ -283,7 +283,7 @@ class TestView:
         return Schedule(open_plan(Case(tmp_path).study()), {})
 
     @staticmethod
-    def play(schedule: Schedule, view: View) -> None:
+    def play(schedule: Schedule, view: ProgressView) -> None:
         """One trial diverges, one fails, one finishes with an alarm, one runs."""
         results = [
             TrialResult("diverged", error="the first loss is not finite"),
@@ -304,7 +304,7 @@ class TestView:
 
     def test_on_a_terminal_it_has_a_line_a_phase(self, schedule):
         console = Console(force_terminal=True, file=StringIO(), width=80, color_system=None)
-        view = View(schedule, console)
+        view = ProgressView(schedule, console)
         with view.shown():
             self.play(schedule, view)
         last = console.file.getvalue().split("references")[-1]
@@ -317,7 +317,7 @@ class TestView:
 
     def test_on_a_pipe_it_tells_troubles_and_a_line_every_ten_seconds(self, schedule, monkeypatch):
         console = Console(file=StringIO(), width=100)
-        view = View(schedule, console)
+        view = ProgressView(schedule, console)
         with view.shown():
             self.play(schedule, view)
             assert console.file.getvalue().splitlines() == [
@@ -336,7 +336,7 @@ class TestView:
 
     def test_epochs_of_running_trials_count_as_progress(self, schedule, monkeypatch):
         console = Console(file=StringIO(), width=100)
-        view = View(schedule, console)
+        view = ProgressView(schedule, console)
         monkeypatch.setattr("hpo.launch.progress.PLAIN_SECONDS", 0.0)
         for _ in range(2):
             planned = schedule.next()

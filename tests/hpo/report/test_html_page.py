@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from hpo.report import ReportData, write_report
 from hpo.report.figures import FIGURES
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.server import healthy, serve
 from tests.helpers.chromium import chromium
 from tests.helpers.report_builder import Builder
@@ -268,7 +268,7 @@ def test_it_works_in_a_sandboxed_frame_from_a_blob(browser, report, tmp_path):
 def test_the_mlflow_ui_shows_it(browser, report, tmp_path):
     """A real server's own page for the artifact; the report is drawn in it and its links work."""
     page = report()[1]
-    store = Tracking(place_database(tmp_path), "census-quick", tmp_path)
+    store = StudyExperiment(place_database(tmp_path), "census-quick", tmp_path)
     run = store.start_launch("name: census-quick\n")
     store.log_report(run, sorted(page.parent.iterdir()), "a note", {})
     with socket.socket() as probe:

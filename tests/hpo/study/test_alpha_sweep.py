@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from hpo.core.errors import OutputError
-from hpo.study.alpha_sweep import Parameters, Sweep, optuna_storage
+from hpo.study.alpha_sweep import AlphaSweep, Parameters, optuna_storage
 from search_spaces import AlphaSpace
 from tests.helpers.runs import no_file_beyond
 
@@ -35,11 +35,11 @@ def sweep(
     seed: int = 0,
     finished: Mapping[str, Parameters] | None = None,
     space: AlphaSpace = SPACE,
-) -> Sweep:
-    return Sweep(space, trials, seed, identify, storage, "sweep", finished)
+) -> AlphaSweep:
+    return AlphaSweep(space, trials, seed, identify, storage, "sweep", finished)
 
 
-def asked(found: Sweep, count: int = 1000) -> list[float]:
+def asked(found: AlphaSweep, count: int = 1000) -> list[float]:
     """Ask at most so many times, until there is nothing more to ask or a score is missing."""
     alphas: list[float] = []
     while len(alphas) < count and (parameters := found.ask()) is not None:
@@ -51,12 +51,12 @@ def objective(alpha: float) -> float:
     return (alpha - 0.7) ** 2
 
 
-def tell(found: Sweep, *alphas: float) -> None:
+def tell(found: AlphaSweep, *alphas: float) -> None:
     for alpha in alphas:
         found.tell(identify({"alpha": alpha}), objective(alpha))
 
 
-def driven(found: Sweep) -> list[float]:
+def driven(found: AlphaSweep) -> list[float]:
     """Ask for all there is and tell each score before the next trial."""
     alphas: list[float] = []
     while found.remaining:

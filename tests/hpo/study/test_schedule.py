@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from hpo.compare import compare
 from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult
-from hpo.study.alpha_sweep import Sweep
+from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.plan import Plan, sweep_parameters
 from hpo.study.schedule import Next, Schedule
 from tests.hpo.study.test_plan import make_plan
@@ -92,13 +92,13 @@ class Study:
                 schedule.adopt(self.plan.sweep(recipe, sweep_parameters(config)))
         return schedule
 
-    def _sweep(self, recipe: str, configs: list[TrialConfig]) -> Sweep:
+    def _sweep(self, recipe: str, configs: list[TrialConfig]) -> AlphaSweep:
         def identify(parameters: Mapping[str, float]) -> str:
             return self.plan.sweep(recipe, parameters).config.identity
 
         spec = self.plan.study.gradnorm
         known = {config.identity: sweep_parameters(config) for config in configs}
-        return Sweep(spec.space(recipe), spec.trials, 0, identify, self.storage, recipe, known)
+        return AlphaSweep(spec.space(recipe), spec.trials, 0, identify, self.storage, recipe, known)
 
     def drive(self, schedule: Schedule, slots: int, stop: float = np.inf, order: random.Random | None = None) -> int:
         """Run with so many trials at once, ending in random order, until FINISHED or until so many have ended."""

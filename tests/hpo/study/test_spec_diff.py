@@ -14,7 +14,7 @@ from hpo.launch.workspace import place
 from hpo.study.schedule import Schedule
 from hpo.study.spec_diff import LISTED, changes, told
 from hpo.study.study_file import load_study
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.runs import Case
 
 BEFORE = """
@@ -71,7 +71,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     case = Case(tmp_path, "changed", workers=1)
     before = case.study(seeds=1, **small)
     where = place(case.output, None)
-    store = Tracking(where.uri, case.name, where.output)
+    store = StudyExperiment(where.uri, case.name, where.output)
     store.start_launch(before.read_text())
     plan = open_plan(case.study(seeds=2, **small))
     results = {planned.config.identity: toy_results for planned in [*plan.references(), *plan.static()]}

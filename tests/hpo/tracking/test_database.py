@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from hpo.core.errors import TrackingError
 from hpo.tracking.backend import embedded_uri, holds_no_study
 from hpo.tracking.database import HALF, LOCK, SCRATCH, SIDES, prepare_database
-from hpo.tracking.experiment import Tracking
+from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.runs import main
 
 
@@ -98,12 +98,12 @@ def test_one_that_somebody_may_be_making_is_left_alone(copy):
     os.utime(copy)
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
     with pytest.raises(TrackingError, match="cannot be used: "):
-        Tracking(embedded_uri(copy.parent), "study", copy.parent)
+        StudyExperiment(embedded_uri(copy.parent), "study", copy.parent)
 
 
 def test_readers_and_the_writer_of_one_that_a_server_has_made_do_not_wait_for_each_other(tmp_path):
     MlflowClient(f"sqlite:///{tmp_path / 'server.db'}").search_experiments()
-    Tracking(f"sqlite:///{tmp_path / 'server.db'}", "study", tmp_path)
+    StudyExperiment(f"sqlite:///{tmp_path / 'server.db'}", "study", tmp_path)
     with closing(sqlite3.connect(tmp_path / "server.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -120,7 +120,7 @@ def test_one_that_was_killed_half_way_is_kept_aside_with_its_journal_and_made_ag
     for side in SIDES[1:]:
         copy.with_name(f"mlflow.db{side}").write_bytes(b"of the killed process")
     (copy.parent / f"{SCRATCH}killed").mkdir()
-    store = Tracking(embedded_uri(copy.parent), "study", copy.parent)
+    store = StudyExperiment(embedded_uri(copy.parent), "study", copy.parent)
     assert "registered_models" in tables(copy)
     assert store.records() == []
     assert not list(copy.parent.glob(f"{SCRATCH}*"))
@@ -155,7 +155,7 @@ def test_one_that_is_damaged_is_refused_in_a_line_and_kept(copy, damage, says):
     damage(copy)
     before = copy.read_bytes()
     with pytest.raises(TrackingError) as refused:
-        Tracking(embedded_uri(copy.parent), "study", copy.parent)
+        StudyExperiment(embedded_uri(copy.parent), "study", copy.parent)
     assert says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert copy.read_bytes() == before

@@ -16,9 +16,9 @@ import pytest
 import hpo.tracking.delivery
 from hpo.core.trial import AVERAGES, EpochReport
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.delivery import Writer, deliver
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.outbox import TRAJECTORY, TRIAL, Entry, Journal
+from hpo.tracking.delivery import MlflowWriter, deliver
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.outbox import TRAJECTORY, TRIAL, EndedTrial, Outbox
 from tests.helpers.runs import place_database, wait_until
 from tests.helpers.tracking import TASKS, Server, again, history, only_run, planned, report, result, trial_runs, write
 
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(embedded_uri(folder), request.node.name, folder)
+def store(folder: Path, request: pytest.FixtureRequest) -> StudyExperiment:
+    return StudyExperiment(embedded_uri(folder), request.node.name, folder)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "undelivered")
+def journal(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "undelivered")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ class TestWriter:
         assert list(table) == ["step", *(f"{name}/{task}" for name in "wGrL" for task in TASKS)]
 
     def test_the_same_trial_again_leaves_one_of_each(self, store, journal, folder):
-        writer = Writer(store, "parent", journal)
+        writer = MlflowWriter(store, "parent", journal)
         writer.trial_started(planned())
         writer.trial_reported(planned(), report(1))
         wait_until(lambda: trial_runs(store) and history(store, "loss/depth"))
@@ -86,7 +86,7 @@ class TestWriter:
         assert only_run(store).info.run_id == run.info.run_id
 
     def test_epochs_that_a_resumed_trial_reports_again_count_once(self, store, journal):
-        writer = Writer(store, "parent", journal)
+        writer = MlflowWriter(store, "parent", journal)
         for epochs in ((1, 2, 3), (1, 2, 3, 4)):  # its worker died after the third
             writer.trial_started(planned())
             for epoch in epochs:
@@ -143,7 +143,7 @@ class TestWriter:
     def test_a_trial_that_mlflow_refuses_does_not_hold_up_others_and_waits(self, store, journal, monkeypatch):
         monkeypatch.setattr(hpo.tracking.delivery, "CLOSE_SECONDS", 1.5)
         bad = planned(seed=1)
-        writer = Writer(store, "parent", journal)
+        writer = MlflowWriter(store, "parent", journal)
         for trial in (bad, planned(seed=2), planned(seed=3)):
             writer.trial_started(trial)
             values = {"depth[0]" if trial is bad else "depth": 1.0}
@@ -163,7 +163,7 @@ class TestWriter:
             if identity == planned(1).config.identity:
                 raise RuntimeError("a fault of our own")
 
-        writer = Writer(store, "parent", journal, delivered)
+        writer = MlflowWriter(store, "parent", journal, delivered)
         writer.trial_ended(planned(1), result())
         wait_until(lambda: writer.faults, what="the fault")
         writer.trial_ended(planned(2), result())
@@ -177,12 +177,14 @@ class TestJournal:
     """Trials that a driver wrote down and did not deliver."""
 
     @staticmethod
-    def entry(seed: int, **more: object) -> Entry:
-        return Entry(planned(seed), "parent", 1000 * seed, 1000 * seed + 500, result(**more), [report(1), report(2)])
+    def entry(seed: int, **more: object) -> EndedTrial:
+        return EndedTrial(
+            planned(seed), "parent", 1000 * seed, 1000 * seed + 500, result(**more), [report(1), report(2)]
+        )
 
     def test_what_is_read_is_what_was_written(self, journal):
         odd = result("diverged", math.nan, error="x", alarms=["<b>"])
-        journal.add(Entry(planned(3), "parent", 5, 7, odd, [report(1)]))
+        journal.add(EndedTrial(planned(3), "parent", 5, 7, odd, [report(1)]))
         (entry,) = journal.entries()
         assert (entry.planned, entry.launch, entry.started, entry.ended) == (planned(3), "parent", 5, 7)
         assert entry.epochs == [report(1)]
@@ -260,7 +262,7 @@ class TestJournal:
         before = {key: history(store, key) for key in only_run(store).data.metrics}
         if not complete:
             store.client.update_run(only_run(store).info.run_id, status="RUNNING")
-        assert deliver(journal, Tracking(store.uri, store.study, folder)) == []
+        assert deliver(journal, StudyExperiment(store.uri, store.study, folder)) == []
         assert only_run(store).info.status == "FINISHED"
         assert {key: history(store, key) for key in only_run(store).data.metrics} == before
         assert set(before) >= {"loss/depth", "final_val/normals", "steps"}
@@ -282,7 +284,7 @@ class TestJournal:
 
     def test_a_folder_that_cannot_be_written_costs_no_trial(self, store, tmp_path):
         (tmp_path / "file").touch()
-        writer = Writer(store, "parent", Journal(tmp_path / "file" / "undelivered"))
+        writer = MlflowWriter(store, "parent", Outbox(tmp_path / "file" / "undelivered"))
         writer.trial_started(planned())
         writer.trial_ended(planned(), result())
         assert writer.close() == []
@@ -303,10 +305,10 @@ class TestJournal:
         assert waiting == f"3 trials wait in {journal.folder} for the next command"
 
     def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):
-        failed = Entry(planned(), "parent", 1, 2, result("failed", alarms=["of the failure"], resumed=[7]))
+        failed = EndedTrial(planned(), "parent", 1, 2, result("failed", alarms=["of the failure"], resumed=[7]))
         journal.add(failed)
         assert deliver(journal, store) == []
-        journal.add(Entry(planned(), "parent", 3, 4, result()))
+        journal.add(EndedTrial(planned(), "parent", 3, 4, result()))
         assert deliver(journal, store) == []
         _, (record,) = again(store, folder)
         assert (record.result.status, record.result.alarms, record.result.resumed) == ("finished", [], [])
@@ -319,8 +321,8 @@ class TestServer:
 
     def test_what_a_stopped_server_misses_arrives_when_it_is_back(self, server, journal, tmp_path, monkeypatch):
         monkeypatch.setattr(hpo.tracking.delivery, "AWAY_SECONDS", 0.2)
-        store = Tracking(server.url, "interrupted server", tmp_path)
-        writer = Writer(store, store.start_launch("name: x"), journal)
+        store = StudyExperiment(server.url, "interrupted server", tmp_path)
+        writer = MlflowWriter(store, store.start_launch("name: x"), journal)
         first, second, open_one = planned(1), planned(2), planned(3)
         writer.trial_started(first)
         wait_until(lambda: store.run_of(first.config.identity))
@@ -339,12 +341,12 @@ class TestServer:
         states = {run.data.tags["gradsweep.seed"]: run.info.status for run in runs}
         assert states == {"1": "FINISHED", "2": "FINISHED", "3": "KILLED"}
         assert all(run.data.params["alpha"] == "0.5" for run in runs)
-        assert len(Tracking(server.url, "interrupted server", tmp_path).records()) == 2
+        assert len(StudyExperiment(server.url, "interrupted server", tmp_path).records()) == 2
 
     def test_what_it_misses_to_the_end_waits_for_the_next_command(self, server, journal, tmp_path, monkeypatch):
         monkeypatch.setattr(hpo.tracking.delivery, "CLOSE_SECONDS", 1.0)
-        store = Tracking(server.url, "lost server", tmp_path)
-        writer = Writer(store, store.start_launch("name: x"), journal)
+        store = StudyExperiment(server.url, "lost server", tmp_path)
+        writer = MlflowWriter(store, store.start_launch("name: x"), journal)
         server.stop()
         writer.trial_started(planned(1))
         writer.trial_ended(planned(1), result())
@@ -352,22 +354,22 @@ class TestServer:
         assert [entry.planned for entry in writer.close()] == [planned(1)]
         assert re.search("Connection refused|failed with exception|Max retries", writer.last_fault)
         server.start()
-        other = Tracking(server.url, "lost server", tmp_path)
+        other = StudyExperiment(server.url, "lost server", tmp_path)
         assert deliver(journal, other) == []
         (run,) = trial_runs(other)
         assert (run.info.status, run.data.tags["gradsweep.seed"]) == ("FINISHED", "1")
 
     def test_a_run_whose_creation_was_not_answered_is_not_created_again(self, server, journal, tmp_path):
         with cut_answers(server.port, b"POST /api/2.0/mlflow/runs/create") as proxy:
-            store = Tracking(f"http://127.0.0.1:{proxy.port}", "lost answer", tmp_path)
-            writer = Writer(store, "parent", journal)
+            store = StudyExperiment(f"http://127.0.0.1:{proxy.port}", "lost answer", tmp_path)
+            writer = MlflowWriter(store, "parent", journal)
             proxy.cuts = 1
             writer.trial_started(planned(1))
             wait_until(lambda: writer.faults)
             writer.trial_ended(planned(1), result())
             assert writer.close() == []
             assert proxy.cuts == 0
-        (run,) = trial_runs(store := Tracking(server.url, "lost answer", tmp_path))
+        (run,) = trial_runs(store := StudyExperiment(server.url, "lost answer", tmp_path))
         assert run.info.status == "FINISHED"
 
 

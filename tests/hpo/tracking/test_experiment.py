@@ -7,8 +7,8 @@ from mlflow import MlflowClient
 
 from hpo.core.errors import TrackingError
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.experiment import OpenRun, Tracking
-from hpo.tracking.outbox import Entry, Journal
+from hpo.tracking.experiment import OpenRun, StudyExperiment
+from hpo.tracking.outbox import EndedTrial, Outbox
 from tests.helpers.runs import Case, assert_complete, place_database
 from tests.helpers.tracking import again, history, only_run, planned, result, write
 from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
@@ -23,13 +23,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(embedded_uri(folder), request.node.name, folder)
+def store(folder: Path, request: pytest.FixtureRequest) -> StudyExperiment:
+    return StudyExperiment(embedded_uri(folder), request.node.name, folder)
 
 
 class TestScores:
     def test_scores_that_change_replace_what_was_there(self, store, folder):
-        write(store, Journal(folder / "undelivered"), planned(), result())
+        write(store, Outbox(folder / "undelivered"), planned(), result())
         other, _ = again(store, folder)
         for score in (3.0, 3.0, 2.0):
             other.log_scores({planned().config.identity: {"score/val": score}})
@@ -37,7 +37,7 @@ class TestScores:
         assert len(history(store, "score/val")) == 2
 
     def test_scores_that_are_there_are_not_asked_for_again(self, store, folder, monkeypatch):
-        write(store, Journal(folder / "undelivered"), planned(), result())
+        write(store, Outbox(folder / "undelivered"), planned(), result())
         scores = {planned().config.identity: {"score/val": 3.0}}
         store.log_scores(scores)
         other, _ = again(store, folder)
@@ -57,7 +57,7 @@ class TestReconcile:
         client = MlflowClient(store.uri)
         tags = {"gradsweep.kind": "trial", "gradsweep.identity": "abc", "gradsweep.status": "running"}
         run = client.create_run(store.experiment_id, tags=tags).info.run_id
-        other = Tracking(store.uri, store.study, folder)
+        other = StudyExperiment(store.uri, store.study, folder)
         assert other.reconcile() == 2
         for open_run in (launch, run):
             found = client.get_run(open_run)
@@ -74,7 +74,7 @@ class TestReconcile:
             store.experiment_id, start_time=2, tags=store.client.get_run(first.run_id).data.tags
         )
         run = (first.run_id, second.info.run_id)[ended]
-        store.write(Entry(planned(), "parent", 1, 2, result()), OpenRun(run, 1, {}, second.info.artifact_uri))
+        store.write(EndedTrial(planned(), "parent", 1, 2, result()), OpenRun(run, 1, {}, second.info.artifact_uri))
         other, (record,) = again(store, folder)
         assert record.run_id == other.run_of(planned().config.identity) == run
 
@@ -99,7 +99,7 @@ class TestBackend:
     def test_a_deleted_study_says_so(self, store, folder):
         store.client.delete_experiment(store.experiment_id)
         with pytest.raises(TrackingError, match="was deleted in MLflow; restore or rename it"):
-            Tracking(store.uri, store.study, folder)
+            StudyExperiment(store.uri, store.study, folder)
 
     def test_outside_a_repository_there_is_no_commit(self, store, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)

@@ -17,8 +17,8 @@ import hpo.tracking.launch_lock
 from hpo.core.errors import OutputError
 from hpo.launch.output_lock import locked
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.experiment import Tracking
-from hpo.tracking.launch_lock import check_alone
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.launch_lock import refuse_other_launch
 from tests.helpers.runs import place_database
 
 
@@ -30,26 +30,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    return Tracking(embedded_uri(folder), request.node.name, folder)
+def store(folder: Path, request: pytest.FixtureRequest) -> StudyExperiment:
+    return StudyExperiment(embedded_uri(folder), request.node.name, folder)
 
 
-def launched(store: Tracking, **tags: str) -> str:
+def launched(store: StudyExperiment, **tags: str) -> str:
     launch = store.start_launch("name: x")
     for name, value in tags.items():
         store.client.set_tag(launch, f"gradsweep.{name}", value)
     return launch
 
 
-def checked(store: Tracking) -> str:
+def checked(store: StudyExperiment) -> str:
     """What the check says, if it lets the launch run."""
     console = Console(file=StringIO(), width=200)
-    check_alone(store, console)
+    refuse_other_launch(store, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @contextmanager
-def beating(store: Tracking, launch: str) -> Iterator[None]:
+def beating(store: StudyExperiment, launch: str) -> Iterator[None]:
     """A driver elsewhere that shows that it lives."""
     stop = threading.Event()
 
@@ -103,9 +103,9 @@ def test_a_launch_elsewhere_without_signs_of_life_is_dead(store, monkeypatch):
 
 def test_of_two_that_start_at_once_the_later_gives_way(store):
     first, second = launched(store, host="another-machine"), launched(store)
-    check_alone(store, Console(file=StringIO()), first)
+    refuse_other_launch(store, Console(file=StringIO()), first)
     with beating(store, first), pytest.raises(OutputError, match="is running on another-machine"):
-        check_alone(store, Console(file=StringIO()), second)
+        refuse_other_launch(store, Console(file=StringIO()), second)
 
 
 def test_a_launch_that_has_ended_holds_nobody_up(store):

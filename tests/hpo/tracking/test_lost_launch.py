@@ -9,9 +9,9 @@ import pytest
 
 from hpo.core.errors import LaunchLostError
 from hpo.tracking.backend import embedded_uri
-from hpo.tracking.delivery import Heartbeat, Writer, deliver
-from hpo.tracking.experiment import OpenRun, Tracking
-from hpo.tracking.outbox import Entry, Journal
+from hpo.tracking.delivery import Heartbeat, MlflowWriter, deliver
+from hpo.tracking.experiment import OpenRun, StudyExperiment
+from hpo.tracking.outbox import EndedTrial, Outbox
 from tests.helpers.forks import Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import Server, planned, report, result, trial_runs, write
@@ -23,34 +23,34 @@ HASTY = {"hpo.tracking.delivery.BEAT_SECONDS": 1.0, "hpo.tracking.launch_lock.WA
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lost")
-    Tracking(embedded_uri(folder), "first", folder)
+    StudyExperiment(embedded_uri(folder), "first", folder)
     return folder
 
 
 @pytest.fixture
-def owner(folder: Path, request: pytest.FixtureRequest) -> Tracking:
-    store = Tracking(embedded_uri(folder), request.node.name[:60], folder)
+def owner(folder: Path, request: pytest.FixtureRequest) -> StudyExperiment:
+    store = StudyExperiment(embedded_uri(folder), request.node.name[:60], folder)
     store.start_launch("name: x")
     return store
 
 
-def take_over(store: Tracking, folder: Path) -> Tracking:
+def take_over(store: StudyExperiment, folder: Path) -> StudyExperiment:
     """The next launch, as the command opens it."""
-    other = Tracking(store.uri, store.study, folder)
+    other = StudyExperiment(store.uri, store.study, folder)
     other.reconcile()
     other.start_launch("name: x")
     other.records()
     return other
 
 
-def state(store: Tracking) -> list[tuple[object, ...]]:
+def state(store: StudyExperiment) -> list[tuple[object, ...]]:
     """Everything that MLflow holds of a study's runs."""
     runs = store.client.search_runs([store.experiment_id])
     return sorted((run.info.run_id, run.info.status, run.info.end_time, *run.data.tags.items()) for run in runs)
 
 
-def ended(seed: int = 0) -> Entry:
-    return Entry(planned(seed), "parent", 1000, 2000, result(), [report(1)])
+def ended(seed: int = 0) -> EndedTrial:
+    return EndedTrial(planned(seed), "parent", 1000, 2000, result(), [report(1)])
 
 
 WRITES = {
@@ -132,9 +132,9 @@ def test_a_run_whose_check_failed_is_found_again_and_not_made_twice(owner, monke
 
 def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(owner, folder, tmp_path):
     """It had found nobody, and then the owner began."""
-    late = Tracking(owner.uri, owner.study, folder)
+    late = StudyExperiment(owner.uri, owner.study, folder)
     late.take_over([])
-    journal = Journal(tmp_path / "undelivered")
+    journal = Outbox(tmp_path / "undelivered")
     journal.add(ended(1))
     owner.open(planned(), owner._launch, 1000)
     before = state(owner)
@@ -149,7 +149,7 @@ def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(ow
 @pytest.mark.parametrize("over", [True, False])
 def test_one_that_was_suspended_while_it_started_does_not_begin(owner, folder, over):
     """Another launch has begun meanwhile, and perhaps trained everything: its results would be missing."""
-    late = Tracking(owner.uri, owner.study, folder)
+    late = StudyExperiment(owner.uri, owner.study, folder)
     late.take_over([owner._launch])
     late.reconcile()
     late.records()
@@ -165,7 +165,7 @@ def test_one_that_was_suspended_while_it_started_does_not_begin(owner, folder, o
 
 
 def test_launches_that_were_found_dead_are_closed(owner, folder):
-    late = Tracking(owner.uri, owner.study, folder)
+    late = StudyExperiment(owner.uri, owner.study, folder)
     late.take_over([owner._launch])
     assert late.reconcile() == 1
     assert late.open_launches() == []
@@ -181,8 +181,8 @@ def test_a_launch_shows_that_it_lives_whatever_the_driver_is_doing(owner, folder
 
 
 def test_the_writer_stops_and_keeps_what_it_has(owner, folder, tmp_path):
-    journal = Journal(tmp_path / "undelivered")
-    writer = Writer(owner, owner._launch, journal)
+    journal = Outbox(tmp_path / "undelivered")
+    writer = MlflowWriter(owner, owner._launch, journal)
     writer.trial_started(planned(1))
     writer.trial_reported(planned(1), report(1))
     wait_until(lambda: trial_runs(owner), 30)
@@ -196,21 +196,21 @@ def test_the_writer_stops_and_keeps_what_it_has(owner, folder, tmp_path):
 
 
 def test_what_the_owner_has_trained_is_not_delivered_again(owner, folder, tmp_path):
-    theirs, mine = Journal(tmp_path / "theirs"), Journal(tmp_path / "mine")
+    theirs, mine = Outbox(tmp_path / "theirs"), Outbox(tmp_path / "mine")
     mine.add(ended(0))
     mine.add(ended(1))
     other = take_over(owner, folder)
     write(other, theirs, planned(0), result(validation=0.125))
-    assert deliver(mine, Tracking(owner.uri, owner.study, folder)) == []
+    assert deliver(mine, StudyExperiment(owner.uri, owner.study, folder)) == []
     assert len(mine) == 0
     values = {run.data.tags["gradsweep.seed"]: run.data.metrics["final_val/depth"] for run in trial_runs(other)}
     assert values == {"0": 0.125, "1": 0.25}
 
 
 def test_a_trial_that_had_failed_is_delivered_once_it_has_a_result(owner, folder, tmp_path):
-    write(owner, Journal(tmp_path / "first"), planned(), result("failed", error="OSError: full"))
+    write(owner, Outbox(tmp_path / "first"), planned(), result("failed", error="OSError: full"))
     assert not owner.has_result(planned().config.identity)
-    again = Journal(tmp_path / "again")
+    again = Outbox(tmp_path / "again")
     again.add(ended())
     assert deliver(again, owner) == []
     runs = [run for run in trial_runs(owner) if run.data.tags["gradsweep.status"] == "finished"]

@@ -406,13 +406,13 @@ class LosesMemory(Precise):
 
 
 def test_where_the_memory_does_not_do_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = hpo.training.cohort_loop._Cohort.__init__
+    begun = hpo.training.cohort_loop.CohortLoop.__init__
 
     def count(self: Any, places: Any, *arguments: Any) -> None:
         hpo.training.cohort_loop.__dict__["_at_once"] = places
         begun(self, places, *arguments)
 
-    monkeypatch.setattr(hpo.training.cohort_loop._Cohort, "__init__", count)
+    monkeypatch.setattr(hpo.training.cohort_loop.CohortLoop, "__init__", count)
     configs = cohort_of(*ONE_OF_EACH[:4])
     heard = train(configs, LosesMemory())
     assert heard.whys == ["4: the memory does not do for 4 at once, half of them are tried"]
