@@ -9,8 +9,8 @@ of one CPU each, all on this machine. The clock runs from the first hand-out to 
 goes is told in milliseconds of processor time a trial, so that what grows faster than the trials stands out:
 
 - schedule: `hpo.study.schedule.Schedule`, as Tune's loop asks and tells it.
-- listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`, as the
-  loop tells them.
+- listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`, as
+  the loop tells them.
 - disk: what both wait, for the journal to be on the disk above all; on a busy machine for a core, too.
 - Tune: the rest of the loop. What is left of the clock, the loop waits.
 - writer: the thread that writes to MLflow, beside the loop.

@@ -56,7 +56,8 @@ from hpo.problems.data_cache import prepare_once
 from hpo.study.plan import Plan
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import MlflowWriter
-from hpo.tracking.experiment import StudyExperiment, now
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.experiment_base import now
 from hpo.tracking.outbox import EndedTrial
 
 LOOK_SECONDS = 0.5  # between two looks: of a process that ends, what it did since the last one is missed

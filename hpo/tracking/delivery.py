@@ -14,7 +14,8 @@ from functools import partial
 from hpo.core.errors import LaunchLostError, TrackingError
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
 from hpo.tracking.backend import check_answers
-from hpo.tracking.experiment import OpenRun, StudyExperiment, now
+from hpo.tracking.experiment import OpenRun, StudyExperiment
+from hpo.tracking.experiment_base import now
 from hpo.tracking.outbox import EndedTrial, Outbox
 
 FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from hpo.core.errors import OutputError
 from hpo.tracking.delivery import BEAT_SECONDS
-from hpo.tracking.experiment import OpenLaunch, StudyExperiment
+from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.launch_runs import OpenLaunch
 
 WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
 

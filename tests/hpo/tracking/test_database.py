@@ -164,8 +164,8 @@ def test_one_that_is_damaged_is_refused_in_a_line_and_kept(copy, damage, says):
 def test_two_processes_that_open_a_fresh_folder_at_once_both_work(tmp_path):
     code = (
         "import sys; from pathlib import Path\nfrom hpo.tracking import backend\n"
-        "from hpo.tracking.experiment import Tracking\n"
-        "folder = Path(sys.argv[1]); Tracking(backend.embedded_uri(folder), sys.argv[2], folder)"
+        "from hpo.tracking.experiment import StudyExperiment\n"
+        "folder = Path(sys.argv[1]); StudyExperiment(backend.embedded_uri(folder), sys.argv[2], folder)"
     )
     both = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,161 @@
+"""A study's experiment in MLflow: open it, make it if need be, and search its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment as MlflowExperiment
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from hpo import __version__
+from hpo.core.errors import LaunchLostError, TrackingError
+from hpo.core.uris import shown
+from hpo.tracking.backend import check_answers, first_line, holds_no_study, is_server, sqlite_path
+from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
+
+logging.getLogger("alembic").setLevel(logging.ERROR)
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what we say in a line
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound="Experiment")
+
+
+def or_tracking_error(
+    method: Callable[Concatenate[E, P], R],
+) -> Callable[Concatenate[E, P], R]:
+    """What a backend says against a request before any trial runs, in a line and without the URI's password."""
+
+    @wraps(method)
+    def asked(store: E, /, *arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(store, *arguments, **named)
+        except LaunchLostError:
+            raise
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            line = first_line(error, store.uri)
+            raise TrackingError(f"--tracking-uri: {shown(store.uri)} cannot be used: {line}") from None
+
+    return asked
+
+
+class Experiment:
+    """The experiment of one study.
+
+    Args:
+        uri: of the backend: ``http(s)://``, ``sqlite:///``, ``postgresql://``, ...
+        study: name of the study and of the experiment.
+        output: folder whose ``artifacts/`` a local backend stores artifacts in.
+        create: make database and experiment if they are not there.
+        making: called before an SQLite database is made, which takes seconds.
+
+    Raises:
+        TrackingError: the backend does not answer or cannot be used; the study is not there and must not be created.
+    """
+
+    def __init__(
+        self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
+    ) -> None:
+        self.uri, self.study = uri, study
+        where = shown(uri)
+        check_answers(uri)
+        try:
+            if path := sqlite_path(uri):
+                if create:
+                    prepare_database(path, (output / "artifacts").resolve(), making)
+                elif holds_no_study(path):
+                    raise TrackingError(f"--tracking-uri: {where} holds no study; run it first: gradsweep run")
+            self.client = MlflowClient(uri)
+            found = self.client.get_experiment_by_name(study)
+            if found is None and create:
+                found = self._create(output)
+        except TrackingError:
+            raise
+        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            raise TrackingError(f"--tracking-uri: {where} cannot be used: {first_line(error, uri)}") from None
+        if found is None:
+            raise TrackingError(f"--tracking-uri: {where} holds no study {study!r}; run it first: gradsweep run")
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"--tracking-uri: the experiment {study!r} was deleted in MLflow; restore or rename it"
+            )
+        self.experiment_id: str = found.experiment_id
+        self._location: str = found.artifact_location
+
+    def _create(self, output: Path) -> MlflowExperiment:
+        location = None  # a server has its own
+        if not is_server(self.uri):
+            location = (output / "artifacts" / self.study).resolve().as_uri()
+        if path := sqlite_path(self.uri):
+            write_ahead(path)
+        tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
+        with contextlib.suppress(MlflowException):  # another launch may have been first
+            self.client.create_experiment(self.study, artifact_location=location, tags=tags)
+        found = self.client.get_experiment_by_name(self.study)
+        assert found is not None
+        return found
+
+    @or_tracking_error
+    def follow_move(self, output: Path) -> None:
+        """Look for artifacts beside the embedded database, wherever its folder was moved or copied to.
+
+        Only for who holds the study's lock: a launch that runs knows the folder by the name that it has for it.
+        """
+        path, here = sqlite_path(self.uri), (output / "artifacts" / self.study).resolve()
+        if path is None or path.parent.resolve() != output.resolve() or not here.is_dir():
+            return
+        if self._location != here.as_uri():
+            move_artifacts(path, self.experiment_id, self._location, here.as_uri())
+            self._location = here.as_uri()
+
+    def fault(self, error: Exception) -> str:
+        """An error of the backend in one line."""
+        return f"{type(error).__name__}: {first_line(error, self.uri)}"
+
+    def _create_run(self, **content: Any) -> Run:
+        """Ask once: a server that dies after it has made a run and before it says so would be asked for another."""
+        with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+            return self.client.create_run(self.experiment_id, **content)
+
+    def _search(self, kind: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`gradsweep.kind` = '{kind}'",
+                run_view_type=ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable that MLflow reads at each call."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def now() -> int:
+    """Milliseconds since the epoch."""
+    return int(time.time() * 1000)
