@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
@@ -35,80 +36,85 @@ class Section(NamedTuple):
     """One part of the report.
 
     Attributes:
-        figure: a key of `hpo.report.figures.FIGURES`; it brings title and caption.
+        figure: a key of `hpo.report.figures.FIGURES`; it brings title, caption and width.
         tables: below the figure.
-        wide: whether it takes the whole width of a wide page.
     """
 
     figure: str
     tables: tuple[Table, ...]
-    wide: bool = False
 
     @property
     def title(self) -> str:
         """What it answers."""
         return FIGURES[self.figure].TITLE
 
+    @property
+    def wide(self) -> bool:
+        """Whether it takes the whole width of a wide page."""
+        return FIGURES[self.figure].WIDE
+
 
 def sections(data: ReportData) -> list[Section]:
-    """Everything between the verdict and the provenance."""
-    comparison = data.comparison
-    return [
-        Section("trajectories", (), wide=True),
-        Section(
-            "static_points",
-            (Table(_region_words(comparison), distances_table(comparison)),),
-            wide=True,
+    """Everything between the verdict and the provenance: a section for each figure, with the tables beside it."""
+    return [Section(name, TABLES[name](data) if name in TABLES else ()) for name in FIGURES]
+
+
+def _points_tables(data: ReportData) -> tuple[Table, ...]:
+    return (Table(_region_words(data.comparison), distances_table(data.comparison)),)
+
+
+def _arms_tables(data: ReportData) -> tuple[Table, ...]:
+    return (
+        Table(
+            "Best on validation first. Regret compares each arm by itself with the best static arm, paired "
+            "by seed; chosen again: in how many resamples of the seeds it is the best of its side; w are the "
+            "weights, whose sum is the number of tasks.",
+            arms_table(data),
         ),
-        Section(
-            "arms",
-            (
-                Table(
-                    "Best on validation first. Regret compares each arm by itself with the best static arm, paired "
-                    "by seed; chosen again: in how many resamples of the seeds it is the best of its side; w are the "
-                    "weights, whose sum is the number of tasks.",
-                    arms_table(data),
-                ),
-                Table(
-                    "Metrics on the test split, mean over seeds. On the Pareto front are the arms that no other arm "
-                    "equals or beats on every task.",
-                    metrics_table(data),
-                ),
-            ),
-            wide=True,
+        Table(
+            "Metrics on the test split, mean over seeds. On the Pareto front are the arms that no other arm "
+            "equals or beats on every task.",
+            metrics_table(data),
         ),
-        Section(
-            "budget",
-            (Table(_rank_words(comparison), ranks_table(comparison)),),
+    )
+
+
+def _budget_tables(data: ReportData) -> tuple[Table, ...]:
+    return (Table(_rank_words(data.comparison), ranks_table(data.comparison)),)
+
+
+def _distance_tables(data: ReportData) -> tuple[Table, ...]:
+    return (
+        Table(
+            "The paper's Figure 4 as a number. Any point near the middle of a bowl correlates: what counts "
+            "is the percentile, for how many of 100 random points of the searched region rho is smaller.",
+            figure4_table(data.comparison),
         ),
-        Section(
-            "distance",
-            (
-                Table(
-                    "The paper's Figure 4 as a number. Any point near the middle of a bowl correlates: what counts "
-                    "is the percentile, for how many of 100 random points of the searched region rho is smaller.",
-                    figure4_table(comparison),
-                ),
-            ),
+    )
+
+
+def _gap_tables(data: ReportData) -> tuple[Table, ...]:
+    return (Table("Metrics on training and test data", gap_table(data.comparison), folded=True),)
+
+
+def _cost_tables(data: ReportData) -> tuple[Table, ...]:
+    return (
+        Table(
+            "On the search seed, trials that did not finish included. Seconds of trials that were trained at "
+            "once are equal shares.",
+            cost_table(data.comparison),
         ),
-        Section("alpha", ()),
-        Section(
-            "overfitting",
-            (Table("Metrics on training and test data", gap_table(comparison), folded=True),),
-        ),
-        Section("dynamics", (), wide=True),
-        Section(
-            "cost",
-            (
-                Table(
-                    "On the search seed, trials that did not finish included. Seconds of trials that were trained at "
-                    "once are equal shares.",
-                    cost_table(comparison),
-                ),
-            ),
-            wide=True,
-        ),
-    ]
+    )
+
+
+TABLES: dict[str, Callable[[ReportData], tuple[Table, ...]]] = {  # by figure, of those that have any
+    "static_points": _points_tables,
+    "arms": _arms_tables,
+    "budget": _budget_tables,
+    "distance": _distance_tables,
+    "overfitting": _gap_tables,
+    "cost": _cost_tables,
+}
 
 
 def _region_words(comparison: Comparison) -> str:

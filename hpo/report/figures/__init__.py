@@ -16,6 +16,8 @@ class Figure(Protocol):
     TITLE: str
     MISSING: str
     """Said in place of the figure where the data does not carry it."""
+    WIDE: bool
+    """Whether it takes the whole width of a wide page."""
 
     def caption(self, data: ReportData, /) -> str:
         """How to read it, in a sentence or two."""
@@ -24,6 +26,7 @@ class Figure(Protocol):
         """The figure, or ``None`` where the data does not carry it."""
 
 
+# Their order is the order of the report.
 FIGURES: dict[str, Figure] = {
     "trajectories": trajectories,
     "static_points": static_points,

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData, static_points
 
 TITLE = "How much alpha matters"
 MISSING = "The alpha sweep has no scored run yet."
+WIDE = False
 
 
 def caption(_: ReportData) -> str:

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData
 
 TITLE = "Arms on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
+WIDE = True
 _ROW = 46  # pixels
 
 

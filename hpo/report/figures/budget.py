@@ -11,6 +11,7 @@ from hpo.report.report_data import ReportData
 
 TITLE = "Was the grid search worth it?"
 MISSING = "It takes scored static points."
+WIDE = False
 
 
 def caption(data: ReportData) -> str:

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData
 
 TITLE = "What finding weights took"
 MISSING = "No trial of the static search or of an alpha sweep is there yet."
+WIDE = True
 _PANELS = {"steps": ("steps", count), "seconds": ("measured time", duration)}
 _ROW = 56  # pixels
 

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData, best_runs, static_points
 
 TITLE = "Are static points near E_t[w] the good ones?"
 MISSING = "It takes scored static points and a GradNorm run with a score."
+WIDE = False
 _PANELS = ("Aitchison distance to E_t[w]", "L2 distance to E_t[w]")  # the order of `Distance`
 
 

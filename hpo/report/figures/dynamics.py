@@ -13,6 +13,7 @@ from hpo.report.report_data import ReportData, best_runs
 
 TITLE = "Gradient norms and training rates"
 MISSING = "No trajectory of a GradNorm run with gradient norms is at hand."
+WIDE = True
 _BINS = 150  # of a curve: means over so many stretches of the run, since single steps are noise
 _PANELS = {"G": "G / mean G", "r": "r"}
 _ROW = 230  # pixels

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData
 
 TITLE = "Overfitting"
 MISSING = "No confirm trial has metrics on the training split."
+WIDE = False
 
 
 def caption(data: ReportData) -> str:

@@ -12,6 +12,7 @@ from hpo.report.report_data import ReportData, static_points
 
 TITLE = "Where the good weights are"
 MISSING = "The static search has no scored point yet."
+WIDE = True
 _CAPTIONS = {
     2: "A static point's score against the ratio of its two weights; vertical lines are GradNorm's E_t[w] "
     "(geometric average).",

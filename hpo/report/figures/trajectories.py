@@ -16,6 +16,7 @@ from hpo.report.report_data import ReportData, best_runs, best_static
 
 TITLE = "How GradNorm moved the weights"
 MISSING = "No trajectory of a GradNorm run is at hand."
+WIDE = True
 _POINTS = 600  # of a curve; more would only make the page heavy
 _SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square", "cross"), strict=True))
 
