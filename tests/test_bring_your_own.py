@@ -12,7 +12,7 @@ from balancers.weights_file import SCHEMA, VERSION
 from hpo.check import training_checks
 from hpo.check.problem_check import check_problem
 from hpo.launch.restore import open_plan
-from tests.test_examples import run
+from tests.helpers.scripts import run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

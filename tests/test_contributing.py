@@ -28,10 +28,10 @@ from hpo.study.spec import Study
 from hpo.training.cohort_loop import run_cohort
 from hpo.training.methods import METHODS, Method, is_stackable
 from search_spaces import DESIGNS, Design
+from tests.helpers.cohorts import CPU, Heard, Precise, cohort_of, train
 from tests.helpers.problems import Steered
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import Case, main
-from tests.hpo.training.test_cohort_loop import CPU, Heard, Precise, cohort_of, train
 
 
 def line(text: str) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_benchmarks import benchmark
+from tests.helpers.benchmark_tables import benchmark
 
 
 @pytest.mark.slow

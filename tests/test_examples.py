@@ -2,29 +2,13 @@
 
 import ast
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from balancers.weights_file import SCHEMA, VERSION
 from hpo.launch.restore import open_plan
 from tests.helpers.nyuv2_files import write_npy
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(*arguments: str, folder: Path) -> str:
-    """Run Python as a user would, without what gradsweep itself has put into this process's environment."""
-    ours = ("TUNE_", "RAY_", "MLFLOW_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.helpers.scripts import ROOT, run
 
 
 @pytest.mark.slow

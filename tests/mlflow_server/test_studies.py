@@ -16,9 +16,9 @@ import pytest
 from hpo.tracking.delivery import MlflowWriter
 from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.outbox import Outbox
+from tests.helpers.mlflow_servers import FOLDER, postgresql, running, status  # noqa: F401
 from tests.helpers.runs import Case, assert_complete, assert_only_stages, assert_quiet, main
 from tests.helpers.tracking import planned, report, result, trial_runs
-from tests.mlflow_server.test_server_scripts import FOLDER, postgresql, running, status  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set")]
 

@@ -25,10 +25,10 @@ from hpo.training.cohort_size import choose_size
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
 from hpo.training.trial_loop import run_trial
+from tests.helpers.cohorts import CPU, Heard, cohort_of
 from tests.helpers.hostile_problems import DEEDS, UnspeakableError
 from tests.helpers.runs import assert_only_stages, main
-from tests.hpo.training.test_cohort_loop import CPU, Heard, cohort_of
-from tests.hpo.training.test_trial_loop import Small, config
+from tests.helpers.small_problem import Small, config
 
 RAISING = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "unspeakable", "long", "odd"]
 WHERE = ["build_model", "shared_layer", "build_optimizer", "loader", "losses", "evaluate"]
@@ -210,8 +210,8 @@ FORKS = """
 import os, sys
 import torch
 from tests.helpers.hostile_problems import fork
-from tests.hpo.training.test_cohort_loop import Heard, cohort_of
-from tests.hpo.training.test_trial_loop import Small, config
+from tests.helpers.cohorts import Heard, cohort_of
+from tests.helpers.small_problem import Small, config
 from hpo.core.storage import Storage
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort_loop import run_cohort

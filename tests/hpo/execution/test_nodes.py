@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import boto3
 import psutil
 import pytest
 from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
+from tests.helpers.buckets import BIN, KEYS, Bucket
 from tests.helpers.runs import MARK, Case, assert_complete, assert_only_stages, main, marked, wait_until
 
 pytestmark = pytest.mark.slow
-
-BIN = Path(sys.executable).parent
-KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 # A dead node is missed within seconds, a slow one is not taken for dead.
 PATIENCE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 10_000}
 QUIET = {"RAY_AUTH_MODE": "disabled", "PYTHONFAULTHANDLER": "1"}
@@ -64,45 +59,6 @@ class Node:
             for process in left:
                 process.send_signal(signal.SIGKILL)
             psutil.wait_procs(left, timeout=10)
-
-
-class Bucket:
-    """A bucket of moto's S3 server."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        with (folder / "moto.log").open("wb") as log:
-            self.process = subprocess.Popen([BIN / "moto_server", "-p", str(port)], stdout=log, stderr=log)
-        wait_until(lambda: listens(port), what="moto's server")
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-            region_name="us-east-1",
-        )
-        self.client.create_bucket(Bucket="team")
-        self.uri = f"s3://team/studies?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=us-east-1"
-
-    def keys(self) -> list[str]:
-        found = self.client.list_objects_v2(Bucket="team").get("Contents", [])
-        return [item["Key"] for item in found if not item["Key"].endswith("/")]
-
-    def checkpoints(self) -> dict[str, list[int]]:
-        """By identity the steps of its checkpoints."""
-        steps: dict[str, list[int]] = {}
-        for key in self.keys():
-            if key.endswith(".ckpt"):
-                *_, identity, name = key.split("/")
-                steps.setdefault(identity, []).append(int(name.removesuffix(".ckpt")))
-        return steps
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")

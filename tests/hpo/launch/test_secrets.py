@@ -11,9 +11,9 @@ from uuid import uuid4
 
 import pytest
 
+from tests.helpers.buckets import Bucket
+from tests.helpers.mlflow_servers import FOLDER, running
 from tests.helpers.runs import Case, assert_only_stages, assert_quiet
-from tests.hpo.execution.test_nodes import Bucket
-from tests.mlflow_server.test_server_scripts import FOLDER, running
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from hpo.compare import Comparison, compare, interval
 from hpo.core.errors import ExportError
 from hpo.launch.weights_export import PACKAGES, weights_content, write_text, write_weights
 from hpo.study.plan import Plan
-from tests.hpo.study.test_schedule import Study, of_method, small
-from tests.hpo.training.test_trial_loop import TASKS
+from tests.helpers.small_problem import TASKS
+from tests.helpers.studies import Study, of_method, small
 
 
 @cache

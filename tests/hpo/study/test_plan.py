@@ -10,23 +10,13 @@ import pandas as pd
 import pytest
 
 from hpo.core.errors import StudyError
-from hpo.core.trial import PlannedTrial, TrialConfig
+from hpo.core.trial import TrialConfig
 from hpo.study.plan import Plan, short_weights
 from hpo.study.spec import Study
-from tests.hpo.training.test_trial_loop import TASKS, Small, run
+from tests.helpers.plans import arms, make_plan
+from tests.helpers.small_problem import TASKS, Small, run
 
 AVERAGES = ("arithmetic", "geometric", "tail")
-
-
-def make_plan(**fields: Any) -> Plan:
-    """The plan of a small study on the problem of test_trial.py."""
-    content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
-    content["gradnorm"] = {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | fields.pop("gradnorm", {})
-    return Plan(Study.model_validate(content | fields), Small())
-
-
-def arms(trials: list[PlannedTrial]) -> list[str]:
-    return list(dict.fromkeys(planned.arm for planned in trials))
 
 
 def search_table(plan: Plan, scores: dict[str, float], averages: dict[str, dict[str, list[float]]]) -> pd.DataFrame:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import optuna
@@ -13,147 +10,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from hpo.compare import compare
 from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult
-from hpo.study.alpha_sweep import AlphaSweep
-from hpo.study.plan import Plan, sweep_parameters
+from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
-from tests.hpo.study.test_plan import make_plan
-from tests.hpo.training.test_trial_loop import TASKS
-
-Fate = Callable[[TrialConfig], str]
-BEST = np.array([-1.0, 0.0, 1.0])  # centred log-ratios of the best weights
-
-
-def fine(config: TrialConfig) -> str:
-    return "finished"
-
-
-def log_weights(config: TrialConfig) -> np.ndarray:
-    """What a method's weights are, as centred log-ratios; GradNorm's depend on alpha and a little on the seed."""
-    if config.method == "static":
-        log_w = np.log([config.settings["weights"][task] for task in TASKS])
-    elif config.method == "gradnorm":
-        off = abs(config.settings["alpha"] - 0.8) + (0.1 if config.settings["recipe"] == "paper" else 0.0)
-        log_w = BEST * (1 - 0.5 * off) + 0.001 * config.seed
-    else:
-        log_w = np.zeros(3)
-    return np.asarray(log_w - log_w.mean())
-
-
-def train(config: TrialConfig, fate: Fate = fine) -> TrialResult:
-    """The result of a trial, a pure function of its config."""
-    status = fate(config)
-    if status != "finished":
-        return TrialResult(status, steps=7, seconds=0.7, error=f"it {status}")
-    w = np.exp(log_weights(config))
-    noise = random.Random(config.identity)
-    metrics = 1 + 0.1 * (log_weights(config) - BEST) ** 2 + [noise.gauss(0, 0.001) for _ in TASKS]
-    if config.method == "single_task":
-        metrics = np.array([1.0 if task == config.settings["task"] else 2.0 for task in TASKS])
-    late = w**1.1 if config.method == "gradnorm" else w
-    averages = {name: 3 * x / x.sum() for name, x in zip(AVERAGES, (w, w, late, late), strict=True)}
-    validation = dict(zip(TASKS, metrics.tolist(), strict=True))
-    return TrialResult(
-        "finished",
-        steps=100,
-        seconds=1.0,
-        validation=validation,
-        test={task: value + 0.001 for task, value in validation.items()} if config.test else {},
-        averages={name: dict(zip(TASKS, mean.tolist(), strict=True)) for name, mean in averages.items()},
-    )
-
-
-@dataclass
-class Study:
-    """A plan, what has finished so far, and Optuna's memory: what outlives a driver."""
-
-    plan: Plan
-    fate: Fate = fine
-    storage: BaseStorage = field(default_factory=InMemoryStorage)
-    configs: dict[str, TrialConfig] = field(default_factory=dict)
-    results: dict[str, TrialResult] = field(default_factory=dict)
-    handed: list[PlannedTrial] = field(default_factory=list)
-
-    def schedule(self, run: bool = True) -> Schedule:
-        """As a launch makes it: failed trials run again, sweep trials are found by their config."""
-        results = {i: result for i, result in self.results.items() if result.status != "failed" or not run}
-        recipes = self.plan.study.gradnorm.recipes
-        found = {
-            r: [self.configs[i] for i in results if self.plan.sweep_recipe(self.configs[i]) == r] for r in recipes
-        }
-        sweeps = {recipe: self._sweep(recipe, found[recipe]) for recipe in recipes} if run else {}
-        schedule = Schedule(self.plan, results, sweeps)
-        for recipe, configs in found.items():
-            for config in configs:
-                schedule.adopt(self.plan.sweep(recipe, sweep_parameters(config)))
-        return schedule
-
-    def _sweep(self, recipe: str, configs: list[TrialConfig]) -> AlphaSweep:
-        def identify(parameters: Mapping[str, float]) -> str:
-            return self.plan.sweep(recipe, parameters).config.identity
-
-        spec = self.plan.study.gradnorm
-        known = {config.identity: sweep_parameters(config) for config in configs}
-        return AlphaSweep(spec.space(recipe), spec.trials, 0, identify, self.storage, recipe, known)
-
-    def drive(self, schedule: Schedule, slots: int, stop: float = np.inf, order: random.Random | None = None) -> int:
-        """Run with so many trials at once, ending in random order, until FINISHED or until so many have ended."""
-        running: list[PlannedTrial] = []
-        ended = 0
-        while ended < stop:
-            planned = schedule.next() if len(running) < slots else Next.WAIT
-            if isinstance(planned, PlannedTrial):
-                check_order(schedule, planned)
-                schedule.begun(planned.config.identity)
-                running.append(planned)
-                self.handed.append(planned)
-            elif planned is Next.FINISHED:
-                assert not running
-                break
-            else:
-                assert running, "told to wait for nothing"
-                done = running.pop(order.randrange(len(running)) if order else 0)
-                identity = done.config.identity
-                self.configs[identity] = done.config
-                self.results[identity] = train(done.config, self.fate)
-                schedule.finished(identity, self.results[identity])
-                ended += 1
-            check_progress(schedule, len(running))
-        return ended
-
-
-def check_order(schedule: Schedule, planned: PlannedTrial) -> None:
-    """What must have been handed out, or have ended, before this trial."""
-    plan, known = schedule.plan, list(schedule.planned())
-    out = {p.config.identity for p in known if p.config.identity in schedule.results} | set(schedule._running)
-    search = {p.config.identity for p in plan.references() + plan.static()}
-    if planned.phase in ("sweep", "confirm"):
-        assert search <= out
-    fixed = {p.config.identity for p in plan.confirm_fixed()}
-    if planned.phase == "confirm" and planned.config.identity not in fixed:
-        assert not schedule.asking
-        assert all(p.config.identity in schedule.results for p in known if p.phase != "confirm")
-
-
-def check_progress(schedule: Schedule, running: int) -> None:
-    counts = schedule.progress()
-    assert list(counts) == list(Phase)
-    assert sum(count["running"] for count in counts.values()) == running
-    for count in counts.values():
-        assert count["done"] + count["running"] + count["failed"] <= count["total"]
-
-
-def identities(trials: list[PlannedTrial]) -> list[str]:
-    return [planned.config.identity for planned in trials]
-
-
-def small(**fields: Any) -> Plan:
-    content = {"gradnorm": {"trials": 3}, "static": {"points": 4}, "confirm": {"top_static": 2}}
-    return make_plan(**(content | fields))
+from tests.helpers.small_problem import TASKS
+from tests.helpers.studies import Fate, Study, fine, identities, of_method, small, train
 
 
 def check_finished(study: Study, schedule: Schedule) -> None:
@@ -250,10 +114,6 @@ def test_diverged_trials_are_done_and_failed_ones_are_not() -> None:
         assert isinstance(planned, PlannedTrial)
         schedule.finished(planned.config.identity, TrialResult(status))
     assert schedule.progress()["references"] == {"total": 4, "done": 2, "running": 0, "failed": 1}
-
-
-def of_method(*methods: str) -> Fate:
-    return lambda config: "diverged" if config.method in methods else "finished"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hpo.core.errors import TrackingError
 from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import OpenRun, StudyExperiment
 from hpo.tracking.outbox import EndedTrial, Outbox
+from tests.helpers.mlflow_servers import postgresql  # noqa: F401
 from tests.helpers.runs import Case, assert_complete, place_database
 from tests.helpers.tracking import again, history, only_run, planned, result, write
-from tests.mlflow_server.test_server_scripts import postgresql  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from hpo.problems.base import Problem, Split, Task
 from hpo.training.checkpoints import KEPT, MAGIC, MARKER, Checkpoints, mark_shared
 from hpo.training.trial_loop import run_trial
 from hpo.training.worker import train_cohort
-from tests.hpo.training.test_resumable_loader import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
+from tests.helpers.loaders import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("near", "far", "tiny")

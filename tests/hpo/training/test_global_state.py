@@ -25,9 +25,9 @@ from hpo.training.global_state import PIECES, GlobalState, as_found
 from hpo.training.stacking_check import NotStackable, check_stackable
 from hpo.training.trial_loop import run_trial
 from hpo.training.worker import train_cohort
+from tests.helpers.cohorts import Heard
 from tests.helpers.hostile_problems import KEPT, SPOILS, Spoilt, opened, spoil_all
-from tests.hpo.training.test_cohort_loop import Heard
-from tests.hpo.training.test_trial_loop import Small, config
+from tests.helpers.small_problem import Small, config
 
 CPU = torch.device("cpu")
 METHODS: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", {"recipe": "robust", "alpha": 0.5})]

@@ -1,0 +1,21 @@
+"""Plans of small studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpo.core.trial import PlannedTrial
+from hpo.study.plan import Plan
+from hpo.study.spec import Study
+from tests.helpers.small_problem import Small
+
+
+def make_plan(**fields: Any) -> Plan:
+    """The plan of a small study on the problem of test_trial.py."""
+    content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
+    content["gradnorm"] = {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | fields.pop("gradnorm", {})
+    return Plan(Study.model_validate(content | fields), Small())
+
+
+def arms(trials: list[PlannedTrial]) -> list[str]:
+    return list(dict.fromkeys(planned.arm for planned in trials))
