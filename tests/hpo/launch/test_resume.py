@@ -69,10 +69,12 @@ def assert_same(case: Case, undisturbed: tuple[pd.DataFrame, dict[str, float]]) 
     assert Static.load(case.results / "weights.json").weights.tolist() == pytest.approx(list(weights.values()))
 
 
-def blocked(case: Case, process: subprocess.Popen[str]) -> bool:
-    """Whether as many trials as there are workers wait for the end of the block."""
+def blocked(case: Case, process: subprocess.Popen[str], ended: int) -> bool:
+    """Whether as many trials as there are workers wait for the end of the block, and MLflow has those before."""
     assert process.poll() is None, process.communicate()
-    return (case.folder / "blocked").exists() and len((case.folder / "blocked").read_text().split()) >= WORKERS
+    if not (case.folder / "blocked").exists() or len((case.folder / "blocked").read_text().split()) < WORKERS:
+        return False
+    return sum(run.info.status == "FINISHED" for run in case.runs()) >= ended
 
 
 class Terminal:
@@ -109,7 +111,7 @@ class TestInterrupted:
     def test_ctrl_c_on_a_terminal(self, case):
         self.block(case, after=4)
         terminal = Terminal(case, "run", "study.yaml")
-        wait_until(lambda: blocked(case, terminal.process), what="the block")
+        wait_until(lambda: blocked(case, terminal.process, 4), what="the block")
         os.write(terminal.keys, b"\x03")
         assert terminal.process.wait(240) == 130
         shown = terminal.shown()
@@ -122,7 +124,7 @@ class TestInterrupted:
     def test_sigterm(self, case):
         self.block(case, after=case.starts() + 4)
         process = case.start("run", "study.yaml")
-        wait_until(lambda: blocked(case, process), what="the block")
+        wait_until(lambda: blocked(case, process, 8), what="the block")
         process.terminate()
         out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (130, "")
@@ -132,7 +134,7 @@ class TestInterrupted:
     def test_kill_of_the_driver_and_a_second_launch_beside_it(self, case, capsys, monkeypatch):
         self.block(case, after=case.starts() + 4)
         process = case.start("run", "study.yaml")
-        wait_until(lambda: blocked(case, process), what="the block")
+        wait_until(lambda: blocked(case, process, 12), what="the block")
         monkeypatch.chdir(case.folder)
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, out) == (2, "")
