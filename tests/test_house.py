@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"balancers", "search_spaces", "hpo"}
+PACKAGES = {"balancers", "search_spaces", "hpo", "gradsweep"}
 
 RAY_WORKER = """
 import ray
@@ -62,7 +62,7 @@ def test_import_mlflow_finds_the_library_in_a_ray_worker():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path):
+def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     run_in_root(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), ".")
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
@@ -44,7 +43,7 @@ class Arm:
     number: int = 0
     recipe: str = ""
     average: str = ""
-    parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -1,0 +1,38 @@
+"""The command line, also as ``python -m gradsweep``."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[1]
+PACKAGES = ("balancers", "search_spaces", "hpo")
+
+
+def hidden() -> str:
+    """What stands before a package of gradsweep on Python's path, in words; empty if nothing does."""
+    for name in PACKAGES:
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if found is None or found.parents[1] != HOME:
+            where = f"found {found}" if found else "found none"
+            return (
+                f"the package {name!r} of gradsweep cannot be imported: {where}, allowed: the one in {HOME}; rename "
+                "yours, or take its folder out of PYTHONPATH or start elsewhere"
+            )
+    return ""
+
+
+def main() -> None:
+    """Run the command, once it is sure whose packages it imports."""
+    if text := hidden():
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    from hpo.cli.app import main as command
+
+    command()
+
+
+if __name__ == "__main__":
+    main()
