@@ -25,7 +25,7 @@ from hpo.report.sections import sections
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.methods import METHODS, Method, is_stackable
 from search_spaces import DESIGNS, Design
 from tests.helpers.cohorts import CPU, Heard, Precise, cohort_of, train

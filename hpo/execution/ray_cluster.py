@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.autoscaler.sdk import request_resources
 
 from hpo.core.environment import close_local_ray
 from hpo.core.errors import ClusterError, ShippingError
 from hpo.core.uris import redacted, shown
 from hpo.execution.code_upload import stage
+from hpo.execution.ray_private import SUBMITTED_JOB
 from hpo.execution.ray_start import start_ray
 from hpo.study.spec import Resources
 
@@ -60,7 +60,7 @@ def connected(
         close_local_ray()
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with tempfile.TemporaryDirectory(prefix="gradsweep-code-") as folder:
-        if address is not None and RAY_JOB_CONFIG_JSON_ENV_VAR not in os.environ:  # else `ray job submit` has sent it
+        if address is not None and SUBMITTED_JOB not in os.environ:  # else `ray job submit` has sent it
             quiet["runtime_env"] = {"working_dir": str(_staged(Path(folder)))}
         try:
             with stage(f"connecting to Ray at {address}" if address else "starting Ray on this machine"):

@@ -17,7 +17,6 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import ObjectLostError
-from ray.tune.execution import class_cache
 from ray.tune.search import Searcher
 
 from hpo.core.errors import OutputError
@@ -26,13 +25,11 @@ from hpo.execution.cluster_watch import ClusterWatch
 from hpo.execution.events import Listener
 from hpo.execution.job import Job
 from hpo.execution.ray_cluster import slots
+from hpo.execution.ray_private import keep_cloud_keys_here
 from hpo.execution.ray_start import SIGNALS
 from hpo.study.schedule import Next, Schedule
 
-# Tune would send the driver's AWS keys to its workers, and Ray would write them to its logs. Nodes have their own.
-class_cache.ENV_VARS_TO_PROPAGATE = frozenset(
-    name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
-)
+keep_cloud_keys_here()
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts attempts that failed; we name trials
 MOST_PENDING = 1000  # what Tune may hold; `ScheduleSearcher` decides
 

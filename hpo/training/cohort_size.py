@@ -17,10 +17,10 @@ from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.global_state import as_found
+from hpo.training.parts import Parts, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 from hpo.training.stacking_check import check_stackable
-from hpo.training.trial_loop import Parts, of_length
 
 FIRST, MOST, GROWTH = 4, 128, 2  # sizes that are tried: 4, 8, ... 128
 BETTER = 0.95  # a larger size has to take less than this share of the time a trial, or it stays at the smaller

@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from balancers.shared_gradients import parameters_of
 from hpo.problems.base import Problem
-from hpo.training.trial_loop import Parts
+from hpo.training.parts import Parts
 
 _optim = torch.optim
 FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default

@@ -15,9 +15,9 @@ from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.global_state import as_found
+from hpo.training.parts import Parts, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
-from hpo.training.trial_loop import Parts, of_length
 
 STEPS = 2  # the second sees what the first has left in buffers and in the optimizer
 CLOSE = 1e-2  # relative, of gradients: TF32 convolutions differ by 1e-3

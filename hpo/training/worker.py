@@ -19,7 +19,7 @@ from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
 from hpo.training.checkpoints import MARKER, Checkpoints
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
 from hpo.training.global_state import GlobalState, as_found
 from hpo.training.stacked_network import NotStackable

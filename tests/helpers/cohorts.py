@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpo.core.trial import EpochReport, TrialConfig, TrialResult
 from hpo.problems.base import Problem
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.methods import RECIPES
 from hpo.training.trial_loop import run_trial
 from tests.helpers.small_problem import TASKS, Net, Small

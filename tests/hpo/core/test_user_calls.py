@@ -20,7 +20,7 @@ from torch import nn
 from hpo.core.text import message, one_line, with_traceback
 from hpo.core.trial import TrialResult
 from hpo.problems.base import Split
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable

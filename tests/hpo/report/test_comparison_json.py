@@ -9,7 +9,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from hpo.report.comparison_json import Document, document_text, schema_text
+from hpo.report.comparison_json import document_text
+from hpo.report.comparison_schema import Document, schema_text
 from tests.helpers.report_builder import Builder
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "comparison.schema.json"

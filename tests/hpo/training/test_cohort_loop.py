@@ -20,7 +20,7 @@ from hpo.core.trial import TrialConfig
 from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.training.checkpoints import Checkpoints
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
 from hpo.training.trial_loop import run_trial

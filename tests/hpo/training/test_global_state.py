@@ -19,7 +19,7 @@ from torch import nn
 from hpo.core.trial import EventKind, TrialConfig, TrialResult, WorkerTask
 from hpo.problems.base import Problem, Split
 from hpo.training import global_state
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
 from hpo.training.global_state import PIECES, GlobalState, as_found
 from hpo.training.stacking_check import NotStackable, check_stackable

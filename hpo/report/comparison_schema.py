@@ -1,0 +1,225 @@
+"""What ``comparison.json`` holds, as docs/comparison.schema.json documents it."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "gradsweep.comparison"
+VERSION = 1
+
+Number = float | None
+Weights = dict[str, Number]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")  # a reader of this version may meet fields of a later one
+
+
+class Mean(_Part):
+    """A mean over seeds with its 95% interval."""
+
+    mean: Number
+    low: Number = Field(description="lower end of the 95% interval, null below two seeds")
+    high: Number
+    seeds: int
+
+
+class Task(_Part):
+    """One task."""
+
+    name: str
+    metric: str
+    direction: Literal["minimize", "maximize"]
+
+
+class VerdictPart(_Part):
+    """The verdict: the best GradNorm arm against the best static arm, chosen on validation and read on test."""
+
+    kind: Literal["better", "equivalent", "worse", "inconclusive", "none"]
+    arm: str = Field(description="the best GradNorm arm; empty if there is none")
+    static: str = Field(description="the best static arm; empty if there is none")
+    regret: Mean = Field(description="percentage points of score, freed of selection; the verdict is on this")
+    paired: Mean = Field(description="the two arms' difference as it stands")
+    margin: float = Field(description="regret that counts as equivalent")
+    seeds_needed: int = Field(description="for an inconclusive verdict; 0: more than 1000, or not inconclusive")
+    reason: str = Field(description="why there is no verdict")
+    sentences: list[str]
+
+
+class Recommended(_Part):
+    """The arm to train with where weights are to stay fixed."""
+
+    arm: str
+    weights: Weights
+
+
+class WinnerPart(_Part):
+    """The best arm of all that one can train with, chosen on validation."""
+
+    arm: str
+    exportable: bool = Field(description="whether its weights are fixed, so that a weights file can hold them")
+    gain: Mean = Field(
+        description="test score of the recommended arm minus its own, paired by seed, above 0 where it is better; "
+        "not corrected for selection; null if it is the recommended arm"
+    )
+    words: str = Field(description="who won, where no weights file can hold it; else empty")
+    code: str = Field(
+        description="the Python expression that makes its balancer, where no weights file can hold it; else empty"
+    )
+
+
+class Arm(_Part):
+    """All confirm trials that differ only in seed. Scores: percent against single-task networks, lower is better."""
+
+    arm: str
+    label: str
+    kind: str
+    recipe: str
+    alpha: Number
+    seeds: int
+    weights: Weights = Field(
+        description="for fixed weights those, else E_t[w] (geometric), geometric mean over seeds"
+    )
+    score_validation: Number
+    score_test: Mean
+    regret: Mean = Field(description="against the best static arm, paired by seed, not freed of selection")
+    verdict: str = Field(description="on that regret; empty for the best static arm and for single-task networks")
+    recommended: bool
+    best_static: bool
+    chosen: Number = Field(description="share of resamples of the seeds in which it is the best of its side")
+    gap: Number = Field(description="how much worse it is on test than on its training data, percentage points")
+    dominated_by: str = Field(description="an arm at least as good on every task, better on one; empty on the front")
+    steps: Number
+    seconds: Number
+    metrics: dict[str, dict[str, Number]] = Field(description="by split (train, val, test) and task, mean over seeds")
+
+
+class DistancePart(_Part):
+    """How far E_t[w] is from the best static weights."""
+
+    recipe: str
+    average: str
+    alpha: Number
+    weights: Weights
+    aitchison: Number
+    l2: Number
+    factor: Number
+    nearest: str = Field(description="the nearest static point that is not distinguishable from the best one")
+    region_aitchison: Number = Field(description="distance to that point")
+    region_l2: Number
+    region_factor: Number
+    known_aitchison: Number = Field(
+        default=None, description="distance to the weights that are best by the problem's making; null on real data"
+    )
+    known_l2: Number = None
+    known_factor: Number = None
+
+
+class Rank(_Part):
+    """Where a recipe's best run stands among the static points, on the search seed's validation."""
+
+    recipe: str
+    alpha: Number
+    score: Number
+    rank: int
+    points: int
+    better: Number = Field(description="share of random points that are better; null if the design is not random")
+    better_low: Number
+    better_high: Number
+    rank_low: Number = Field(description="95% of the ranks under the noise of seeds; null if the design is random")
+    rank_high: Number
+
+
+class BestOf(_Part):
+    """Expected best score of k static points."""
+
+    k: int
+    expected: Number
+    low: Number
+    high: Number
+
+
+class Match(_Part):
+    """How many static points match the best run of a recipe's sweep, and what they cost against it."""
+
+    recipe: str
+    score: Number
+    k: int
+    k_low: int
+    k_high: int
+    beyond: bool = Field(description="not even all n points match; then k and k_high are n, meaning more")
+    steps_sweep: Number = Field(description="steps of k static trials, times the steps of the alpha sweep")
+    steps_sweep_low: Number
+    steps_run: Number = Field(description="the same, times the steps of one run")
+    steps_run_low: Number
+    seconds_sweep: Number
+    seconds_sweep_low: Number
+    seconds_run: Number
+    seconds_run_low: Number
+
+
+class SurfacePart(_Part):
+    """The quadratic response surface over log-ratios of the weights."""
+
+    identified: bool
+    located: bool
+    reason: str
+    r2: Number = Field(description="leave-one-out R squared")
+    optimum: Weights
+    score: Number
+
+
+class Correlation(_Part):
+    """The paper's Figure 4 as a number."""
+
+    recipe: str
+    distance: Literal["aitchison", "l2"]
+    rho: Number
+    percentile: Number = Field(description="among 200 random points of the searched region")
+    null_low: Number
+    null_high: Number
+    points: int
+
+
+class Cost(_Part):
+    """What a way to find weights took on the search seed."""
+
+    way: str
+    trials: int
+    steps: Number
+    seconds: Number
+    steps_ratio: Number = Field(description="times the static search")
+    seconds_ratio: Number
+
+
+class Document(_Part):
+    """The whole comparison."""
+
+    schema_: Literal["gradsweep.comparison"] = Field(alias="schema")
+    version: Literal[1]
+    study: str
+    tasks: list[Task]
+    verdict: VerdictPart
+    recommended: Recommended | None
+    winner: WinnerPart | None = Field(default=None, description="null if no arm has a score, or in older documents")
+    alarms: list[str]
+    arms: list[Arm]
+    distances: list[DistancePart]
+    region: list[str] = Field(description="static points not distinguishable from the best one")
+    noise: Number = Field(description="standard deviation of a validation score from seed to seed")
+    surface: SurfacePart
+    ranks: list[Rank]
+    best_of_k: list[BestOf]
+    budget: list[Match]
+    figure4: list[Correlation]
+    agreement: Number = Field(description="Spearman's rho of the arms' validation and test scores")
+    cost: list[Cost]
+    provenance: dict[str, str]
+
+
+def schema_text() -> str:
+    """The schema as JSON text."""
+    return json.dumps(Document.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,97 @@
+"""What a trial trains with: network, shared layer, optimizer, data; and its evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from balancers import Balancer
+from balancers.shared_gradients import Shared
+from hpo.core.text import one_line
+from hpo.core.trial import TrialConfig
+from hpo.core.user_calls import is_interrupt
+from hpo.problems.base import Problem
+from hpo.training.global_state import as_found
+from hpo.training.methods import OVER_THE_RUN, build_balancer
+from hpo.training.recorder import TrialRecorder
+from hpo.training.resumable_loader import DataOrder, seed_all
+
+
+def of_length(problem: Problem, epochs: int) -> Problem:
+    """The problem as a run of so many epochs sees it; the one handed in, which other trials share, stays as it is."""
+    if problem.epochs == epochs:
+        return problem
+    own = copy.copy(problem)
+    own.epochs = epochs
+    return own
+
+
+@dataclass
+class Parts:
+    """What a trial of a problem is made of, but for its balancer.
+
+    Attributes:
+        model: on the device.
+        shared: W.
+        optimizer: of the model.
+        loader: of the training batches.
+        order: goes through them.
+    """
+
+    model: nn.Module
+    shared: Shared
+    optimizer: torch.optim.Optimizer
+    loader: Any
+    order: DataOrder
+
+    @classmethod
+    def build(cls, problem: Problem, seed: int, device: torch.device) -> Parts:
+        """Seed everything, then build."""
+        seed_all(seed)
+        model = problem.build_model(seed).to(device)
+        shared = problem.shared_layer(model)
+        optimizer = problem.build_optimizer(model)
+        loader = problem.loader("train", seed)
+        return cls(model, shared, optimizer, loader, DataOrder(loader, device))
+
+    def balancer(self, config: TrialConfig, tasks: list[str]) -> Balancer:
+        """The balancer of a trial with these parts."""
+        return build_balancer(config.method, config.settings, tasks, self.shared, self._steps(config))
+
+    def _steps(self, config: TrialConfig) -> int:
+        """Optimizer steps of the whole run; 0 where no recipe asks, as a stream need not know its length."""
+        if config.settings.get("recipe") not in OVER_THE_RUN:
+            return 0
+        try:
+            return max(1, len(self.loader)) * config.epochs  # one without batches is told of when it is read
+        except TypeError:
+            raise ValueError(
+                f"recipe {config.settings['recipe']!r} has to know the steps of a run: "
+                "loader('train') should have a length. Found none."
+            ) from None
+
+
+def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]:
+    """The metrics of a split, as the user's code returns them.
+
+    Of a cohort one trial is evaluated after another, so that nothing that this leaves behind may reach the next.
+    """
+    model.eval()
+    with as_found(), torch.no_grad():
+        return {task: float(value) for task, value in problem.evaluate(model, split).items()}
+
+
+def add_gap(log: TrialRecorder, measure: Callable[[], Mapping[str, float]]) -> None:
+    """The metrics on the training split. Only the report's gap needs them, so what goes wrong fails no trial."""
+    try:
+        log.result.train = log.measured("train", measure())
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        line = one_line(error)
+        log.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
