@@ -83,3 +83,16 @@ def test_every_dependency_is_pinned():
     pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)] == []
     assert needed - {normalized(pin.split("==")[0]) for pin in pins} == {"gradsweep"}  # an extra of its own
+
+
+def test_test_files_share_code_by_helpers_alone():
+    imports = re.compile(r"^(?:from|import) tests\.(?!helpers\b)", re.MULTILINE)
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    assert [str(file.relative_to(ROOT)) for file in files if imports.search(file.read_text())] == []
+
+
+def test_tests_mirror_the_packages():
+    packages = {path.name for path in (ROOT / "hpo").iterdir() if (path / "__init__.py").exists()}
+    mirrored = {path.name for path in (ROOT / "tests" / "hpo").iterdir() if any(path.glob("test_*.py"))}
+    assert mirrored == packages
