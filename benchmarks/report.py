@@ -84,7 +84,7 @@ def make(path: Path, where: Workspace) -> int:
     for recipe in plan.study.gradnorm.recipes:
         for alpha in np.linspace(*plan.study.gradnorm.alpha, plan.study.gradnorm.trials):
             schedule.adopt(plan.sweep(recipe, {"alpha": float(alpha)}))
-    journal = where.journal(plan.study.name)
+    journal = where.outbox(plan.study.name)
     made, run = 0, store.start_launch(path.read_text(encoding="utf-8"))
     for _ in ("what is known", "what the search has chosen"):
         for planned in list(schedule.planned()):

@@ -202,7 +202,7 @@ def give_references(plan: Plan, where: Workspace) -> None:
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
     prepare_once(problem)
     metrics = untrained(problem, plan.study.seed)
-    earlier, journal = store.start_launch("name: search"), where.journal(plan.study.name)
+    earlier, journal = store.start_launch("name: search"), where.outbox(plan.study.name)
     for planned in plan.references():
         result = TrialResult("finished", validation=metrics, initial_losses=dict.fromkeys(plan.tasks, 1.0))
         journal.add(EndedTrial(planned, earlier, now(), now(), result))

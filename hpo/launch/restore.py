@@ -65,17 +65,17 @@ def _user_code(what: str) -> Iterator[None]:
     boundary.end_fork()
 
 
-def set_damaged_aside(journal: Outbox, console: Console) -> None:
+def set_damaged_aside(outbox: Outbox, console: Console) -> None:
     """Set aside what is damaged of the trials that wait for MLflow, and say so."""
-    for damaged in journal.set_aside_damaged():
+    for damaged in outbox.set_aside_damaged():
         console.print(
             f"{damaged} is damaged: set aside, and its trial runs again", style="yellow", markup=False, soft_wrap=True
         )
 
 
-def read_records(store: StudyExperiment, journal: Outbox) -> list[Record]:
+def read_records(store: StudyExperiment, outbox: Outbox) -> list[Record]:
     """Every trial that has reached an end, as MLflow holds it or as it waits for MLflow."""
-    waiting = [Record("", entry.planned.config, entry.result) for entry in journal.entries()]
+    waiting = [Record("", entry.planned.config, entry.result) for entry in outbox.entries()]
     return [*store.records(), *waiting]
 
 
@@ -83,24 +83,24 @@ def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Sc
     """A study as MLflow holds it, for commands that run nothing; what waits for MLflow is delivered first."""
     plan = open_plan(path, prepare=False)
     store = StudyExperiment(where.uri, plan.study.name, where.output, create=False)
-    journal = where.journal(plan.study.name)
+    outbox = where.outbox(plan.study.name)
     if (folder := where.folder(plan.study.name)).is_dir():
         with (
             suppress(OutputError, TrackingError, LaunchLostError),
             locked(folder),
         ):  # a launch that runs does it itself
-            _deliver_first(store, where, journal, console)
-    return plan, restored_schedule(plan, read_records(store, journal), None), store
+            _deliver_first(store, where, outbox, console)
+    return plan, restored_schedule(plan, read_records(store, outbox), None), store
 
 
-def _deliver_first(store: StudyExperiment, where: Workspace, journal: Outbox, console: Console) -> None:
+def _deliver_first(store: StudyExperiment, where: Workspace, outbox: Outbox, console: Console) -> None:
     """For commands that run nothing: deliver what waits, unless a launch elsewhere may train the same trials."""
     store.follow_move(where.output)
-    if not len(journal):
+    if not len(outbox):
         return
     store.take_over(refuse_other_launch(store, console))
-    set_damaged_aside(journal, console)
-    for fault in deliver(journal, store):
+    set_damaged_aside(outbox, console)
+    for fault in deliver(outbox, store):
         console.print(fault, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 

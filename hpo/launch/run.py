@@ -55,14 +55,14 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
     with stage(console, "preparing data"):
         plan = open_plan(path)
     study = plan.study.name
-    folder, journal, checkpoints = where.folder(study), where.journal(study), where.checkpoints(study)
+    folder, outbox, checkpoints = where.folder(study), where.outbox(study), where.checkpoints(study)
     check_answers(where.uri)
     with locked(folder), ExitStack() as parent:
         store = _open_store(study, where, console)
         store.take_over(refuse_other_launch(store, console))
-        _take_up(store, where, journal, console)
-        faults = deliver(journal, store, partial(remove, checkpoints))
-        records = read_records(store, journal)
+        _take_up(store, where, outbox, console)
+        faults = deliver(outbox, store, partial(remove, checkpoints))
+        records = read_records(store, outbox)
         schedule = restored_schedule(plan, records, folder / "optuna.journal")
         before, launch = set(schedule.results), None
         if not is_complete(schedule):
@@ -87,7 +87,7 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
                 console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
-                writer = MlflowWriter(store, launch, journal, partial(remove, checkpoints))
+                writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
                 faults += _run(schedule, job, writer, heart, console)
         with stage(console, f"{study}: comparing, writing the report"):
             finished = conclude(plan, schedule, store, where, folder, launch)
@@ -107,11 +107,11 @@ def _open_store(study: str, where: Workspace, console: Console) -> StudyExperime
         return StudyExperiment(where.uri, study, where.output, making=making)
 
 
-def _take_up(store: StudyExperiment, where: Workspace, journal: Outbox, console: Console) -> None:
+def _take_up(store: StudyExperiment, where: Workspace, outbox: Outbox, console: Console) -> None:
     """Put in order what the launches before have left."""
     store.follow_move(where.output)
     store.reconcile()
-    set_damaged_aside(journal, console)
+    set_damaged_aside(outbox, console)
 
 
 def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, console: Console) -> None:

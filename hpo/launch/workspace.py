@@ -34,7 +34,7 @@ class Workspace:
         """Of one study: report, weights file, Optuna's journal, what MLflow does not hold yet."""
         return self.output / study
 
-    def journal(self, study: str) -> Outbox:
+    def outbox(self, study: str) -> Outbox:
         """Trials of a study that MLflow does not hold yet."""
         return Outbox(self.folder(study) / "undelivered")
 

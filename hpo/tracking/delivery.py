@@ -1,4 +1,4 @@
-"""The driver's one thread that writes trials to MLflow, by way of a journal that outlives server and driver."""
+"""The driver's one thread that writes trials to MLflow, by way of an outbox that outlives server and driver."""
 
 from __future__ import annotations
 
@@ -77,20 +77,20 @@ class Heartbeat:
 class MlflowWriter:
     """A `hpo.execution.events.Listener` that writes trials to MLflow from one thread; it never raises.
 
-    A trial that ends is in the journal before the driver goes on, and goes from there to MLflow, in order, when the
-    backend answers. What is left at the end waits in the journal for the next command.
+    A trial that ends is in the outbox before the driver goes on, and goes from there to MLflow, in order, when the
+    backend answers. What is left at the end waits in the outbox for the next command.
 
     Args:
         tracking: the experiment.
         launch: the parent run.
-        journal: of the study.
+        outbox: of the study.
         delivered: told the identity of each trial that MLflow holds to its end.
     """
 
     def __init__(
-        self, tracking: StudyExperiment, launch: str, journal: Outbox, delivered: Callable[[str], object] = str
+        self, tracking: StudyExperiment, launch: str, outbox: Outbox, delivered: Callable[[str], object] = str
     ) -> None:
-        self._tracking, self._launch, self._journal, self._delivered = tracking, launch, journal, delivered
+        self._tracking, self._launch, self._outbox, self._delivered = tracking, launch, outbox, delivered
         self._running: dict[str, _Open] = {}
         self._ended: deque[tuple[EndedTrial, _Open]] = deque()
         self._away_until, self._flush_from = 0.0, 0.0
@@ -119,11 +119,11 @@ class MlflowWriter:
         trial = self._running.pop(planned.config.identity, None) or _Open(planned, now())
         entry = EndedTrial(planned, self._launch, trial.started, now(), result, trial.epochs)
         try:
-            entry = self._journal.add(entry)
+            entry = self._outbox.add(entry)
         except OSError as error:  # MLflow may still take it
-            self._fault(f"{error.filename or self._journal.folder} cannot be written: {error.strerror}")
+            self._fault(f"{error.filename or self._outbox.folder} cannot be written: {error.strerror}")
         except Exception as error:  # whatever pandas or pyarrow raise
-            self._fault(f"{self._journal.folder} cannot be written: {type(error).__name__}: {error}")
+            self._fault(f"{self._outbox.folder} cannot be written: {type(error).__name__}: {error}")
         self._ended.append((entry, trial))
 
     def noticed(self, text: str) -> None:
@@ -193,7 +193,7 @@ class MlflowWriter:
             entry, trial = self._ended[0]
             if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
                 self._ended.popleft()  # first: what may fail below must not hold up the others
-                self._journal.remove(entry)
+                self._outbox.remove(entry)
                 self._delivered(entry.planned.config.identity)
             elif self._away():
                 return False
@@ -237,25 +237,25 @@ class MlflowWriter:
                     self._tracking.interrupt(trial.run.run_id)
 
 
-def deliver(journal: Outbox, tracking: StudyExperiment, delivered: Callable[[str], object] = str) -> list[str]:
-    """Deliver what waits in a journal since an earlier command, oldest first. What the backend said against it.
+def deliver(outbox: Outbox, tracking: StudyExperiment, delivered: Callable[[str], object] = str) -> list[str]:
+    """Deliver what waits in an outbox since an earlier command, oldest first. What the backend said against it.
 
     Only for who holds the study's lock.
     """
     faults = []
-    journal.tidy()
+    outbox.tidy()
     deadline = time.monotonic() + CLOSE_SECONDS
-    for entry in journal.entries():
+    for entry in outbox.entries():
         try:
             if not tracking.has_result(entry.planned.config.identity):  # else another launch has trained it since
                 tracking.write(entry)
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
             faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
             if time.monotonic() > deadline:  # a server that answers, but to nothing of this
-                faults.append(f"{len(journal)} trials wait in {journal.folder} for the next command")
+                faults.append(f"{len(outbox)} trials wait in {outbox.folder} for the next command")
                 break
             continue
-        journal.remove(entry)
+        outbox.remove(entry)
         delivered(entry.planned.config.identity)
         deadline = time.monotonic() + CLOSE_SECONDS
     return faults

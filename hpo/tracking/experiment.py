@@ -174,7 +174,7 @@ class StudyExperiment(LaunchRuns):
         ended = max(entry.ended, run.ended + 1)  # a clock that went back must not let the values before count
         metrics += [m for m in result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
         self._log(run, entry.planned, metrics, end_tags(result))
-        with tempfile.TemporaryDirectory() as folder:  # for an entry that the journal could not keep
+        with tempfile.TemporaryDirectory() as folder:  # for an entry that the outbox could not keep
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
         status = "FAILED" if result.status is TrialStatus.FAILED else "FINISHED"

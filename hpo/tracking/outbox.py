@@ -25,7 +25,7 @@ from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 TRAJECTORY = "trajectory.parquet"
 TRIAL = "trial.json"
 MAGIC = b"gradsweep trial 2 "  # then the sha256 of the rest and of the trajectory; version 1 was the JSON alone
-DAMAGED = "damaged"  # the folder, beside the journal, for entries that cannot be trusted
+DAMAGED = "damaged"  # the folder, beside the outbox, for entries that cannot be trusted
 
 
 @dataclass
@@ -39,7 +39,7 @@ class EndedTrial:
         ended: the same.
         result: without its trajectory.
         epochs: its reports.
-        folder: where the journal keeps it, and its trajectory if it has one.
+        folder: where the outbox keeps it, and its trajectory if it has one.
     """
 
     planned: PlannedTrial
@@ -100,7 +100,7 @@ class Outbox:
         return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
 
     def set_aside_damaged(self) -> list[Path]:
-        """Move the entries that cannot be read, or whose checksum is wrong, into a folder beside the journal.
+        """Move the entries that cannot be read, or whose checksum is wrong, into a folder beside the outbox.
 
         Only for who holds the study's lock.
 

@@ -31,7 +31,7 @@ class _Member:
     log: TrialRecorder
 
     def told(self, tell: Callable[[TrialRecorder], Found]) -> Found | None:
-        """What the logbook says to something; ``None`` if the trial has diverged."""
+        """What the recorder says to something; ``None`` if the trial has diverged."""
         try:
             return tell(self.log)
         except Diverged as error:

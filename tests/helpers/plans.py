@@ -11,7 +11,7 @@ from tests.helpers.small_problem import Small
 
 
 def make_plan(**fields: Any) -> Plan:
-    """The plan of a small study on the problem of test_trial.py."""
+    """The plan of a small study on `tests.helpers.small_problem`."""
     content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
     content["gradnorm"] = {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | fields.pop("gradnorm", {})
     return Plan(Study.model_validate(content | fields), Small())
