@@ -24,7 +24,7 @@ from hpo.problems import target_of
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
-from hpo.study.spec_diff import changes, told, told_data
+from hpo.study.spec_diff import changes, describe_changed_data, describe_changes
 from hpo.tracking.backend import check_answers
 from hpo.tracking.delivery import Heartbeat, MlflowWriter, deliver
 from hpo.tracking.experiment import StudyExperiment
@@ -124,7 +124,9 @@ def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, consol
         kept = sum(planned.config.identity in schedule.results for planned in schedule.planned())
         size = sum(count["total"] for count in schedule.progress().values())
         others = len(schedule.results) - kept
-        console.print(told(differing, kept, size - kept, others), highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            describe_changes(differing, kept, size - kept, others), highlight=False, soft_wrap=True, markup=False
+        )
 
 
 def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) -> None:
@@ -134,7 +136,7 @@ def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) 
     same = [c for c in configs if (c.problem, dict(c.arguments)) == (problem.name, problem.arguments)]
     hashes = list(dict.fromkeys(config.data_hash for config in same))
     if hashes and plan.data_hash not in hashes:
-        text = told_data(hashes[-1], plan.data_hash, len(same))
+        text = describe_changed_data(hashes[-1], plan.data_hash, len(same))
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 

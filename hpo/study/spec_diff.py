@@ -29,7 +29,7 @@ def changes(before: Path, now: Study) -> list[str]:
     return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differing]
 
 
-def told_data(before: str, now: str, count: int) -> str:
+def describe_changed_data(before: str, now: str, count: int) -> str:
     """The data have changed: what they were, what they are, and what becomes of the trials so far."""
     return (
         f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
@@ -37,7 +37,7 @@ def told_data(before: str, now: str, count: int) -> str:
     )
 
 
-def told(differing: list[str], kept: int, missing: int, others: int) -> str:
+def describe_changes(differing: list[str], kept: int, missing: int, others: int) -> str:
     """What changed and what is kept, in a few sentences.
 
     Args:

@@ -12,7 +12,7 @@ from hpo.launch.restore import open_plan
 from hpo.launch.run import _tell_changes
 from hpo.launch.workspace import place
 from hpo.study.schedule import Schedule
-from hpo.study.spec_diff import LISTED, changes, told
+from hpo.study.spec_diff import LISTED, changes, describe_changes
 from hpo.study.study_file import load_study
 from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.runs import Case
@@ -61,7 +61,7 @@ def test_a_file_that_can_no_longer_be_read_is_said_to_be(tmp_path):
 
 
 def test_many_changes_are_cut_short():
-    text = told([f"field{i}: 1 -> 2" for i in range(LISTED + 3)], kept=5, missing=7, others=2)
+    text = describe_changes([f"field{i}: 1 -> 2" for i in range(LISTED + 3)], kept=5, missing=7, others=2)
     assert f"field{LISTED - 1}: 1 -> 2 and 3 more. 5 trials are kept, 7 to run." in text
     assert text.endswith("2 earlier trials are not part of it any more; MLflow keeps what it holds.")
 
