@@ -61,7 +61,7 @@ def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
         "gradsweep.kind": TRIAL,
         "gradsweep.identity": config.identity,
         **_config_tags(config),
-        "gradsweep.phase": planned.phase,
+        "gradsweep.phase": str(planned.phase),
         "gradsweep.arm": planned.arm,
         "gradsweep.method": config.method,
         "gradsweep.seed": str(config.seed),
@@ -89,7 +89,7 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 
 def end_tags(result: TrialResult) -> list[RunTag]:
     """Tags of a trial that has ended; with `result_metrics` all that `read_record` needs."""
-    tags = {"gradsweep.status": result.status, "gradsweep.error": storable(result.error)[:4000]}
+    tags = {"gradsweep.status": str(result.status), "gradsweep.error": storable(result.error)[:4000]}
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
     tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
