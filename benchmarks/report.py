@@ -84,20 +84,20 @@ def make(path: Path, where: Workspace) -> int:
     for recipe in plan.study.gradnorm.recipes:
         for alpha in np.linspace(*plan.study.gradnorm.alpha, plan.study.gradnorm.trials):
             schedule.adopt(plan.sweep(recipe, {"alpha": float(alpha)}))
-    journal = where.outbox(plan.study.name)
+    outbox = where.outbox(plan.study.name)
     made, run = 0, store.start_launch(path.read_text(encoding="utf-8"))
     for _ in ("what is known", "what the search has chosen"):
         for planned in list(schedule.planned()):
             if planned.config.identity not in schedule.results:
-                schedule.finished(planned.config.identity, write(planned, plan, store, run, journal))
+                schedule.finished(planned.config.identity, write(planned, plan, store, run, outbox))
                 made += 1
     store.end_launch(run, "FINISHED")
     return made
 
 
-def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, journal: Outbox) -> TrialResult:
+def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, outbox: Outbox) -> TrialResult:
     """Let the Writer write one trial from its start to its end; a Writer each, so that its queue stays short."""
-    writer = MlflowWriter(store, run, journal)
+    writer = MlflowWriter(store, run, outbox)
     writer.trial_started(planned)
     trial = Simulated(planned, plan)
     for report in trial.reports():

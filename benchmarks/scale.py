@@ -11,7 +11,7 @@ goes is told in milliseconds of processor time a trial, so that what grows faste
 - schedule: `hpo.study.schedule.Schedule`, as Tune's loop asks and tells it.
 - listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`, as
   the loop tells them.
-- disk: what both wait, for the journal to be on the disk above all; on a busy machine for a core, too.
+- disk: what both wait, for the outbox to be on the disk above all; on a busy machine for a core, too.
 - Tune: the rest of the loop. What is left of the clock, the loop waits.
 - writer: the thread that writes to MLflow, beside the loop.
 
@@ -202,11 +202,11 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
     memory: list[float] = []
     process, run = psutil.Process(), ray_tune.run
 
-    def timed_run(schedule: Schedule, job: Job, listeners: Sequence[Any]) -> list[str]:
+    def timed_run(schedule: Schedule, job: Job, listeners: Sequence[Any], *more: Any) -> list[str]:
         told = [watch.on(one, "listeners") for one in listeners if tracked or not isinstance(one, MlflowWriter)]
         memory.append(process.memory_info().rss / 2**20)
         with watch.running("loop"), profile or ExitStack():
-            return run(watch.on(schedule, "schedule"), job, told)
+            return run(watch.on(schedule, "schedule"), job, told, *more)
 
     def timed(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:

@@ -193,7 +193,7 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
 
 
 def give_references(plan: Plan, where: Workspace) -> None:
-    """Leave in the journal, as if an earlier launch had, what alphas are scored against.
+    """Leave in the outbox, as if an earlier launch had, what alphas are scored against.
 
     The plain script trains no single-task network, so neither do we: in their place stands the untrained network.
     """
@@ -202,10 +202,10 @@ def give_references(plan: Plan, where: Workspace) -> None:
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
     prepare_once(problem)
     metrics = untrained(problem, plan.study.seed)
-    earlier, journal = store.start_launch("name: search"), where.outbox(plan.study.name)
+    earlier, outbox = store.start_launch("name: search"), where.outbox(plan.study.name)
     for planned in plan.references():
         result = TrialResult("finished", validation=metrics, initial_losses=dict.fromkeys(plan.tasks, 1.0))
-        journal.add(EndedTrial(planned, earlier, now(), now(), result))
+        outbox.add(EndedTrial(planned, earlier, now(), now(), result))
     store.end_launch(earlier, "KILLED")
 
 

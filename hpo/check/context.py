@@ -1,4 +1,4 @@
-"""The problem on the bench: what the checks share, and what each leaves for those after it."""
+"""The problem that is checked: what the checks share, and what each leaves for those after it."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ HARMLESS = {"environment variables", "warning filters"}  # importing a library c
 SLOW = 5.0  # seconds after which preparing a second time is worth a word
 
 
-def check_tasks(bench: CheckContext) -> Notes:
+def check_tasks(context: CheckContext) -> Notes:
     """Two or more."""
     better = {"minimize": "lower", "maximize": "higher"}
-    tasks = bench.problem.tasks
+    tasks = context.problem.tasks
     found = listed(f"{task.name} ({task.metric}, {better[task.direction]} is better)" for task in tasks)
     if len(tasks) > 1:
         yield "ok", f"{len(tasks)}: {found}", ""
@@ -31,21 +31,21 @@ def check_tasks(bench: CheckContext) -> Notes:
         yield "warning", f"one: {found}", "two or more, since weights are relative to each other"
 
 
-def check_data(bench: CheckContext) -> Notes:
+def check_data(context: CheckContext) -> Notes:
     """They can be prepared, twice, and have one name."""
-    seconds, bench.hash = _prepare(bench.problem)
-    if not isinstance(bench.hash, str):
-        yield "fault", f"data_hash() gives {type(bench.hash).__name__}", "text"
+    seconds, context.hash = _prepare(context.problem)
+    if not isinstance(context.hash, str):
+        yield "fault", f"data_hash() gives {type(context.hash).__name__}", "text"
         return
-    again, same = _prepare(bench.load())
-    if same != bench.hash:
+    again, same = _prepare(context.load())
+    if same != context.hash:
         found = "data_hash() differs between two instances with the same arguments"
         yield "fault", found, "the same text for the same data in every process: define your own data_hash()"
     elif again > SLOW:
         found = f"prepare() takes {duration(seconds)}, and {duration(again)} when called again"
         yield "warning", found, "keep on disk what it makes, since each worker process calls it"
     else:
-        yield "ok", f"ready in {duration(seconds)}, hash {bench.hash}", ""
+        yield "ok", f"ready in {duration(seconds)}, hash {context.hash}", ""
 
 
 def _prepare(problem: Problem) -> tuple[float, str]:
@@ -54,18 +54,18 @@ def _prepare(problem: Problem) -> tuple[float, str]:
     return time.perf_counter() - start, problem.data_hash()
 
 
-def check_hash(bench: CheckContext) -> Notes:
+def check_hash(context: CheckContext) -> Notes:
     """A worker asks one instance for the data's name before each trial."""
-    if bench.problem.data_hash() != bench.hash:
+    if context.problem.data_hash() != context.hash:
         found = "data_hash() has changed since the problem was used"
         yield "fault", found, "the same text before and after: define your own data_hash()"
     else:
         yield "ok", "the same after use", ""
 
 
-def check_global_state(bench: CheckContext) -> Notes:
+def check_global_state(context: CheckContext) -> Notes:
     """Warn if the problem leaves global state changed, which later training in the process would notice."""
-    if left := {name: subject for name, subject in bench.left.items() if name not in HARMLESS}:
+    if left := {name: subject for name, subject in context.left.items() if name not in HARMLESS}:
         found = every(f"{name} (seen at: {subject})" for name, subject in left.items())
         allowed = (
             "settings made where the module is imported; each trial begins with these, whatever another has left"
@@ -75,51 +75,51 @@ def check_global_state(bench: CheckContext) -> Notes:
         yield "ok", "the problem's code leaves it as it is", ""
 
 
-def check_batches(bench: CheckContext) -> Notes:
+def check_batches(context: CheckContext) -> Notes:
     """Each split has some; their order hangs on the seed, and for train on the epoch."""
     for split in SPLITS:
         seed_all(SEED)
-        loader = bench.problem.loader(split, SEED)
-        seen = bench.passes[split] = go_through(DataOrder(loader, bench.device).epoch())
+        loader = context.problem.loader(split, SEED)
+        seen = context.passes[split] = go_through(DataOrder(loader, context.device).epoch())
         if not seen.batches:
             yield "fault", f"loader({split!r}) gives no batch", "at least one"
         elif split == "train":
-            yield from _training_batches(bench, loader, seen)
-        elif _first(bench, split)[: len(seen.first)] != seen.first:
+            yield from _training_batches(context, loader, seen)
+        elif _first(context, split)[: len(seen.first)] != seen.first:
             yield "warning", f"loader({split!r}) gives other batches when called again", "the same"
 
 
-def _training_batches(bench: CheckContext, loader: Any, seen: Pass) -> Notes:
+def _training_batches(context: CheckContext, loader: Any, seen: Pass) -> Notes:
     used_up = seen.complete and next(iter(loader), None) is None
     if used_up or _is_iterator(loader):
         found = f"loader('train') gives {type(loader).__name__}, which can be gone through once"
         yield "fault", found, "an object whose iter() begins the next epoch, such as a DataLoader"
         return
     length = _length(loader)
-    bench.steps = length or (seen.batches if seen.complete else None)
-    batches = f"train: {bench.steps:,} an epoch" if bench.steps else "train: how many an epoch is unknown"
+    context.steps = length or (seen.batches if seen.complete else None)
+    batches = f"train: {context.steps:,} an epoch" if context.steps else "train: how many an epoch is unknown"
     if length is None:
         batches += f" (it has no len(), which the recipe {every(OVER_THE_RUN)} needs)"
     if not seen.size:
         yield "warning", f"{batches}, without tensors that would show their order", "a new order each epoch"
         return
-    order = bench.order()
+    order = context.order()
     first, second = first_digests(order.epoch()), first_digests(order.epoch())
     if first[: len(seen.first)] != seen.first:
         found = f"{batches}, which differ between two loaders of one seed"
         yield "fault", found, "an order fixed by the seed, so that all arms see the same batches"
-    elif bench.steps == 1:
+    elif context.steps == 1:
         yield "ok", f"{batches}, fixed by the seed", ""
     elif first == second:
         yield "warning", f"{batches}, in the same order in every epoch", "a new order each epoch, fixed by the seed"
-    elif _first(bench, "train", OTHER_SEED) == first:
+    elif _first(context, "train", OTHER_SEED) == first:
         yield "warning", f"{batches}, in the same order for every seed", "an order fixed by the seed"
     else:
         yield "ok", f"{batches}, in a new order each, fixed by the seed", ""
 
 
-def _first(bench: CheckContext, split: Split, seed: int = SEED) -> list[int]:
-    return first_digests(bench.order(split, seed).epoch())
+def _first(context: CheckContext, split: Split, seed: int = SEED) -> list[int]:
+    return first_digests(context.order(split, seed).epoch())
 
 
 def _is_iterator(loader: Any) -> bool:
@@ -134,9 +134,9 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-def check_splits(bench: CheckContext) -> Notes:
+def check_splits(context: CheckContext) -> Notes:
     """No example is in two of them, as far as their tensors tell."""
-    seen = bench.passes
+    seen = context.passes
     cut = "" if all(each.complete for each in seen.values()) else ", not all"
     compared = f"compared: {every(f'{each.examples:,} of {split}' for split, each in seen.items())}{cut}"
     common = {f"{one} and {other}": len(seen[one].rows & seen[other].rows) for one, other in PAIRS}
@@ -148,9 +148,9 @@ def check_splits(bench: CheckContext) -> Notes:
         yield "ok", f"no example is in two splits ({compared})", ""
 
 
-def check_resuming(bench: CheckContext) -> Notes:
+def check_resuming(context: CheckContext) -> Notes:
     """Whether a trial that was interrupted finds its place in the data."""
-    order = bench.order()
+    order = context.order()
     next(order.epoch())
     if order.state()["begin"]["loader"] is None:
         found = "an interrupted trial loads the batches of its finished epochs again, without training"

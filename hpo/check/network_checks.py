@@ -22,16 +22,16 @@ from hpo.training.resumable_loader import seed_all
 GRADNORM = {"recipe": "robust", "alpha": 0.5}
 
 
-def check_model(bench: CheckContext) -> Notes:
+def check_model(context: CheckContext) -> Notes:
     """Its initial parameters hang on the seed, and on nothing else."""
     seed_all(SEED)
-    model: Any = bench.problem.build_model(SEED)
+    model: Any = context.problem.build_model(SEED)
     if not isinstance(model, nn.Module):
         yield "fault", f"build_model() gives {type(model).__name__}", "a torch.nn.Module"
         return
-    bench.model, bench.state = model.to(bench.device), GlobalState()
-    same, other = (state(bench.build(seed)) for seed in (SEED, OTHER_SEED))
-    if different := differing(state(bench.model), same):
+    context.model, context.state = model.to(context.device), GlobalState()
+    same, other = (state(context.build(seed)) for seed in (SEED, OTHER_SEED))
+    if different := differing(state(context.model), same):
         found = f"build_model({SEED}) called twice gives networks that differ in {listed(different)}"
         yield "fault", found, "the same seed gives the same initial network"
     elif not differing(same, other):
@@ -53,24 +53,24 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
     return [name for name in names if not (name in one and name in other and torch.equal(one[name], other[name]))]
 
 
-def check_losses(bench: CheckContext) -> Notes:
+def check_losses(context: CheckContext) -> Notes:
     """One scalar for each task, as every balancer takes it."""
-    bench.batch = to_device(next(bench.order().epoch()), bench.device)
-    bench.model.train()
-    losses: Any = bench.problem.losses(bench.model, bench.batch)
+    context.batch = to_device(next(context.order().epoch()), context.device)
+    context.model.train()
+    losses: Any = context.problem.losses(context.model, context.batch)
     if not isinstance(losses, Mapping):
         yield "fault", f"losses() gives {type(losses).__name__}", "a mapping from each task to its loss"
         return
-    if losses.keys() != set(bench.tasks):
-        yield "fault", f"losses() has {listed(map(str, losses)) or 'none'}", f"exactly {every(bench.tasks)}"
+    if losses.keys() != set(context.tasks):
+        yield "fault", f"losses() has {listed(map(str, losses)) or 'none'}", f"exactly {every(context.tasks)}"
         return
-    bench.losses = {task: losses[task] for task in bench.tasks}
-    faults = [note for task, loss in bench.losses.items() for note in _faults_of(task, loss)]
+    context.losses = {task: losses[task] for task in context.tasks}
+    faults = [note for task, loss in context.losses.items() for note in _faults_of(task, loss)]
     yield from faults
     if not faults:
-        numbers = {task: float(loss.detach()) for task, loss in bench.losses.items()}
+        numbers = {task: float(loss.detach()) for task, loss in context.losses.items()}
         yield "ok", f"of the first batch: {values(numbers)}{apart(numbers)}", ""
-        bench.graph = LossGraph(bench.losses)
+        context.graph = LossGraph(context.losses)
 
 
 def _faults_of(task: str, loss: Any) -> Notes:
@@ -85,15 +85,15 @@ def _faults_of(task: str, loss: Any) -> Notes:
         yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", "finite and > 0 in the first step"
 
 
-def check_shared_layer(bench: CheckContext) -> Notes:
+def check_shared_layer(context: CheckContext) -> Notes:
     """It is the model's, every task's loss hangs on it, and it is the last such layer."""
-    shared = parameters_of(bench.problem.shared_layer(bench.model))
-    names = {id(parameter): name for name, parameter in bench.model.named_parameters()}
+    shared = parameters_of(context.problem.shared_layer(context.model))
+    names = {id(parameter): name for name, parameter in context.model.named_parameters()}
     own = {id(parameter) for parameter in shared}
     if not own <= names.keys():
         yield "fault", "shared_layer(model) is no part of the model it was given", "a layer of that model"
         return
-    layer, graph = listed(names[id(parameter)] for parameter in shared), bench.graph
+    layer, graph = listed(names[id(parameter)] for parameter in shared), context.graph
     if blind := [task for task, reached in graph.reached.items() if own.isdisjoint(reached)]:
         found = f"{every(blind)}: the loss does not depend on {layer}"
         yield "fault", found, "a layer that the loss of every task runs through"
@@ -101,27 +101,29 @@ def check_shared_layer(bench: CheckContext) -> Notes:
     by_all = graph.by_all()
     if partly := [names[one] for one in own - by_all]:
         yield "warning", f"not every task reaches {listed(sorted(partly))}", "weights that all tasks share"
-    weights = [weight for weight in bench.model.parameters() if id(weight) in by_all and weight.dim() > 1]  # no norms
-    if len(bench.tasks) > 1 and (after := graph.after(shared, weights)):
+    weights = [
+        weight for weight in context.model.parameters() if id(weight) in by_all and weight.dim() > 1
+    ]  # no norms
+    if len(context.tasks) > 1 and (after := graph.after(shared, weights)):
         found = f"after {layer} every task also reaches {listed(names[id(weight)] for weight in after)}"
         yield "warning", found, "the last layer whose weights all tasks share"
-    yield from _gradient_norms(bench, layer, shared)
+    yield from _gradient_norms(context, layer, shared)
 
 
-def _gradient_norms(bench: CheckContext, layer: str, shared: list[Tensor]) -> Notes:
-    gradients, ones = TaskGradients(shared, len(bench.tasks)), torch.ones(len(bench.tasks))
-    task_gradients(list(bench.losses.values()), bench.tasks, ones, gradients)
-    norms = dict(zip(bench.tasks, gradients.norms().tolist(), strict=True))
+def _gradient_norms(context: CheckContext, layer: str, shared: list[Tensor]) -> Notes:
+    gradients, ones = TaskGradients(shared, len(context.tasks)), torch.ones(len(context.tasks))
+    task_gradients(list(context.losses.values()), context.tasks, ones, gradients)
+    norms = dict(zip(context.tasks, gradients.norms().tolist(), strict=True))
     if bad := {task: norm for task, norm in norms.items() if not 0 < norm < math.inf}:
         yield "fault", f"{layer}: norm of the gradient: {values(bad)}", "finite and > 0 in the first step"
     else:
         yield "ok", f"{layer}: norms of the gradients: {values(norms)}{apart(norms)}", ""
 
 
-def check_parameters(bench: CheckContext) -> Notes:
+def check_parameters(context: CheckContext) -> Notes:
     """Each that is to be trained is trained by some task."""
-    by_any = bench.graph.by_any()
-    if idle := [name for name, parameter in _trainable(bench.model) if id(parameter) not in by_any]:
+    by_any = context.graph.by_any()
+    if idle := [name for name, parameter in _trainable(context.model) if id(parameter) not in by_any]:
         yield "warning", f"no loss depends on {listed(idle)}", "parameters that some task trains"
     else:
         yield "ok", "some task trains each of them", ""
@@ -131,16 +133,16 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def check_optimizer(bench: CheckContext) -> Notes:
+def check_optimizer(context: CheckContext) -> Notes:
     """It has all of the model's parameters."""
-    optimizer: Any = bench.problem.build_optimizer(bench.model)
+    optimizer: Any = context.problem.build_optimizer(context.model)
     kind = type(optimizer).__name__
     if not isinstance(optimizer, torch.optim.Optimizer):
         yield "fault", f"build_optimizer() gives {kind}", "a torch.optim.Optimizer"
         return
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, parameter in _trainable(bench.model) if id(parameter) not in held]
-    if held.isdisjoint(map(id, bench.model.parameters())):
+    missing = [name for name, parameter in _trainable(context.model) if id(parameter) not in held]
+    if held.isdisjoint(map(id, context.model.parameters())):
         yield "fault", f"{kind} has no parameter of the model", "the parameters of the model it was given"
     elif missing:
         yield "warning", f"{kind} does not have {listed(missing)}", "all parameters that require grad"
@@ -148,21 +150,21 @@ def check_optimizer(bench: CheckContext) -> Notes:
         yield "ok", f"{kind} has every parameter", ""
 
 
-def check_gradnorm(bench: CheckContext) -> Notes:
+def check_gradnorm(context: CheckContext) -> Notes:
     """One step, from losses to optimizer, and how it takes the gradients of the shared layer."""
-    bench.forget_graph()
-    model = bench.build().train()
-    balancer = build_balancer("gradnorm", GRADNORM, bench.tasks, bench.problem.shared_layer(model), steps=1)
-    optimizer = bench.problem.build_optimizer(model)
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    balancer.backward(bench.problem.losses(model, bench.batch))
+    context.forget_graph()
+    model = context.build().train()
+    balancer = build_balancer("gradnorm", GRADNORM, context.tasks, context.problem.shared_layer(model), steps=1)
+    optimizer = context.problem.build_optimizer(model)
+    if context.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(context.device)
+    balancer.backward(context.problem.losses(model, context.batch))
     if bad := [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]:
         found = f"the gradient of {listed(bad)} is not finite in the first step"
         yield "fault", found, "losses with a finite gradient; sqrt, log and norm have none at 0"
         return
     optimizer.step()
-    bench.trained = model, optimizer
+    context.trained = model, optimizer
     assert isinstance(balancer, GradNorm)
     assert balancer.path is not None
     yield "ok", f"{balancer.path.name}: {balancer.path.why}", ""
@@ -175,16 +177,16 @@ def _is_finite(gradient: Tensor | None) -> bool:
     return bool(numbers.isfinite().all())
 
 
-def check_memory(bench: CheckContext) -> Notes:
+def check_memory(context: CheckContext) -> Notes:
     """What the parameters take, and all that goes with them."""
-    model, optimizer = bench.trained
+    model, optimizer = context.trained
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     held = [tensor for held in optimizer.state.values() for tensor in held.values() if isinstance(tensor, Tensor)]
     alone = sum(parameter.nbytes for parameter in parameters)
     together = alone + sum(tensor.nbytes for tensor in [*gradients, *held])
     found = f"{size(alone)} of parameters, {size(together)} with gradients and the optimizer's state"
-    if bench.device.type == "cuda":
-        found += f"; {size(torch.cuda.max_memory_allocated(bench.device))} at most in a GradNorm step"
+    if context.device.type == "cuda":
+        found += f"; {size(torch.cuda.max_memory_allocated(context.device))} at most in a GradNorm step"
     yield "ok", found, ""
-    del bench.trained
+    del context.trained

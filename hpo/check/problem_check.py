@@ -75,16 +75,16 @@ def check_problem(
     Raises:
         ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
     """
-    bench = CheckContext(name, arguments, device)
+    context = CheckContext(name, arguments, device)
     before = read_state(device)
     try:
         with as_found():
-            return _run(bench, tell)
+            return _run(context, tell)
     finally:
         set_state(before, device)  # the caller's generators are as they were
 
 
-def _run(bench: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
+def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
     findings: list[Finding] = []
     broken: set[str] = set()
     left_out: list[str] = []
@@ -94,7 +94,7 @@ def _run(bench: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
             left_out.append(subject)
             continue
         tell(subject)
-        found = [Finding(level, subject, *texts) for level, *texts in _guarded(subject, check, bench)]
+        found = [Finding(level, subject, *texts) for level, *texts in _guarded(subject, check, context)]
         if any(finding.level == "fault" for finding in found):
             broken.add(subject)
         findings += found
@@ -104,7 +104,7 @@ def _run(bench: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
 
 
 def _guarded(
-    subject: str, check: Callable[[CheckContext], Notes], bench: CheckContext
+    subject: str, check: Callable[[CheckContext], Notes], context: CheckContext
 ) -> list[tuple[Level, str, str]]:
     """The findings of a check, and the exception that the user's code raises on the way.
 
@@ -112,13 +112,13 @@ def _guarded(
     """
     notes: list[tuple[Level, str, str]] = []
     with as_found():
-        if bench.state is not None:
-            bench.state.put_back()
+        if context.state is not None:
+            context.state.put_back()
         try:
-            with bench.watched(subject):
-                notes.extend(check(bench))
+            with context.watched(subject):
+                notes.extend(check(context))
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            notes.append(("fault", told(error, bench.folders), ""))
+            notes.append(("fault", told(error, context.folders), ""))
     return notes

@@ -30,19 +30,19 @@ QUICK = 1.0  # seconds for val, above which nobody waits for train
 WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
 
 
-def check_evaluate(bench: CheckContext) -> Notes:
+def check_evaluate(context: CheckContext) -> Notes:
     """A finite number for each task, the same each time, and the model stays as it is."""
-    model = bench.build()
+    model = context.build()
     before = {name: value.clone() for name, value in state(model).items()}
     start = time.perf_counter()
-    bench.metrics = bench.measure(model, "val")
-    bench.evaluation = time.perf_counter() - start
+    context.metrics = context.measure(model, "val")
+    context.evaluation = time.perf_counter() - start
     after = state(model)
     changed = differing(before, {name: after[name] for name in before})  # a lazy layer has parameters only now
-    for split, metrics in (("val", bench.metrics), ("test", bench.measure(model, "test"))):
-        if metrics.keys() != set(bench.tasks):
+    for split, metrics in (("val", context.metrics), ("test", context.measure(model, "test"))):
+        if metrics.keys() != set(context.tasks):
             found = f"evaluate(model, {split!r}) gives {every(metrics) or 'nothing'}"
-            yield "fault", found, f"a metric for each of {every(bench.tasks)}"
+            yield "fault", found, f"a metric for each of {every(context.tasks)}"
             return
         if bad := {task: value for task, value in metrics.items() if not math.isfinite(value)}:
             yield "fault", f"evaluate(model, {split!r}) gives {values(bad)}", "finite numbers"
@@ -51,38 +51,42 @@ def check_evaluate(bench: CheckContext) -> Notes:
         yield "fault", f"evaluate() changes {every(changed)} of the model", "a model that stays as it is"
         return
     start = time.perf_counter()
-    again = bench.measure(model, "val")
-    bench.evaluation = min(bench.evaluation, time.perf_counter() - start)  # the first may have imported much
-    if moved := [task for task in bench.tasks if not math.isclose(again[task], bench.metrics[task], rel_tol=1e-5)]:
+    again = context.measure(model, "val")
+    context.evaluation = min(context.evaluation, time.perf_counter() - start)  # the first may have imported much
+    if moved := [
+        task for task in context.tasks if not math.isclose(again[task], context.metrics[task], rel_tol=1e-5)
+    ]:
         found = f"evaluate(model, 'val') called twice gives another metric of {every(moved)}"
         yield "warning", found, "the same each time: the whole split, no dropout, no random crops"
     else:
-        yield "ok", f"{duration(bench.evaluation)} for val; not trained: {values(bench.metrics)}", ""
-    if bench.evaluation < QUICK:
-        yield from _evaluate_train(bench, model)
+        yield "ok", f"{duration(context.evaluation)} for val; not trained: {values(context.metrics)}", ""
+    if context.evaluation < QUICK:
+        yield from _evaluate_train(context, model)
 
 
-def _evaluate_train(bench: CheckContext, model: nn.Module) -> Notes:
+def _evaluate_train(context: CheckContext, model: nn.Module) -> Notes:
     """A trial goes on without it."""
     try:
-        bench.measure(model, "train")
+        context.measure(model, "train")
     except BaseException as error:
         if is_interrupt(error):
             raise
-        found = f"evaluate(model, 'train') raises: {told(error, bench.folders)}"
+        found = f"evaluate(model, 'train') raises: {told(error, context.folders)}"
         yield "warning", found, "its metrics, from which the report takes the gap of train and test"
 
 
-def check_learning(bench: CheckContext) -> Notes:
+def check_learning(context: CheckContext) -> Notes:
     """Each task, trained alone, learns, and its metric goes where its direction says."""
-    limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(bench.tasks)))
+    limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(context.tasks)))
     good: dict[str, str] = {}
-    for task in bench.problem.tasks:
-        run = train_shortly(bench.problem, "single_task", {"task": task.name}, bench.device, limits, evaluate=True)
+    for task in context.problem.tasks:
+        run = train_shortly(
+            context.problem, "single_task", {"task": task.name}, context.device, limits, evaluate=True
+        )
         if run.result.status is TrialStatus.FAILED:
-            yield _failed(bench, run)
+            yield _failed(context, run)
             return
-        note = _judge(bench, task, run)
+        note = _judge(context, task, run)
         if note[0] == "ok":
             good[task.name] = note[1]
         else:
@@ -91,16 +95,16 @@ def check_learning(bench: CheckContext) -> Notes:
         yield "ok", f"each trained alone: {listed(f'{task} {text}' for task, text in good.items())}", ""
 
 
-def _judge(bench: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, str]:
+def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, str]:
     """Whether its loss falls, and where its metric goes meanwhile."""
     result = run.result
     if result.status is TrialStatus.DIVERGED:
         return "warning", f"{task.name} trained alone: {shortened(result.error)}", "a smaller learning rate, perhaps"
     if result.steps < FEWEST_STEPS:
         return "ok", f"{result.steps} steps, which say nothing", ""
-    losses, tenth = result.trajectory["L"][:, bench.tasks.index(task.name)], result.steps // 10
+    losses, tenth = result.trajectory["L"][:, context.tasks.index(task.name)], result.steps // 10
     first, last = float(losses[:tenth].mean()), float(losses[-tenth:].mean())
-    before, after = bench.metrics[task.name], result.validation[task.name]
+    before, after = context.metrics[task.name], result.validation[task.name]
     way = f"from {number(before)} to {number(after)}"
     alone = (
         f"{task.name} trained alone for {result.steps} steps: its loss went from {number(first)} to {number(last)}"
@@ -120,36 +124,36 @@ def _judge(bench: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, 
     return "ok", f"{task.metric} {way} in {result.steps} steps", ""
 
 
-def _failed(bench: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
+def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
     """`run_trial` tells one line, then the traceback."""
-    where, line = place_in(run.result.error, bench.folders), shortened(run.result.error.partition("\n\n")[0])
+    where, line = place_in(run.result.error, context.folders), shortened(run.result.error.partition("\n\n")[0])
     return "fault", f"{where}: {line}" if where else line, ""
 
 
-def check_time(bench: CheckContext) -> Notes:
+def check_time(context: CheckContext) -> Notes:
     """How long a step, an epoch and a trial take."""
     medians = []
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     for method, settings in methods:
-        run = train_shortly(bench.problem, method, settings, bench.device, Limits(TIMED_STEPS, MOST_SECONDS))
+        run = train_shortly(context.problem, method, settings, context.device, Limits(TIMED_STEPS, MOST_SECONDS))
         if run.result.status is TrialStatus.FAILED:
-            yield _failed(bench, run)
+            yield _failed(context, run)
             return
         medians.append(statistics.median(run.seconds[WARM_STEPS:] or run.seconds or [math.nan]))
     static, gradnorm = medians
-    found = f"a step {duration(static)}, {duration(gradnorm)} with GradNorm, on {_place(bench.device)}"
-    if bench.steps:
-        epoch, epochs = bench.steps * gradnorm + bench.evaluation, bench.problem.epochs
+    found = f"a step {duration(static)}, {duration(gradnorm)} with GradNorm, on {_place(context.device)}"
+    if context.steps:
+        epoch, epochs = context.steps * gradnorm + context.evaluation, context.problem.epochs
         found += f"; an epoch about {duration(epoch)}, a trial of {epochs} about {duration(epochs * epoch)}"
     yield "ok", found, ""
 
 
-def check_cohort(bench: CheckContext) -> Notes:
+def check_cohort(context: CheckContext) -> Notes:
     """Whether trials can be trained at once; how many pays, a study finds out."""
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
-    configs = [TrialConfig("", {}, "", *method, SEED, bench.problem.epochs) for method in methods]
+    configs = [TrialConfig("", {}, "", *method, SEED, context.problem.epochs) for method in methods]
     try:
-        check_stackable(bench.load(), configs, bench.device)
+        check_stackable(context.load(), configs, context.device)
     except NotStackable as reason:
         yield "ok", shortened(f"trials are trained one at a time, since {reason}"), ""
     else:

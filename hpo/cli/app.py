@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from hpo.cli.ui import ui
 from hpo.core.errors import InputError, LaunchLostError
 from hpo.core.text import commands_in, printable
 from hpo.core.uris import has_secret, redacted
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 app = typer.Typer(
     name="gradsweep",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -13,9 +13,6 @@ from rich.text import Text
 
 from hpo.cli.options import BAD_INPUT, console
 from hpo.core.errors import OptionError
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 
 def check(

@@ -6,16 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from hpo.cli.console import Console
 from hpo.core.errors import OptionError
 from hpo.core.uris import has_secret
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 FAILED = 1
 BAD_INPUT = 2
@@ -24,7 +21,7 @@ DEFAULT_OUTPUT = Path("gradsweep-output")
 console = Console()
 
 
-def _no_password(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
+def no_password(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
     """``ps`` and Ray's list of jobs show command lines to everybody."""
     source = context.get_parameter_source(str(parameter.name))
     if value and source and source.name == "COMMANDLINE" and has_secret(value):
@@ -46,7 +43,7 @@ TrackingUri = Annotated[
         "--tracking-uri",
         metavar="URI",
         envvar="MLFLOW_TRACKING_URI",
-        callback=_no_password,
+        callback=no_password,
         help="MLflow backend, such as http://host:5000; default: SQLite in the output folder.",
     ),
 ]

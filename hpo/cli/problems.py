@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.table import Table
 
 from hpo.cli.options import console
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 
 def problems() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hpo.cli.options import DEFAULT_OUTPUT, ImageFormat, Output, StudyFile, TrackingUri, console
 from hpo.cli.verdict import print_verdict
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 
 def report(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,14 +14,11 @@ from hpo.cli.options import (
     Output,
     StudyFile,
     TrackingUri,
-    _no_password,
     console,
     interruptible,
+    no_password,
 )
 from hpo.cli.verdict import print_verdict
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 
 def run(
@@ -38,7 +35,7 @@ def run(
         typer.Option(
             metavar="DIR|URI",
             envvar="GRADSWEEP_STORAGE",
-            callback=_no_password,
+            callback=no_password,
             help="Where checkpoints go: a folder that all nodes share, or s3://bucket/prefix; default: in the output "
             "folder.",
         ),

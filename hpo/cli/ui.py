@@ -7,16 +7,13 @@ import tempfile
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from hpo.cli.options import DEFAULT_OUTPUT, Output, TrackingUri, console, interruptible
 from hpo.core.errors import OptionError, OutputError
 from hpo.core.uris import public, redacted, shown
-
-if TYPE_CHECKING:
-    pass  # pandas and torch take seconds to import
 
 
 def ui(

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from hpo.core.errors import ShippingError
 
-OURS = ("balancers", "hpo", "search_spaces")
+OURS = ("balancers", "gradsweep", "hpo", "search_spaces")
 CODE = {".py", ".pyi", ".so", ".pyd"}
 SETTINGS = {".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt"}  # which a module may read
 MOST_SETTINGS = 2**20  # bytes of one such file; a larger one is data

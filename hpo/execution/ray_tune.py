@@ -72,16 +72,17 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
         OutputError: the history of the alpha sweep cannot be written.
     """
     attempts = Attempts(schedule, job, listeners, slots(job.resources))
+    watch = ClusterWatch(attempts)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
     with _stoppable(attempts), suppress(_Stopped):
-        while (gone := _fit(attempts, job, lost)) is not None:
+        while (gone := _fit(attempts, watch, job, lost)) is not None:
             attempts.all_over(str(gone))
     if attempts.output_error is not None:
         raise attempts.output_error
     return attempts.errors
 
 
-def _fit(attempts: Attempts, job: Job, lost: Callable[[], bool]) -> ObjectLostError | None:
+def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], bool]) -> ObjectLostError | None:
     """Let Tune run what the schedule hands out; what made it give up, ``None`` if it came to the end.
 
     Tune gives up when a node dies while it fetches what a trial of that node has reported.
@@ -100,7 +101,7 @@ def _fit(attempts: Attempts, job: Job, lost: Callable[[], bool]) -> ObjectLostEr
                 storage_path=folder,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # `Attempts` hands out again, in a new Tune trial
-                callbacks=[TuneCallback(attempts, lost)],
+                callbacks=[TuneCallback(attempts, watch, lost)],
             ),
         )
         try:
@@ -184,8 +185,8 @@ class ScheduleSearcher(Searcher):
 class TuneCallback(tune.Callback):
     """Passes Tune's events on."""
 
-    def __init__(self, attempts: Attempts, lost: Callable[[], bool]) -> None:
-        self._attempts, self._lost, self._watch = attempts, lost, ClusterWatch(attempts)
+    def __init__(self, attempts: Attempts, watch: ClusterWatch, lost: Callable[[], bool]) -> None:
+        self._attempts, self._watch, self._lost = attempts, watch, lost
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Several times a second."""

@@ -1,7 +1,7 @@
 """``comparison.json``: the comparison for programs.
 
 docs/comparison.schema.json is its schema, made from these models:
-``python -c "from hpo.report.comparison_json import schema_text; print(schema_text(), end='')"``.
+``python -c "from hpo.report.comparison_schema import schema_text; print(schema_text(), end='')"``.
 
 Numbers that are not known (no interval with one seed, a metric not measured) are ``null``. A new field raises no
 version; a field that goes or changes its meaning does.

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import torch
 
 from hpo.core.text import message, one_line
-from hpo.core.trial import TrialConfig
+from hpo.core.trial import EpochReport, TrialConfig, TrialResult
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort_loop import CohortLoop
 from hpo.training.cohort_members import CohortCallbacks, CohortMember
 from hpo.training.global_state import as_found
-from hpo.training.one_by_one import _Relay, one_by_one
+from hpo.training.one_by_one import one_by_one
 from hpo.training.stacked_network import NotStackable
 
 
@@ -114,3 +114,22 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _line(error: BaseException) -> str:
     return message(error) if isinstance(error, NotStackable) else one_line(error)
+
+
+class _Relay:
+    """A `CohortCallbacks` on our side of the boundary to the user's code."""
+
+    def __init__(self, ear: CohortCallbacks, boundary: Boundary) -> None:
+        self._ear, self._boundary = ear, boundary
+
+    def resumed(self, config: TrialConfig, steps: int) -> None:
+        self._boundary.tell(self._ear.resumed, config, steps)
+
+    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        self._boundary.tell(self._ear.epochs, reports)
+
+    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+        self._boundary.tell(self._ear.ended, config, result)
+
+    def alone(self, count: int, why: str) -> None:
+        self._boundary.tell(self._ear.alone, count, why)

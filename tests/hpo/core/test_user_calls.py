@@ -214,7 +214,7 @@ from tests.helpers.cohorts import Heard, cohort_of
 from tests.helpers.small_problem import Small, config
 from hpo.core.storage import Storage
 from hpo.training.checkpoints import Checkpoints
-from hpo.training.cohort_loop import run_cohort
+from hpo.training.cohort import run_cohort
 from hpo.training.stacking_check import check_stackable
 from hpo.training.trial_loop import run_trial
 

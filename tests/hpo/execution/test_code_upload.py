@@ -17,7 +17,7 @@ from hpo.core.errors import ShippingError
 from hpo.execution.code_upload import MOST_SETTINGS, stage
 
 ROOT = Path(__file__).resolve().parents[3]
-OURS = {"balancers", "hpo", "search_spaces"}
+OURS = {"balancers", "gradsweep", "hpo", "search_spaces"}
 
 READS = "from pathlib import Path\nVALUE = Path(__file__).with_name('a.json').read_text()\n"
 PROJECT = {
