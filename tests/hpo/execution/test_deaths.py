@@ -87,7 +87,6 @@ FAILS = {
     "odd": "ValueError: \\ud800 \\x00 ",
     "spoils": "ValueError: ",
 }
-FEW = ("exits at once", "SystemExit", "unspeakable", "spoils")  # enough where trials are alone anyway
 METRICS = ("final_val/near", "final_val/far off", "mean_w_tail/near", "test/near", "steps")
 
 
@@ -123,9 +122,7 @@ def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hostile = {weight: deed for weight, deed in HOSTILE.items() if cohort > 1 or deed in FEW}
-    fails = {deed: text for deed, text in FAILS.items() if deed in hostile.values()}
-    case = study(tmp_path, hostile, cohort=cohort)
+    case = study(tmp_path, HOSTILE, cohort=cohort)
     monkeypatch.chdir(tmp_path)
     code, out, err = main(capsys, "run", "study.yaml")
     assert (code, err) == (1, "")
@@ -134,11 +131,11 @@ def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
     errors = [line.strip().partition(" seed 0: ")[2] for line in found[2].splitlines()]
     runs = {run.info.run_name: run for run in case.runs()}
     failed = {name for name, run in runs.items() if run.data.tags["gradsweep.status"] == "failed"}
-    assert len(errors) == len(failed) == len(fails)
-    for text in fails.values():
+    assert len(errors) == len(failed) == len(FAILS)
+    for text in FAILS.values():
         assert [error for error in errors if error.startswith(text)], (text, errors)
     deeds = (tmp_path / "deeds").read_text().splitlines()
-    assert set(deeds) == set(hostile.values())
+    assert set(deeds) == set(DEEDS)
     fixed = [name for name in undisturbed if "gradnorm" not in name and name not in failed and name in runs]
     assert len(fixed) >= 4
     for name in fixed:
