@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from mlflow import MlflowClient
 
-from tests.helpers.mlflow_servers import FOLDER, running, status
+from tests.helpers.mlflow_servers import FOLDER, postgresql, running, status  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def test_sqlite_server_is_two_processes_and_answers_to_the_names_it_was_given(tm
 
 
 @pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR is not set")
-def test_postgresql_server_keeps_runs_in_the_database(tmp_path, postgresql):
+def test_postgresql_server_keeps_runs_in_the_database(tmp_path, postgresql):  # noqa: F811
     login = {"PGHOST": postgresql, "PGUSER": "postgres"}
     with running("server-postgresql.sh", tmp_path, **login, MLFLOW_ARTIFACTS_DESTINATION="artifacts") as server:
         artifact_uri = log_a_run_and_read_it_back(server.url, tmp_path)
