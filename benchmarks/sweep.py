@@ -8,8 +8,8 @@ of of its own, while this one looks at the machine twice a second:
 
 - plain: `benchmarks.plain_tune`, as one writes it by hand, MLflow on SQLite by Ray's own callback. It may run on
   fewer points, since what a trial takes does not depend on how many there are.
-- ours: `hpo.launch.run.run_study`, that is ``gradsweep run``, less what the plain script has not: references, whose
-  results are given, and the confirm phase.
+- ours: `hpo.launch.run.run_study`, that is ``gradsweep run``, without the parts that the plain script lacks:
+  references, whose results are given, and the confirm phase.
 
 What is timed must be the same work, so validation metrics of the same trial are compared at the end, and it is an
 error if their median differs. A single one may: networks in a cohort are summed up in another order, and the last

@@ -28,23 +28,8 @@ if TYPE_CHECKING:
     from hpo import __version__
     from hpo.problems import Problem, ProblemError, Split, Task
 
-_HOME = {
-    "balancers": (
-        "Balancer",
-        "BalancerWarning",
-        "Equal",
-        "Frozen",
-        "GradNorm",
-        "SingleTask",
-        "Stack",
-        "Static",
-        "StepRecord",
-        "Uncertainty",
-    ),
-    "hpo": ("__version__",),
-    "hpo.problems": ("Problem", "ProblemError", "Split", "Task"),
-}
-_MODULES = {name: module for module, names in _HOME.items() for name in names}
+# All names but these are those of `balancers`.
+_ELSEWHERE = dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems") | {"__version__": "hpo"}
 
 __all__ = [
     "Balancer",
@@ -66,9 +51,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module 'gradsweep' has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_ELSEWHERE.get(name, "balancers")), name)
 
 
 def __dir__() -> list[str]:

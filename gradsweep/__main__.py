@@ -11,7 +11,7 @@ PACKAGES = ("balancers", "search_spaces", "hpo")
 
 
 def hidden() -> str:
-    """What stands before a package of gradsweep on Python's path, in words; empty if nothing does."""
+    """Describe the package that hides one of gradsweep's on Python's path; empty if none does."""
     for name in PACKAGES:
         spec = find_spec(name)
         found = Path(spec.origin).resolve() if spec is not None and spec.origin else None

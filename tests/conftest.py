@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("tests.helpers")  # so that an assertion there says as much as one in a test
+
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Where Python is told to keep no bytecode, each command and worker would compile all that it imports: seconds of CPU.

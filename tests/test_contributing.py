@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from types import ModuleType
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-import torch
 
 from balancers import Equal
 from hpo.cli.app import app
+from hpo.compare import Winner
 from hpo.core.errors import OptionError
 from hpo.core.trial import TrialStatus
 from hpo.launch.restore import open_plan
@@ -22,22 +21,17 @@ from hpo.report.arm_labels import arm_label
 from hpo.report.figures import FIGURES
 from hpo.report.html_page import page
 from hpo.report.sections import sections
+from hpo.report.training_code import line_of
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from hpo.training.cohort import run_cohort
-from hpo.training.methods import METHODS, Method, is_stackable
+from hpo.training.methods import METHODS, Method
 from search_spaces import DESIGNS, Design
 from tests.helpers.cohorts import CPU, Heard, Precise, cohort_of, train
 from tests.helpers.problems import Steered
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import Case, main
-
-
-def line(text: str) -> dict[str, object]:
-    """A study with a reference, or with another part, beside what every study has."""
-    return {"name": "own", "problem": "toy", "references": ["single_task", text]}
-
 
 # --- a balancer
 
@@ -54,9 +48,12 @@ def even(monkeypatch: pytest.MonkeyPatch) -> Method:
 
 
 def test_a_balancer_is_a_reference_of_studies_with_its_label_and_its_advice(even: Method) -> None:
-    study = Study.model_validate(line("even"))
+    study = Study.model_validate({"name": "own", "problem": "toy", "references": ["single_task", "even"]})
     assert study.references == ("single_task", "even")
     assert arm_label("even") == "even weights"
+    advice = line_of(Winner(arm="even", kind="even"))
+    assert advice is not None
+    assert advice.text == "own.Even(tasks)"
 
 
 def test_a_study_with_it_comes_to_its_end_and_it_alone_is_trained_outside_cohorts(
@@ -79,7 +76,6 @@ def test_a_study_with_it_comes_to_its_end_and_it_alone_is_trained_outside_cohort
 
 def test_a_balancer_that_can_be_stacked_is_trained_in_a_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "even", Method("even", lambda tasks, _, __: Equal(tasks), "even", stackable=True))
-    assert is_stackable("even")
     one, other = train(cohort_of(("even", {}), ("equal", {})), Precise()).results.values()
     assert one.validation == pytest.approx(other.validation)
     assert (one.together, other.together) == (2, 2)
@@ -163,8 +159,6 @@ class Mine(Steered):
 
 
 def test_a_problem_is_named_by_its_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "tests.test_contributing" in sys.modules
-    torch.manual_seed(0)
     code, out, err = main(capsys, "check", "tests.test_contributing:Mine", "--set", f"folder={tmp_path}")
     assert (code, err) == (0, ""), out
     assert "Faults: 0" in out

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gradsweep import __main__ as face
+from hpo.execution import code_upload
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"balancers", "search_spaces", "hpo", "gradsweep"}
 
@@ -96,3 +99,9 @@ def test_tests_mirror_the_packages():
     packages = {path.name for path in (ROOT / "hpo").iterdir() if (path / "__init__.py").exists()}
     mirrored = {path.name for path in (ROOT / "tests" / "hpo").iterdir() if any(path.glob("test_*.py"))}
     assert mirrored == packages
+
+
+def test_lists_of_our_packages_agree():
+    """What nodes are sent, what must not be hidden by a user's package, and what the wheel holds."""
+    assert set(code_upload.OURS) == PACKAGES
+    assert {*face.PACKAGES, "gradsweep"} == PACKAGES

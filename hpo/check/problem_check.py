@@ -99,7 +99,7 @@ def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
             broken.add(subject)
         findings += found
     if left_out:
-        findings.append(Finding("warning", "not looked at", ", ".join(left_out), "mend the faults first"))
+        findings.append(Finding("warning", "not looked at", ", ".join(left_out), "fix the faults first"))
     return findings
 
 

@@ -65,7 +65,7 @@ def check(
 
 
 def _arguments(settings: Sequence[str]) -> dict[str, Any]:
-    """What ``--set`` says, read and checked as a study file is."""
+    """Read the values of ``--set``, checked as those of a study file."""
     if not settings:
         return {}
     import yaml

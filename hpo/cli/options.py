@@ -22,7 +22,7 @@ console = Console()
 
 
 def no_password(context: typer.Context, parameter: typer.CallbackParam, value: str | None) -> str | None:
-    """``ps`` and Ray's list of jobs show command lines to everybody."""
+    """Refuse a password on the command line, which ``ps`` and Ray's list of jobs show to everybody."""
     source = context.get_parameter_source(str(parameter.name))
     if value and source and source.name == "COMMANDLINE" and has_secret(value):
         raise OptionError(

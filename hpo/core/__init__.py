@@ -1,1 +1,1 @@
-"""What every other package may use: trials, errors, text, files and storage. Imports nothing else of gradsweep."""
+"""Types and helpers for all other packages: trials, errors, text, files, storage. Imports none of them."""

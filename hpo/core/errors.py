@@ -1,4 +1,4 @@
-"""What may go wrong that is no fault of gradsweep, each kind by its name."""
+"""Errors that are not faults of gradsweep: bad input, and a launch that lost its study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StudyError(InputError, ValueError):
 
 
 class ProblemError(InputError, ValueError):
-    """What the user brought as a problem cannot be used; the message names the field, the find and the rule."""
+    """The user's problem cannot be used; the message names the field, what was found and what is allowed."""
 
 
 class OutputError(InputError, RuntimeError):

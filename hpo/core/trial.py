@@ -1,4 +1,4 @@
-"""What a trial is told, and what it tells: plain data. Needs no torch."""
+"""The config of a trial and what the trial reports: plain data. Needs no torch."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class PlannedTrial:
 
     @property
     def name(self) -> str:
-        """What a person looks for in the MLflow UI."""
+        """The name of its run in the MLflow UI."""
         return f"{self.arm} seed {self.config.seed}"
 
 
@@ -162,7 +162,7 @@ class TrialResult:
 
 
 class EventKind(Enum):
-    """What a worker tells of a trial while it trains a cohort."""
+    """The kinds of events that a worker reports while it trains a cohort."""
 
     EPOCH = "epoch"  # an `EpochReport`
     RESULT = "result"  # a `TrialResult`
@@ -172,7 +172,7 @@ class EventKind(Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that a worker tells.
+    """An event that a worker reports.
 
     Attributes:
         kind: what it is.

@@ -55,7 +55,7 @@ def next_attempts(attempt: Attempt, left: Sequence[PlannedTrial]) -> list[tuple[
 
 
 class Attempts:
-    """What the searcher and the callback share: which Tune trial runs which of ours.
+    """The attempts that run, shared by the searcher and the callback: which Tune trial trains which cohort.
 
     Args:
         schedule: what to run; gets the results.
@@ -71,7 +71,7 @@ class Attempts:
         self.furthest: dict[str, int] = {}  # steps by identity
         self.errors: list[str] = []
         self.paused: dict[str, TrialResult] = {}  # with their trajectories
-        self.noticed: set[str] = set()  # what workers have said of cohorts, told once
+        self.noticed: set[str] = set()  # messages of workers about cohorts, each reported once
         self.stopping = False
         self.output_error: OutputError | None = None
 

@@ -1,4 +1,4 @@
-"""What workers need to know beside a trial's config."""
+"""Settings of workers that are the same for every trial of a launch, and the task that a worker is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpo.study.spec import Resources
 
 @dataclass(frozen=True)
 class Job:
-    """What workers need to know beside a trial's config.
+    """Settings of workers that are the same for every trial of a launch.
 
     Attributes:
         resources: what one trial needs and may take.

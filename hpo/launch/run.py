@@ -32,7 +32,7 @@ from hpo.tracking.launch_lock import refuse_other_launch
 from hpo.tracking.outbox import EndedTrial, Outbox
 from hpo.tracking.run_format import Record
 from hpo.training.checkpoints import mark_shared, remove
-from hpo.training.methods import is_stackable
+from hpo.training.methods import METHODS
 
 if TYPE_CHECKING:
     from hpo.execution.cohort_sizing import CohortSizing
@@ -161,7 +161,7 @@ def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
     most = math.ceil(schedule.largest_cohort() / max(1, slots(job.resources)))
     if plan.study.cohort != "auto" or most < 2:
         return None
-    references = [planned for planned in plan.references() if is_stackable(planned.config.method)]
+    references = [planned for planned in plan.references() if METHODS[planned.config.method].stackable]
     return CohortSizing(job, [*plan.static()[-1:], *references[-1:]], most)
 
 

@@ -1,4 +1,4 @@
-"""What a user implements, the built-in problems, and how a problem is found by name."""
+"""The interface that a user implements, the built-in problems, and the registry that finds them by name."""
 
 from hpo.core.errors import ProblemError
 from hpo.problems.base import Problem, Split, Task, to_device

@@ -17,7 +17,7 @@ from hpo.core.arm import Arm
 from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.plan import Plan, sweep_parameters
-from hpo.training.methods import is_stackable
+from hpo.training.methods import METHODS
 
 Kind = tuple[int, int, int, bool, bool, str]
 
@@ -102,7 +102,7 @@ class Schedule:
     def _kind(self, planned: PlannedTrial) -> Kind:
         """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
         config = planned.config
-        alone = "" if is_stackable(config.method) else config.identity
+        alone = "" if METHODS[config.method].stackable else config.identity
         return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: PlannedTrial, slots: int) -> int:

@@ -30,9 +30,7 @@ R = TypeVar("R")
 E = TypeVar("E", bound="Experiment")
 
 
-def or_tracking_error(
-    method: Callable[Concatenate[E, P], R],
-) -> Callable[Concatenate[E, P], R]:
+def or_tracking_error(method: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
     """What a backend says against a request before any trial runs, in a line and without the URI's password."""
 
     @wraps(method)

@@ -19,11 +19,7 @@ from mlflow.exceptions import MlflowException
 from hpo.core.errors import LaunchLostError
 from hpo.tracking.backend import machine
 from hpo.tracking.experiment_base import Experiment, P, R, now, or_tracking_error
-from hpo.tracking.run_format import (
-    LAUNCH,
-    TRIAL,
-    source_tags,
-)
+from hpo.tracking.run_format import LAUNCH, TRIAL, source_tags
 
 STUDY_FILE = "study.yaml"
 BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life

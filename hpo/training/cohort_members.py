@@ -1,4 +1,4 @@
-"""What a cohort is made of: its trials with their checkpoints, and who is told how they go."""
+"""The members of a cohort, with their checkpoints, and the callbacks that report on them."""
 
 from __future__ import annotations
 

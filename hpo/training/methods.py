@@ -70,9 +70,17 @@ def _table(*methods: Method) -> dict[str, Method]:
 
 # One line joins a method: references, cohorts, labels and the report's advice read it here.
 METHODS = _table(
-    Method("static", lambda tasks, _, s: Static(tasks, s["weights"]), "fixed weights", False, True),
-    Method("equal", lambda tasks, _, __: Equal(tasks), "equal weights", True, True),
-    Method("single_task", lambda tasks, _, s: SingleTask(tasks, s["task"]), "single task", False, True),
+    Method(
+        "static", lambda tasks, _, s: Static(tasks, s["weights"]), "fixed weights", reference=False, stackable=True
+    ),
+    Method("equal", lambda tasks, _, __: Equal(tasks), "equal weights", stackable=True),
+    Method(
+        "single_task",
+        lambda tasks, _, s: SingleTask(tasks, s["task"]),
+        "single task",
+        reference=False,
+        stackable=True,
+    ),
     Method(
         "uncertainty",
         lambda tasks, _, __: Uncertainty(tasks),
@@ -80,8 +88,14 @@ METHODS = _table(
         stackable=True,
         call="balancers.Uncertainty(tasks)",
     ),
-    Method("frozen", lambda tasks, shared, s: Frozen(tasks, s["rule"], shared), "frozen weights", False, True),
-    Method("gradnorm", _gradnorm, "GradNorm", False, True),
+    Method(
+        "frozen",
+        lambda tasks, shared, s: Frozen(tasks, s["rule"], shared),
+        "frozen weights",
+        reference=False,
+        stackable=True,
+    ),
+    Method("gradnorm", _gradnorm, "GradNorm", reference=False, stackable=True),
     _torchjd("dwa", "DWA"),
     _torchjd("famo", "FAMO"),
     _torchjd("geometric_mean", "geometric mean of the losses"),
@@ -103,11 +117,6 @@ METHODS = _table(
 def reference_names() -> list[str]:
     """What `references` in a study may name, next to ``single_task``: one network for each task."""
     return [method.name for method in METHODS.values() if method.reference]
-
-
-def is_stackable(method: str) -> bool:
-    """Whether trials with a method can be trained at once."""
-    return METHODS[method].stackable
 
 
 def build_balancer(

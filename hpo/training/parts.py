@@ -1,4 +1,4 @@
-"""What a trial trains with: network, shared layer, optimizer, data; and its evaluation."""
+"""The parts of a training run: network, shared layer, optimizer, data; and its evaluation."""
 
 from __future__ import annotations
 
