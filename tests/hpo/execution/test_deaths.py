@@ -85,7 +85,7 @@ FAILS = {
     "unspeakable": "UnspeakableError: its text cannot be told, since __str__ raised SystemExit",
     "long": "ValueError: xxx",
     "odd": "ValueError: \\ud800 \\x00 ",
-    "spoils": "ValueError: ",
+    "spoils": "RuntimeError: ",  # its own next step finds what it has left behind
 }
 METRICS = ("final_val/near", "final_val/far off", "mean_w_tail/near", "test/near", "steps")
 
@@ -133,7 +133,9 @@ def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
     failed = {name for name, run in runs.items() if run.data.tags["gradsweep.status"] == "failed"}
     assert len(errors) == len(failed) == len(FAILS)
     for text in FAILS.values():
-        assert [error for error in errors if error.startswith(text)], (text, errors)
+        found_error = next((error for error in errors if error.startswith(text)), None)
+        assert found_error is not None, (text, errors)
+        errors.remove(found_error)  # so that each is one trial's
     deeds = (tmp_path / "deeds").read_text().splitlines()
     assert set(deeds) == set(DEEDS)
     fixed = [name for name in undisturbed if "gradnorm" not in name and name not in failed and name in runs]
