@@ -21,6 +21,7 @@ from hpo.execution import ray_tune
 from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
 from hpo.launch.workspace import place
+from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import MlflowWriter
 from hpo.tracking.outbox import EndedTrial
@@ -38,7 +39,7 @@ def study_of(trials: int, folder: Path) -> Path:
     path = folder / f"overhead-{trials}.yaml"
     content = {"name": f"overhead-{trials}", **STUDY, "static": {"design": "dirichlet", "points": 10}}
     path.write_text(yaml.safe_dump(content))
-    fixed = sum(count for _, count in open_plan(path).size().values()) - 10
+    fixed = Schedule(open_plan(path), runs=False).size - 10
     content["static"] = {"design": "dirichlet", "points": trials - fixed}
     path.write_text(yaml.safe_dump(content))
     return path

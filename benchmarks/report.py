@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
 from hpo.launch.restore import open_plan
 from hpo.launch.workspace import Workspace, place
+from hpo.study.phases.gradnorm_sweeps import sweep_trial
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
@@ -69,7 +70,7 @@ def write_study(trials: int, epochs: int, folder: Path) -> Path:
         "confirm": {"top_static": max(1, trials // 125)},
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    rest = sum(count for _, count in open_plan(path).size().values()) - 10
+    rest = Schedule(open_plan(path), runs=False).size - 10
     content["static"] = {"design": "dirichlet", "points": trials - rest}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
@@ -80,10 +81,13 @@ def make(path: Path, where: Workspace) -> int:
     plan = open_plan(path)
     store = StudyExperiment(where.uri, plan.study.name, where.output)
     store.reconcile()
-    schedule = Schedule(plan, {record.config.identity: record.result for record in store.records()})
-    for recipe in plan.study.gradnorm.recipes:
-        for alpha in np.linspace(*plan.study.gradnorm.alpha, plan.study.gradnorm.trials):
-            schedule.adopt(plan.sweep(recipe, {"alpha": float(alpha)}))
+    records = store.records()
+    sweeps = [
+        sweep_trial(plan, recipe, {"alpha": float(alpha)}).config
+        for recipe in plan.study.gradnorm.recipes
+        for alpha in np.linspace(*plan.study.gradnorm.alpha, plan.study.gradnorm.trials)
+    ]
+    schedule = Schedule(plan, {record.config.identity: record.result for record in records}, sweeps, runs=False)
     outbox = where.outbox(plan.study.name)
     made, run = 0, store.start_launch(path.read_text(encoding="utf-8"))
     for _ in ("what is known", "what the search has chosen"):

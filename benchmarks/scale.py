@@ -50,7 +50,6 @@ from hpo.launch import run as launch
 from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
 from hpo.launch.workspace import place
-from hpo.study.alpha_sweep import optuna_storage
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
 from hpo.tracking.backend import machine
@@ -262,8 +261,7 @@ def alone(trials: int, alphas: int) -> Alone:
     watch, numbers = Stopwatch(), random.Random(0)
     with tempfile.TemporaryDirectory() as name, patch.object(restore, "Plan", SearchPlan):
         plan = open_plan(study_of(trials, alphas, "1", Path(name)))
-        storage = optuna_storage(Path(name) / "optuna.journal")
-        schedule = Schedule(plan, {}, {recipe: restore._sweep(plan, recipe, [], storage) for recipe in ("robust",)})
+        schedule = Schedule(plan)
         out: deque[str] = deque()
         while True:
             with watch.running("next"):

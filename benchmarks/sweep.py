@@ -53,6 +53,8 @@ from hpo.launch.workspace import Workspace, place
 from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
+from hpo.study.phases.references import reference_trials
+from hpo.study.phases.static_search import static_trials
 from hpo.study.plan import Plan
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import MlflowWriter
@@ -148,7 +150,7 @@ def trial_key(settings: Mapping[str, Any], tasks: Sequence[str]) -> str:
 
 def points_of(plan: Plan) -> list[dict[str, float]]:
     """The static points by task, equal weights first."""
-    return [p.config.settings.get("weights") or dict.fromkeys(plan.tasks, 1.0) for p in plan.static()]
+    return [p.config.settings.get("weights") or dict.fromkeys(plan.tasks, 1.0) for p in static_trials(plan)]
 
 
 def run_plain(search: Search, plan: Plan, points: int, folder: Path) -> Run:
@@ -182,7 +184,7 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
         raise RuntimeError(f"{finished.failed or finished.diverged or finished.faults or 'it was stopped'}")
     trials = finished.comparison.search
     trials = trials[trials["phase"] != "references"].set_index("arm")
-    settings: dict[str, Mapping[str, Any]] = {p.arm: p.config.settings for p in plan.static()}
+    settings: dict[str, Mapping[str, Any]] = {p.arm: p.config.settings for p in static_trials(plan)}
     settings |= {arm: {"alpha": alpha} for arm, alpha in trials["alpha"].dropna().items()}
     metrics = {
         trial_key(settings[arm], plan.tasks): {task: float(row[f"val/{task}"]) for task in plan.tasks}
@@ -203,7 +205,7 @@ def give_references(plan: Plan, where: Workspace) -> None:
     prepare_once(problem)
     metrics = untrained(problem, plan.study.seed)
     earlier, outbox = store.start_launch("name: search"), where.outbox(plan.study.name)
-    for planned in plan.references():
+    for planned in reference_trials(plan):
         result = TrialResult("finished", validation=metrics, initial_losses=dict.fromkeys(plan.tasks, 1.0))
         outbox.add(EndedTrial(planned, earlier, now(), now(), result))
     store.end_launch(earlier, "KILLED")

@@ -17,7 +17,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +35,7 @@ from hpo.execution.ray_cluster import connected
 from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
 from hpo.launch.workspace import Workspace, place
+from hpo.study.phases.gradnorm_sweeps import sweep_trial
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.tracking.backend import machine
@@ -74,10 +74,11 @@ def paced_plan(folder: Path, work: int, epochs: int) -> Plan:
 def run(plan: Plan, where: Workspace, tracked: bool) -> float:
     """Seconds for some GradNorm trials, from the first one's start to the last one's end."""
     store = StudyExperiment(where.uri, where.output.name, where.output)
-    schedule = Schedule(plan, {})
+    schedule = Schedule(plan, runs=False)
     alphas = [3 * i / TRIALS for i in range(TRIALS)]
-    schedule._queue = deque(plan.sweep("robust", {"alpha": alpha}) for alpha in alphas)
-    schedule._later.clear()
+    for phase in schedule.phases:
+        phase.queue.clear()
+    schedule.phases[0].queue.extend(sweep_trial(plan, "robust", {"alpha": alpha}) for alpha in alphas)
     job = Job(plan.study.resources, str(where.output / "checkpoints"), 60.0, plan.study.problem.name)
     writer = MlflowWriter(store, store.start_launch("name: paced"), Outbox(where.output / "undelivered"))
     begin = time.perf_counter()

@@ -12,6 +12,7 @@ from balancers.weights_file import SCHEMA, VERSION
 from hpo.check import training_checks
 from hpo.check.problem_check import check_problem
 from hpo.launch.restore import open_plan
+from hpo.study.schedule import Schedule
 from tests.helpers.scripts import run
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,7 @@ def test_the_commands_are_those_of_the_problem_and_its_study(monkeypatch):
     ]
     plan = open_plan(ROOT / study)
     assert plan.study.problem.name == problem
-    assert f"{sum(trials for _, trials in plan.size().values())} trials of {plan.epochs} epochs" in PAGE
+    assert f"{Schedule(plan, runs=False).size} trials of {plan.epochs} epochs" in PAGE
     monkeypatch.setattr(training_checks, "TRAINED_STEPS", 100)
     assert {finding.level for finding in check_problem(problem, {}, torch.device("cpu"))} == {"ok"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -13,17 +14,21 @@ import pytest
 
 from balancers import Equal
 from hpo.cli.app import app
-from hpo.compare import Winner
+from hpo.cli.console import Console
+from hpo.compare import Winner, compare
 from hpo.core.errors import OptionError
-from hpo.core.trial import TrialStatus
+from hpo.core.trial import PlannedTrial, TrialStatus
+from hpo.launch.progress import ProgressView
 from hpo.launch.restore import open_plan
 from hpo.report.arm_labels import arm_label
 from hpo.report.figures import FIGURES
 from hpo.report.html_page import page
 from hpo.report.sections import sections
 from hpo.report.training_code import line_of
-from hpo.study.plan import Plan
-from hpo.study.schedule import Schedule
+from hpo.study.phases import PHASES, SoFar, StudyPhase
+from hpo.study.phases.static_search import static_trials
+from hpo.study.plan import EQUAL, Plan
+from hpo.study.schedule import Next, Schedule
 from hpo.study.spec import Study
 from hpo.training.cohort import run_cohort
 from hpo.training.methods import METHODS, Method
@@ -32,6 +37,8 @@ from tests.helpers.cohorts import CPU, Heard, Precise, cohort_of, train
 from tests.helpers.problems import Steered
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import Case, main
+from tests.helpers.studies import small
+from tests.helpers.studies import train as simulated
 
 # --- a balancer
 
@@ -61,7 +68,7 @@ def test_a_study_with_it_comes_to_its_end_and_it_alone_is_trained_outside_cohort
 ) -> None:
     references = ["single_task", "even", "equal"]
     plan = open_plan(Case(tmp_path, database=False).study(seeds=1, references=references, static={"points": 4}))
-    problem, schedule, sizes = Steered(str(tmp_path)), Schedule(plan, {}, {}), {True: set[int](), False: set[int]()}
+    problem, schedule, sizes = Steered(str(tmp_path)), Schedule(plan), {True: set[int](), False: set[int]()}
     while isinstance(cohort := schedule.next_cohort(8, 1), list):
         heard, methods = Heard(), {planned.config.method for planned in cohort}
         run_cohort([planned.config for planned in cohort], problem, CPU, heard)
@@ -98,12 +105,63 @@ def test_a_design_says_itself_whether_the_report_has_an_interval(
     monkeypatch.setitem(DESIGNS, "corners", Design(corners, random=random))
     study = Study.model_validate({"name": "own", "problem": "toy", "static": {"design": "corners", "points": 5}})
     plan = Plan(study, Steered("unused"))
-    assert len(plan.static()) == 5
+    assert len(static_trials(plan)) == 5
     assert plan.random_points is random
     data = Builder().data()
     tables = sections(replace(data, comparison=replace(data.comparison, random_points=plan.random_points)))
     words = next(section.tables[0].caption for section in tables if section.figure == "budget")
     assert ("Clopper-Pearson" in words) is random
+
+
+# --- a phase
+
+
+class Repeats(StudyPhase):
+    """Equal weights once more, for fewer epochs."""
+
+    name = "repeats"
+    pool = "repeats"
+
+    def __init__(self, so_far: SoFar) -> None:
+        super().__init__(so_far)
+        self._trials = [self.plan.search_trial(self.name, EQUAL, epochs) for epochs in (1, 2)]
+        self.queue.extend(self._trials)
+
+    def trials(self) -> list[PlannedTrial]:
+        return self._trials
+
+    def size(self) -> tuple[int, int]:
+        return 1, 2
+
+    def describe(self) -> str:
+        return "equal weights, cut short"
+
+
+@pytest.fixture
+def repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PHASES, Repeats.name, Repeats)
+
+
+@pytest.mark.usefixtures("repeats")
+def test_a_phase_is_planned_handed_out_resumed_counted_and_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "equal weights, cut short" in main(capsys, "plan", str(Case(tmp_path, database=False).study()))[1]
+    plan = small(epochs=3)
+    schedule = Schedule(plan)
+    handed: list[PlannedTrial] = []
+    while isinstance(planned := schedule.next(), PlannedTrial):
+        handed.append(planned)
+        view = ProgressView(schedule, Console(file=StringIO()))
+        schedule.finished(planned.config.identity, simulated(planned.config))
+        view.time_passed()
+    assert [planned.config.epochs for planned in handed if planned.phase == "repeats"] == [1, 2]
+    assert schedule.progress()["repeats"] == {"total": 2, "done": 2, "running": 0, "failed": 0}
+    assert schedule.is_complete
+    again = Schedule(plan, schedule.results, [planned.config for planned in handed])
+    assert again.next() is Next.FINISHED
+    comparison = compare(again.table(), plan.directions, 1.0)
+    assert sum(comparison.search["phase"] == "repeats") == 2
 
 
 # --- a figure

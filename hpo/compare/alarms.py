@@ -15,7 +15,7 @@ from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
 from hpo.core.arm import FIXED
-from hpo.core.trial import Phase, TrialStatus
+from hpo.core.trial import TrialStatus
 
 FEW_SEEDS = 3
 
@@ -42,7 +42,7 @@ def alarms(
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
     for phase, table, split in (
-        ("search", trials[trials["phase"] != Phase.CONFIRM], "val"),
+        ("search", trials[trials["search"].astype(bool)], "val"),
         ("confirm", confirm, "test"),
     ):
         yield from _references(phase, baseline(table, tasks, split)) if len(table) else ()

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 
 from hpo.core.arm import SEARCHED
-from hpo.core.trial import Phase, TrialStatus
+from hpo.core.trial import TrialStatus
 
 
 def cost(trials: pd.DataFrame) -> pd.DataFrame:
     """What each way to find weights took on the search seed, in steps and measured seconds, and its ratio to the
     static search: all alpha sweeps together, each recipe's sweep, and one run, all that is left once alpha is known.
     """
-    search = trials[trials["phase"] != Phase.CONFIRM]
+    search = trials[trials["search"].astype(bool)]
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {"static search": search[search["kind"].isin(SEARCHED)], "GradNorm, all alpha sweeps": sweeps}
     recipes = {str(recipe): runs for recipe, runs in sweeps.groupby("recipe", sort=False)}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.core.arm import REFERENCE, Arm
-from hpo.core.trial import Phase, TrialStatus
+from hpo.core.trial import TrialStatus
 
 
 def baseline(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
@@ -52,14 +52,14 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
 
 def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The trials of the search seed with their validation ``score``, best first, those without one last."""
-    search = trials[trials["phase"] != Phase.CONFIRM].copy()
+    search = trials[trials["search"].astype(bool)].copy()
     search["score"] = score(search, baseline(search, tuple(directions), "val"), directions, "val")
     return search.sort_values("score", kind="stable").reset_index(drop=True)
 
 
 def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
-    confirm = trials[(trials["phase"] == Phase.CONFIRM) & (trials["status"] == TrialStatus.FINISHED)].copy()
+    confirm = trials[~trials["search"].astype(bool) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
         reference = baseline(confirm, tuple(directions), split)
         confirm[f"score_{split}"] = score(confirm, reference, directions, split)

@@ -17,6 +17,7 @@ TRIAL_COLUMNS = [
     "identity",
     "arm",
     "phase",
+    "search",
     "kind",
     "recipe",
     "alpha",

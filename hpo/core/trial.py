@@ -46,20 +46,6 @@ class TrialStatus(StrEnum):
         return self in (TrialStatus.FINISHED, TrialStatus.DIVERGED)
 
 
-class Phase(StrEnum):
-    """A stage of a study, in their order."""
-
-    REFERENCES = "references"
-    STATIC = "static"
-    SWEEP = "sweep"
-    CONFIRM = "confirm"
-
-    @property
-    def is_search(self) -> bool:
-        """Whether its trials run on the search seed, and read no test split."""
-        return self is not Phase.CONFIRM
-
-
 @dataclass(frozen=True)
 class TrialConfig:
     """Everything that decides how a trial trains, and nothing else; all of it JSON.
@@ -99,8 +85,13 @@ class PlannedTrial:
     """A trial with its place in the study."""
 
     config: TrialConfig
-    phase: Phase
+    phase: str  # a key of `hpo.study.phases.PHASES`
     arm: str
+
+    @property
+    def is_search(self) -> bool:
+        """Whether it runs on the search seed, and reads no test split."""
+        return not self.config.test
 
     @property
     def name(self) -> str:

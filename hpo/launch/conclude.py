@@ -14,7 +14,6 @@ import pandas as pd
 from hpo.compare import Comparison, best_trial, compare
 from hpo.core.errors import LaunchLostError, OutputError
 from hpo.core.trial import TrialStatus
-from hpo.launch.restore import is_complete
 from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.launch.workspace import Workspace
 from hpo.report import ReportData, best, sentences, write_images, write_report
@@ -64,7 +63,7 @@ def conclude(
             write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
     except OSError as error:
         raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    complete, failed = is_complete(schedule), _ended(schedule, TrialStatus.FAILED)
+    complete, failed = schedule.is_complete, _ended(schedule, TrialStatus.FAILED)
     finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, TrialStatus.DIVERGED), complete)
     try:
         if parent := launch or store.latest_launch():

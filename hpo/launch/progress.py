@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hpo.compare import kind_of
 from hpo.core.text import printable
-from hpo.core.trial import EpochReport, Phase, PlannedTrial, TrialResult, TrialStatus
+from hpo.core.trial import EpochReport, PlannedTrial, TrialResult, TrialStatus
 from hpo.study.schedule import Schedule
 
 PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
@@ -54,6 +54,7 @@ class ProgressView:
         self._schedule, self._console = schedule, console
         self._start = self._printed = time.monotonic()
         self._epochs = dict[str, EpochReport]()  # of the trials that run, the last that each has reported
+        self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases}  # of a trial
         self._before = self._trained()
         self._alarms, self._started = set[str](), set[str]()
         self._bars = Progress(
@@ -65,7 +66,8 @@ class ProgressView:
             refresh_per_second=4,
         )
         self._tasks = {
-            name: self._bars.add_task(name, total=1, done=0, running=0, failed=0, note="") for name in (*Phase, "all")
+            name: self._bars.add_task(name, total=1, done=0, running=0, failed=0, note="")
+            for name in (*self._epochs_of, "all")
         }
 
     @contextmanager
@@ -137,11 +139,11 @@ class ProgressView:
     def _draw(self) -> None:
         counts = self._schedule.progress()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
-        lines: list[tuple[Phase | str, dict[str, int]]] = [*counts.items(), ("all", whole)]
+        lines: list[tuple[str, dict[str, int]]] = [*counts.items(), ("all", whole)]
         for name, count in lines:
             note = self._left().rpartition(", about ")[2] if name == "all" else ""  # all fits in 80 columns
             total, fields = max(count["total"], 1), {key: value for key, value in count.items() if key != "total"}
-            shares = self._shares(name) if name != "all" else [share for p in Phase for share in self._shares(p)]
+            shares = self._shares(name) if name != "all" else [share for p in counts for share in self._shares(p)]
             ended = count["done"] + count["failed"] + sum(shares)
             self._bars.update(self._tasks[name], total=total, completed=ended, note=note)
             self._bars.tasks[self._tasks[name]].fields.update(fields)
@@ -166,18 +168,13 @@ class ProgressView:
     def _trained(self) -> float:
         """Epochs that have been trained, of trials that have ended and of those that run."""
         counts = self._schedule.progress()
-        ended = sum((count["done"] + count["failed"]) * self._length(phase) for phase, count in counts.items())
+        ended = sum((count["done"] + count["failed"]) * self._epochs_of[phase] for phase, count in counts.items())
         return ended + sum(report.epoch for report in self._epochs.values())
-
-    def _length(self, phase: str) -> int:
-        """Epochs of a trial."""
-        plan = self._schedule.plan
-        return plan.search_epochs if Phase(phase).is_search else plan.epochs
 
     def _left(self) -> str:
         """Elapsed and left, by the mean pace of this launch."""
         elapsed = time.monotonic() - self._start
-        total = sum(count["total"] * self._length(phase) for phase, count in self._schedule.progress().items())
+        total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._schedule.progress().items())
         trained = self._trained()
         new = trained - self._before
         left = f", about {_clock(elapsed / new * max(0.0, total - trained))} left" if new > 0 else ""

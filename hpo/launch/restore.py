@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from hpo.check.user_tracebacks import place_of
 from hpo.core.errors import LaunchLostError, OutputError, ProblemError, StudyError, TrackingError
 from hpo.core.text import one_line
-from hpo.core.trial import Phase, TrialConfig, TrialResult, TrialStatus
+from hpo.core.trial import TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
 from hpo.problems import load_problem
 from hpo.problems.data_cache import prepare_once
-from hpo.study.alpha_sweep import AlphaSweep, Parameters, optuna_storage
-from hpo.study.plan import Plan, sweep_parameters
+from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.study_file import read_study_file
 from hpo.tracking.delivery import deliver
@@ -90,7 +88,7 @@ def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Sc
             locked(folder),
         ):  # a launch that runs does it itself
             _deliver_first(store, where, outbox, console)
-    return plan, restored_schedule(plan, read_records(store, outbox), None), store
+    return plan, restored_schedule(plan, read_records(store, outbox), runs=False), store
 
 
 def _deliver_first(store: StudyExperiment, where: Workspace, outbox: Outbox, console: Console) -> None:
@@ -104,49 +102,10 @@ def _deliver_first(store: StudyExperiment, where: Workspace, outbox: Outbox, con
         console.print(fault, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def restored_schedule(plan: Plan, records: list[Record], optuna_journal: Path | None) -> Schedule:
+def restored_schedule(plan: Plan, records: list[Record], runs: bool) -> Schedule:
     """The schedule with what MLflow holds; failed trials run again, if anything is to run."""
-    running = optuna_journal is not None
     again = {TrialStatus.FAILED} if plan.study.search.halving else {TrialStatus.FAILED, TrialStatus.STOPPED}
-    results: dict[str, TrialResult] = {
-        record.config.identity: record.result
-        for record in records
-        if record.result.status not in again or not running
-    }
-    swept = [record.config for record in records if record.config.identity in results]
-    found = {recipe: [c for c in swept if plan.sweep_recipe(c) == recipe] for recipe in plan.study.gradnorm.recipes}
-    sweeps: dict[str, AlphaSweep] = {}
-    if optuna_journal is not None:
-        storage = optuna_storage(optuna_journal)
-        sweeps = {recipe: _sweep(plan, recipe, configs, storage) for recipe, configs in found.items()}
-    schedule = Schedule(plan, results, sweeps)
-    for recipe, configs in found.items():
-        for config in configs:
-            schedule.adopt(plan.sweep(recipe, sweep_parameters(config)))
-    return schedule
-
-
-def _sweep(plan: Plan, recipe: str, configs: list[TrialConfig], storage: Any) -> AlphaSweep:
-    spec = plan.study.gradnorm
-
-    def identify(parameters: Parameters) -> str:
-        return plan.sweep(recipe, parameters).config.identity
-
-    name = f"{plan.study.name}/{recipe}/{identify({'alpha': 0.0, 'learning_rate': 0.025})}/{spec.alpha}"
-    return AlphaSweep(
-        spec.space(recipe),
-        spec.trials,
-        seed=plan.study.seed,
-        identify=identify,
-        storage=storage,
-        name=f"{name}/{spec.learning_rate}",
-        finished={config.identity: sweep_parameters(config) for config in configs},
-    )
-
-
-def is_complete(schedule: Schedule) -> bool:
-    """Whether every trial of the study has a result."""
-    size = schedule.plan.size()
-    counts = schedule.progress()
-    swept = counts[Phase.SWEEP]["done"] + counts[Phase.SWEEP]["failed"] >= size[Phase.SWEEP][1] or not schedule.asking
-    return swept and all(count["done"] + count["failed"] >= count["total"] for count in counts.values())
+    kept = [record for record in records if record.result.status not in again or not runs]
+    results = {record.config.identity: record.result for record in kept}
+    configs = {record.config.identity: record.config for record in kept}
+    return Schedule(plan, results, configs.values(), runs)

@@ -18,7 +18,7 @@ from hpo.core.errors import LaunchLostError
 from hpo.launch.conclude import Finished, conclude
 from hpo.launch.output_lock import locked
 from hpo.launch.progress import ProgressView, stage
-from hpo.launch.restore import is_complete, open_plan, read_records, restored_schedule, set_damaged_aside
+from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
 from hpo.study.plan import Plan
@@ -32,7 +32,6 @@ from hpo.tracking.launch_lock import refuse_other_launch
 from hpo.tracking.outbox import EndedTrial, Outbox
 from hpo.tracking.run_format import Record
 from hpo.training.checkpoints import mark_shared, remove
-from hpo.training.methods import METHODS
 
 if TYPE_CHECKING:
     from hpo.execution.cohort_sizing import CohortSizing
@@ -63,9 +62,9 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
         _take_up(store, where, outbox, console)
         faults = deliver(outbox, store, partial(remove, checkpoints))
         records = read_records(store, outbox)
-        schedule = restored_schedule(plan, records, folder / "optuna.journal")
+        schedule = restored_schedule(plan, records, runs=True)
         before, launch = set(schedule.results), None
-        if not is_complete(schedule):
+        if not schedule.is_complete:
             if address is None:
                 close_local_ray()
             from hpo.execution.job import Job
@@ -161,8 +160,7 @@ def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
     most = math.ceil(schedule.largest_cohort() / max(1, slots(job.resources)))
     if plan.study.cohort != "auto" or most < 2:
         return None
-    references = [planned for planned in plan.references() if METHODS[planned.config.method].stackable]
-    return CohortSizing(job, [*plan.static()[-1:], *references[-1:]], most)
+    return CohortSizing(job, schedule.sample(), most)
 
 
 def _together(study: Study, sizing: CohortSizing | None, console: Console) -> int:

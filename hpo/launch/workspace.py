@@ -16,7 +16,7 @@ class Workspace:
     """Where a study keeps what it makes.
 
     Attributes:
-        output: folder of reports, weights files and journals.
+        output: folder of reports, weights files and undelivered trials.
         uri: MLflow's backend.
         storage: where checkpoints go; ``None`` keeps them in ``output``.
     """
@@ -31,7 +31,7 @@ class Workspace:
         return shown(self.uri)
 
     def folder(self, study: str) -> Path:
-        """Of one study: report, weights file, Optuna's journal, what MLflow does not hold yet."""
+        """Of one study: report, weights file, what MLflow does not hold yet."""
         return self.output / study
 
     def outbox(self, study: str) -> Outbox:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from hpo.compare import Comparison
 from hpo.core.arm import KNOWN, REFERENCE, Arm
-from hpo.core.trial import Phase
 from hpo.report.arm_labels import arm_label
 from hpo.report.number_format import (
     NOTHING,
@@ -71,7 +70,7 @@ def _lost(data: ReportData) -> dict[str, list[str]]:
     """For each confirm arm what became of the trials that did not finish, as "diverged: seed 2"."""
     if data.unfinished.empty:
         return {}
-    trials = data.unfinished[data.unfinished["phase"] == Phase.CONFIRM]
+    trials = data.unfinished[~data.unfinished["search"].astype(bool)]
     return {
         str(arm): [f"{status}: seed {_listed(some['seed'])}" for status, some in group.groupby("status")]
         for arm, group in trials.groupby("arm")
@@ -255,7 +254,7 @@ def all_trials(data: ReportData) -> pd.DataFrame:
     search = data.comparison.search.rename(columns={"score": "score_val"})
     whole = pd.concat([part for part in (search, data.comparison.confirm, data.unfinished) if len(part)] or [search])
     whole = whole.drop_duplicates("identity").reindex(columns=list(dict.fromkeys([*_TRIAL_COLUMNS, *whole.columns])))
-    return whole.reset_index(drop=True)
+    return whole.drop(columns="search", errors="ignore").reset_index(drop=True)
 
 
 def arms_numbers(comparison: Comparison) -> pd.DataFrame:

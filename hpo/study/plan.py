@@ -1,4 +1,4 @@
-"""From a study and its problem to trials, phase by phase. Pure: decides, runs nothing."""
+"""From a study and its problem to arms and trials. Pure: decides, runs nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hpo.compare import best_trial, closed, static_points, weights_of
-from hpo.core.arm import FULL, KNOWN, REFERENCE, Arm
+from hpo.compare import closed, weights_of
+from hpo.core.arm import KNOWN, REFERENCE, Arm
 from hpo.core.errors import StudyError
-from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig
+from hpo.core.trial import AVERAGES, PlannedTrial, TrialConfig
 from hpo.problems.base import Problem
-from hpo.study.halving import Halving
 from hpo.study.spec import StaticSpec, Study
 from search_spaces import DESIGNS, explicit, points
 from search_spaces.dirichlet import SMALLEST
@@ -33,7 +32,7 @@ EQUAL = Candidate(Arm("equal"), "equal", {})
 
 
 class Plan:
-    """The trials of a study.
+    """The arms of a study and the trials that train them.
 
     Args:
         study: the spec.
@@ -67,82 +66,25 @@ class Plan:
         """Whether the static points were drawn at random, so that they stand for all points like them."""
         return not self.study.static.explicit and DESIGNS[self.study.static.design].random
 
-    def references(self) -> list[PlannedTrial]:
-        """Single task and uncertainty on the search seed; equal weights are a point of the static search."""
-        arms = [candidate for candidate in self._reference_arms() if candidate != EQUAL]
-        return [self._planned(Phase.REFERENCES, candidate, self.study.seed) for candidate in arms]
+    @property
+    def points(self) -> int:
+        """Static points beside equal weights."""
+        return len(self._points)
 
-    def static(self) -> list[PlannedTrial]:
-        """Every point of the design on the search seed; the first is equal weights."""
-        arms = [EQUAL, *(self._point("static", number) for number in range(1, len(self._points) + 1))]
-        return [self._planned(Phase.STATIC, candidate, self.study.seed) for candidate in arms]
+    def search_trial(self, phase: str, candidate: Candidate, epochs: int | None = None) -> PlannedTrial:
+        """A trial on the search seed; without ``epochs`` as long as the search's are."""
+        return self._planned(phase, candidate, self.study.seed, epochs or self.search_epochs, test=False)
 
-    def full(self) -> list[PlannedTrial]:
-        """Static points that are also trained to the end, where the search does not: how far its order is right."""
-        if self.search_epochs == self.epochs:
-            return []
-        count = min(self.study.search.full, len(self._points))
-        chosen = sorted({round(place) for place in np.linspace(0, len(self._points) - 1, count)}) if count else []
-        arms = [self._point(FULL, place + 1) for place in chosen]
-        return [self._planned(Phase.STATIC, candidate, self.study.seed, epochs=self.epochs) for candidate in arms]
+    def confirm_trial(self, phase: str, candidate: Candidate, seed: int) -> PlannedTrial:
+        """A trial that is trained to the end and reads the test split."""
+        return self._planned(phase, candidate, seed, self.epochs, test=True)
 
-    def halving(self) -> Halving:
-        """Which static points are trained on, rung by rung; without `search.halving` all are, to the end."""
-        eta = self.study.search.halving
-        points = [p.config.identity for p in self.static() if p.arm != EQUAL.arm.key] if eta else []
-        return Halving(points, self.search_epochs, eta or 2, self.study.confirm.top_static)
-
-    def sweep(self, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
-        """One run of the alpha sweep on the search seed."""
-        return self._planned(Phase.SWEEP, self._gradnorm_arm(recipe, parameters), self.study.seed)
-
-    def sweep_recipe(self, config: TrialConfig) -> str | None:
-        """The recipe whose sweep a finished trial belongs to, ``None`` if it is of another study or phase."""
-        recipe, parameters = config.settings.get("recipe"), sweep_parameters(config)
-        if config.method != "gradnorm" or recipe not in self.study.gradnorm.recipes:
-            return None
-        if parameters.keys() != self.study.gradnorm.ranges(recipe).keys():
-            return None
-        return str(recipe) if config == self.sweep(recipe, parameters).config else None
-
-    def confirm_fixed(self) -> list[PlannedTrial]:
-        """What the confirm phase trains whatever the search finds, seed by seed."""
-        return self._confirm(self._fixed_arms())
-
-    def confirm_chosen(self, search: pd.DataFrame) -> list[PlannedTrial]:
-        """What the search has chosen: the best static points, the best alpha and its E_t[w], seed by seed.
-
-        Args:
-            search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
-        """
-        best_points = [Arm.parse(key) for key in static_points(search)["arm"].head(self.study.confirm.top_static)]
-        arms = [EQUAL if arm == EQUAL.arm else self._point("static", arm.number) for arm in best_points]
-        for recipe in self.study.gradnorm.recipes:
-            best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
-            if best is not None:
-                arms += self._gradnorm_arms(recipe, best)
-        return self._confirm(arms)
-
-    def size(self) -> dict[Phase, tuple[int, int]]:
-        """For each phase its arms and trials; of the confirm phase at most, since arms may coincide."""
-        gradnorm, confirm, seeds = self.study.gradnorm, self.study.confirm, self.study.seeds
-        sweep = len(gradnorm.recipes) * gradnorm.trials
-        static = 1 + len(self._points)
-        chosen = min(confirm.top_static, static) + len(gradnorm.recipes) * (1 + len(confirm.averages))
-        arms = len(self._fixed_arms()) + chosen
-        references = len(self.references())
-        return {
-            Phase.REFERENCES: (references, references),
-            Phase.STATIC: (static + len(self.full()), static + len(self.full())),
-            Phase.SWEEP: (sweep, sweep),
-            Phase.CONFIRM: (arms, arms * seeds),
-        }
-
-    def _point(self, kind: str, number: int) -> Candidate:
+    def point(self, kind: str, number: int) -> Candidate:
         """A point of the static search, counted from 1."""
         return Candidate(Arm(kind, number=number), "static", {"weights": self._points[number - 1]})
 
-    def _reference_arms(self) -> list[Candidate]:
+    def reference_arms(self) -> list[Candidate]:
+        """The methods that the study names as references."""
         arms: list[Candidate] = []
         for reference in self.study.references:
             if reference == REFERENCE:
@@ -151,23 +93,25 @@ class Plan:
                 arms.append(Candidate(Arm(reference), reference, {}))
         return arms
 
-    def _fixed_arms(self) -> list[Candidate]:
-        arms = self._reference_arms()
+    def fixed_arms(self) -> list[Candidate]:
+        """The arms that need no search: references, first-step weights, weights that the problem knows."""
+        arms = self.reference_arms()
         arms += [Candidate(Arm("frozen", rule=rule), "frozen", {"rule": rule}) for rule in FROZEN_RULES]
         if self.known is not None:
             w = closed([self.known[task] for task in self.tasks])
             arms.append(Candidate(Arm(KNOWN), "static", {"weights": short_weights(self.tasks, w)}))
         return arms
 
-    def _gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
+    def gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
+        """GradNorm with parameters, four digits of each."""
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
         for name, (low, high) in self.study.gradnorm.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
         return Candidate(Arm("gradnorm", recipe=recipe, parameters=told), "gradnorm", {"recipe": recipe, **told})
 
-    def _gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Candidate]:
+    def gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Candidate]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
-        yield self._gradnorm_arm(recipe, {name: best[name] for name in self.study.gradnorm.ranges(recipe)})
+        yield self.gradnorm_arm(recipe, {name: best[name] for name in self.study.gradnorm.ranges(recipe)})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
                 w = weights_of(best, self.tasks, average)
@@ -175,13 +119,7 @@ class Plan:
                     arm = Arm("gradnorm_static", recipe=recipe, average=average)
                     yield Candidate(arm, "static", {"weights": short_weights(self.tasks, w)})
 
-    def _confirm(self, arms: Sequence[Candidate]) -> list[PlannedTrial]:
-        seeds = self.study.confirm_seeds
-        return [self._planned(Phase.CONFIRM, candidate, seed, test=True) for seed in seeds for candidate in arms]
-
-    def _planned(
-        self, phase: Phase, candidate: Candidate, seed: int, test: bool = False, epochs: int | None = None
-    ) -> PlannedTrial:
+    def _planned(self, phase: str, candidate: Candidate, seed: int, epochs: int, test: bool) -> PlannedTrial:
         config = TrialConfig(
             problem=self.study.problem.name,
             arguments=self.study.problem.arguments,
@@ -189,7 +127,7 @@ class Plan:
             method=candidate.method,
             settings=candidate.settings,
             seed=seed,
-            epochs=epochs or (self.search_epochs if phase.is_search else self.epochs),
+            epochs=epochs,
             test=test,
         )
         return PlannedTrial(config, phase, candidate.arm.key)

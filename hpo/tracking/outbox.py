@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from hpo.core.files import sync
-from hpo.core.trial import EpochReport, Phase, PlannedTrial, TrialConfig, TrialResult
+from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 
 TRAJECTORY = "trajectory.parquet"
 TRIAL = "trial.json"
@@ -151,7 +151,7 @@ def _content(entry: EndedTrial) -> dict[str, Any]:
     planned = entry.planned
     return {
         "config": asdict(planned.config),
-        "phase": str(planned.phase),
+        "phase": planned.phase,
         "arm": planned.arm,
         "launch": entry.launch,
         "started": entry.started,
@@ -165,7 +165,7 @@ def _read(folder: Path) -> EndedTrial | None:
     try:
         content = _checked_content(folder)
         return EndedTrial(
-            PlannedTrial(TrialConfig(**content["config"]), Phase(content["phase"]), content["arm"]),
+            PlannedTrial(TrialConfig(**content["config"]), content["phase"], content["arm"]),
             content["launch"],
             content["started"],
             content["ended"],

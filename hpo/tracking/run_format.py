@@ -61,7 +61,7 @@ def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
         "gradsweep.kind": TRIAL,
         "gradsweep.identity": config.identity,
         **_config_tags(config),
-        "gradsweep.phase": str(planned.phase),
+        "gradsweep.phase": planned.phase,
         "gradsweep.arm": planned.arm,
         "gradsweep.method": config.method,
         "gradsweep.seed": str(config.seed),

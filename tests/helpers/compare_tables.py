@@ -22,6 +22,7 @@ def row(arm: str, seed: int, val: float = 0.0, test: float = NAN, **more: Any) -
         "identity": f"{arm} {seed}",
         "arm": arm,
         "phase": "confirm" if seed else "sweep" if kind == "gradnorm" else "static",
+        "search": not seed,
         "kind": kind,
         "recipe": rest[0] if kind.startswith("gradnorm") else "",
         "alpha": float(rest[1].removeprefix("alpha=")) if kind == "gradnorm" else NAN,

@@ -6,6 +6,7 @@ from typing import Any
 
 from hpo.core.trial import PlannedTrial
 from hpo.study.plan import Plan
+from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from tests.helpers.small_problem import Small
 
@@ -19,3 +20,8 @@ def make_plan(**fields: Any) -> Plan:
 
 def arms(trials: list[PlannedTrial]) -> list[str]:
     return list(dict.fromkeys(planned.arm for planned in trials))
+
+
+def sizes(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Arms and trials by phase."""
+    return {phase.name: phase.size() for phase in Schedule(plan, runs=False).phases}

@@ -140,6 +140,7 @@ class Builder:
             "identity": hashlib.sha256(f"{phase}/{arm}/{seed}".encode()).hexdigest()[:16],
             "arm": arm,
             "phase": phase,
+            "search": phase != "confirm",
             "kind": kind,
             "recipe": rest[0] if ours else "",
             "alpha": alpha,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from optuna.storages import BaseStorage, InMemoryStorage
 
-from hpo.core.trial import AVERAGES, Phase, PlannedTrial, TrialConfig, TrialResult
-from hpo.study.alpha_sweep import AlphaSweep
-from hpo.study.plan import Plan, sweep_parameters
+from hpo.core.trial import AVERAGES, PlannedTrial, TrialConfig, TrialResult
+from hpo.study.phases import PHASES
+from hpo.study.phases.confirm import confirm_fixed
+from hpo.study.phases.references import reference_trials
+from hpo.study.phases.static_search import static_trials
+from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
 from tests.helpers.plans import make_plan
 from tests.helpers.small_problem import TASKS
@@ -62,11 +64,10 @@ def train(config: TrialConfig, fate: Fate = fine) -> TrialResult:
 
 @dataclass
 class Study:
-    """A plan, what has finished so far, and Optuna's memory: what outlives a driver."""
+    """A plan and what has finished so far: what outlives a driver."""
 
     plan: Plan
     fate: Fate = fine
-    storage: BaseStorage = field(default_factory=InMemoryStorage)
     configs: dict[str, TrialConfig] = field(default_factory=dict)
     results: dict[str, TrialResult] = field(default_factory=dict)
     handed: list[PlannedTrial] = field(default_factory=list)
@@ -74,24 +75,7 @@ class Study:
     def schedule(self, run: bool = True) -> Schedule:
         """As a launch makes it: failed trials run again, sweep trials are found by their config."""
         results = {i: result for i, result in self.results.items() if result.status != "failed" or not run}
-        recipes = self.plan.study.gradnorm.recipes
-        found = {
-            r: [self.configs[i] for i in results if self.plan.sweep_recipe(self.configs[i]) == r] for r in recipes
-        }
-        sweeps = {recipe: self._sweep(recipe, found[recipe]) for recipe in recipes} if run else {}
-        schedule = Schedule(self.plan, results, sweeps)
-        for recipe, configs in found.items():
-            for config in configs:
-                schedule.adopt(self.plan.sweep(recipe, sweep_parameters(config)))
-        return schedule
-
-    def _sweep(self, recipe: str, configs: list[TrialConfig]) -> AlphaSweep:
-        def identify(parameters: Mapping[str, float]) -> str:
-            return self.plan.sweep(recipe, parameters).config.identity
-
-        spec = self.plan.study.gradnorm
-        known = {config.identity: sweep_parameters(config) for config in configs}
-        return AlphaSweep(spec.space(recipe), spec.trials, 0, identify, self.storage, recipe, known)
+        return Schedule(self.plan, results, [self.configs[identity] for identity in results], run)
 
     def drive(self, schedule: Schedule, slots: int, stop: float = np.inf, order: random.Random | None = None) -> int:
         """Run with so many trials at once, ending in random order, until FINISHED or until so many have ended."""
@@ -122,19 +106,20 @@ class Study:
 def check_order(schedule: Schedule, planned: PlannedTrial) -> None:
     """What must have been handed out, or have ended, before this trial."""
     plan, known = schedule.plan, list(schedule.planned())
-    out = {p.config.identity for p in known if p.config.identity in schedule.results} | set(schedule._running)
-    search = {p.config.identity for p in plan.references() + plan.static()}
+    running = {p.config.identity for p in schedule.running()}
+    out = running | {p.config.identity for p in known if p.config.identity in schedule.results}
+    search = {p.config.identity for p in reference_trials(plan) + static_trials(plan)}
     if planned.phase in ("sweep", "confirm"):
         assert search <= out
-    fixed = {p.config.identity for p in plan.confirm_fixed()}
+    fixed = {p.config.identity for p in confirm_fixed(plan)}
     if planned.phase == "confirm" and planned.config.identity not in fixed:
-        assert not schedule.asking
+        assert not any(phase.remaining for phase in schedule.phases)
         assert all(p.config.identity in schedule.results for p in known if p.phase != "confirm")
 
 
 def check_progress(schedule: Schedule, running: int) -> None:
     counts = schedule.progress()
-    assert list(counts) == list(Phase)
+    assert list(counts) == list(PHASES)
     assert sum(count["running"] for count in counts.values()) == running
     for count in counts.values():
         assert count["done"] + count["running"] + count["failed"] <= count["total"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -14,7 +12,6 @@ from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
 from hpo.report import ReportData
-from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.schedule import Next, Schedule
 from hpo.tracking.run_format import epoch_metrics, result_metrics
 from hpo.training.trial_loop import run_trial
@@ -31,11 +28,7 @@ class Undisturbed:
         spec = self.plan.study
         problem = load_problem(spec.problem.name, spec.problem.arguments)
 
-        def identify(parameters: Any) -> str:
-            return self.plan.sweep("robust", parameters).config.identity
-
-        sweeps = {"robust": AlphaSweep(spec.gradnorm.space("robust"), spec.gradnorm.trials, spec.seed, identify)}
-        self.schedule = Schedule(self.plan, {}, sweeps)
+        self.schedule = Schedule(self.plan)
         self.trials: dict[str, tuple[PlannedTrial, list[EpochReport], TrialResult]] = {}
         while not isinstance(planned := self.schedule.next(), Next):
             epochs: list[EpochReport] = []

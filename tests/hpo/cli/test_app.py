@@ -78,7 +78,7 @@ class TestBefore:
         assert (code, err) == (0, "")
         counts = dict(re.findall(r"│ (\w+) +│ +\d* │ +(\d+) │", out.partition("static points")[0]))
         assert counts == {"references": "2", "static": "3", "sweep": "2", "confirm": "16", "all": "23"}
-        assert "46 epochs, 2 a trial" in out
+        assert "46 epochs, 2 per trial" in out
         assert "Each trial takes 0.5 CPU, 0.25 GPU." in out
         assert re.search(r"│ static/02 │ +[\d.]+ │ +[\d.]+ │", out)
         assert not case.output.exists()

@@ -25,9 +25,11 @@ from hpo.core.errors import ProblemError, StudyError
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import write_weights
 from hpo.launch.workspace import place
+from hpo.study.phases.static_search import static_trials
 from hpo.study.spec import TAKEN
 from hpo.study.study_file import MOST_CHARACTERS, MOST_FAULTS, load_study
 from hpo.tracking.experiment import StudyExperiment
+from tests.helpers.plans import sizes
 from tests.helpers.runs import main, no_file_beyond
 
 STUDY: dict[str, Any] = {
@@ -264,8 +266,8 @@ def open_it(raw: bytes) -> bool:
         return False
     finally:
         assert time.process_time() - start < SLOWEST
-    identities = [planned.config.identity for planned in plan.static()]
-    assert len(set(identities)) == len(identities) == plan.size()["static"][1]
+    identities = [planned.config.identity for planned in static_trials(plan)]
+    assert len(set(identities)) == len(identities) == sizes(plan)["static"][1]
     assert_inside(plan.study.name)
     return True
 
@@ -486,7 +488,7 @@ def test_weights_that_training_would_round_to_zero_are_refused(folder: Path, sta
 def test_points_that_differ_in_the_seventh_digit_alone_are_one_trial(folder: Path, static: Any, arms: int) -> None:
     """Two arms of one identity would wait for two results where one comes."""
     Path("study.yaml").write_bytes(dumped({"name": "a", "problem": "toy", "static": static}))
-    planned = open_plan(Path("study.yaml")).static()
+    planned = static_trials(open_plan(Path("study.yaml")))
     assert len({trial.config.identity for trial in planned}) == len(planned) == arms
 
 

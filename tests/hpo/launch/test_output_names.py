@@ -6,12 +6,10 @@ import shutil
 import socket
 from pathlib import Path
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 
 from hpo.launch.workspace import place
-from hpo.study.alpha_sweep import optuna_storage
 from hpo.tracking.backend import embedded_uri, sqlite_path
 from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.server import healthy, serve
@@ -64,11 +62,8 @@ def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path
     assert found is not None
     assert found.read_text() == "name: x"
     shutil.rmtree(tmp_path / "copy")
-    (folder / "study").mkdir()
-    optuna.create_study(storage=optuna_storage(where.folder("study") / "optuna.journal"))
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert {"mlflow.db", "artifacts", "study"} <= {path.name for path in folder.iterdir()}
-    assert (folder / "study" / "optuna.journal").stat().st_size > 0
+    assert {"mlflow.db", "artifacts"} <= {path.name for path in folder.iterdir()}
     assert len(list((folder / "artifacts").rglob("study.yaml"))) == 1
 
 

@@ -18,7 +18,6 @@ from hpo.core.errors import OutputError
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
-from hpo.study.alpha_sweep import AlphaSweep
 from hpo.study.schedule import Next, Schedule
 from hpo.training.trial_loop import run_trial
 from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
@@ -43,13 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame,
     case = Case(tmp_path_factory.mktemp("undisturbed"), database=False)
     plan = open_plan(case.study())
     problem = load_problem(plan.study.problem.name, plan.study.problem.arguments)
-
-    def identify(parameters):
-        return plan.sweep("robust", parameters).config.identity
-
-    spec = plan.study.gradnorm
-    sweeps = {"robust": AlphaSweep(spec.space("robust"), spec.trials, plan.study.seed, identify)}
-    schedule = Schedule(plan, {}, sweeps)
+    schedule = Schedule(plan)
     while not isinstance(planned := schedule.next(), Next):
         result = run_trial(planned.config, problem, lambda report: None, torch.device("cpu"))
         schedule.finished(planned.config.identity, result)

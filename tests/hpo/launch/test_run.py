@@ -10,13 +10,10 @@ from io import StringIO
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import optuna
 import pandas as pd
 import pytest
 import ray
 from mlflow import MlflowClient
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from balancers import Static
 from hpo.cli.console import Console
@@ -95,16 +92,6 @@ class TestCommand:
             if run.data.tags["gradsweep.arm"] == content["arm"] and run.data.tags["gradsweep.phase"] == "confirm"
         )
         assert content["seeds"] == [1, 2]
-
-    def test_tells_optuna_every_score(self, case):
-        storage = JournalStorage(JournalFileBackend(str(case.results / "optuna.journal")))
-        (summary,) = optuna.get_all_study_summaries(storage)
-        trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
-        runs = [run for run in case.runs() if run.data.tags["gradsweep.phase"] == "sweep"]
-        scores = {run.data.tags["gradsweep.identity"]: run.data.metrics["score/val"] for run in runs}
-        assert {trial.state.name for trial in trials} == {"COMPLETE"}
-        assert {trial.user_attrs["identity"]: pytest.approx(trial.value) for trial in trials} == scores
-        assert {trial.params["alpha"] for trial in trials} == {float(run.data.params["alpha"]) for run in runs}
 
 
 @pytest.mark.slow
@@ -280,7 +267,7 @@ class TestView:
 
     @pytest.fixture
     def schedule(self, tmp_path) -> Schedule:
-        return Schedule(open_plan(Case(tmp_path).study()), {})
+        return Schedule(open_plan(Case(tmp_path).study()))
 
     @staticmethod
     def play(schedule: Schedule, view: ProgressView) -> None:

@@ -18,12 +18,17 @@ from hpo.core.errors import StudyError
 from hpo.core.storage import Storage
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.halving import Halving, rungs_of
+from hpo.study.phases.confirm import confirm_fixed
+from hpo.study.phases.gradnorm_sweeps import sweep_trial
+from hpo.study.phases.references import reference_trials
+from hpo.study.phases.static_search import full_trials, static_trials
 from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort import run_cohort
 from hpo.training.trial_loop import run_trial
 from tests.helpers.cohorts import CPU, ONE_OF_EACH, Heard, Normed, check_same, cohort_of
+from tests.helpers.plans import sizes
 from tests.helpers.runs import Case
 from tests.helpers.studies import Study, small, train
 
@@ -111,7 +116,7 @@ def drive(study: Study, schedule: Schedule, slots: int, order: random.Random, st
 
 
 def ends(study: Study) -> dict[str, str]:
-    static = {p.config.identity: p.arm for p in study.plan.static()}
+    static = {p.config.identity: p.arm for p in static_trials(study.plan)}
     return {static[i]: result.status for i, result in study.results.items() if i in static}
 
 
@@ -123,11 +128,11 @@ def test_most_points_are_stopped_and_which_does_not_hang_on_timing(slots: int) -
     assert ends(study) == ends(other)
     found = ends(study)
     assert sorted(stopped) == sorted(arm for arm, status in found.items() if status == TrialStatus.STOPPED)
-    assert len(found) == len(study.plan.static())
+    assert len(found) == len(static_trials(study.plan))
     points = len(found) - 1
     assert list(found.values()).count(TrialStatus.STOPPED) == points - -(-points // 8)
     assert found["equal"] == "finished"
-    best = min((p for p in study.plan.static() if p.arm != "equal"), key=lambda p: _score(p.config))
+    best = min((p for p in static_trials(study.plan) if p.arm != "equal"), key=lambda p: _score(p.config))
     assert found[best.arm] == "finished"
 
 
@@ -150,10 +155,10 @@ def test_the_comparison_says_what_was_stopped_and_never_chooses_it() -> None:
     drive(study, schedule, 3, random.Random(0))
     found = compare(schedule.table(), study.plan.directions, 1.0)
     assert set(static_points(found.search)["status"]) == {"finished"}
-    assert len(static_points(found.search, stopped=True)) == len(study.plan.static())
-    assert set(found.ranks["points"]) == {len(study.plan.static())}
+    assert len(static_points(found.search, stopped=True)) == len(static_trials(study.plan))
+    assert set(found.ranks["points"]) == {len(static_trials(study.plan))}
     (alarm,) = [alarm for alarm in found.alarms if "stopped early" in alarm]
-    counted = len(study.plan.static())
+    counted = len(static_trials(study.plan))
     lost = list(ends(study).values()).count(TrialStatus.STOPPED)
     assert alarm.startswith(f"{lost} of {counted} static points were stopped early, after 10, 20, 40 steps, since ")
     assert alarm.endswith("the verdict flatters GradNorm")
@@ -162,7 +167,7 @@ def test_the_comparison_says_what_was_stopped_and_never_chooses_it() -> None:
 
 
 def _is_static(study: Study, identity: str) -> bool:
-    return identity in {p.config.identity for p in study.plan.static()}
+    return identity in {p.config.identity for p in static_trials(study.plan)}
 
 
 # --- short runs
@@ -170,18 +175,18 @@ def _is_static(study: Study, identity: str) -> bool:
 
 def test_a_shortened_search_trains_some_points_to_the_end_too() -> None:
     plan = small(search={"epochs": 2, "full": 3}, epochs=8, static={"points": 12})
-    search = plan.references() + plan.static()
+    search = reference_trials(plan) + static_trials(plan)
     assert {p.config.epochs for p in search} == {2}
-    assert {p.config.epochs for p in plan.confirm_fixed()} == {8}
-    assert plan.sweep("paper", {"alpha": 0.5}).config.epochs == 2
-    full = plan.full()
+    assert {p.config.epochs for p in confirm_fixed(plan)} == {8}
+    assert sweep_trial(plan, "paper", {"alpha": 0.5}).config.epochs == 2
+    full = full_trials(plan)
     assert [p.config.epochs for p in full] == [8] * 3
-    short = {p.arm: p.config for p in plan.static()}
+    short = {p.arm: p.config for p in static_trials(plan)}
     assert len({p.arm for p in full}) == 3
     for p in full:
         assert p.config == replace(short[p.arm.replace("full/", "static/")], epochs=8)
-    assert plan.size()["static"] == (len(plan.static()) + 3,) * 2
-    assert small().full() == []
+    assert sizes(plan)["static"] == (len(static_trials(plan)) + 3,) * 2
+    assert full_trials(small()) == []
 
 
 def test_a_search_cannot_be_longer_than_the_rest() -> None:

@@ -11,9 +11,13 @@ import pytest
 
 from hpo.core.errors import StudyError
 from hpo.core.trial import TrialConfig
+from hpo.study.phases.confirm import confirm_chosen, confirm_fixed
+from hpo.study.phases.gradnorm_sweeps import sweep_recipe, sweep_trial
+from hpo.study.phases.references import reference_trials
+from hpo.study.phases.static_search import static_trials
 from hpo.study.plan import Plan, short_weights
 from hpo.study.spec import Study
-from tests.helpers.plans import arms, make_plan
+from tests.helpers.plans import arms, make_plan, sizes
 from tests.helpers.small_problem import TASKS, Small, run
 
 AVERAGES = ("arithmetic", "geometric", "tail")
@@ -36,7 +40,7 @@ CENTRE = {average: [1.0, 1.0, 1.0] for average in AVERAGES}
 
 
 def test_references_are_single_tasks_and_uncertainty() -> None:
-    trials = make_plan().references()
+    trials = reference_trials(make_plan())
     assert [(p.arm, p.config.method, p.config.settings) for p in trials] == [
         ("single_task/near", "single_task", {"task": "near"}),
         ("single_task/far", "single_task", {"task": "far"}),
@@ -44,11 +48,11 @@ def test_references_are_single_tasks_and_uncertainty() -> None:
         ("uncertainty", "uncertainty", {}),
     ]
     assert {p.phase for p in trials} == {"references"}
-    assert arms(make_plan(references=["single_task"]).references()) == [f"single_task/{task}" for task in TASKS]
+    assert arms(reference_trials(make_plan(references=["single_task"]))) == [f"single_task/{task}" for task in TASKS]
 
 
 def test_static_points_are_numbered_after_equal_weights() -> None:
-    trials = make_plan(static={"points": 4}).static()
+    trials = static_trials(make_plan(static={"points": 4}))
     assert arms(trials) == ["equal", "static/01", "static/02", "static/03"]
     assert (trials[0].config.method, trials[0].config.settings) == ("equal", {})
     for planned in trials[1:]:
@@ -59,13 +63,13 @@ def test_static_points_are_numbered_after_equal_weights() -> None:
 
 
 def test_the_numbers_of_more_than_a_hundred_points() -> None:
-    numbered = arms(make_plan(static={"points": 121}).static())
+    numbered = arms(static_trials(make_plan(static={"points": 121})))
     assert (numbered[9], numbered[99], numbered[120]) == ("static/09", "static/99", "static/120")
 
 
 def test_explicit_points_are_scaled_and_equal_weights_come_once() -> None:
     points = [[2, 2, 2], [4, 1, 1], {"tiny": 4, "near": 1, "far": 1}, [8, 2, 2]]
-    trials = make_plan(static=points).static()
+    trials = static_trials(make_plan(static=points))
     assert [(p.arm, p.config.settings) for p in trials] == [
         ("equal", {}),
         ("static/01", {"weights": {"near": 2.0, "far": 0.5, "tiny": 0.5}}),
@@ -96,39 +100,39 @@ def test_weights_known_to_be_best_are_an_arm_of_the_confirm_phase() -> None:
     problem.known_weights = {"tiny": 8, "near": 2, "far": 2}
     content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
     plan = Plan(Study.model_validate(content), problem)
-    last = plan.confirm_fixed()[-1]
+    last = confirm_fixed(plan)[-1]
     assert last.arm == "known_optimum"
     assert last.config.settings == {"weights": {"near": 0.5, "far": 0.5, "tiny": 2.0}}
-    assert plan.size()["confirm"][0] == make_plan().size()["confirm"][0] + 1
+    assert sizes(plan)["confirm"][0] == sizes(make_plan())["confirm"][0] + 1
 
 
 def test_every_search_trial_has_the_search_seed_and_no_test_split() -> None:
     plan = make_plan(seed=5, seeds=3)
-    search = [*plan.references(), *plan.static(), plan.sweep("paper", {"alpha": 1.0})]
+    search = [*reference_trials(plan), *static_trials(plan), sweep_trial(plan, "paper", {"alpha": 1.0})]
     assert {(p.config.seed, p.config.test) for p in search} == {(5, False)}
 
 
 def test_every_confirm_trial_has_a_fresh_seed_and_the_test_split() -> None:
     plan = make_plan(seed=5, seeds=3)
-    chosen = plan.confirm_chosen(search_table(plan, {"equal": 0.0}, {}))
-    trials = plan.confirm_fixed() + chosen
+    chosen = confirm_chosen(plan, search_table(plan, {"equal": 0.0}, {}))
+    trials = confirm_fixed(plan) + chosen
     assert {(p.config.seed, p.config.test, p.phase) for p in trials} == {(s, True, "confirm") for s in (6, 7, 8)}
     for seed in (6, 7, 8):
         assert arms([p for p in trials if p.config.seed == seed]) == arms(trials)
 
 
 def test_epochs_are_the_study_s_or_else_the_problem_s() -> None:
-    assert {p.config.epochs for p in make_plan().static()} == {Small.epochs}
-    assert {p.config.epochs for p in make_plan(epochs=7).static()} == {7}
+    assert {p.config.epochs for p in static_trials(make_plan())} == {Small.epochs}
+    assert {p.config.epochs for p in static_trials(make_plan(epochs=7))} == {7}
 
 
 def test_a_config_carries_problem_arguments_and_data() -> None:
-    config = make_plan().static()[0].config
+    config = static_trials(make_plan())[0].config
     assert (config.problem, config.arguments, config.data_hash) == ("small", {"size": 3}, "small")
 
 
 def test_fixed_confirm_arms_are_references_and_frozen_rules() -> None:
-    assert arms(make_plan().confirm_fixed()) == [
+    assert arms(confirm_fixed(make_plan())) == [
         *(f"single_task/{task}" for task in TASKS),
         "equal",
         "uncertainty",
@@ -151,7 +155,7 @@ def test_the_search_chooses_the_best_static_points_and_the_best_alpha() -> None:
     }
     best = {"arithmetic": [0.1234567, 1.0, 1.8765433], "geometric": [0.5, 0.5, 2.0], "tail": [1.5, 0.75, 0.75]}
     averages = dict.fromkeys(scores, CENTRE) | {"gradnorm/robust/alpha=0.5": best}
-    chosen = plan.confirm_chosen(search_table(plan, scores, averages))
+    chosen = confirm_chosen(plan, search_table(plan, scores, averages))
     assert arms(chosen) == [
         "static/04",
         "equal",
@@ -161,7 +165,7 @@ def test_the_search_chooses_the_best_static_points_and_the_best_alpha() -> None:
         *(f"gradnorm_static/robust/{average}" for average in AVERAGES),
     ]
     settings = {p.arm: p.config.settings for p in chosen}
-    static = {p.arm: p.config.settings for p in plan.static()}
+    static = {p.arm: p.config.settings for p in static_trials(plan)}
     assert settings["static/04"] == static["static/04"]
     assert settings["equal"] == {}
     assert settings["gradnorm/robust/alpha=0.5"] == {"recipe": "robust", "alpha": 0.5}
@@ -176,7 +180,7 @@ def test_the_search_chooses_the_best_static_points_and_the_best_alpha() -> None:
 def test_only_the_averages_asked_for() -> None:
     plan = make_plan(gradnorm={"recipes": ["paper"]}, confirm={"averages": ["tail", "arithmetic"]})
     table = search_table(plan, {"gradnorm/paper/alpha=1": 0.0}, {"gradnorm/paper/alpha=1": CENTRE})
-    assert arms(plan.confirm_chosen(table)) == [
+    assert arms(confirm_chosen(plan, table)) == [
         "gradnorm/paper/alpha=1",
         "gradnorm_static/paper/arithmetic",
         "gradnorm_static/paper/tail",
@@ -186,7 +190,7 @@ def test_only_the_averages_asked_for() -> None:
 def test_a_search_without_any_score_chooses_nothing() -> None:
     plan = make_plan()
     scores = {"equal": np.nan, "static/01": np.nan, "gradnorm/paper/alpha=0": np.nan}
-    assert plan.confirm_chosen(search_table(plan, scores, {"gradnorm/paper/alpha=0": CENTRE})) == []
+    assert confirm_chosen(plan, search_table(plan, scores, {"gradnorm/paper/alpha=0": CENTRE})) == []
 
 
 @pytest.mark.parametrize(
@@ -200,28 +204,28 @@ def test_a_search_without_any_score_chooses_nothing() -> None:
 )
 def test_size_counts_what_the_lists_hold(fields: dict[str, Any]) -> None:
     plan = make_plan(**fields)
-    size = plan.size()
-    points = [p.arm for p in plan.static()]
+    size = sizes(plan)
+    points = [p.arm for p in static_trials(plan)]
     scores = {arm: float(i) for i, arm in enumerate(points)}
     recipes = plan.study.gradnorm.recipes
     scores |= {f"gradnorm/{recipe}/alpha=1": 0.0 for recipe in recipes}
     table = search_table(plan, scores, {f"gradnorm/{recipe}/alpha=1": CENTRE for recipe in recipes})
-    confirm = plan.confirm_fixed() + plan.confirm_chosen(table)
-    assert size["references"] == (len(arms(plan.references())), len(plan.references()))
-    assert size["static"] == (len(points), len(plan.static()))
+    confirm = confirm_fixed(plan) + confirm_chosen(plan, table)
+    assert size["references"] == (len(arms(reference_trials(plan))), len(reference_trials(plan)))
+    assert size["static"] == (len(points), len(static_trials(plan)))
     assert size["sweep"] == (len(recipes) * plan.study.gradnorm.trials,) * 2
     assert size["confirm"][1] == len(confirm)
     assert size["confirm"][0] * plan.study.seeds == size["confirm"][1]
 
 
 def test_a_trial_s_name_is_its_arm_and_seed() -> None:
-    assert make_plan(seed=4).static()[1].name == "static/01 seed 4"
-    assert make_plan().sweep("robust", {"alpha": 0.5}).name == "gradnorm/robust/alpha=0.5 seed 0"
+    assert static_trials(make_plan(seed=4))[1].name == "static/01 seed 4"
+    assert sweep_trial(make_plan(), "robust", {"alpha": 0.5}).name == "gradnorm/robust/alpha=0.5 seed 0"
 
 
 def test_sweep_parameters_have_four_digits_in_the_label_and_in_training() -> None:
     plan = make_plan(gradnorm={"learning_rate": [0.001, 1.0]})
-    planned = plan.sweep("paper", {"alpha": 1.23456789, "learning_rate": 0.02345678})
+    planned = sweep_trial(plan, "paper", {"alpha": 1.23456789, "learning_rate": 0.02345678})
     assert planned.arm == "gradnorm/paper/alpha=1.235,lr=0.02346"
     assert planned.config.settings == {"recipe": "paper", "alpha": 1.235, "learning_rate": 0.02346}
 
@@ -229,19 +233,19 @@ def test_sweep_parameters_have_four_digits_in_the_label_and_in_training() -> Non
 @pytest.mark.parametrize("bound", [0.12344, 1.23456])
 def test_rounding_does_not_leave_the_range(bound: float) -> None:
     plan = make_plan(gradnorm={"alpha": [0.12344, 1.23456]})
-    config = plan.sweep("paper", {"alpha": bound}).config
+    config = sweep_trial(plan, "paper", {"alpha": bound}).config
     assert config.settings["alpha"] == bound
-    assert plan.sweep_recipe(config) == "paper"
+    assert sweep_recipe(plan, config) == "paper"
 
 
 def test_a_sweep_recognises_its_trials() -> None:
     plan = make_plan(gradnorm={"recipes": ["robust"], "alpha": [0.5, 2.0]})
-    own = plan.sweep("robust", {"alpha": 1.0}).config
-    assert plan.sweep_recipe(own) == "robust"
+    own = sweep_trial(plan, "robust", {"alpha": 1.0}).config
+    assert sweep_recipe(plan, own) == "robust"
     again = TrialConfig(**asdict(own))  # as it comes back from MLflow
-    assert plan.sweep_recipe(again) == "robust"
+    assert sweep_recipe(plan, again) == "robust"
     others = {
-        "recipe": plan.sweep("paper", {"alpha": 1.0}).config,
+        "recipe": sweep_trial(plan, "paper", {"alpha": 1.0}).config,
         "below": replace(own, settings={"recipe": "robust", "alpha": 0.4}),
         "above": replace(own, settings={"recipe": "robust", "alpha": 2.1}),
         "searches lr": replace(own, settings={"recipe": "robust", "alpha": 1.0, "learning_rate": 0.1}),
@@ -250,37 +254,37 @@ def test_a_sweep_recognises_its_trials() -> None:
         "confirm": replace(own, test=True),
         "data": replace(own, data_hash="other"),
         "arguments": replace(own, arguments={"size": 4}),
-        "static": plan.static()[1].config,
+        "static": static_trials(plan)[1].config,
     }
-    assert {name: plan.sweep_recipe(config) for name, config in others.items()} == dict.fromkeys(others)
+    assert {name: sweep_recipe(plan, config) for name, config in others.items()} == dict.fromkeys(others)
 
 
 def test_a_sweep_over_two_parameters_refuses_trials_of_one() -> None:
     one, two = make_plan(), make_plan(gradnorm={"learning_rate": [0.01, 0.1]})
-    assert two.sweep_recipe(one.sweep("paper", {"alpha": 1.0}).config) is None
-    assert two.sweep_recipe(two.sweep("paper", {"alpha": 1.0, "learning_rate": 0.05}).config) == "paper"
+    assert sweep_recipe(two, sweep_trial(one, "paper", {"alpha": 1.0}).config) is None
+    assert sweep_recipe(two, sweep_trial(two, "paper", {"alpha": 1.0, "learning_rate": 0.05}).config) == "paper"
     settings = {"recipe": "paper", "alpha": 1.0, "learning_rate": 0.5}
-    outside = replace(one.sweep("paper", {"alpha": 1.0}).config, settings=settings)
-    assert two.sweep_recipe(outside) is None
+    outside = replace(sweep_trial(one, "paper", {"alpha": 1.0}).config, settings=settings)
+    assert sweep_recipe(two, outside) is None
 
 
 def test_a_study_planned_twice_has_the_same_identities() -> None:
     one, two = make_plan(static={"design": "sobol"}), make_plan(static={"design": "sobol"})
-    identities = [[p.config.identity for p in plan.static() + plan.confirm_fixed()] for plan in (one, two)]
+    identities = [[p.config.identity for p in static_trials(plan) + confirm_fixed(plan)] for plan in (one, two)]
     assert identities[0] == identities[1]
     assert len(set(identities[0])) == len(identities[0])
 
 
 def test_the_order_of_task_names_in_a_point_makes_no_other_trial() -> None:
-    one = make_plan(static=[{"near": 4, "far": 1, "tiny": 1}]).static()[1]
-    two = make_plan(static=[{"tiny": 1, "far": 1, "near": 4}]).static()[1]
+    one = static_trials(make_plan(static=[{"near": 4, "far": 1, "tiny": 1}]))[1]
+    two = static_trials(make_plan(static=[{"tiny": 1, "far": 1, "near": 4}]))[1]
     assert one.config.identity == two.config.identity
 
 
 def test_what_is_written_is_what_is_trained() -> None:
     weights = short_weights(TASKS, np.array([1 / 3, 1e-7 / 3, 3 - 1 / 3]))
     assert weights == {"near": 0.333333, "far": 3.33333e-08, "tiny": 2.66667}
-    planned = make_plan(static=[list(weights.values())]).static()[1]
+    planned = static_trials(make_plan(static=[list(weights.values())]))[1]
     trained = run(planned.config).averages["arithmetic"]
     assert trained == pytest.approx(planned.config.settings["weights"], rel=2e-6)
     assert short_weights(TASKS, [trained[task] for task in TASKS]) == planned.config.settings["weights"]

@@ -11,6 +11,8 @@ from hpo.core.trial import TrialResult
 from hpo.launch.restore import open_plan
 from hpo.launch.run import _tell_changes
 from hpo.launch.workspace import place
+from hpo.study.phases.references import reference_trials
+from hpo.study.phases.static_search import static_trials
 from hpo.study.schedule import Schedule
 from hpo.study.spec_diff import LISTED, changes, describe_changes
 from hpo.study.study_file import load_study
@@ -74,7 +76,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     store = StudyExperiment(where.uri, case.name, where.output)
     store.start_launch(before.read_text())
     plan = open_plan(case.study(seeds=2, **small))
-    results = {planned.config.identity: toy_results for planned in [*plan.references(), *plan.static()]}
+    results = {planned.config.identity: toy_results for planned in [*reference_trials(plan), *static_trials(plan)]}
     results["of another study"] = toy_results
     console = Console(file=StringIO(), width=400)
     _tell_changes(plan, Schedule(plan, results), store, console)

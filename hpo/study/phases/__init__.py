@@ -1,0 +1,16 @@
+"""The phases of a study. A new one is a file here and a line in `PHASES`."""
+
+from __future__ import annotations
+
+from hpo.study.phases.base import SoFar, StudyPhase
+from hpo.study.phases.confirm import Confirm
+from hpo.study.phases.gradnorm_sweeps import GradNormSweeps
+from hpo.study.phases.references import References
+from hpo.study.phases.static_search import StaticSearch
+
+# in their order: what waits in an earlier one is handed out first
+PHASES: dict[str, type[StudyPhase]] = {
+    phase.name: phase for phase in (References, StaticSearch, GradNormSweeps, Confirm)
+}
+
+__all__ = ["PHASES", "SoFar", "StudyPhase"]

@@ -1,0 +1,117 @@
+"""The alpha sweeps: GradNorm with the values of alpha that Optuna suggests, one sweep per recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from hpo.core.trial import PlannedTrial, TrialConfig
+from hpo.study.alpha_sweep import AlphaSweep, Parameters
+from hpo.study.phases.base import Fits, SoFar, StudyPhase
+from hpo.study.plan import Plan, sweep_parameters
+
+
+class GradNormSweeps(StudyPhase):
+    """GradNorm runs on the search seed, each suggested once the scores that it learns from are known."""
+
+    name: ClassVar[str] = "sweep"
+    pool: ClassVar[str] = "sweep"
+
+    def __init__(self, so_far: SoFar) -> None:
+        super().__init__(so_far)
+        self._told: set[str] = set()
+        self._trials: list[PlannedTrial] = []  # by recipe and parameters, whichever came first
+        recipes = self.plan.study.gradnorm.recipes
+        found = {recipe: [c for c in so_far.configs if sweep_recipe(self.plan, c) == recipe] for recipe in recipes}
+        self.sweeps = {recipe: _sweep(self.plan, recipe, found[recipe]) for recipe in recipes} if so_far.runs else {}
+        for recipe, own in found.items():
+            for config in own:
+                self._adopt(sweep_trial(self.plan, recipe, sweep_parameters(config)))
+
+    def trials(self) -> Sequence[PlannedTrial]:
+        """See `StudyPhase`."""
+        return self._trials
+
+    def size(self) -> tuple[int, int]:
+        """See `StudyPhase`."""
+        count = len(self.plan.study.gradnorm.recipes) * self.plan.study.gradnorm.trials
+        return count, count
+
+    def describe(self) -> str:
+        """See `StudyPhase`."""
+        spec = self.plan.study.gradnorm
+        return (
+            f"alpha {spec.alpha[0]:g} to {spec.alpha[1]:g}, {spec.trials} trials for each of "
+            f"{', '.join(spec.recipes)}; seed {self.plan.study.seed}"
+        )
+
+    @property
+    def remaining(self) -> int:
+        """See `StudyPhase`."""
+        return sum(sweep.remaining for sweep in self.sweeps.values())
+
+    @property
+    def total(self) -> int:
+        """See `StudyPhase`. A sweep that asks for one alpha twice runs it once, and so has fewer than planned."""
+        return super().total if self.so_far.runs else max(super().total, self.size()[1])
+
+    def next(self, fits: Fits | None = None) -> PlannedTrial | None:
+        """See `StudyPhase`; a trial of the first sweep that knows enough of those before."""
+        for recipe, sweep in self.sweeps.items():
+            if fits is not None and not fits(sweep_trial(self.plan, recipe, sweep.space.starting_points()[0])):
+                continue
+            while (parameters := sweep.ask()) is not None:
+                planned = sweep_trial(self.plan, recipe, parameters)
+                self._adopt(planned)
+                if not self.so_far.is_out(planned):
+                    return planned
+                self.settle()
+        return None
+
+    def settle(self) -> list[PlannedTrial]:
+        """Tell the sweeps the scores that are known: those whose references have ended."""
+        untold = [planned for planned in self._trials if planned.config.identity not in self._told]
+        pairs = self.so_far.ended(untold)
+        scores = self.so_far.scores(pairs) if pairs else None
+        for planned, _ in pairs if scores is not None else ():
+            identity = planned.config.identity
+            self._told.add(identity)
+            if sweep := self.sweeps.get(str(planned.config.settings["recipe"])):
+                assert scores is not None
+                sweep.tell(identity, scores[identity] if np.isfinite(scores[identity]) else None)
+        return []
+
+    def _adopt(self, planned: PlannedTrial) -> None:
+        if planned.config.identity not in {known.config.identity for known in self._trials}:
+            self._trials.append(planned)
+            self._trials.sort(key=self._place)
+
+    def _place(self, planned: PlannedTrial) -> tuple[int, list[tuple[str, float]]]:
+        recipe = planned.config.settings["recipe"]
+        return self.plan.study.gradnorm.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
+
+
+def sweep_trial(plan: Plan, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
+    """One run of a recipe's sweep."""
+    return plan.search_trial(GradNormSweeps.name, plan.gradnorm_arm(recipe, parameters))
+
+
+def sweep_recipe(plan: Plan, config: TrialConfig) -> str | None:
+    """The recipe whose sweep a trial belongs to; ``None`` if it is of another study or phase."""
+    recipe, parameters = config.settings.get("recipe"), sweep_parameters(config)
+    if config.method != "gradnorm" or recipe not in plan.study.gradnorm.recipes:
+        return None
+    if parameters.keys() != plan.study.gradnorm.ranges(recipe).keys():
+        return None
+    return str(recipe) if config == sweep_trial(plan, recipe, parameters).config else None
+
+
+def _sweep(plan: Plan, recipe: str, finished: Sequence[TrialConfig]) -> AlphaSweep:
+    def identify(parameters: Parameters) -> str:
+        return sweep_trial(plan, recipe, parameters).config.identity
+
+    known = {config.identity: sweep_parameters(config) for config in finished}
+    spec = plan.study.gradnorm
+    return AlphaSweep(spec.space(recipe), spec.trials, plan.study.seed, identify, known)

@@ -1,0 +1,41 @@
+"""The references: single-task networks, which every score is relative to, and other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from hpo.core.trial import PlannedTrial
+from hpo.study.phases.base import SoFar, StudyPhase
+from hpo.study.plan import EQUAL, Plan
+
+
+class References(StudyPhase):
+    """Single-task networks and other methods on the search seed."""
+
+    name: ClassVar[str] = "references"
+    is_reference: ClassVar[bool] = True
+    pool: ClassVar[str] = "search"
+
+    def __init__(self, so_far: SoFar) -> None:
+        super().__init__(so_far)
+        self._trials = reference_trials(self.plan)
+        self.queue.extend(self._trials)
+
+    def trials(self) -> Sequence[PlannedTrial]:
+        """See `StudyPhase`."""
+        return self._trials
+
+    def size(self) -> tuple[int, int]:
+        """See `StudyPhase`."""
+        return len(self._trials), len(self._trials)
+
+    def describe(self) -> str:
+        """See `StudyPhase`."""
+        return f"{', '.join(self.plan.study.references)}; seed {self.plan.study.seed}"
+
+
+def reference_trials(plan: Plan) -> list[PlannedTrial]:
+    """Single task and other methods; equal weights are a point of the static search."""
+    arms = [candidate for candidate in plan.reference_arms() if candidate != EQUAL]
+    return [plan.search_trial(References.name, candidate) for candidate in arms]
