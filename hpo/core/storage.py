@@ -6,7 +6,6 @@ options behind a ``?``; any other scheme through fsspec, which torch brings alon
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from hpo.core.errors import StorageError
-from hpo.core.files import temporary_name
+from hpo.core.files import write_whole
 from hpo.core.uris import fault, has_secret, redacted, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -79,17 +78,7 @@ class Storage:
         if self._system is not None:
             self._pipe(path, content)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(temporary_name(target.name))
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the new name with half of its content
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), content)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Stores raise what their clients raise; callers here know `OSError`, and print it."""
