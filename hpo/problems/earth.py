@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive
 from hpo.problems.base import Split, Task
-from hpo.problems.data_cache import (
-    Arrays,
-    locate,
-    short_hash,
-    verify,
-)
-from hpo.problems.dense_networks import LEAST_CHANNELS, DenseNetwork, dense_network
+from hpo.problems.data_cache import Arrays, locate, short_hash, verify
+from hpo.problems.dense_networks import DenseNetwork, dense_network, unet
 from hpo.problems.dense_problem import DenseProblem, DenseTargets
 from hpo.problems.optimizers import scheduled_adam
 
@@ -72,7 +65,6 @@ PREPARATION_VERSION = 1  # raise it with every change of what `prepare_tiles` re
 INPUT_MEANS, INPUT_SCALES = (77.0, 82.0, 69.0, 182.0), (64.0, 54.0, 60.0, 24.0)
 HEAD_METRES = 100.0  # elevation is the head's output times this
 OUTPUTS = {"elevation": 1, "normals": 3, "land_cover": len(CLASSES)}
-UNET = (64, 128, 256, 512, 512)  # channels at width 1, from the finest grid to the coarsest
 EVALUATION_TILES = 64  # in one chunk
 
 
@@ -156,7 +148,7 @@ class Earth(DenseProblem):
     def build_model(self, seed: int) -> DenseNetwork:
         """The network of ``architecture``; an output for each pixel of the input."""
         if self.architecture == "unet":
-            return unet(len(INPUT_MEANS), self.width, seed)
+            return unet(len(INPUT_MEANS), OUTPUTS, self.width, seed)
         return dense_network(self.architecture, len(INPUT_MEANS), OUTPUTS, self.width, seed)
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -193,62 +185,6 @@ def predict(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     channels = zip(inputs.unbind(1), INPUT_MEANS, INPUT_SCALES, strict=True)
     outputs: dict[str, Tensor] = model(torch.stack([(x - mean) / scale for x, mean, scale in channels], dim=1))
     return {**outputs, "elevation": HEAD_METRES * outputs["elevation"]}
-
-
-class UNet(nn.Module):
-    """A small U-Net: a path to coarser grids and one back, on which the first one's features join in at every grid.
-
-    After "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
-    https://arxiv.org/abs/1505.04597), with one convolution of 3x3 for its two, batch normalisation, padding, and a
-    resize to the nearest cell for its transposed convolutions. Five grids, each half as fine as the one before it.
-
-    Args:
-        inputs: channels of the input.
-        width: scales the channels.
-
-    Attributes:
-        channels: of the output; half of them come past all coarser grids.
-
-    >>> UNet(4, 0.125)(torch.zeros(2, 4, 60, 44)).shape
-    torch.Size([2, 16, 60, 44])
-    """
-
-    def __init__(self, inputs: int, width: float) -> None:
-        super().__init__()
-        sizes = [max(LEAST_CHANNELS, round(channels * width)) for channels in UNET]
-        self.down = nn.ModuleList(_convolution(a, b) for a, b in pairwise([inputs, *sizes]))
-        self.up = nn.ModuleList()
-        before = sizes[-1]
-        for size in reversed(sizes[:-1]):
-            self.up.append(_convolution(before, size))
-            before = 2 * size
-        self.channels = before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, channels, H, W)."""
-        passed = []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
-            passed.append(x)
-        passed.pop()
-        for block in self.up:
-            beside = passed.pop()
-            x = torch.cat([beside, F.interpolate(block(x), beside.shape[-2:])], dim=1)
-        return x
-
-
-def _convolution(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
-    )
-
-
-def unet(inputs: int, width: float, seed: int) -> DenseNetwork:
-    """A `UNet`, the shared convolution and a head for each task; the global random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
-        trunk = UNet(inputs, width)
-        return DenseNetwork(trunk, trunk.channels, trunk.channels // 2, OUTPUTS, stride=1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from hpo.problems.dense_networks import (
     Bottleneck,
     DenseNetwork,
     SegNet,
+    UNet,
     dense_network,
+    unet,
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -194,3 +196,14 @@ def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -
     good: dict[str, object] = {"architecture": "fcn", "inputs": 3, "outputs": OUTPUTS, "width": 0.125, "seed": 0}
     with pytest.raises(ProblemError, match=f"^{message}$"):
         dense_network(**{**good, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sides", [(60, 60), (33, 47)])
+def test_the_unet_keeps_the_grid(sides: tuple[int, int]) -> None:
+    network = unet(4, OUTPUTS, 0.125, seed=0)
+    outputs = network(torch.randn(2, 4, *sides))
+    assert {task: y.shape for task, y in outputs.items()} == {
+        task: (2, channels, *sides) for task, channels in OUTPUTS.items()
+    }
+    assert UNet(4, 1.0).channels == 2 * 64
+    assert UNet(4, 0.01).channels == 2 * 8

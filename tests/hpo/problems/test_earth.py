@@ -33,14 +33,12 @@ from hpo.problems.earth import (
     VARIABLE,
     Earth,
     Grids,
-    UNet,
     choose_tiles,
     cut,
     metres,
     predict,
     read_grids,
     surface_normals,
-    unet,
 )
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -250,19 +248,6 @@ def test_elevations_are_read_in_units_of_100_metres_and_inputs_standardised() ->
     assert predict(Recorder(), inputs)["elevation"].item() == 300
     assert seen[0].mean((0, 2, 3)).abs().max() < 0.02
     assert (seen[0].std((0, 2, 3)) - 1).abs().max() < 0.02
-
-
-@pytest.mark.parametrize("sides", [(60, 60), (33, 47)])
-def test_the_unet_keeps_the_grid(sides: tuple[int, int]) -> None:
-    network = unet(4, 0.125, seed=0)
-    outputs = network(torch.randn(2, 4, *sides))
-    assert {task: y.shape for task, y in outputs.items()} == {
-        "elevation": (2, 1, *sides),
-        "normals": (2, 3, *sides),
-        "land_cover": (2, 3, *sides),
-    }
-    assert UNet(4, 1.0).channels == 2 * 64
-    assert UNet(4, 0.01).channels == 2 * 8
 
 
 @pytest.mark.usefixtures("earth_files")

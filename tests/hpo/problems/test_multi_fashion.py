@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from hpo.core.errors import ProblemError
-from hpo.problems import multi_fashion
+from hpo.problems import multi_fashion_files
 from hpo.problems.base import Split
-from hpo.problems.multi_fashion import (
+from hpo.problems.multi_fashion import Architecture, CanvasNetwork, MultiFashion, brightness
+from hpo.problems.multi_fashion_files import (
     CANVAS,
     DIGITS_FILE,
     DIGITS_VARIABLE,
@@ -21,13 +22,9 @@ from hpo.problems.multi_fashion import (
     FASHION_TRAIN_FILE,
     FASHION_VARIABLE,
     SIZES,
-    Architecture,
-    CanvasNetwork,
     Images,
-    MultiFashion,
     Pictures,
     Preset,
-    brightness,
     compose,
     draw_pairs,
     read_digits,
@@ -204,7 +201,7 @@ def test_the_hash_names_every_size_and_cut(monkeypatch: pytest.MonkeyPatch) -> N
     hashes = {MultiFashion().data_hash()}
     for name in ("FASHION_VAL", "DIGITS_VAL", "DIGITS_TEST"):
         with monkeypatch.context() as patch:
-            patch.setattr(multi_fashion, name, 100)
+            patch.setattr(multi_fashion_files, name, 100)
             hashes.add(MultiFashion().data_hash())
     monkeypatch.setitem(SIZES["full"], "train", 100_000)
     assert len(hashes | {MultiFashion().data_hash()}) == 5

@@ -12,12 +12,10 @@ import yaml
 
 from hpo.core.errors import ProblemError
 from hpo.problems.base import Split
+from hpo.problems.molecule_descriptions import ATOMS, BOHR, HISTOGRAMS, describe, parse_molecules
 from hpo.problems.qm9 import (
-    ATOMS,
-    BOHR,
     CHUNK,
     COLUMNS,
-    HISTOGRAMS,
     MOLECULES,
     QM9,
     SIZES,
@@ -25,8 +23,6 @@ from hpo.problems.qm9 import (
     VARIABLE,
     _standardise,
     choose_molecules,
-    describe,
-    parse_molecules,
     read_molecules,
 )
 
