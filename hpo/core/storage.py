@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from hpo.core.errors import StorageError
 from hpo.core.files import write_whole
+from hpo.core.text import complaint
 from hpo.core.uris import fault, has_secret, redacted, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -31,7 +32,7 @@ def absolute(address: str) -> str:
         return address
     if has_secret(address):
         raise StorageError(
-            f"--storage: found {shown(address)!r}, allowed: a folder, or a URI as in s3://bucket/prefix"
+            complaint("--storage", "a folder, or a URI as in s3://bucket/prefix", repr(shown(address)))
         )
     return str(Path(address).resolve())
 
@@ -141,8 +142,8 @@ class Storage:
 
 
 def _opened(address: str) -> tuple[Any, str]:
-    if wrong := fault(address):
-        raise StorageError(f"--storage: {wrong}")
+    if wrong := fault(address, "--storage"):
+        raise StorageError(wrong)
     try:
         return _arrow(address) or _fsspec(address)
     except Exception as error:  # stores raise what their clients raise

@@ -101,6 +101,20 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def complaint(field: str, rule: str, found: object) -> str:
+    """The one grammar for bad input.
+
+    >>> complaint("seeds", "a number >= 1", quoted(-3))
+    'seeds: expected a number >= 1, got -3'
+    """
+    return f"{field}: {expected(rule, found)}"
+
+
+def expected(rule: str, found: object) -> str:
+    """The same without the field, for where another part of the message names it."""
+    return f"expected {rule}, got {found}"
+
+
 def quoted(value: Any) -> str:
     """A value as Python writes it, short enough for a message.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_flag, check_positive
 from hpo.problems.base import Split, Task
 from hpo.problems.census_encoding import COLUMNS, MIN_FREQUENCY, Encoding, targets
@@ -139,7 +140,7 @@ class Census(TabularProblem):
 def _tasks(weeks_worked: bool, leaky: bool) -> tuple[Task, ...]:
     if leaky and weeks_worked:
         raise ProblemError(
-            "weeks_worked: found True together with leaky=True, allowed is one of them (leaky has it as an input)"
+            complaint("weeks_worked", "one of them (leaky has it as an input)", "True together with leaky=True")
         )
     if leaky:
         return BINARY

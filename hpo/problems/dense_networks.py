@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_choice, check_count, check_positive
 
 Architecture = Literal["segnet", "fcn"]
@@ -280,7 +281,7 @@ def check_stride(value: Any) -> int:
     """
     stride = check_count("stride", value)
     if stride not in STRIDES:
-        raise ProblemError(f"stride: found {stride}, allowed are {', '.join(map(str, STRIDES))}")
+        raise ProblemError(complaint("stride", ", ".join(map(str, STRIDES)), stride))
     return stride
 
 

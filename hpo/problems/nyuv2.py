@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
 from hpo.problems.base import Task
 from hpo.problems.data_cache import Arrays, short_hash
@@ -120,13 +121,17 @@ class NYUv2(DenseProblem):
         self.stride = check_stride(stride)
         self.image_size = check_count("image_size", image_size, minimum=SMALLEST_SIDE)
         if image_size % stride:
-            raise ProblemError(f"image_size: found {image_size}, allowed are multiples of stride, which is {stride}")
+            raise ProblemError(complaint("image_size", f"multiples of stride, which is {stride}", image_size))
         self.split_seed = check_count("split_seed", split_seed, minimum=0)
         self.batch_size = check_count("batch_size", batch_size)
         if architecture == "fcn" and image_size == SMALLEST_SIDE and batch_size == 1:  # its deepest grid is 1 by 1
             raise ProblemError(
-                "batch_size: found 1, allowed is an integer >= 2 where architecture is 'fcn' and image_size is "
-                f"{SMALLEST_SIDE}, since batch normalisation needs more than one value a channel"
+                complaint(
+                    "batch_size",
+                    f"an integer >= 2 where architecture is 'fcn' and image_size is {SMALLEST_SIDE}, since batch "
+                    "normalisation needs more than one value a channel",
+                    "1",
+                )
             )
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
@@ -184,5 +189,5 @@ class NYUv2(DenseProblem):
 def _check_folder(folder: Any) -> str:
     """An absolute path, since a worker's current folder is not the command's."""
     if not isinstance(folder, str) or not Path(folder).expanduser().is_absolute():
-        raise ProblemError(f"folder: found {shown(folder)}, allowed is an absolute path")
+        raise ProblemError(complaint("folder", "an absolute path", shown(folder)))
     return folder

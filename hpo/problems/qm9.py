@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
 from hpo.problems.base import Split, Task
 from hpo.problems.data_cache import Arrays, locate, short_hash, verify
@@ -165,7 +166,7 @@ class QM9(TabularProblem):
 
 def _tasks(targets: Any) -> tuple[Task, ...]:
     if not isinstance(targets, int) or targets not in TARGETS:
-        raise ProblemError(f"targets: found {shown(targets)}, allowed are {', '.join(map(str, TARGETS))}")
+        raise ProblemError(complaint("targets", ", ".join(map(str, TARGETS)), shown(targets)))
     return TARGETS[targets]
 
 

@@ -183,13 +183,13 @@ def test_features_neither_vanish_nor_explode_at_the_start(architecture: Architec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"architecture": "unet"}, "architecture: found 'unet', allowed are 'segnet', 'fcn'"),
-        ({"inputs": 0}, "inputs: found 0, allowed is an integer >= 1"),
-        ({"outputs": {"depth": 0}}, r"outputs\['depth'\]: found 0, allowed is an integer >= 1"),
-        ({"width": 0.0}, "width: found 0.0, allowed is a finite number > 0"),
-        ({"stride": 3}, "stride: found 3, allowed are 1, 2, 4"),
-        ({"stride": 4.0}, "stride: found 4.0, allowed is an integer >= 1"),
-        ({"stride": True}, "stride: found True, allowed is an integer >= 1"),
+        ({"architecture": "unet"}, "architecture: expected 'segnet', 'fcn', got 'unet'"),
+        ({"inputs": 0}, "inputs: expected an integer >= 1, got 0"),
+        ({"outputs": {"depth": 0}}, r"outputs\['depth'\]: expected an integer >= 1, got 0"),
+        ({"width": 0.0}, "width: expected a finite number > 0, got 0.0"),
+        ({"stride": 3}, "stride: expected 1, 2, 4, got 3"),
+        ({"stride": 4.0}, "stride: expected an integer >= 1, got 4.0"),
+        ({"stride": True}, "stride: expected an integer >= 1, got True"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -324,12 +324,12 @@ def test_the_elevation_loss_leaves_the_data_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"architecture": "vgg"}, "architecture: found 'vgg', allowed are 'unet', 'segnet', 'fcn'"),
-        ({"elevation_loss": "L2"}, "elevation_loss: found 'L2', allowed are 'l1', 'l2'"),
-        ({"width": 0}, "width: found 0, allowed is a finite number > 0"),
-        ({"batch_size": 450}, "batch_size: found 450, allowed are at most the 449 rows of the training split"),
-        ({"epochs": 0}, "epochs: found 0, allowed is an integer >= 1"),
-        ({"learning_rate": "0.01"}, "learning_rate: found '0.01', allowed is a finite number > 0"),
+        ({"architecture": "vgg"}, "architecture: expected 'unet', 'segnet', 'fcn', got 'vgg'"),
+        ({"elevation_loss": "L2"}, "elevation_loss: expected 'l1', 'l2', got 'L2'"),
+        ({"width": 0}, "width: expected a finite number > 0, got 0"),
+        ({"batch_size": 450}, "batch_size: expected at most the 449 rows of the training split, got 450"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
+        ({"learning_rate": "0.01"}, "learning_rate: expected a finite number > 0, got '0.01'"),
     ],
 )
 def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:

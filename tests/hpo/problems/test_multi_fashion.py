@@ -282,14 +282,14 @@ def test_the_cache_is_enough_without_the_files(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "tiny"}, "preset: found 'tiny', allowed are 'small', 'full'"),
-        ({"images": "mnist"}, "images: found 'mnist', allowed are 'fashion', 'fashion_mnist'"),
-        ({"reconstruction": 1}, "reconstruction: found 1, allowed are True, False"),
-        ({"architecture": "resnet"}, "architecture: found 'resnet', allowed are 'lenet', 'mlp'"),
-        ({"hidden": 0}, "hidden: found 0, allowed is an integer >= 1"),
-        ({"batch_size": 20_001}, "batch_size: found 20001, allowed are at most the 20000 rows of the training split"),
-        ({"epochs": 0}, "epochs: found 0, allowed is an integer >= 1"),
-        ({"learning_rate": -1}, "learning_rate: found -1, allowed is a finite number > 0"),
+        ({"preset": "tiny"}, "preset: expected 'small', 'full', got 'tiny'"),
+        ({"images": "mnist"}, "images: expected 'fashion', 'fashion_mnist', got 'mnist'"),
+        ({"reconstruction": 1}, "reconstruction: expected True, False, got 1"),
+        ({"architecture": "resnet"}, "architecture: expected 'lenet', 'mlp', got 'resnet'"),
+        ({"hidden": 0}, "hidden: expected an integer >= 1, got 0"),
+        ({"batch_size": 20_001}, "batch_size: expected at most the 20000 rows of the training split, got 20001"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
+        ({"learning_rate": -1}, "learning_rate: expected a finite number > 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:
