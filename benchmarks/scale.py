@@ -44,6 +44,7 @@ from rich.console import Console
 
 from benchmarks.sweep import SearchPlan
 from hpo.core.environment import close_local_ray
+from hpo.core.files import write_whole
 from hpo.core.trial import AVERAGES, TrialResult
 from hpo.launch import restore
 from hpo.launch import run as launch
@@ -332,7 +333,7 @@ def main() -> None:
             profiles += [f"\n{trials} trials, {raylets} raylets\n{profile}"] if profile else []
             print(row(found), flush=True)
             if arguments.json:
-                arguments.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+                write_whole(arguments.json, json.dumps(content, indent=1))
     print("".join(profiles))
 
 

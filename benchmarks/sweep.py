@@ -45,6 +45,7 @@ import yaml
 from rich.console import Console
 
 from hpo.core.environment import close_local_ray
+from hpo.core.files import write_whole
 from hpo.core.trial import PlannedTrial, TrialResult
 from hpo.launch import conclude, restore
 from hpo.launch.restore import open_plan
@@ -517,7 +518,7 @@ def main() -> None:
             "differences": [asdict(one) for one in found],
         }
         if arguments.json:
-            arguments.json.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_whole(arguments.json, json.dumps(content, indent=1))
     if apart:
         raise SystemExit(f"not the same work: {apart}")
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hpo.core.number_format import bounds, duration, ratio, signed, weight
 from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import bounds, duration, ratio, signed, weight
 
 DOCS = Path(__file__).parent
 STUDIES = ("toy", "toy-scaled", "toy-ten", "census", "qm9", "earth", "multi_fashion")

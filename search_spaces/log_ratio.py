@@ -59,8 +59,23 @@ def clr(w: ArrayLike) -> Array:
     >>> clr([4.0, 1.0]).round(3)
     array([ 0.693, -0.693])
     """
-    logarithms = np.log(checked_weights("w", w))
-    return np.asarray(logarithms - logarithms.mean(axis=-1, keepdims=True))
+    return centred(np.log(checked_weights("w", w)))
+
+
+def centred(logarithms: ArrayLike) -> Array:
+    """Logarithms less their mean along the last axis: `clr`, of logarithms that are at hand and without its checks.
+
+    Args:
+        logarithms: shape (..., T); a row with an entry that is not finite becomes NaN or infinite.
+
+    Returns:
+        Shape (..., T).
+
+    >>> centred([3.0, 1.0])
+    array([ 1., -1.])
+    """
+    z = np.asarray(logarithms, dtype=np.float64)
+    return np.asarray(z - z.mean(axis=-1, keepdims=True))
 
 
 def clr_inverse(z: ArrayLike) -> Array:

@@ -8,7 +8,9 @@ from typing import Any
 
 from hpo.check.batch_digests import Pass, first_digests, go_through
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
-from hpo.check.words import duration, every, listed
+from hpo.check.words import every
+from hpo.core.number_format import duration
+from hpo.core.text import listed
 from hpo.problems.base import Problem, Split
 from hpo.problems.data_cache import prepare_once
 from hpo.training.methods import OVER_THE_RUN

@@ -13,7 +13,9 @@ from balancers import GradNorm
 from balancers.shared_gradients import TaskGradients, parameters_of, task_gradients
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
 from hpo.check.loss_graph import LossGraph
-from hpo.check.words import apart, every, listed, number, size, values
+from hpo.check.words import apart, every, values
+from hpo.core.number_format import memory, number
+from hpo.core.text import listed
 from hpo.problems.base import to_device
 from hpo.training.global_state import GlobalState
 from hpo.training.methods import build_balancer
@@ -185,8 +187,8 @@ def check_memory(context: CheckContext) -> Notes:
     held = [tensor for held in optimizer.state.values() for tensor in held.values() if isinstance(tensor, Tensor)]
     alone = sum(parameter.nbytes for parameter in parameters)
     together = alone + sum(tensor.nbytes for tensor in [*gradients, *held])
-    found = f"{size(alone)} of parameters, {size(together)} with gradients and the optimizer's state"
+    found = f"{memory(alone)} of parameters, {memory(together)} with gradients and the optimizer's state"
     if context.device.type == "cuda":
-        found += f"; {size(torch.cuda.max_memory_allocated(context.device))} at most in a GradNorm step"
+        found += f"; {memory(torch.cuda.max_memory_allocated(context.device))} at most in a GradNorm step"
     yield "ok", found, ""
     del context.trained

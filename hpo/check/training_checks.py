@@ -14,8 +14,9 @@ from hpo.check.context import SEED, CheckContext, Level, Notes
 from hpo.check.network_checks import GRADNORM, differing, state
 from hpo.check.short_run import Limits, ShortRun, train_shortly
 from hpo.check.user_tracebacks import place_in, told
-from hpo.check.words import duration, every, listed, number, values
-from hpo.core.text import shortened
+from hpo.check.words import every, values
+from hpo.core.number_format import duration, number
+from hpo.core.text import listed, shortened
 from hpo.core.trial import TrialConfig, TrialStatus
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Task

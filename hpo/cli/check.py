@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hpo.cli.options import BAD_INPUT, console
 from hpo.core.errors import OptionError
+from hpo.core.text import complaint
 
 
 def check(
@@ -85,10 +86,10 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
             arguments[key] = read_yaml(value)
             ProblemSpec.model_validate({"name": "any", key: arguments[key]})
         except ValidationError as error:
-            told = error.errors()[0].get("ctx", {}).get("error", "allowed: text")
-            raise OptionError(f"--set: {key!r}: found {value!r}, {told}") from None
+            told = error.errors()[0].get("ctx", {}).get("error", "text")
+            raise OptionError(complaint(f"--set: {key!r}", str(told), repr(value))) from None
         except (yaml.YAMLError, ValueError, RecursionError):
-            raise OptionError(f"--set: {key!r}: found {value!r}, allowed: a value as YAML has it") from None
+            raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
     return arguments
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare.intervals import interval, judge, regret
+from hpo.compare.rank_correlation import spearman
 from hpo.compare.scores import generalisation_gap
 from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weight_distances import mean_weights
@@ -97,9 +98,7 @@ def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) ->
 def order_agreement(arms: pd.DataFrame) -> float:
     """Spearman's rho of the arms' validation and test scores; NaN below three arms, or if either is constant."""
     scored = arms.dropna(subset=["score_val", "score_test"])
-    if len(scored) < 3 or (scored[["score_val", "score_test"]].nunique() == 1).any():
-        return float("nan")
-    return float(scored["score_val"].corr(scored["score_test"], method="spearman"))
+    return float(spearman(scored["score_val"], [scored["score_test"]])[0])
 
 
 def better_on_test(arms: pd.DataFrame, confirm: pd.DataFrame, kinds: Sequence[str], chosen: str) -> tuple[str, float]:

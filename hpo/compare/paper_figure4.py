@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from hpo.compare.rank_correlation import spearman
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
 from hpo.compare.weight_distances import distances_to
 from search_spaces.log_ratio import clr, clr_inverse
@@ -38,9 +38,10 @@ def figure4(search: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     w, score = w[usable], points["score"].to_numpy(dtype=float)[usable]
     rows = []
     if len(score) >= 3:
-        null = _rhos(reference_points(w), w, score)
-        for recipe, run in best_runs(search).items():
-            (found,) = _rhos(weights_of(run, tasks, "arithmetic")[None], w, score)
+        runs = best_runs(search)
+        targets = [*reference_points(w), *(weights_of(run, tasks, "arithmetic") for run in runs.values())]
+        null, own = np.split(_rhos(targets, w, score), [REFERENCES])
+        for recipe, found in zip(runs, own, strict=True):
             for place, kind in enumerate(KINDS):
                 others = null[:, place]
                 low, high = np.nanquantile(others, [0.025, 0.975]) if np.isfinite(others).any() else (np.nan, np.nan)
@@ -62,12 +63,7 @@ def reference_points(w: Vector, count: int = REFERENCES) -> Vector:
     return np.asarray(clr_inverse(np.einsum("kc,kct->kt", shares, clr(w)[corners])))
 
 
-def _rhos(targets: Vector, w: Vector, score: Vector) -> Vector:
+def _rhos(targets: Sequence[Vector], w: Vector, score: Vector) -> Vector:
     """Spearman's rho of score and distance for each target and kind of distance, shape (targets, 2)."""
-    ranked = stats.rankdata(score)
-    rhos = np.full((len(targets), len(KINDS)), np.nan)
-    for row, target in enumerate(targets):
-        for place, far in enumerate(distances_to(target, w)[: len(KINDS)]):
-            if np.ptp(ranked) > 0 and np.isfinite(far).all() and np.ptp(far) > 0:
-                rhos[row, place] = np.corrcoef(ranked, stats.rankdata(far))[0, 1]
-    return rhos
+    far = np.concatenate([distances_to(target, w)[: len(KINDS)] for target in targets])
+    return spearman(score, np.where(np.isfinite(far), far, np.nan)).reshape(-1, len(KINDS))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hpo.compare.rank_correlation import spearman
 from hpo.compare.trial_table import static_points
 from hpo.core.arm import FULL, Arm
 from hpo.core.trial import TrialStatus
@@ -49,19 +49,13 @@ def short_runs(search: pd.DataFrame) -> ShortRuns | None:
     columns = ["arm", "score", "steps"]
     both = full[columns].merge(static_points(search)[columns], on="arm", suffixes=("", "_short"))
     n = len(both)
-    rho = _spearman(both["score_short"], both["score"]) if n > 2 else math.nan
+    rho = float(spearman(both["score"], [both["score_short"]])[0])
     low = high = math.nan
     if n > 3 and math.isfinite(rho):
         half = stats.norm.ppf(0.975) * math.sqrt((1 + rho**2 / 2) / (n - 3))
         middle = math.atanh(min(max(rho, -1 + 1e-12), 1 - 1e-12))
         low, high = math.tanh(middle - half), math.tanh(middle + half)
     return ShortRuns(n, rho, low, high, (float(both["steps_short"].mean()), float(both["steps"].mean())))
-
-
-def _spearman(one: pd.Series, other: pd.Series) -> float:
-    if one.nunique() < 2 or other.nunique() < 2:
-        return math.nan
-    return float(np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1])
 
 
 def cheaper_search(search: pd.DataFrame) -> Iterator[str]:

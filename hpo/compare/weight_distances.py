@@ -14,6 +14,7 @@ from scipy import stats
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
 from hpo.core.arm import KNOWN
 from hpo.core.trial import AVERAGES
+from search_spaces.log_ratio import centred
 
 
 class Distance(NamedTuple):
@@ -41,9 +42,8 @@ def distances_to(point: ArrayLike, others: ArrayLike) -> tuple[Vector, Vector, V
     zero = (x == 0).any(axis=-1) | (y == 0).any(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(x) - np.log(y)
-        centred = ratio - ratio.mean(axis=1, keepdims=True)
         factor = np.exp(np.abs(ratio).max(axis=1))
-        aitchison = np.linalg.norm(centred, axis=1)
+        aitchison = np.linalg.norm(centred(ratio), axis=1)
     infinite = (np.where(zero, np.inf, one) for one in (aitchison, factor))  # a weight of 0 is infinitely far
     return next(infinite), np.linalg.norm(x - y, axis=1), next(infinite)
 
@@ -58,7 +58,7 @@ def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]
     """Geometric mean over seeds of E_t[w] (geometric), which for fixed weights is the weights."""
     w = weight_columns(trials, tasks, "geometric")
     known = bool(np.all(w > 0))
-    mean = closed(np.exp(np.log(w).mean(axis=0))) if known else np.full(len(tasks), np.nan)
+    mean = closed(stats.gmean(w, axis=0)) if known else np.full(len(tasks), np.nan)
     return {f"w/{task}": float(value) for task, value in zip(tasks, mean, strict=True)}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 class InputError(Exception):
     """Something that the user gave cannot be used; the command line shows the message and ends with exit code 2.
 
-    The message has one line for each fault: the field, what was found and what is allowed.
+    The message has one line for each fault: the field, what is expected and what was found.
     """
 
 
@@ -19,7 +19,7 @@ class StudyError(InputError, ValueError):
 
 
 class ProblemError(InputError, ValueError):
-    """The user's problem cannot be used; the message names the field, what was found and what is allowed."""
+    """The user's problem cannot be used; the message names the field, what is expected and what was found."""
 
 
 class OutputError(InputError, RuntimeError):

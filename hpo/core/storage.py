@@ -6,7 +6,6 @@ options behind a ``?``; any other scheme through fsspec, which torch brings alon
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from hpo.core.errors import StorageError
-from hpo.core.files import temporary_name
+from hpo.core.files import write_whole
+from hpo.core.text import complaint
 from hpo.core.uris import fault, has_secret, redacted, shown
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -32,7 +32,7 @@ def absolute(address: str) -> str:
         return address
     if has_secret(address):
         raise StorageError(
-            f"--storage: found {shown(address)!r}, allowed: a folder, or a URI as in s3://bucket/prefix"
+            complaint("--storage", "a folder, or a URI as in s3://bucket/prefix", repr(shown(address)))
         )
     return str(Path(address).resolve())
 
@@ -79,17 +79,7 @@ class Storage:
         if self._system is not None:
             self._pipe(path, content)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(temporary_name(target.name))
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the new name with half of its content
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), content)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Stores raise what their clients raise; callers here know `OSError`, and print it."""
@@ -152,8 +142,8 @@ class Storage:
 
 
 def _opened(address: str) -> tuple[Any, str]:
-    if wrong := fault(address):
-        raise StorageError(f"--storage: {wrong}")
+    if wrong := fault(address, "--storage"):
+        raise StorageError(wrong)
     try:
         return _arrow(address) or _fsspec(address)
     except Exception as error:  # stores raise what their clients raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_TRACEBACK = 20_000  # characters; MLflow keeps the first 4,000
@@ -100,6 +101,20 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def complaint(field: str, rule: str, found: object) -> str:
+    """The one grammar for bad input.
+
+    >>> complaint("seeds", "a number >= 1", quoted(-3))
+    'seeds: expected a number >= 1, got -3'
+    """
+    return f"{field}: {expected(rule, found)}"
+
+
+def expected(rule: str, found: object) -> str:
+    """The same without the field, for where another part of the message names it."""
+    return f"expected {rule}, got {found}"
+
+
 def quoted(value: Any) -> str:
     """A value as Python writes it, short enough for a message.
 
@@ -113,6 +128,17 @@ def unquoted(value: Any, most: int = 120) -> str:
     """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
     text = printable(str(value))
     return cut(text if text.isprintable() else repr(text)[1:-1], most)
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """The first few names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def cut(text: str, most: int = 120) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
+from hpo.core.text import complaint
+
 MASK = "***"
 DATABASES = ("postgresql", "mysql", "mssql")
 FORBIDDEN = "/?#[]@"  # in a user name or password, unless percent-encoded
@@ -142,27 +144,32 @@ def redacted(text: str, uri: str) -> str:
     return shown(uri).join(re.sub(found, MASK, part) if found else part for part in parts)
 
 
-def fault(uri: str) -> str | None:
+def fault(uri: str, field: str = "URI") -> str | None:
     """Why a URI must be refused before a library reads it, whose error could echo a part of a secret.
 
+    Args:
+        uri: which is not shown.
+        field: where it was given.
+
     Returns:
-        ``found ..., allowed: ...``, in one line and without a secret; ``None`` if there is nothing against it.
+        The complaint, in one line and without a secret; ``None`` if there is nothing against it.
     """
     parts = _parts(uri)
     if parts is None:
         return None
     if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in uri):
-        return "found a control character, such as the end of a line, in the URI, allowed: printable characters"
+        return complaint(field, "printable characters", "a control character, such as the end of a line")
     if wrong := _wrong_in(parts.userinfo or ""):
         name = "a space" if wrong.isspace() else repr(wrong)
         encoded = ", ".join(f"{quote(character, safe='')} for {character}" for character in "/?#@")
-        return f"found {name} before the last '@' of the URI, allowed: percent-encoded characters ({encoded})"
+        return complaint(field, f"percent-encoded characters ({encoded})", f"{name} before the last '@'")
     if _is_local(parts):
         return None
     if not re.fullmatch(r"\[[0-9A-Fa-f:.]+(%25[\w.-]+)?\]|[^\[\]\s\\]*", parts.host):
-        return f"found {shown(uri)!r}, allowed: a host name, or an IPv6 address in brackets, after {parts.head}"
+        expected = f"a host name, or an IPv6 address in brackets, after {parts.head}"
+        return complaint(field, expected, repr(shown(uri)))
     if parts.port is not None and not _is_port(parts.port):
-        return f"found {shown(uri)!r}, allowed: a port up to 65535 after the host"
+        return complaint(field, "a port up to 65535 after the host", repr(shown(uri)))
     return None
 
 

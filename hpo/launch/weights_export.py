@@ -16,7 +16,7 @@ from balancers.weights_file import SCHEMA, VERSION
 from hpo.compare import Comparison, interval
 from hpo.core.arm import FIXED, Arm
 from hpo.core.errors import ExportError
-from hpo.core.files import write_text
+from hpo.core.files import write_whole
 from hpo.study.plan import Plan, short_weights
 
 PACKAGES = ("gradsweep", "torch", "ray", "optuna", "mlflow", "numpy", "pandas")
@@ -75,7 +75,7 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
 
 def write_weights(path: Path, content: Mapping[str, Any]) -> None:
     """Write a weights file under a temporary name and rename it."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:

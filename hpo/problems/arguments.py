@@ -1,4 +1,4 @@
-"""Checks of a problem's arguments, all with the same grammar: field, what was found, what is allowed."""
+"""Checks of a problem's arguments, all with the same grammar: field, what is expected, what was found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 
 LARGEST = 2**63 - 1  # of the integers that torch takes
 
@@ -24,9 +25,9 @@ def check_count(field: str, value: Any, minimum: int = 1, maximum: int = LARGEST
         ProblemError: anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer >= {minimum}")
+        raise ProblemError(complaint(field, f"an integer >= {minimum}", shown(value)))
     if value > maximum:
-        raise ProblemError(f"{field}: found {shown(value)}, allowed is an integer <= {maximum}")
+        raise ProblemError(complaint(field, f"an integer <= {maximum}", shown(value)))
     return value
 
 
@@ -38,7 +39,7 @@ def check_positive(field: str, value: Any) -> float:
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= sys.float_info.max:  # an integer may be larger than any float
-        raise ProblemError(f"{field}: found {shown(value)}, allowed is a finite number > 0")
+        raise ProblemError(complaint(field, "a finite number > 0", shown(value)))
     return float(value)
 
 
@@ -49,7 +50,7 @@ def check_choice(field: str, value: Any, allowed: Collection[str]) -> str:
         ProblemError: anything else.
     """
     if not isinstance(value, str) or value not in allowed:
-        raise ProblemError(f"{field}: found {shown(value)}, allowed are {', '.join(map(repr, allowed))}")
+        raise ProblemError(complaint(field, ", ".join(map(repr, allowed)), shown(value)))
     return value
 
 
@@ -60,7 +61,7 @@ def check_flag(field: str, value: Any) -> bool:
         ProblemError: anything else.
     """
     if not isinstance(value, bool):
-        raise ProblemError(f"{field}: found {shown(value)}, allowed are True, False")
+        raise ProblemError(complaint(field, "True, False", shown(value)))
     return value
 
 
@@ -72,5 +73,5 @@ def check_batch_size(value: Any, rows: int) -> int:
     """
     size = check_count("batch_size", value)
     if size > rows:
-        raise ProblemError(f"batch_size: found {size}, allowed are at most the {rows} rows of the training split")
+        raise ProblemError(complaint("batch_size", f"at most the {rows} rows of the training split", size))
     return size

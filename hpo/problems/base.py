@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 
 Split = Literal["train", "val", "test"]
 
@@ -50,19 +51,26 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ProblemError(
-                f"tasks: found the name {self.name!r}, allowed are letters, digits, '_', '-', '.' and spaces, "
-                "the first a letter, a digit or '_' (it names MLflow metrics and files)"
+                complaint(
+                    "tasks",
+                    "letters, digits, '_', '-', '.' and spaces, the first a letter, a digit or '_' (it names MLflow "
+                    "metrics and files)",
+                    f"the name {self.name!r}",
+                )
             )
         if len(self.name) > LONGEST_NAME:
             raise ProblemError(
-                f"tasks: found a name of {len(self.name)} characters, {self.name[:40]!r}..., allowed are at most "
-                f"{LONGEST_NAME} (it names MLflow metrics)"
+                complaint(
+                    "tasks",
+                    f"at most {LONGEST_NAME} (it names MLflow metrics)",
+                    f"a name of {len(self.name)} characters, {self.name[:40]!r}...",
+                )
             )
         if not isinstance(self.metric, str) or not self.metric.strip():
             raise ProblemError(f"tasks: task {self.name!r} has no metric, name what evaluate() measures for it")
         if self.direction not in ("minimize", "maximize"):
             raise ProblemError(
-                f"tasks: task {self.name!r} has direction {self.direction!r}, allowed are 'minimize', 'maximize'"
+                complaint(f"tasks: direction of {self.name!r}", "'minimize' or 'maximize'", repr(self.direction))
             )
 
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_flag, check_positive
-from hpo.problems.base import Problem, Split, Task, to_device
-from hpo.problems.data_cache import (
-    Arrays,
-    ShuffledBatches,
-    cached_arrays,
-    locate,
-    ordered_batches,
-    short_hash,
-    verify,
-)
+from hpo.problems.base import Split, Task
+from hpo.problems.census_encoding import COLUMNS, MIN_FREQUENCY, Encoding, targets
+from hpo.problems.data_cache import Arrays, locate, short_hash, verify
 from hpo.problems.metrics import area_under_roc
-from hpo.problems.tabular import SharedTrunk
+from hpo.problems.tabular import TabularProblem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,76 +44,6 @@ SIZES: dict[Preset, dict[Split, int]] = {
 }
 SPLIT_SEED = 0
 ENCODING_VERSION = 1  # raise it with every change of what `encode` returns
-MIN_FREQUENCY = 30  # rows of the training split a category needs for a column of its own
-
-# The 42 columns in the files' order; the files carry no header. Names follow the UCI KDD archive's description.
-COLUMNS = (
-    "age",
-    "class_of_worker",
-    "detailed_industry_recode",
-    "detailed_occupation_recode",
-    "education",
-    "wage_per_hour",
-    "enroll_in_edu_inst_last_wk",
-    "marital_stat",
-    "major_industry_code",
-    "major_occupation_code",
-    "race",
-    "hispanic_origin",
-    "sex",
-    "member_of_a_labor_union",
-    "reason_for_unemployment",
-    "full_or_part_time_employment_stat",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "tax_filer_stat",
-    "region_of_previous_residence",
-    "state_of_previous_residence",
-    "detailed_household_and_family_stat",
-    "detailed_household_summary_in_household",
-    "instance_weight",
-    "migration_code_change_in_msa",
-    "migration_code_change_in_reg",
-    "migration_code_move_within_reg",
-    "live_in_this_house_1_year_ago",
-    "migration_prev_res_in_sunbelt",
-    "num_persons_worked_for_employer",
-    "family_members_under_18",
-    "country_of_birth_father",
-    "country_of_birth_mother",
-    "country_of_birth_self",
-    "citizenship",
-    "own_business_or_self_employed",
-    "fill_inc_questionnaire_for_veterans_admin",
-    "veterans_benefits",
-    "weeks_worked_in_year",
-    "year",
-    "income",
-)
-LOGARITHMIC = (  # money and counts with long tails: log(1 + x), then standardised
-    "wage_per_hour",
-    "capital_gains",
-    "capital_losses",
-    "dividends_from_stocks",
-    "num_persons_worked_for_employer",
-)
-LINEAR = ("age", "weeks_worked_in_year")  # standardised; inputs of the leaky version alone
-
-# Never inputs: the two labels, and the survey's sampling weight, which describes no person.
-LABELS = ("income", "marital_stat", "instance_weight")
-# Tell a label almost outright: the family columns spell out "never marr", the tax column who files jointly,
-# the under-18 column who is a child, employment the weeks worked. The year separates two surveys and nothing else.
-LEAKS = (
-    "tax_filer_stat",
-    "detailed_household_and_family_stat",
-    "detailed_household_summary_in_household",
-    "family_members_under_18",
-    "full_or_part_time_employment_stat",
-    "age",
-    "weeks_worked_in_year",
-    "year",
-)
 
 INCOME = Task("income", "AUC", "maximize")
 NEVER_MARRIED = Task("never_married", "AUC", "maximize")
@@ -132,7 +53,7 @@ TARGETS = (INCOME, NEVER_MARRIED, AGE, WEEKS_WORKED)  # the cache holds all four
 BINARY = (INCOME, NEVER_MARRIED)
 
 
-class Census(Problem):
+class Census(TabularProblem):
     """Census-Income (KDD): income above 50,000 dollars, never married, and age, from a census questionnaire.
 
     The benchmark of "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts"
@@ -157,7 +78,8 @@ class Census(Problem):
 
     Args:
         preset: ``"small"`` has 30,000 / 5,000 / 20,000 rows in train / val / test, ``"full"`` 179,570 / 19,953 /
-            99,762.
+            99,762. It takes 2 s to prepare, and 80 MB in the cache, the full one 5 s, 500 MB and 1.4 GB of memory
+            meanwhile.
         weeks_worked: adds the fourth task.
         leaky: the two-task version of the MMoE paper: income and never_married alone, with age, weeks worked and the
             family columns as inputs, which all but spell out the marital status (AUC near 0.99). The marital status
@@ -173,6 +95,8 @@ class Census(Problem):
     >>> [task.name for task in Census().tasks]
     ['income', 'never_married', 'age']
     """
+
+    columns = TARGETS
 
     def __init__(
         self,
@@ -193,97 +117,34 @@ class Census(Problem):
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
 
-    def prepare(self) -> None:
-        """Check the source files and encode them, once on each machine.
+    def _loss(self, task: Task, output: Tensor, target: Tensor) -> Tensor:
+        """Mean binary cross-entropy of a classification, mean squared error of a regression."""
+        if task in BINARY:
+            return F.binary_cross_entropy_with_logits(output, target)
+        return F.mse_loss(output, target)
 
-        The small preset takes 2 s and 80 MB in the cache, the full one 5 s, 500 MB and 1.4 GB of memory meanwhile.
-
-        Raises:
-            FileNotFoundError: the files are not installed; the message has the command that installs them.
-            ProblemError: a file is not the expected one.
-        """
-        self._arrays()
-
-    def data_hash(self) -> str:
-        """Name the rows, the inputs' encoding and the targets. Needs no file."""
-        return short_hash(self._key(), [task.name for task in self.tasks])
-
-    def build_model(self, seed: int) -> SharedTrunk:
-        """A trunk of two layers and an affine head of width 1 for each task."""
-        inputs = self._rows("train")[0].shape[1]
-        outputs = {task.name: 1 for task in self.tasks}
-        return SharedTrunk(inputs, [self.hidden, self.hidden], outputs, seed)
-
-    def shared_layer(self, model: nn.Module) -> nn.Module:
-        """The second layer of the trunk."""
-        return cast(SharedTrunk, model).shared_layer
-
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-
-    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Batches of inputs (B, columns) and targets (B, T), float32; val and test in stored order."""
-        if split == "train":
-            return ShuffledBatches(self._rows(split), self.batch_size, seed)
-        return ordered_batches(self._rows(split))
-
-    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Mean binary cross-entropy of the classifications, mean squared error of the regressions; raw units."""
-        inputs, targets = batch
-        outputs = model(inputs)
-        return {
-            task.name: _loss(task, outputs[task.name].squeeze(1), targets[:, column])
-            for column, task in enumerate(self.tasks)
-        }
-
-    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """AUC of the classifications, root mean squared error of the regressions, over all rows of the split."""
-        inputs, targets = self._rows(split)
-        device = next(model.parameters()).device
-        chunks = [model(to_device(chunk, device)) for (chunk,) in ordered_batches((inputs,))]
-        return {
-            task.name: _measure(
-                task, torch.cat([chunk[task.name] for chunk in chunks])[:, 0].cpu(), targets[:, column]
-            )
-            for column, task in enumerate(self.tasks)
-        }
+    def _metric(self, task: Task, output: Tensor, target: Tensor) -> float:
+        """AUC of a classification, root mean squared error of a regression."""
+        if task in BINARY:
+            return area_under_roc(output, target)
+        return float(F.mse_loss(output, target).sqrt())
 
     def _key(self) -> str:
         version = short_hash(SHA256, SIZES[self.preset], SPLIT_SEED, ENCODING_VERSION, MIN_FREQUENCY, self.leaky)
         return f"census-{self.preset}-{version}"
 
-    def _arrays(self) -> Arrays:
-        return cached_arrays(self._key(), lambda: encode(self.preset, self.leaky))
-
-    def _rows(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Inputs (N, columns), mapped from the cache, and targets (N, T) of this problem's tasks."""
-        arrays = self._arrays()
-        columns = [TARGETS.index(task) for task in self.tasks]
-        targets = torch.from_numpy(arrays[f"{split}_targets"])[:, columns]
-        return torch.from_numpy(arrays[f"{split}_inputs"]), targets
+    def _build(self) -> Arrays:
+        return encode(self.preset, self.leaky)
 
 
 def _tasks(weeks_worked: bool, leaky: bool) -> tuple[Task, ...]:
     if leaky and weeks_worked:
         raise ProblemError(
-            "weeks_worked: found True together with leaky=True, allowed is one of them (leaky has it as an input)"
+            complaint("weeks_worked", "one of them (leaky has it as an input)", "True together with leaky=True")
         )
     if leaky:
         return BINARY
     return TARGETS if weeks_worked else TARGETS[:3]
-
-
-def _loss(task: Task, output: Tensor, target: Tensor) -> Tensor:
-    if task in BINARY:
-        return F.binary_cross_entropy_with_logits(output, target)
-    return F.mse_loss(output, target)
-
-
-def _measure(task: Task, output: Tensor, target: Tensor) -> float:
-    if task in BINARY:
-        return area_under_roc(output, target)
-    return float(F.mse_loss(output, target).sqrt())
 
 
 def source_files() -> tuple[Path, Path]:
@@ -316,86 +177,6 @@ def choose_rows(preset: Preset) -> dict[Split, NDArray[np.int64]]:
     test = random.permutation(TEST_FILE_ROWS)
     sizes = SIZES[preset]
     return {"train": train[: sizes["train"]], "val": val[: sizes["val"]], "test": test[: sizes["test"]]}
-
-
-def input_columns(leaky: bool) -> list[str]:
-    """The source columns that the network sees: 31, or 39 in the leaky version."""
-    removed = LABELS if leaky else LABELS + LEAKS
-    return [column for column in COLUMNS if column not in removed]
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How a table becomes the network's input; fitted on training rows, then the same for every split.
-
-    Attributes:
-        means: mean of each numeric column, after log(1 + x) where that applies, by column.
-        scales: its standard deviation, 1 where the column is constant.
-        categories: the values with a column of their own, by column.
-    """
-
-    means: dict[str, float]
-    scales: dict[str, float]
-    categories: dict[str, list[str]]
-
-    @classmethod
-    def fit(cls, table: pd.DataFrame, leaky: bool) -> Encoding:
-        """Take means, scales and categories from these rows."""
-        columns = input_columns(leaky)
-        numeric = [column for column in columns if column in LOGARITHMIC + LINEAR]
-        values = {column: _numbers(table, column) for column in numeric}
-        return cls(
-            means={column: float(x.mean()) for column, x in values.items()},
-            scales={column: float(x.std()) or 1.0 for column, x in values.items()},
-            categories={column: _frequent(table[column]) for column in columns if column not in numeric},
-        )
-
-    @property
-    def names(self) -> list[str]:
-        """What each encoded column means: ``"capital_gains"``, ``"sex=Female"``."""
-        one_hot = [f"{column}={value}" for column, values in self.categories.items() for value in values]
-        return [*self.means, *one_hot]
-
-    def transform(self, table: pd.DataFrame) -> NDArray[np.float32]:
-        """Encode N rows to (N, len(names)); an unknown category leaves its columns at 0."""
-        inputs = np.zeros((len(table), len(self.names)), dtype=np.float32)
-        for place, (column, mean) in enumerate(self.means.items()):
-            inputs[:, place] = (_numbers(table, column) - mean) / self.scales[column]
-        start = len(self.means)
-        for column, values in self.categories.items():
-            _set_one_hot(inputs[:, start : start + len(values)], table[column], values)
-            start += len(values)
-        return inputs
-
-
-def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    values = table[column].to_numpy(dtype=np.float64)
-    return np.log1p(values) if column in LOGARITHMIC else values
-
-
-def _frequent(column: pd.Series[Any]) -> list[str]:
-    counts = column.astype(str).value_counts()
-    return sorted(counts.index[counts >= MIN_FREQUENCY])
-
-
-def _set_one_hot(inputs: NDArray[np.float32], column: pd.Series[Any], values: list[str]) -> None:
-    """Put a 1 into (N, len(values)) where a row has the value."""
-    import pandas as pd
-
-    place = pd.Index(values).get_indexer(pd.Index(column.astype(str)))
-    known = np.flatnonzero(place >= 0)
-    inputs[known, place[known]] = 1.0
-
-
-def targets(table: pd.DataFrame) -> NDArray[np.float32]:
-    """All four targets of N rows, (N, 4): income and never married as 0 or 1, age in years, weeks worked."""
-    columns = (
-        table["income"] == "50000+.",
-        table["marital_stat"] == "Never married",
-        table["age"],
-        table["weeks_worked_in_year"],
-    )
-    return np.stack([column.to_numpy(dtype=np.float32) for column in columns], axis=1)
 
 
 def encode(preset: Preset, leaky: bool) -> Arrays:

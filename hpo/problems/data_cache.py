@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.core.errors import ProblemError
+from hpo.core.files import whole_folder
 from hpo.problems.base import Problem
 
 Arrays = dict[str, NDArray[Any]]
@@ -147,18 +148,13 @@ def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
 
 
 def _store(folder: Path, arrays: Arrays) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
-        complete = Path(scratch) / "complete"
-        complete.mkdir()
-        for name, array in arrays.items():
-            np.save(complete / f"{name}.npy", array, allow_pickle=False)
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
+    try:
+        with whole_folder(folder) as scratch:
+            for name, array in arrays.items():
+                np.save(scratch / f"{name}.npy", array, allow_pickle=False)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same content
+            raise
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""The two architectures of the GradNorm paper's Section 5, for tasks that predict something at every pixel."""
+"""Networks for tasks that predict something at every pixel: two of the GradNorm paper's Section 5, and a U-Net."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_choice, check_count, check_positive
 
 Architecture = Literal["segnet", "fcn"]
@@ -26,6 +27,7 @@ THIN_RESNET50 = ((256, 3, 2), (512, 4, 2), (1024, 6, 2), (1024, 3, 1))
 RESNET_STEM = 64
 FCN_DECODER = (512, 256, 128)  # channels after each doubling of the grid
 FCN_STRIDE = 4
+UNET = (64, 128, 256, 512, 512)  # channels at width 1, from the finest grid to the coarsest
 
 
 class DenseNetwork(nn.Module):
@@ -137,6 +139,48 @@ class FCN(nn.Module):
         return features[..., :h, :w]  # a grid of odd side was rounded up where it was halved
 
 
+class UNet(nn.Module):
+    """A small U-Net: a path to coarser grids and one back, on which the first one's features join in at every grid.
+
+    After "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
+    https://arxiv.org/abs/1505.04597), with one convolution of 3x3 for its two, batch normalisation, padding, and a
+    resize to the nearest cell for its transposed convolutions. Five grids, each half as fine as the one before it.
+
+    Args:
+        inputs: channels of the input.
+        width: scales the channels.
+
+    Attributes:
+        channels: of the output; half of them come past all coarser grids.
+
+    >>> UNet(4, 0.125)(torch.zeros(2, 4, 60, 44)).shape
+    torch.Size([2, 16, 60, 44])
+    """
+
+    def __init__(self, inputs: int, width: float) -> None:
+        super().__init__()
+        sizes = [max(LEAST_CHANNELS, round(channels * width)) for channels in UNET]
+        self.down = nn.ModuleList(_convolution(a, b) for a, b in pairwise([inputs, *sizes]))
+        self.up = nn.ModuleList()
+        before = sizes[-1]
+        for size in reversed(sizes[:-1]):
+            self.up.append(_convolution(before, size))
+            before = 2 * size
+        self.channels = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, channels, H, W)."""
+        passed = []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
+            passed.append(x)
+        passed.pop()
+        for block in self.up:
+            beside = passed.pop()
+            x = torch.cat([beside, F.interpolate(block(x), beside.shape[-2:])], dim=1)
+        return x
+
+
 class Bottleneck(nn.Module):
     """ResNet's residual block of 1x1, 3x3 and 1x1 convolutions; ``up``: transposed, to a grid ``stride`` as fine."""
 
@@ -221,6 +265,14 @@ def dense_network(
         return DenseNetwork(fcn, fcn.channels, fcn.channels, outputs, stride)
 
 
+def unet(inputs: int, outputs: Mapping[str, int], width: float, seed: int) -> DenseNetwork:
+    """A `UNet`, the shared convolution and a head for each task; the global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        trunk = UNet(inputs, width)
+        return DenseNetwork(trunk, trunk.channels, trunk.channels // 2, outputs, stride=1)
+
+
 def check_stride(value: Any) -> int:
     """One of `STRIDES`; ``True`` and ``4.0`` are none.
 
@@ -229,7 +281,7 @@ def check_stride(value: Any) -> int:
     """
     stride = check_count("stride", value)
     if stride not in STRIDES:
-        raise ProblemError(f"stride: found {stride}, allowed are {', '.join(map(str, STRIDES))}")
+        raise ProblemError(complaint("stride", ", ".join(map(str, STRIDES)), stride))
     return stride
 
 

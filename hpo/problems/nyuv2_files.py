@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import shown
 from hpo.problems.base import Split
 from hpo.problems.data_cache import Arrays, short_hash
@@ -144,7 +145,7 @@ class LabeledMat(Source):
         found = [shown(value) for value in _others(both, range(1, count + 1))]
         found = found or [f"{number:g} more than once" for number, times in Counter(both).items() if times > 1]
         if found:
-            raise ProblemError(f"data: {path}: found {found[0]}, allowed are the numbers 1 to {count}, each once")
+            raise ProblemError(complaint(f"data: {path}", f"the numbers 1 to {count}, each once", f"{found[0]}"))
         return [str(int(number) - 1) for number in train], [str(int(number) - 1) for number in test]
 
     def read(self, names: Sequence[str]) -> Iterable[Example]:
@@ -154,7 +155,7 @@ class LabeledMat(Source):
             for name in names:
                 images, depths, labels = (self._array(file, key, int(name)) for key in ("images", "depths", "labels"))
                 if labels.max() > LABELS:
-                    raise ProblemError(f"data: {LABELED}: found the label {labels.max()}, allowed are 0 to {LABELS}")
+                    raise ProblemError(complaint(f"data: {LABELED}", f"0 to {LABELS}", f"the label {labels.max()}"))
                 known = np.where(np.isfinite(depths) & (depths > 0), depths, 0).astype(np.float32)
                 yield Example(images, known, normals_from_depths(known), classes[labels])
 
@@ -194,7 +195,7 @@ class LabeledMat(Source):
             if len(found) != count or wrong:
                 what = shown(wrong[0]) if wrong else f"{len(found)} numbers"
                 raise ProblemError(
-                    f"data: {self.folder / name}: found {what}, allowed are {count} whole numbers from 0 to {most}"
+                    complaint(f"data: {self.folder / name}", f"{count} whole numbers from 0 to {most}", what)
                 )
         both = np.concatenate([[0], to_13])[np.concatenate([[0], to_40]).astype(int)]
         return np.where(both > 0, both - 1, IGNORED).astype(np.int8)
@@ -321,10 +322,10 @@ class NpyFolders(Source):
         channels = {"image": (3,), "normal": (3,), "depth": (), "label": ()}[kind]
         if array.ndim != 2 + len(channels) or array.shape[2:] != channels or not array.size:
             allowed = "(H, W, 3)" if channels else "(H, W)"
-            raise ProblemError(f"data: {path}: found the shape {array.shape}, allowed is {allowed}")
+            raise ProblemError(complaint(f"data: {path}", allowed, f"the shape {array.shape}"))
         kinds, numbers = ("f", "floating-point") if kind == "image" else ("biuf", "real")
         if array.dtype.kind not in kinds:
-            raise ProblemError(f"data: {path}: found values of type {array.dtype}, allowed are {numbers} numbers")
+            raise ProblemError(complaint(f"data: {path}", f"{numbers} numbers", f"values of type {array.dtype}"))
         if kind == "image":
             _check_pixels(path, array)
         if kind == "label":
@@ -337,14 +338,14 @@ def _check_pixels(path: Path, array: NDArray[Any]) -> None:
     least, most = array.min(), array.max()
     if not -ROUNDING <= least <= most <= 1 + ROUNDING:  # NaN is in no order
         found = f"down to {least:g}" if least < -ROUNDING else f"up to {most:g}"
-        raise ProblemError(f"data: {path}: found values {found}, allowed are 0 to 1")
+        raise ProblemError(complaint(f"data: {path}", "0 to 1", f"values {found}"))
 
 
 def _check_labels(path: Path, array: NDArray[Any]) -> None:
     wrong = array[~np.isin(array, range(IGNORED, CLASSES))]
     if wrong.size:
         raise ProblemError(
-            f"data: {path}: found {wrong[0]:g}, allowed are the classes 0 to {CLASSES - 1}, and {IGNORED} for none"
+            complaint(f"data: {path}", f"the classes 0 to {CLASSES - 1}, and {IGNORED} for none", f"{wrong[0]:g}")
         )
 
 
@@ -361,8 +362,9 @@ def choose(source: Source, seed: int) -> tuple[dict[Split, list[str]], bool]:
         train, test = _drawn(train, round(len(train) * (1 - TRAIN_IMAGES / IMAGES)), random)
     if len(train) < 2 or not test:
         raise ProblemError(
-            f"data: {source.folder}: found {len(train)} training and {len(test)} test pictures, allowed are at least "
-            "2 and 1"
+            complaint(
+                f"data: {source.folder}", "at least 2 and 1", f"{len(train)} training and {len(test)} test pictures"
+            )
         )
     train, val = _drawn(train, max(1, round(VAL_SHARE * len(train))), random)
     return {"train": train, "val": val, "test": test}, official

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
-from hpo.problems.base import Problem, Split, Task, to_device
-from hpo.problems.data_cache import (
-    Arrays,
-    ShuffledBatches,
-    cached_arrays,
-    locate,
-    ordered_batches,
-    short_hash,
-    verify,
-)
-from hpo.problems.tabular import SharedTrunk
+from hpo.problems.base import Split, Task
+from hpo.problems.data_cache import Arrays, locate, short_hash, verify
+from hpo.problems.molecule_descriptions import HISTOGRAMS, INPUTS, describe, parse_molecules
+from hpo.problems.tabular import TabularProblem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,31 +74,8 @@ TARGETS: dict[int, tuple[Task, ...]] = {
     9: ALL_TARGETS,
 }
 
-ATOMS = 29  # in the largest molecule
-ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
-BOHR = 0.529177210903  # angstrom (CODATA 2018)
 
-# Pairs of elements, and where the histogram of their distances (angstrom) is cut: n edges make n + 1 bins, the first
-# from 0, the last without end. Cuts below 1.8 (1.4 with hydrogen) tell kinds of bonds apart, by order and ring; the
-# others lie between the peaks of atoms two and three bonds apart, and further out. Fluorine is rare: one histogram.
-HISTOGRAMS: tuple[tuple[tuple[str, ...], tuple[float, ...]], ...] = (
-    (("CC",), (1.26, 1.36, 1.42, 1.48, 1.52, 1.56, 1.8, 2.3, 2.45, 2.7, 3.4, 4.5)),
-    (("CN",), (1.2, 1.28, 1.34, 1.4, 1.46, 1.8, 2.3, 2.5, 3.0, 4.0)),
-    (("CO",), (1.26, 1.34, 1.38, 1.42, 1.8, 2.35, 2.5, 3.0, 4.0)),
-    (("NN",), (1.26, 1.8, 2.4, 3.0, 4.0)),
-    (("NO",), (1.37, 1.8, 2.6, 4.0)),
-    (("OO",), (2.5, 3.2, 4.5)),
-    (("HC",), (1.075, 1.09, 1.1, 1.4, 2.15, 2.3, 2.7, 3.2, 4.5)),
-    (("HH",), (1.8, 2.3, 2.6, 3.2, 4.0, 5.5)),
-    (("HN",), (1.4, 2.2, 2.7, 3.2, 4.5)),
-    (("HO",), (1.4, 2.1, 2.7, 3.2, 4.5)),
-    (("HF", "CF", "NF", "OF", "FF"), (1.8, 3.0)),
-)
-BINS = sum(len(edges) + 1 for _, edges in HISTOGRAMS)
-INPUTS = ATOMS + len(ATOMIC_NUMBERS) + BINS
-
-
-class QM9(Problem):
+class QM9(TabularProblem):
     """QM9: three, five or nine quantum-chemical properties of small organic molecules, in raw units.
 
     The data of "Quantum chemistry structures and properties of 134 kilo molecules" (Ramakrishnan, Dral, Rupp, von
@@ -140,7 +109,8 @@ class QM9(Problem):
 
     Args:
         preset: ``"small"`` has 16,000 / 2,000 / 2,000 molecules in train / val / test, ``"full"`` 104,665 / 13,083 /
-            13,083; those of the small one are in the same split of the full one.
+            13,083; those of the small one are in the same split of the full one. It takes 5 s to prepare and 10 MB in
+            the cache, the full one half a minute and 65 MB, with 300 MB of memory meanwhile.
         targets: 3, 5 or 9 tasks.
         hidden: width of both layers of the trunk.
         batch_size: molecules in a training batch.
@@ -153,6 +123,8 @@ class QM9(Problem):
     >>> [task.name for task in QM9().tasks]
     ['dipole', 'polarizability', 'gap', 'extent', 'heat_capacity']
     """
+
+    columns = ALL_TARGETS
 
     def __init__(
         self,
@@ -171,81 +143,30 @@ class QM9(Problem):
         self.epochs = check_count("epochs", epochs)
         self.learning_rate = check_positive("learning_rate", learning_rate)
 
-    def prepare(self) -> None:
-        """Check the source files and describe the molecules, once on each machine.
+    def _loss(self, task: Task, output: Tensor, target: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
+        """Mean squared error, in the raw unit squared."""
+        return F.mse_loss(output, target)
 
-        The small preset takes about 5 s and 10 MB in the cache, the full one half a minute and 65 MB, with 300 MB of
-        memory meanwhile.
-
-        Raises:
-            FileNotFoundError: the files are not installed; the message has the command that installs them.
-            ProblemError: a file is not the expected one.
-        """
-        self._arrays()
-
-    def data_hash(self) -> str:
-        """Name the molecules, their description and the targets. Needs no file."""
-        return short_hash(self._key(), [task.name for task in self.tasks])
-
-    def build_model(self, seed: int) -> SharedTrunk:
-        """A trunk of two layers and an affine head of width 1 for each task."""
-        outputs = {task.name: 1 for task in self.tasks}
-        return SharedTrunk(INPUTS, [self.hidden, self.hidden], outputs, seed)
-
-    def shared_layer(self, model: nn.Module) -> nn.Module:
-        """The second layer of the trunk."""
-        return cast(SharedTrunk, model).shared_layer
-
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Adam."""
-        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-
-    def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Batches of inputs (B, 115) and centred targets (B, T), float32; val and test in stored order."""
-        if split == "train":
-            return ShuffledBatches(self._rows(split), self.batch_size, seed)
-        return ordered_batches(self._rows(split))
-
-    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """Mean squared error of each task, in its raw unit squared."""
-        inputs, targets = batch
-        outputs = model(inputs)
-        return {
-            task.name: F.mse_loss(outputs[task.name].squeeze(1), targets[:, column])
-            for column, task in enumerate(self.tasks)
-        }
-
-    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """Mean absolute error of each task in its raw unit, over all molecules of the split."""
+    def _metric(self, task: Task, output: Tensor, target: Tensor) -> float:  # noqa: ARG002 - the same for all
+        """Mean absolute error, in the raw unit."""
         from torchmetrics.functional.regression import mean_absolute_error  # here, as importing it takes seconds
 
-        inputs, targets = self._rows(split)
-        device = next(model.parameters()).device
-        chunks = [model(to_device(chunk, device)) for (chunk,) in ordered_batches((inputs,))]
-        outputs = {task.name: torch.cat([chunk[task.name] for chunk in chunks])[:, 0].cpu() for task in self.tasks}
-        return {
-            task.name: float(mean_absolute_error(outputs[task.name], targets[:, column]))
-            for column, task in enumerate(self.tasks)
-        }
+        return float(mean_absolute_error(output, target))
+
+    def _width(self) -> int:
+        return INPUTS
 
     def _key(self) -> str:
         version = short_hash(SHA256, SIZES, SPLIT_SEED, ENCODING_VERSION, HISTOGRAMS)
         return f"qm9-{self.preset}-{version}"
 
-    def _arrays(self) -> Arrays:
-        return cached_arrays(self._key(), lambda: encode(self.preset))
-
-    def _rows(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Inputs (N, 115), mapped from the cache, and centred targets (N, T) of this problem's tasks."""
-        arrays = self._arrays()
-        columns = [ALL_TARGETS.index(task) for task in self.tasks]
-        targets = torch.from_numpy(arrays[f"{split}_targets"])[:, columns]
-        return torch.from_numpy(arrays[f"{split}_inputs"]), targets
+    def _build(self) -> Arrays:
+        return encode(self.preset)
 
 
 def _tasks(targets: Any) -> tuple[Task, ...]:
     if not isinstance(targets, int) or targets not in TARGETS:
-        raise ProblemError(f"targets: found {shown(targets)}, allowed are {', '.join(map(str, TARGETS))}")
+        raise ProblemError(complaint("targets", ", ".join(map(str, TARGETS)), shown(targets)))
     return TARGETS[targets]
 
 
@@ -280,100 +201,6 @@ def choose_molecules(preset: Preset) -> dict[Split, NDArray[np.int64]]:
     full, sizes = SIZES["full"], SIZES[preset]
     train, val, test = np.split(order, [full["train"], full["train"] + full["val"]])
     return {"train": train[: sizes["train"]], "val": val[: sizes["val"]], "test": test[: sizes["test"]]}
-
-
-def parse_molecules(elements: Sequence[str], positions: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Read the source's text of M molecules.
-
-    Args:
-        elements: such as ``"['O','H','H']"``.
-        positions: such as ``"[[0.,0.,0.],[1.,0.,0.],[0.,1.,1E-6]]"``, angstrom.
-
-    Returns:
-        Atomic numbers (M, 29) and positions (M, 29, 3), angstrom; 0 where a molecule has fewer atoms.
-
-    >>> numbers, _ = parse_molecules(["['O','H','H']"], ["[[0.,0.,0.],[1.,0.,0.],[0.,1.,1E-6]]"])
-    >>> numbers[0, :4]
-    array([8, 1, 1, 0])
-    """
-    symbols = [re.sub("[^HCNOF]", "", text) for text in elements]
-    present = np.arange(ATOMS) < np.array([len(text) for text in symbols])[:, None]
-    numbers = np.zeros(present.shape, dtype=np.int64)
-    numbers[present] = [ATOMIC_NUMBERS[symbol] for text in symbols for symbol in text]
-    coordinates = np.zeros((*present.shape, 3))
-    coordinates[present] = np.fromstring(re.sub(r"[\[\]]", "", ",".join(positions)), sep=",").reshape(-1, 3)
-    return numbers, coordinates
-
-
-def describe(numbers: NDArray[np.int64], positions: NDArray[Any]) -> NDArray[np.float32]:
-    """The 115 numbers of M molecules: 29 eigenvalues, 5 counts of elements, 81 counts of distances.
-
-    Args:
-        numbers: atomic numbers (M, 29), 0 where there is no atom.
-        positions: (M, 29, 3), angstrom.
-    """
-    distances = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)
-    counts = np.stack([(numbers == number).sum(axis=1) for number in ATOMIC_NUMBERS.values()], axis=1)
-    parts = (coulomb_eigenvalues(numbers, distances), counts, distance_histograms(numbers, distances))
-    return np.concatenate(parts, axis=1, dtype=np.float32)
-
-
-def coulomb_eigenvalues(numbers: NDArray[np.int64], distances: NDArray[Any]) -> NDArray[Any]:
-    r"""The eigenvalues of each molecule's Coulomb matrix, largest first, then a 0 for each atom that it lacks.
-
-    ``C_ii = 0.5 Z_i**2.4`` and ``C_ij = Z_i Z_j / R_ij``, with atomic numbers Z and distances R in bohr: about the
-    energy of a lone atom, and the repulsion of two nuclei, both in hartree.
-
-    Source: Rupp, Tkatchenko, Müller, von Lilienfeld, "Fast and accurate modeling of molecular atomization energies
-    with machine learning", Physical Review Letters 108, 2012, https://doi.org/10.1103/PhysRevLett.108.058301.
-    Deviation: the paper sorts by absolute value; in QM9 all eigenvalues are above 0, so that both orders are one.
-
-    Args:
-        numbers: atomic numbers (M, N), 0 where there is no atom.
-        distances: (M, N, N), angstrom.
-
-    Returns:
-        Shape (M, N), hartree.
-    """
-    z = numbers.astype(np.float64)
-    apart = np.where(distances > 0, distances, np.inf) / BOHR  # the diagonal, and pairs of two missing atoms
-    matrices = z[:, :, None] * z[:, None] / apart
-    diagonal = np.arange(z.shape[1])
-    matrices[:, diagonal, diagonal] = 0.5 * z**2.4
-    return np.linalg.eigvalsh(matrices)[:, ::-1]
-
-
-def distance_histograms(numbers: NDArray[np.int64], distances: NDArray[Any]) -> NDArray[np.int64]:
-    """How many pairs of atoms of each molecule fall into each bin of `HISTOGRAMS`.
-
-    Args:
-        numbers: atomic numbers (M, N), 0 where there is no atom.
-        distances: (M, N, N), angstrom.
-
-    Returns:
-        Shape (M, 81); a row's sum is the number of the molecule's pairs of atoms.
-    """
-    first, second = np.triu_indices(numbers.shape[1], 1)
-    kinds = _pair_kinds()[numbers[:, first], numbers[:, second]]
-    pairs = distances[:, first, second]
-    histograms = []
-    for kind, (_, edges) in enumerate(HISTOGRAMS):
-        molecule, pair = np.nonzero(kinds == kind)
-        bins = len(edges) + 1
-        flat = molecule * bins + np.searchsorted(edges, pairs[molecule, pair], side="right")
-        histograms.append(np.bincount(flat, minlength=len(numbers) * bins).reshape(-1, bins))
-    return np.concatenate(histograms, axis=1)
-
-
-def _pair_kinds() -> NDArray[np.int64]:
-    """Which of `HISTOGRAMS` two atoms belong to, by their atomic numbers; -1 where one of them is missing."""
-    largest = max(ATOMIC_NUMBERS.values())
-    kinds = np.full((largest + 1, largest + 1), -1)
-    for kind, (pairs, _) in enumerate(HISTOGRAMS):
-        for pair in pairs:
-            a, b = (ATOMIC_NUMBERS[element] for element in pair)
-            kinds[a, b] = kinds[b, a] = kind
-    return kinds
 
 
 def encode(preset: Preset) -> Arrays:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.core.errors import ProblemError
-from hpo.core.text import message, one_line
+from hpo.core.text import complaint, message, one_line
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.arguments import check_count, check_positive, shown
 from hpo.problems.base import Problem, Task
@@ -121,7 +121,7 @@ def _unknown(name: str) -> str:
     known = sorted({point.name for point in entry_points(group=GROUP)})
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"problem: found {name!r}{hint}, allowed are {_listed(known)} or 'package.module:Class'"
+    return complaint("problem", f"{_listed(known)} or 'package.module:Class'", f"{name!r}{hint}")
 
 
 def _owners(points: Iterable[EntryPoint]) -> str:
@@ -138,7 +138,7 @@ def _search_current_folder() -> None:
 
 def _import(name: str, module: str, attribute: str) -> Any:
     if not module or not attribute:
-        raise ProblemError(f"problem: found {name!r}, allowed is 'package.module:Class', both parts given")
+        raise ProblemError(complaint("problem", "'package.module:Class', both parts given", repr(name)))
     try:
         found: Any = importlib.import_module(module)
     except BaseException as error:  # the user's module may raise anything, or be a script that ends itself
@@ -172,7 +172,7 @@ def _is_problem_class(value: Any) -> bool:
 
 def _check_class(name: str, found: Any) -> type[Problem]:
     if not _is_problem_class(found):
-        raise ProblemError(f"problem: {name!r} is {shown(found)}, allowed is a subclass of hpo.problems.Problem")
+        raise ProblemError(complaint(f"problem: {name!r}", "a subclass of hpo.problems.Problem", shown(found)))
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise ProblemError(f"problem: class {name!r} lacks the methods {_listed(missing)}")
@@ -196,7 +196,7 @@ def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, 
     unknown = [] if _takes_any(problem_class) else sorted(set(arguments) - set(parameters))
     if unknown:
         allowed = _listed(parameters) or "none"
-        raise ProblemError(f"problem: {name!r} got the arguments {_listed(unknown)}, allowed are {allowed}")
+        raise ProblemError(complaint(f"problem: arguments of {name!r}", allowed, _listed(unknown)))
     required = {key for key, value in parameters.items() if value.default is value.empty}
     if missing := sorted(required - set(arguments)):
         raise ProblemError(f"problem: {name!r} lacks the arguments {_listed(missing)}, which have no default")
@@ -217,7 +217,7 @@ def _check_problem(name: str, problem: Problem) -> Problem:
 def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:
     where = f"known_weights of problem {name!r}"
     if not isinstance(weights, Mapping) or weights.keys() != set(tasks):
-        raise ProblemError(f"{where}: found {shown(weights)}, allowed is a number for each of {_listed(tasks)}")
+        raise ProblemError(complaint(where, f"a number for each of {_listed(tasks)}", shown(weights)))
     for task, weight in weights.items():
         check_positive(f"{where}, task {task!r}", weight)
 
@@ -225,13 +225,13 @@ def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:
 def _check_tasks(name: str, tasks: Any) -> None:
     where = f"tasks of problem {name!r}"
     if not isinstance(tasks, Sequence) or isinstance(tasks, str) or not tasks:
-        raise ProblemError(f"{where}: found {shown(tasks)}, allowed is a list of at least one Task")
+        raise ProblemError(complaint(where, "a list of at least one Task", shown(tasks)))
     for task in tasks:
         if not isinstance(task, Task):
-            raise ProblemError(f"{where}: found {shown(task)}, allowed is hpo.problems.Task(name, metric, direction)")
+            raise ProblemError(complaint(where, "hpo.problems.Task(name, metric, direction)", shown(task)))
     names = [task.name for task in tasks]
     if repeated := sorted({task for task in names if names.count(task) > 1}):
-        raise ProblemError(f"{where}: found {_listed(repeated)} more than once, each name is allowed once")
+        raise ProblemError(complaint(where, "each name once", f"{_listed(repeated)} more than once"))
 
 
 def _listed(names: Iterable[str]) -> str:

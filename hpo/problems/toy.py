@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpo.core.errors import ProblemError
+from hpo.core.text import complaint
 from hpo.problems.arguments import check_batch_size, check_choice, check_count, check_positive, shown
 from hpo.problems.base import Problem, Split, Task, to_device
 from hpo.problems.data_cache import ShuffledBatches, ordered_batches, short_hash
@@ -186,7 +187,7 @@ def _chosen_sigmas(functions: int, sigma_max: float, sigmas: Sequence[float] | N
         largest = check_positive("sigma_max", sigma_max)
         return tuple(largest ** (i / max(count - 1, 1)) for i in range(count))
     if not isinstance(sigmas, list | tuple) or not 0 < len(sigmas) <= MOST_FUNCTIONS:
-        raise ProblemError(f"sigmas: found {shown(sigmas)}, allowed is a list of 1 to {MOST_FUNCTIONS} numbers")
+        raise ProblemError(complaint("sigmas", f"a list of 1 to {MOST_FUNCTIONS} numbers", shown(sigmas)))
     return tuple(check_positive(f"sigmas[{place}]", sigma) for place, sigma in enumerate(sigmas))
 
 

@@ -11,9 +11,9 @@ from plotly.offline import get_plotlyjs
 
 from hpo.compare import Comparison
 from hpo.core.arm import Arm
+from hpo.core.number_format import NOTHING, bounds, ratio, signed
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
-from hpo.report.number_format import NOTHING, bounds, ratio, signed
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.sentences import advice, best, headline, sentences

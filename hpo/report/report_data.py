@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from hpo import compare
 from hpo.compare import Comparison, Vector, best_trial, weights_of
+from search_spaces.log_ratio import centred
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,4 @@ def recommended_weights(comparison: Comparison) -> dict[str, float]:
 def centred_log_ratios(w: ArrayLike) -> Vector:
     """``ln w_i - mean_j ln w_j`` along the last axis (Aitchison, 1986); NaN where a weight is not positive."""
     x = np.asarray(w, dtype=np.float64)
-    logs = np.log(np.where(x > 0, x, np.nan))
-    centred: Vector = logs - logs.mean(axis=-1, keepdims=True)
-    return centred
+    return centred(np.log(np.where(x > 0, x, np.nan)))

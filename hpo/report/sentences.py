@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from hpo.compare import Comparison, Interval, Verdict, judge
+from hpo.core.number_format import bounds, duration, ratio, signed
 from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import bounds, duration, ratio, signed
 from hpo.report.report_data import recommended_weights
 from hpo.report.training_code import line_of
 

@@ -10,8 +10,7 @@ import pandas as pd
 
 from hpo.compare import Comparison
 from hpo.core.arm import KNOWN, REFERENCE, Arm
-from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import (
+from hpo.core.number_format import (
     NOTHING,
     bounds,
     count,
@@ -23,6 +22,7 @@ from hpo.report.number_format import (
     signed_with_bounds,
     weight,
 )
+from hpo.report.arm_labels import arm_label
 from hpo.report.report_data import ReportData
 
 NOTES = "Notes"  # the column whose words the page shows as badges

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hpo.compare import Comparison
-from hpo.report.number_format import NOTHING, signed
+from hpo.core.number_format import NOTHING, signed
 
 MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
 LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (

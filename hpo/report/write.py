@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpo.core.files import write_text
+from hpo.core.files import write_whole
 from hpo.report.comparison_json import document_text
 from hpo.report.html_page import page
 from hpo.report.markdown import markdown
@@ -27,4 +27,4 @@ def write_report(data: ReportData, folder: Path) -> dict[str, Path]:
         "arms": ("arms.csv", arms_numbers(data.comparison).to_csv(index=False)),
         "trials": ("trials.csv", all_trials(data).to_csv(index=False)),
     }
-    return {name: write_text(folder / file, content) for name, (file, content) in contents.items()}
+    return {name: write_whole(folder / file, content) for name, (file, content) in contents.items()}

@@ -33,26 +33,26 @@ TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-sh
 
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("allowed: a number")
+        raise ValueError("a number")
     return value
 
 
 def _each_once(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not value or len({repr(one) for one in value}) < len(value):
-        raise ValueError("allowed: a list of at least one, each once")
+        raise ValueError("a list of at least one, each once")
     return value
 
 
 def _pair(value: Any) -> Any:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("allowed: a list [lowest, highest]")
+        raise ValueError("a list [lowest, highest]")
     return value
 
 
 def _cohort(value: Any) -> Any:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOGETHER):
         return value
-    raise ValueError(f"allowed: auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
+    raise ValueError(f"auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
 
 
 def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
@@ -65,7 +65,7 @@ def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
             w = []
         if w and all(0 < number < math.inf for number in w):
             return dict(zip(value, w, strict=True)) if named else tuple(w)
-    raise ValueError("allowed: a list of numbers > 0, one for each task, or a mapping from each task to its number")
+    raise ValueError("a list of numbers > 0, one for each task, or a mapping from each task to its number")
 
 
 def _json(value: Any) -> Any:
@@ -75,23 +75,23 @@ def _json(value: Any) -> Any:
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise ValueError("allowed: text, finite numbers, true, false, null, and lists and mappings of them")
+        raise ValueError("text, finite numbers, true, false, null, and lists and mappings of them")
     return value
 
 
 def _reference(value: Any) -> Any:
     allowed = ("single_task", *reference_names())
     if value not in allowed:
-        raise ValueError(f"allowed: {', '.join(allowed)}")
+        raise ValueError(f"{', '.join(allowed)}")
     if missing := METHODS[value].missing():
-        raise ValueError(f"allowed once it is installed: {missing}")
+        raise ValueError(f"a method that is installed; this one is by: {missing}")
     return value
 
 
 def _one_of(allowed: Collection[str]) -> PlainValidator:
     def check(value: Any) -> Any:
         if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"allowed: {', '.join(allowed)}")
+            raise ValueError(f"{', '.join(allowed)}")
         return value
 
     return PlainValidator(check)
@@ -145,7 +145,7 @@ class StaticSpec(BaseModel):
     @classmethod
     def _known(cls, design: str) -> str:
         if design not in DESIGNS:
-            raise ValueError(f"allowed: {', '.join(DESIGNS)}, or a list of points of weights in place of the mapping")
+            raise ValueError(f"{', '.join(DESIGNS)}, or a list of points of weights in place of the mapping")
         return design
 
     @property
@@ -179,14 +179,14 @@ class GradNormSpec(_Strict):
     @classmethod
     def _alpha(cls, alpha: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= alpha[0] <= alpha[1]:
-            raise ValueError("allowed: [lowest, highest] with 0 <= lowest <= highest")
+            raise ValueError("[lowest, highest] with 0 <= lowest <= highest")
         return alpha
 
     @field_validator("learning_rate")
     @classmethod
     def _learning_rate(cls, rate: tuple[float, float] | None) -> tuple[float, float] | None:
         if rate is not None and not 0 < rate[0] <= rate[1]:
-            raise ValueError("allowed: [lowest, highest] with 0 < lowest <= highest")
+            raise ValueError("[lowest, highest] with 0 < lowest <= highest")
         return rate
 
 
@@ -216,13 +216,13 @@ class Resources(_Strict):
     @classmethod
     def _whole_or_fraction(cls, gpu: float) -> float:
         if gpu > 1 and gpu != int(gpu):
-            raise ValueError("allowed: a fraction below 1, or a whole number")
+            raise ValueError("a fraction below 1, or a whole number")
         return gpu
 
 
 def _problem(value: Any) -> Any:
     if not isinstance(value, str | Mapping | ProblemSpec):
-        raise ValueError("allowed: a name, or a mapping of name and the problem's arguments")
+        raise ValueError("a name, or a mapping of name and the problem's arguments")
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -230,7 +230,7 @@ def _static(value: Any) -> Any:
     if isinstance(value, list | tuple) and value:
         return {"explicit": value}
     if not isinstance(value, Mapping | StaticSpec):
-        raise ValueError("allowed: a mapping of design, points and options, or a list of at least one point")
+        raise ValueError("a mapping of design, points and options, or a list of at least one point")
     if isinstance(value, Mapping):
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
@@ -262,14 +262,14 @@ class Study(_Strict):
     @classmethod
     def _free(cls, name: str) -> str:
         if name.casefold() in TAKEN:
-            raise ValueError(f"allowed: any but {', '.join(TAKEN)}, which MLflow and the output folder have taken")
+            raise ValueError(f"any but {', '.join(TAKEN)}, which MLflow and the output folder have taken")
         return name
 
     @field_validator("references")
     @classmethod
     def _has_single_task(cls, references: tuple[Reference, ...]) -> tuple[Reference, ...]:
         if "single_task" not in references:
-            raise ValueError("allowed: a list with single_task, to which every score is relative")
+            raise ValueError("a list with single_task, to which every score is relative")
         return references
 
     @property

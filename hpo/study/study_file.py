@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from hpo.core.errors import StudyError
-from hpo.core.text import quoted, unquoted
+from hpo.core.text import complaint, expected, quoted, unquoted
 from hpo.study.spec import Study
 
 MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
@@ -26,7 +26,7 @@ class _Refused(yaml.MarkedYAMLError):
         super().__init__(problem=problem, problem_mark=node.start_mark)
 
 
-_TOO_DEEP = f"found more than {MOST_LEVELS} levels of lists and mappings, allowed: at most {MOST_LEVELS}"
+_TOO_DEEP = expected(f"at most {MOST_LEVELS} levels of lists and mappings", "more")
 _SCALARS = {
     "tag:yaml.org,2002:bool": "true or false",
     "tag:yaml.org,2002:float": "a number of at most 250 characters",
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # of int, float, date
             if node.tag not in _SCALARS:
                 raise
-            raise _Refused(node, f"found {quoted(node.value)}, allowed: {_SCALARS[node.tag]}") from None
+            raise _Refused(node, expected(_SCALARS[node.tag], quoted(node.value))) from None
 
 
 def _check_nodes(root: yaml.Node) -> None:
@@ -62,7 +62,7 @@ def _check_nodes(root: yaml.Node) -> None:
         node, level = todo.pop()
         left -= 1 + len(node.value)
         if left < 0:
-            raise _Refused(root, f"found aliases, allowed: at most {MOST_CHARACTERS} characters once written out")
+            raise _Refused(root, expected(f"at most {MOST_CHARACTERS} characters with aliases written out", "more"))
         if level > MOST_LEVELS:
             raise _Refused(node, _TOO_DEEP)
         if isinstance(node, yaml.ScalarNode):
@@ -78,7 +78,7 @@ def _check_text(node: yaml.ScalarNode) -> None:
     try:
         node.value.encode()
     except UnicodeEncodeError:  # half a surrogate pair: no terminal, file or database takes it
-        raise _Refused(node, f"found {quoted(node.value)}, allowed: text in Unicode") from None
+        raise _Refused(node, expected("text in Unicode", quoted(node.value))) from None
 
 
 def _check_keys(mapping: yaml.MappingNode) -> None:
@@ -86,7 +86,7 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
     for node, _ in mapping.value:
         if isinstance(node, yaml.ScalarNode):
             if (node.tag, node.value) in seen:  # else the last would win without a word
-                raise _Refused(node, f"found the key {quoted(node.value)} twice, allowed: each once")
+                raise _Refused(node, expected("each key once", f"{quoted(node.value)} twice"))
             seen.add((node.tag, node.value))
 
 
@@ -119,9 +119,7 @@ def read_study_file(path: Path) -> tuple[Study, str]:
         with path.open("rb") as file:
             raw = file.read(MOST_CHARACTERS + 1)
         if len(raw) > MOST_CHARACTERS:
-            raise StudyError(
-                f"{path}: found more than {MOST_CHARACTERS} bytes, allowed: a study file of at most these"
-            )
+            raise StudyError(complaint(str(path), f"a study file of at most {MOST_CHARACTERS} bytes", "more"))
         text = raw.decode()
         content = read_yaml(text)
     except OSError as error:
@@ -136,7 +134,7 @@ def read_study_file(path: Path) -> tuple[Study, str]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise StudyError(f"{path}: found {quoted(content)}, allowed: a mapping with at least name and problem")
+        raise StudyError(complaint(str(path), "a mapping with at least name and problem", quoted(content)))
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
@@ -179,10 +177,10 @@ def _line(path: Path, fault: Any) -> str:
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
         whole = text.startswith(("unknown key", "unusable argument"))
-        return f"{path}: {field}: " + (text if whole else f"found {found}, {text}")
+        return f"{path}: {field}: {text if whole else expected(text, found)}"
     limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
     allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
-    return f"{path}: {field}: found {found}, allowed: {allowed}"
+    return complaint(f"{path}: {field}", allowed, found)
 
 
 def _fields(location: tuple[Any, ...]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpo.core.errors import OutputError, TrackingError
+from hpo.core.text import complaint
 from hpo.core.uris import DATABASES, fault, host_and_port, redacted, scheme, shown
 
 UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for language models
@@ -40,7 +41,7 @@ def sqlite_uri(path: Path) -> str:
     for uri in (f"sqlite:///{path}", f"sqlite:///{quote(str(path), safe='')}"):
         if fault(uri) is None and sqlite_path(uri) == path:
             return uri
-    raise OutputError(f"--output: found {str(path.parent)!r}, allowed: a path without '?' and '%'")
+    raise OutputError(complaint("--output", "a path without '?' and '%'", repr(str(path.parent))))
 
 
 def machine() -> str:
@@ -54,8 +55,8 @@ def check_answers(uri: str) -> None:
     Raises:
         TrackingError: nothing answers, or MLflow cannot use this kind of backend.
     """
-    if wrong := fault(uri):
-        raise TrackingError(f"--tracking-uri: {wrong}")
+    if wrong := fault(uri, "--tracking-uri"):
+        raise TrackingError(wrong)
     where, kind = shown(uri), scheme(uri)
     try:
         if is_server(uri):
@@ -65,8 +66,12 @@ def check_answers(uri: str) -> None:
             create_engine(uri, connect_args=wait).connect().close()
         elif not uri.startswith("sqlite:///"):
             raise TrackingError(
-                f"--tracking-uri: found {where!r}, allowed: http://host:port, https://..., sqlite:///path/mlflow.db, "
-                "postgresql://user@host/database, mysql://..., mssql://..."
+                complaint(
+                    "--tracking-uri",
+                    "http://host:port, https://..., sqlite:///path/mlflow.db, postgresql://user@host/database, "
+                    "mysql://..., mssql://...",
+                    repr(where),
+                )
             )
     except ModuleNotFoundError as error:
         hint = f"pip install {'psycopg[binary]' if error.name == 'psycopg' else error.name}"

@@ -8,7 +8,7 @@ each.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,8 @@ class OpenRun:
 class StudyExperiment(LaunchRuns):
     """The experiment of one study with its trials; its arguments are those of `hpo.tracking.experiment_base`."""
 
-    def __init__(
-        self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
-    ) -> None:
-        super().__init__(uri, study, output, create, making)
+    def _forget(self) -> None:
+        super()._forget()
         self._runs: dict[str, str] = {}  # identity -> run id
         self._knows_runs = False  # whether `records` has filled them
         self._unsure: set[str] = set()  # identities whose run a request was to create that has failed

@@ -64,6 +64,7 @@ class Experiment:
         self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
     ) -> None:
         self.uri, self.study = uri, study
+        self._forget()
         where = shown(uri)
         check_answers(uri)
         try:
@@ -88,6 +89,9 @@ class Experiment:
             )
         self.experiment_id: str = found.experiment_id
         self._location: str = found.artifact_location
+
+    def _forget(self) -> None:
+        """Set up what a subclass remembers of its runs, which is nothing yet; the one constructor calls it."""
 
     def _create(self, output: Path) -> MlflowExperiment:
         location = None  # a server has its own

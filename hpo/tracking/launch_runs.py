@@ -65,10 +65,8 @@ class OpenLaunch:
 class LaunchRuns(Experiment):
     """An experiment with the launches of its study; see `Experiment` for the arguments."""
 
-    def __init__(
-        self, uri: str, study: str, output: Path, create: bool = True, making: Callable[[], object] = str
-    ) -> None:
-        super().__init__(uri, study, output, create, making)
+    def _forget(self) -> None:
+        super()._forget()
         self._launch = ""  # the parent run of this driver, once it is open
         self._dead: frozenset[str] | None = None  # launches that were found dead; ``None`` before anybody has looked
         self._launches: frozenset[str] | None = None  # all that there were when the trials were read

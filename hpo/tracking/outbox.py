@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpo.core.files import sync
+from hpo.core.files import whole_folder
 from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 
 TRAJECTORY = "trajectory.parquet"
@@ -75,24 +75,14 @@ class Outbox:
         """
         self._count += 1
         name = f"{time.time_ns():020d}-{self._count:06d}-{entry.planned.config.identity}"
-        scratch = self.folder / f".{name}"
-        try:
-            scratch.mkdir(parents=True)
-            kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
-            if trajectory := write_trajectory(entry.result, scratch):
-                sync(trajectory)
+        older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
+        kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
+        with whole_folder(self.folder / name) as scratch:
+            write_trajectory(entry.result, scratch)
             body = json.dumps(_content(kept)).encode()
             (scratch / TRIAL).write_bytes(_head(body, scratch) + b"\n" + body)
-            sync(scratch / TRIAL)
-            older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
-            sync(scratch)
-            scratch.rename(self.folder / name)
-            sync(self.folder)
-            for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
-                _forget(folder)
-        except OSError:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
+            _forget(folder)
         return kept
 
     def entries(self) -> list[EndedTrial]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from search_spaces import close, clr, clr_inverse, ilr, ilr_inverse
+from search_spaces.log_ratio import centred
 
 LOGARITHMS = st.floats(-20.0, 20.0)
 
@@ -71,6 +72,14 @@ def test_clr_permutes_with_the_tasks_and_forgets_the_scale(pair, scale, random):
     order = random.sample(range(len(w)), len(w))
     np.testing.assert_allclose(clr(w[order]), clr(w)[order], atol=1e-12)
     np.testing.assert_allclose(clr(scale * w), clr(w), atol=1e-12)
+
+
+def test_a_row_that_lacks_a_logarithm_spoils_no_other():
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = centred(np.log([[4.0, 1.0], [np.nan, 1.0], [0.0, 1.0]]))
+    np.testing.assert_array_equal(z[0], clr([4.0, 1.0]))
+    assert np.isnan(z[1]).all()
+    assert not np.isfinite(z[2]).any()
 
 
 def test_one_task_has_no_log_ratio():

@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpo.compare import best_trial
+from hpo.core.number_format import signed
 from hpo.report.figures.style import STATIC, blank, clip, plain, recipe_style
-from hpo.report.number_format import signed
 from hpo.report.report_data import ReportData, static_points
 
 TITLE = "How much alpha matters"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from hpo.core.number_format import signed
 from hpo.report.figures.style import STATIC, STATIC_BAND, blank, plain, recipe_style
-from hpo.report.number_format import signed
 from hpo.report.report_data import ReportData
 
 TITLE = "Was the grid search worth it?"

@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hpo.core.number_format import count, duration, ratio
 from hpo.report.figures.style import RECIPES, STATIC, blank, plain
-from hpo.report.number_format import count, duration, ratio
 from hpo.report.report_data import ReportData
 
 TITLE = "What finding weights took"

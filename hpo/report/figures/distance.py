@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -41,13 +40,17 @@ def figure(data: ReportData) -> go.Figure | None:
     runs, points = best_runs(data.comparison), static_points(data.comparison)
     if not runs or points.empty:
         return None
-    clipped, texts = _clipped(data), point_texts(points, data.comparison.tasks)
+    texts = point_texts(points, data.comparison.tasks)
     plot = make_subplots(rows=2, cols=1, vertical_spacing=0.2)
     for recipe, run in runs.items():
         target = weights_of(run, data.comparison.tasks, "arithmetic")
-        far = distances_to(target, weight_columns(points, data.comparison.tasks, "geometric"))
-        for row, (x, axis) in enumerate(zip(far, _PANELS, strict=False), 1):
-            _add(plot, row, recipe, x.round(5).tolist(), points, texts, clipped, recipe_style(recipe, runs))
+        distances = distances_to(target, weight_columns(points, data.comparison.tasks, "geometric"))
+        for row, (x, axis) in enumerate(zip(distances, _PANELS, strict=False), 1):
+            markers = _markers(recipe, x.round(5).tolist(), _clipped(data), recipe_style(recipe, runs))
+            label = f"({plain(recipe)} recipe)"
+            hover = [f"{text}<br>distance {far:.3g} {label}" for text, far in zip(texts, markers.x, strict=True)]
+            markers.update(hovertext=hover, customdata=points["arm"].tolist(), showlegend=row == 1)
+            plot.add_trace(markers, row=row, col=1)
             plot.update_xaxes(title_text=axis, rangemode="tozero", row=row, col=1)
     plot.update_yaxes(title_text="score on validation, %")
     plot.update_layout(blank(height=560))
@@ -58,21 +61,11 @@ def _clipped(data: ReportData) -> Clipped:
     return clip(static_points(data.comparison)["score"], 0.5)
 
 
-def _add(
-    plot: go.Figure,
-    row: int,
-    recipe: str,
-    x: list[float],
-    points: pd.DataFrame,
-    texts: list[str],
-    clipped: Clipped,
-    style: tuple[str, str],
-) -> None:
+def _markers(recipe: str, x: list[float], clipped: Clipped, style: tuple[str, str]) -> go.Scatter:
+    """The static points by their distance to a recipe's E_t[w]."""
     color, symbol = style
     symbols = ["triangle-up" if beyond else symbol for beyond in clipped.beyond]
-    hover = [f"{text}<br>distance {value:.3g} ({plain(recipe)} recipe)" for text, value in zip(texts, x, strict=True)]
-    plot.add_scatter(
-        x=x, y=clipped.shown, mode="markers", name=f"{plain(recipe)} recipe", legendgroup=recipe,
-        showlegend=row == 1, hovertext=hover, hoverinfo="text", row=row, col=1,
-        marker={"color": color, "symbol": symbols, "size": 8, "opacity": 0.85}, customdata=points["arm"].tolist(),
+    return go.Scatter(
+        x=x, y=clipped.shown, mode="markers", name=f"{plain(recipe)} recipe", legendgroup=recipe, hoverinfo="text",
+        marker={"color": color, "symbol": symbols, "size": 8, "opacity": 0.85},
     )  # fmt: skip

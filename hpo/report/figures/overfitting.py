@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from hpo.core.number_format import signed
 from hpo.report.arm_labels import arm_label
 from hpo.report.figures.style import GROUPS, REFERENCE, blank, clip, clip_note, plain
-from hpo.report.number_format import signed
 from hpo.report.report_data import ReportData
 
 TITLE = "Overfitting"

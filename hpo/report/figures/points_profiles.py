@@ -44,7 +44,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
     plot.update_xaxes(type="category", row=1, col=1)  # a task may be named like a number or a date
     plot.update_yaxes(type="log", title_text=axis, tickformat="~g", dtick=1, row=1, col=1)
     for place, pair in enumerate(pairs):
-        _add_pair(plot, 2 + place // _COLUMNS, 1 + place % _COLUMNS, pair, points, texts, data)
+        _add_pair(plot, {"row": 2 + place // _COLUMNS, "col": 1 + place % _COLUMNS}, pair, points, data)
     return plot
 
 
@@ -64,34 +64,36 @@ def _telling_pairs(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[tuple[i
 
 
 def _add_pair(
-    plot: go.Figure,
-    row: int,
-    column: int,
-    pair: tuple[int, int],
-    points: pd.DataFrame,
-    texts: list[str],
-    data: ReportData,
+    plot: go.Figure, panel: dict[str, int], pair: tuple[int, int], points: pd.DataFrame, data: ReportData
 ) -> None:
-    """Score over the ratio of two weights, and where GradNorm's E_t[w] and the best static arm stand."""
+    """Score over the ratio of two weights, and where GradNorm's E_t[w] and the best static arm stand.
+
+    Args:
+        plot: to draw on.
+        panel: its "row" and "col".
+        pair: the places of the two tasks.
+        points: the static points.
+        data: of the report.
+    """
     tasks, (i, j) = data.comparison.tasks, pair
     w = weight_columns(points, tasks, "geometric")
     plot.add_scatter(
-        x=w[:, i] / w[:, j], y=clip(points["score"], 0.5).shown, mode="markers", showlegend=False, row=row,
-        col=column,        marker={"color": REFERENCE, "size": 6, "opacity": 0.8}, customdata=points["arm"].tolist(),
-        hovertext=texts, hoverinfo="text",
+        x=w[:, i] / w[:, j], y=clip(points["score"], 0.5).shown, mode="markers", showlegend=False,
+        marker={"color": REFERENCE, "size": 6, "opacity": 0.8}, customdata=points["arm"].tolist(),
+        hovertext=point_texts(points, tasks), hoverinfo="text", **panel,
     )  # fmt: skip
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     for recipe, run in runs.items():
         at = weights_of(run, tasks, "geometric")
         color = recipe_style(recipe, runs)[0]
-        plot.add_vline(at[i] / at[j], line={"color": color, "width": 2, "dash": "dot"}, row=row, col=column)
+        plot.add_vline(at[i] / at[j], line={"color": color, "width": 2, "dash": "dot"}, **panel)
     if best is not None and np.isfinite(best.weights).all():
         line = {"color": STATIC, "width": 2}
-        plot.add_vline(best.weights[i] / best.weights[j], line=line, row=row, col=column)
+        plot.add_vline(best.weights[i] / best.weights[j], line=line, **panel)
     title = f"w {plain(tasks[i])} / w {plain(tasks[j])}"
-    plot.update_xaxes(type="log", tickformat="~g", dtick=1, title_text=title, row=row, col=column)
-    if column == 1:
-        plot.update_yaxes(title_text="score, %", row=row, col=column)
+    plot.update_xaxes(type="log", tickformat="~g", dtick=1, title_text=title, **panel)
+    if panel["col"] == 1:
+        plot.update_yaxes(title_text="score, %", **panel)
 
 
 def _relative(w: Vector) -> Vector:

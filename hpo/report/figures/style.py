@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpo.compare import weight_columns
 from hpo.core.arm import BALANCED, SEARCHED
+from hpo.core.number_format import signed
 from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import signed
 
 STATIC = "#1380C6"
 STATIC_BAND = "rgba(19,128,198,0.18)"

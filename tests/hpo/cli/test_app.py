@@ -96,7 +96,7 @@ class TestBadInput:
         ("changes", "message"),
         [
             ({"sead": 3}, "study.yaml: sead: unknown key, allowed here: name, problem, "),
-            ({"seeds": 0}, "study.yaml: seeds: found 0, allowed: a number >= 1"),
+            ({"seeds": 0}, "study.yaml: seeds: expected a number >= 1, got 0"),
             (
                 {"problem": {"name": "toy", "a*b": 1}},
                 "study.yaml: problem: unusable argument 'a*b', allowed: at most 200 letters, digits, ",
@@ -106,9 +106,9 @@ class TestBadInput:
             ({"problem": {"name": "toy", "k" * 201: 1}}, "study.yaml: problem: unusable argument 'kkkk"),
             (
                 {"problem": {"name": "tests.helpers.problems:Named", "task": "t" * 201}},
-                "problem: 'tests.helpers.problems:Named' refused its arguments: tasks: found a name of 201 ",
+                "problem: 'tests.helpers.problems:Named' refused its arguments: tasks: expected at most 200 ",
             ),
-            ({"problem": "cencus"}, "problem: found 'cencus' (did you mean 'census'?), allowed are "),
+            ({"problem": "cencus"}, "problem: expected 'census', "),
             ({"problem": "nowhere.at_all:Class"}, "problem: 'nowhere.at_all:Class' names the module "),
             (
                 {"problem": "tests.helpers.problems:Lacking"},
@@ -116,11 +116,11 @@ class TestBadInput:
             ),
             (
                 {"problem": {"name": "tests.helpers.problems:Named", "name_of": "x"}},
-                "problem: 'tests.helpers.problems:Named' got the arguments 'name_of', allowed are 'task'",
+                "problem: arguments of 'tests.helpers.problems:Named': expected 'task', got 'name_of'",
             ),
             (
                 {"problem": {"name": "tests.helpers.problems:Named", "task": "depth[0]"}},
-                "problem: 'tests.helpers.problems:Named' refused its arguments: tasks: found the name 'depth[0",
+                "problem: 'tests.helpers.problems:Named' refused its arguments: tasks: expected letters, ",
             ),
         ],
     )
@@ -156,10 +156,10 @@ class TestBadInput:
         ("uri", "message"),
         [
             ("http://127.0.0.1:9", "nothing answers at http://127.0.0.1:9: [Errno 111] Connection refused"),
-            ("http://127.0.0.1:port", "found 'http://127.0.0.1:***', allowed: a port up to 65535 after the host"),
+            ("http://127.0.0.1:port", "expected a port up to 65535 after the host, got 'http://127.0.0.1:***'"),
             ("http://", "nothing answers at http://: it names no host"),
-            ("ftp://127.0.0.1/x", "found 'ftp://127.0.0.1/x', allowed: http://host:port, "),
-            ("mlruns", "found 'mlruns', allowed: http://host:port, "),
+            ("ftp://127.0.0.1/x", "expected http://host:port, "),
+            ("mlruns", "expected http://host:port, "),
             ("sqlite:////dev/null/mlflow.db", "sqlite:////dev/null/mlflow.db cannot be used: "),
             ("mysql://127.0.0.1:9/x", "mysql://127.0.0.1:9/x needs a package that is not installed: pip install "),
         ],
@@ -194,7 +194,7 @@ class TestBadInput:
     def test_a_mistyped_uri_does_not_become_a_folder(self, refused, monkeypatch):
         monkeypatch.setenv("GRADSWEEP_STORAGE", "s3:/key:s3cr3t@bucket")
         assert refused("run", "study.yaml") == (
-            "--storage: found 's3:/***@bucket', allowed: a folder, or a URI as in s3://bucket/prefix"
+            "--storage: expected a folder, or a URI as in s3://bucket/prefix, got 's3:/***@bucket'"
         )
 
     @pytest.mark.parametrize(

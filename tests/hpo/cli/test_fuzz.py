@@ -348,39 +348,37 @@ def test_each_snippet_as_a_seed(folder: Path, capsys: pytest.CaptureFixture[str]
     assert code == (0 if snippet in ("anchor", "sexagesimal") else 2)
 
 
-LEVELS = "found more than 50 levels of lists and mappings, allowed: at most 50"
-ALIASES = "found aliases, allowed: at most 1000000 characters once written out"
-INTEGER = "allowed: a whole number of at most 250 characters"
+LEVELS = "expected at most 50 levels of lists and mappings, got more"
+ALIASES = "expected at most 1000000 characters with aliases written out, got more"
+INTEGER = "expected a whole number of at most 250 characters, got"
 BASE = "name: a\nproblem: toy\n"
 FAULTS = {
-    "seed: 2024-13-45": "line 3, column 7: found '2024-13-45', allowed: a date, or text in quotes",
-    "seed: !!bool x": "line 3, column 7: found 'x', allowed: true or false",
-    "seed: !!int ''": f"line 3, column 7: found '', {INTEGER}",
-    "seed: 0b_": f"line 3, column 7: found '0b_', {INTEGER}",
-    "margin: !!float x": "line 3, column 9: found 'x', allowed: a number of at most 250 characters",
-    f"epochs: {'9' * 400}": f"line 3, column 9: found '{'9' * 116}..., {INTEGER}",
-    f"epochs: 0x{'f' * 5000}": f"line 3, column 9: found '0x{'f' * 114}..., {INTEGER}",
+    "seed: 2024-13-45": "line 3, column 7: expected a date, or text in quotes, got '2024-13-45'",
+    "seed: !!bool x": "line 3, column 7: expected true or false, got 'x'",
+    "seed: !!int ''": f"line 3, column 7: {INTEGER} ''",
+    "seed: 0b_": f"line 3, column 7: {INTEGER} '0b_'",
+    "margin: !!float x": "line 3, column 9: expected a number of at most 250 characters, got 'x'",
+    f"epochs: {'9' * 400}": f"line 3, column 9: {INTEGER} '{'9' * 116}...",
+    f"epochs: 0x{'f' * 5000}": f"line 3, column 9: {INTEGER} '0x{'f' * 114}...",
     "seed: &a [*a]": f"line 3, column 7: {LEVELS}",
     f"seed: {nested('[', ']', 51)}": f"line 3, column 56: {LEVELS}",
     f"seed: {nested('[', ']', 10_000)}": LEVELS,
     f"seed: {SNIPPETS['billion laughs']}": f"line 1, column 1: {ALIASES}",
     f"seed: {SNIPPETS['billion merges']}": f"line 1, column 1: {ALIASES}",
     f"seed: {SNIPPETS['long text often']}": f"line 1, column 1: {ALIASES}",
-    "seeds: 3\nseeds: 5": "line 4, column 1: found the key 'seeds' twice, allowed: each once",
-    "confirm: {top_static: 1, top_static: 2}": (
-        "line 3, column 26: found the key 'top_static' twice, allowed: each once"
-    ),
-    '"\\ud800": 1': "line 3, column 1: found '\\ud800', allowed: text in Unicode",
+    "seeds: 3\nseeds: 5": "line 4, column 1: expected each key once, got 'seeds' twice",
+    "confirm: {top_static: 1, top_static: 2}": ("line 3, column 26: expected each key once, got 'top_static' twice"),
+    '"\\ud800": 1': "line 3, column 1: expected text in Unicode, got '\\ud800'",
     '"\\e[31m\\nx": 1': r"\x1b[31m\nx: unknown key, allowed here: name, problem, seed, ",
     'static: {"a\\nb": 1}': r"static: unknown key a\nb, allowed with log_lattice: design, points, ratio",
     "seed: !!python/object/apply:os.mkdir [owned]": (
         "is not YAML: line 3, column 7: could not determine a constructor for the tag "
         "'tag:yaml.org,2002:python/object/apply:os.mkdir'"
     ),
-    "epochs: 2147483648": "epochs: found 2147483648, allowed: a number < 2147483648",
-    "static: {points: 10001}": "static.points: found 10001, allowed: a number <= 10000",
-    "gradnorm: {trials: 1000000000}": "gradnorm.trials: found 1000000000, allowed: a number <= 10000",
-    "confirm: {top_static: 1000000000}": "confirm.top_static: found 1000000000, allowed: a number <= 10000",
+    "epochs: 2147483648": "epochs: expected a number < 2147483648, got 2147483648",
+    "static: {points: 10001}": "static.points: expected a number <= 10000, got 10001",
+    "gradnorm: {trials: 1000000000}": "gradnorm.trials: expected a number <= 10000, got 1000000000",
+    "confirm: {top_static: 1000000000}": "confirm.top_static: expected a number <= 10000, got 1000000000",
 }
 
 
@@ -401,10 +399,12 @@ def test_anchors_that_do_not_explode_are_welcome(folder: Path) -> None:
 
 
 def test_a_file_that_is_too_long_is_not_read_to_its_end(folder: Path) -> None:
-    with pytest.raises(StudyError, match=rf"^/dev/zero: found more than {MOST_CHARACTERS} bytes, allowed: "):
+    with pytest.raises(
+        StudyError, match=rf"^/dev/zero: expected a study file of at most {MOST_CHARACTERS} bytes, got more"
+    ):
         load_study(Path("/dev/zero"))
     Path("long.yaml").write_text(f"{BASE}# {'x' * MOST_CHARACTERS}\n")
-    with pytest.raises(StudyError, match=r"^long.yaml: found more than"):
+    with pytest.raises(StudyError, match=r"^long.yaml: expected a study file of at most"):
         load_study(Path("long.yaml"))
     Path("long.yaml").write_text(f"{BASE}# {'x' * (MOST_CHARACTERS - 40)}\n")
     assert load_study(Path("long.yaml")).name == "a"
@@ -429,15 +429,17 @@ def test_a_long_list_of_names_takes_no_hours(folder: Path) -> None:
 
 PROBLEMS = {
     "sys:maxsize.real.nothing": "problem: 'sys:maxsize.real.nothing' names no attribute 'nothing' of sys, its ",
-    "sys:modules": "problem: 'sys:modules' is {'sys': <module 'sys' (built-in)>, ",
+    "sys:modules": (
+        "problem: 'sys:modules': expected a subclass of hpo.problems.Problem, got {'sys': <module 'sys' (built-in)>, "
+    ),
     "script:Net": "problem: importing 'script' for 'script:Net' failed: SystemExit: usage: script.py",
     "broken:Net": "problem: importing 'broken' for 'broken:Net' failed: SyntaxError: ",
     "../../x:Net": "problem: importing '../../x' for '../../x:Net' failed: ",
     "/etc/passwd:Net": "problem: '/etc/passwd:Net' names the module '/etc/passwd', but there is no module ",
     "a\0b:Net": "problem: 'a\\x00b:Net' names the module ",
-    "<script>": "problem: found '<script>', allowed are 'census', 'earth', 'multi_fashion', ",
-    ":smile:": "problem: found ':smile:', allowed is 'package.module:Class', both parts given",
-    "x" * 201: f"study.yaml: problem.name: found '{'x' * 116}..., allowed: at most 200 characters",
+    "<script>": "problem: expected 'census', 'earth', 'multi_fashion', ",
+    ":smile:": "problem: expected 'package.module:Class', both parts given, got ':smile:'",
+    "x" * 201: f"study.yaml: problem.name: expected at most 200 characters, got '{'x' * 116}...",
 }
 
 
@@ -471,7 +473,7 @@ def test_an_argument_of_the_toy_beyond_all_measure(
     raw = dumped({"name": "a", "problem": {"name": "toy", argument: TOY[argument]}})
     code, _, err = plan_it(capsys, folder, raw)
     assert code == (0 if argument == "sigma_max" else 2)
-    assert code == 0 or err.startswith(f"error: problem: 'toy' refused its arguments: {argument}: found ")
+    assert code == 0 or err.startswith(f"error: problem: 'toy' refused its arguments: {argument}: expected ")
 
 
 @pytest.mark.parametrize("static", [{"ratio": 1e300}, [[1e200, 1e-60]], {"design": "sobol", "ratio": 1e250}])

@@ -173,7 +173,7 @@ UNESCAPED = [f"http://ada:a{wrong}{SECRET}@127.0.0.1:9" for wrong in "/?#@[] \t"
 
 @pytest.mark.parametrize("uri", UNESCAPED)
 def test_an_unescaped_password_is_refused_before_a_library_reads_it(uri: str) -> None:
-    allowed = r"allowed: percent-encoded characters \(%2F for /, %3F for \?, %23 for #, %40 for @\)|printable"
+    allowed = r"expected percent-encoded characters \(%2F for /, %3F for \?, %23 for #, %40 for @\)|printable"
     with pytest.raises(TrackingError, match=allowed) as refused:
         check_answers(uri)
     assert SECRET not in str(refused.value)
@@ -236,7 +236,7 @@ class TestTheCommand:
             code, out, err = main(capsys, command, *(["study.yaml"] if command == "run" else ["--no-browser"]))
             assert code == 2
             assert_only_stages(out)
-            assert re.fullmatch(r"error: --tracking-uri: found '[^\n]*', allowed: [^\n]*\n", err)
+            assert re.fullmatch(r"error: --tracking-uri: expected [^\n]*, got '[^\n]*'\n", err)
             assert SECRET not in err
 
     @pytest.mark.parametrize("uri", [uri for uri in URIS if re.match("(s3|gs|nosuch):", uri)])

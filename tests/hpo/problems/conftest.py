@@ -11,8 +11,8 @@ import pytest
 from hpo.problems import earth, qm9
 from hpo.problems.census import INSTALL, PACKAGE, TEST_FILE, TRAIN_FILE, VARIABLE
 from hpo.problems.data_cache import locate
-from hpo.problems.multi_fashion import digits_file as find_digits
-from hpo.problems.multi_fashion import fashion_files as find_fashion
+from hpo.problems.multi_fashion_files import digits_file as find_digits
+from hpo.problems.multi_fashion_files import fashion_files as find_fashion
 from hpo.problems.nyuv2_files import VARIABLE as NYUV2_VARIABLE
 from tests.helpers.nyuv2_files import write_npy
 

@@ -9,21 +9,8 @@ import torch
 
 from hpo.core.errors import ProblemError
 from hpo.problems.base import Split
-from hpo.problems.census import (
-    COLUMNS,
-    LABELS,
-    LEAKS,
-    SIZES,
-    TEST_FILE_ROWS,
-    TRAIN_FILE_ROWS,
-    VARIABLE,
-    Census,
-    Encoding,
-    choose_rows,
-    input_columns,
-    read_table,
-    targets,
-)
+from hpo.problems.census import SIZES, TEST_FILE_ROWS, TRAIN_FILE_ROWS, VARIABLE, Census, choose_rows, read_table
+from hpo.problems.census_encoding import COLUMNS, LABELS, LEAKS, Encoding, input_columns, targets
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

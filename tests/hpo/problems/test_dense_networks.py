@@ -15,7 +15,9 @@ from hpo.problems.dense_networks import (
     Bottleneck,
     DenseNetwork,
     SegNet,
+    UNet,
     dense_network,
+    unet,
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -181,16 +183,27 @@ def test_features_neither_vanish_nor_explode_at_the_start(architecture: Architec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"architecture": "unet"}, "architecture: found 'unet', allowed are 'segnet', 'fcn'"),
-        ({"inputs": 0}, "inputs: found 0, allowed is an integer >= 1"),
-        ({"outputs": {"depth": 0}}, r"outputs\['depth'\]: found 0, allowed is an integer >= 1"),
-        ({"width": 0.0}, "width: found 0.0, allowed is a finite number > 0"),
-        ({"stride": 3}, "stride: found 3, allowed are 1, 2, 4"),
-        ({"stride": 4.0}, "stride: found 4.0, allowed is an integer >= 1"),
-        ({"stride": True}, "stride: found True, allowed is an integer >= 1"),
+        ({"architecture": "unet"}, "architecture: expected 'segnet', 'fcn', got 'unet'"),
+        ({"inputs": 0}, "inputs: expected an integer >= 1, got 0"),
+        ({"outputs": {"depth": 0}}, r"outputs\['depth'\]: expected an integer >= 1, got 0"),
+        ({"width": 0.0}, "width: expected a finite number > 0, got 0.0"),
+        ({"stride": 3}, "stride: expected 1, 2, 4, got 3"),
+        ({"stride": 4.0}, "stride: expected an integer >= 1, got 4.0"),
+        ({"stride": True}, "stride: expected an integer >= 1, got True"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     good: dict[str, object] = {"architecture": "fcn", "inputs": 3, "outputs": OUTPUTS, "width": 0.125, "seed": 0}
     with pytest.raises(ProblemError, match=f"^{message}$"):
         dense_network(**{**good, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sides", [(60, 60), (33, 47)])
+def test_the_unet_keeps_the_grid(sides: tuple[int, int]) -> None:
+    network = unet(4, OUTPUTS, 0.125, seed=0)
+    outputs = network(torch.randn(2, 4, *sides))
+    assert {task: y.shape for task, y in outputs.items()} == {
+        task: (2, channels, *sides) for task, channels in OUTPUTS.items()
+    }
+    assert UNet(4, 1.0).channels == 2 * 64
+    assert UNet(4, 0.01).channels == 2 * 8

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from hpo.core.errors import ProblemError
-from hpo.problems import multi_fashion
+from hpo.problems import multi_fashion_files
 from hpo.problems.base import Split
-from hpo.problems.multi_fashion import (
+from hpo.problems.multi_fashion import Architecture, CanvasNetwork, MultiFashion, brightness
+from hpo.problems.multi_fashion_files import (
     CANVAS,
     DIGITS_FILE,
     DIGITS_VARIABLE,
@@ -21,13 +22,9 @@ from hpo.problems.multi_fashion import (
     FASHION_TRAIN_FILE,
     FASHION_VARIABLE,
     SIZES,
-    Architecture,
-    CanvasNetwork,
     Images,
-    MultiFashion,
     Pictures,
     Preset,
-    brightness,
     compose,
     draw_pairs,
     read_digits,
@@ -204,7 +201,7 @@ def test_the_hash_names_every_size_and_cut(monkeypatch: pytest.MonkeyPatch) -> N
     hashes = {MultiFashion().data_hash()}
     for name in ("FASHION_VAL", "DIGITS_VAL", "DIGITS_TEST"):
         with monkeypatch.context() as patch:
-            patch.setattr(multi_fashion, name, 100)
+            patch.setattr(multi_fashion_files, name, 100)
             hashes.add(MultiFashion().data_hash())
     monkeypatch.setitem(SIZES["full"], "train", 100_000)
     assert len(hashes | {MultiFashion().data_hash()}) == 5
@@ -285,14 +282,14 @@ def test_the_cache_is_enough_without_the_files(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "tiny"}, "preset: found 'tiny', allowed are 'small', 'full'"),
-        ({"images": "mnist"}, "images: found 'mnist', allowed are 'fashion', 'fashion_mnist'"),
-        ({"reconstruction": 1}, "reconstruction: found 1, allowed are True, False"),
-        ({"architecture": "resnet"}, "architecture: found 'resnet', allowed are 'lenet', 'mlp'"),
-        ({"hidden": 0}, "hidden: found 0, allowed is an integer >= 1"),
-        ({"batch_size": 20_001}, "batch_size: found 20001, allowed are at most the 20000 rows of the training split"),
-        ({"epochs": 0}, "epochs: found 0, allowed is an integer >= 1"),
-        ({"learning_rate": -1}, "learning_rate: found -1, allowed is a finite number > 0"),
+        ({"preset": "tiny"}, "preset: expected 'small', 'full', got 'tiny'"),
+        ({"images": "mnist"}, "images: expected 'fashion', 'fashion_mnist', got 'mnist'"),
+        ({"reconstruction": 1}, "reconstruction: expected True, False, got 1"),
+        ({"architecture": "resnet"}, "architecture: expected 'lenet', 'mlp', got 'resnet'"),
+        ({"hidden": 0}, "hidden: expected an integer >= 1, got 0"),
+        ({"batch_size": 20_001}, "batch_size: expected at most the 20000 rows of the training split, got 20001"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
+        ({"learning_rate": -1}, "learning_rate: expected a finite number > 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -12,12 +12,10 @@ import yaml
 
 from hpo.core.errors import ProblemError
 from hpo.problems.base import Split
+from hpo.problems.molecule_descriptions import ATOMS, BOHR, HISTOGRAMS, describe, parse_molecules
 from hpo.problems.qm9 import (
-    ATOMS,
-    BOHR,
     CHUNK,
     COLUMNS,
-    HISTOGRAMS,
     MOLECULES,
     QM9,
     SIZES,
@@ -25,8 +23,6 @@ from hpo.problems.qm9 import (
     VARIABLE,
     _standardise,
     choose_molecules,
-    describe,
-    parse_molecules,
     read_molecules,
 )
 
@@ -243,11 +239,13 @@ def test_the_metric_of_a_network_without_weights_is_the_mean_deviation() -> None
 def test_other_numbers_of_targets_are_refused(targets: Any) -> None:
     with pytest.raises(ProblemError) as caught:
         QM9(targets=targets)
-    assert str(caught.value) == f"targets: found {targets!r}, allowed are 3, 5, 9"
+    assert str(caught.value) == f"targets: expected 3, 5, 9, got {targets!r}"
 
 
 def test_a_batch_must_fit_the_preset() -> None:
-    with pytest.raises(ProblemError, match="batch_size: found 16001, allowed are at most the 16000 rows"):
+    with pytest.raises(
+        ProblemError, match="batch_size: expected at most the 16000 rows of the training split, got 16001"
+    ):
         QM9(batch_size=16_001)
     assert QM9("full", batch_size=16_001).batch_size == 16_001
 

@@ -111,9 +111,9 @@ def test_the_current_folder_hides_nothing_installed(write: Callable[[str, str], 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ("[1.0]", "known_weights of problem '{}': found [1.0], allowed is a number for each of 'a'"),
-        ("{'b': 1.0}", "known_weights of problem '{}': found {'b': 1.0}, allowed is a number for each of 'a'"),
-        ("{'a': 0.0}", "known_weights of problem '{}', task 'a': found 0.0, allowed is a finite number > 0"),
+        ("[1.0]", "known_weights of problem '{}': expected a number for each of 'a', got [1.0]"),
+        ("{'b': 1.0}", "known_weights of problem '{}': expected a number for each of 'a', got {'b': 1.0}"),
+        ("{'a': 0.0}", "known_weights of problem '{}', task 'a': expected a finite number > 0, got 0.0"),
     ],
 )
 def test_known_weights_are_a_positive_number_for_each_task(write: Any, weights: str, words: str) -> None:
@@ -129,14 +129,14 @@ def test_a_nested_class_and_open_arguments_load(mine: str) -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     assert failure("cenus", {}) == (
-        "problem: found 'cenus' (did you mean 'census'?), allowed are 'census', 'earth', 'multi_fashion', "
-        "'nyuv2', 'qm9', 'toy' or 'package.module:Class'"
+        "problem: expected 'census', 'earth', 'multi_fashion', "
+        "'nyuv2', 'qm9', 'toy' or 'package.module:Class', got 'cenus' (did you mean 'census'?)"
     )
 
 
 @pytest.mark.parametrize("name", ["module:", ":Class", ":"])
 def test_half_a_name_is_refused(name: str) -> None:
-    assert failure(name, {}) == f"problem: found {name!r}, allowed is 'package.module:Class', both parts given"
+    assert failure(name, {}) == f"problem: expected 'package.module:Class', both parts given, got {name!r}"
 
 
 @pytest.mark.usefixtures("write")
@@ -168,7 +168,9 @@ def test_a_missing_class_lists_those_there(mine: str) -> None:
 
 @pytest.mark.parametrize("attribute", ["Other", "Task", "Problem.__doc__"])
 def test_what_is_no_problem_is_refused(mine: str, attribute: str) -> None:
-    assert failure(f"{mine}:{attribute}", {}).endswith("allowed is a subclass of hpo.problems.Problem")
+    assert failure(f"{mine}:{attribute}", {}).startswith(
+        f"problem: '{mine}:{attribute}': expected a subclass of hpo.problems.Problem, got "
+    )
 
 
 def test_missing_methods_are_named(mine: str) -> None:
@@ -178,9 +180,9 @@ def test_missing_methods_are_named(mine: str) -> None:
 
 def test_unknown_arguments_are_named_with_the_allowed_ones(mine: str) -> None:
     assert failure(f"{mine}:Mine", {"size": 1, "widht": 2}) == (
-        f"problem: '{mine}:Mine' got the arguments 'widht', allowed are 'size', 'depth', 'tasks', 'epochs'"
+        f"problem: arguments of '{mine}:Mine': expected 'size', 'depth', 'tasks', 'epochs', got 'widht'"
     )
-    assert failure(f"{mine}:Bare", {"size": 1}).endswith("allowed are none")
+    assert failure(f"{mine}:Bare", {"size": 1}).endswith("expected none, got 'size'")
 
 
 def test_missing_arguments_are_named(mine: str) -> None:
@@ -194,38 +196,40 @@ def test_refused_arguments_carry_the_reason(mine: str) -> None:
     assert failure(f"{mine}:Mine", {"size": 0}) == f"{where}ValueError: size must be at least 1"
     assert failure(f"{mine}:Mine", {"size": None}).startswith(f"{where}TypeError: ")
     assert failure("toy", {"functions": 0}) == (
-        "problem: 'toy' refused its arguments: functions: found 0, allowed is an integer >= 1"
+        "problem: 'toy' refused its arguments: functions: expected an integer >= 1, got 0"
     )
 
 
 @pytest.mark.parametrize("tasks", [(), [], None, "income", {"income": 1}])
 def test_tasks_must_be_a_filled_list(mine: str, tasks: Any) -> None:
     assert failure(f"{mine}:Mine", {"size": 1, "tasks": tasks}) == (
-        f"tasks of problem '{mine}:Mine': found {tasks!r}, allowed is a list of at least one Task"
+        f"tasks of problem '{mine}:Mine': expected a list of at least one Task, got {tasks!r}"
     )
 
 
 def test_tasks_must_be_set(mine: str) -> None:
-    assert failure(f"{mine}:Bare", {}).startswith(f"tasks of problem '{mine}:Bare': found None")
+    assert failure(f"{mine}:Bare", {}).startswith(
+        f"tasks of problem '{mine}:Bare': expected a list of at least one Task, got None"
+    )
 
 
 def test_a_task_must_be_a_task(mine: str) -> None:
     assert failure(f"{mine}:Mine", {"size": 1, "tasks": ["income"]}) == (
-        f"tasks of problem '{mine}:Mine': found 'income', allowed is hpo.problems.Task(name, metric, direction)"
+        f"tasks of problem '{mine}:Mine': expected hpo.problems.Task(name, metric, direction), got 'income'"
     )
 
 
 def test_task_names_must_differ(mine: str) -> None:
     task = Toy().tasks[0]
     assert failure(f"{mine}:Mine", {"size": 1, "tasks": [task, task]}) == (
-        f"tasks of problem '{mine}:Mine': found 'f1' more than once, each name is allowed once"
+        f"tasks of problem '{mine}:Mine': expected each name once, got 'f1' more than once"
     )
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 1.0, "3", None, True])
 def test_epochs_must_be_a_count(mine: str, epochs: Any) -> None:
     assert failure(f"{mine}:Mine", {"size": 1, "epochs": epochs}) == (
-        f"epochs of problem '{mine}:Mine': found {epochs!r}, allowed is an integer >= 1"
+        f"epochs of problem '{mine}:Mine': expected an integer >= 1, got {epochs!r}"
     )
 
 
@@ -267,7 +271,7 @@ def test_a_broken_registration_shows_its_error_beside_the_others(mine: str, tmp_
     listed = available()
     assert "there is no module 'gradsweep_test_gone'" in (listed["absent"].error or "")
     assert "lacks the methods" in (listed["half"].error or "")
-    assert "found None" in (listed["bare"].error or "")
+    assert "got None" in (listed["bare"].error or "")
     assert listed["toy"].error is None
 
 

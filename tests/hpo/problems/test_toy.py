@@ -74,12 +74,12 @@ def test_scales_of_ones_own_replace_the_spacing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"sigmas": []}, "sigmas: found [], allowed is a list of 1 to 100 numbers"),
-        ({"sigmas": [1.0, 0.0]}, r"sigmas[1]: found 0.0, allowed is a finite number > 0"),
-        ({"heads": "tall"}, "heads: found 'tall', allowed are 'plain', 'scaled'"),
-        ({"inputs": "long"}, "inputs: found 'long'"),
-        ({"examples": "few"}, "examples: found 'few'"),
-        ({"optimizer": "lion"}, "optimizer: found 'lion'"),
+        ({"sigmas": []}, "sigmas: expected a list of 1 to 100 numbers, got []"),
+        ({"sigmas": [1.0, 0.0]}, r"sigmas[1]: expected a finite number > 0, got 0.0"),
+        ({"heads": "tall"}, "heads: expected 'plain', 'scaled', got 'tall'"),
+        ({"inputs": "long"}, "inputs: expected "),
+        ({"examples": "few"}, "examples: expected "),
+        ({"optimizer": "lion"}, "optimizer: expected "),
     ],
 )
 def test_refuses_what_it_cannot_use(arguments: dict[str, Any], words: str) -> None:

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from hpo.compare import Interval
+from hpo.core.number_format import NOTHING, duration, ratio, signed
 from hpo.report import best, headline, recommendation, sentences
 from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import NOTHING, duration, ratio, signed
 from tests.helpers.report_builder import Builder
 
 NAN = float("nan")
@@ -141,7 +141,7 @@ def test_arms_have_labels(arm, label):
 
 def test_numbers_read_well():
     assert [signed(x) for x in (1.234, -0.001, 1204.4, float("nan"))] == ["+1.23", "0.00", "+1,204", NOTHING]
-    assert [duration(x) for x in (0.41, 85, 600, 12240, 900000)] == ["0.41 s", "85 s", "10 min", "3.4 h", "250 h"]
+    assert [duration(x) for x in (0.41, 85, 600, 12240, 900000)] == ["410 ms", "85 s", "10 min", "3.4 h", "250 h"]
     assert [ratio(x) for x in (0.0421, 2.41, 13.2)] == ["0.042", "2.4", "13"]
 
 

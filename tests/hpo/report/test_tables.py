@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from hpo.compare import compare
+from hpo.core.number_format import NOTHING, ratio, signed, weight
 from hpo.report import html_page as page
 from hpo.report import write_report
 from hpo.report.arm_labels import arm_label
-from hpo.report.number_format import NOTHING, ratio, signed, weight
 from hpo.report.tables import (
     arms_table,
     cost_table,

@@ -54,14 +54,38 @@ def percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """ "83 s", "12 min", "3.4 h"."""
+    """A time, two digits or a whole number.
+
+    >>> duration(0.00056), duration(0.34), duration(83), duration(345), duration(12240)
+    ('0.56 ms', '340 ms', '83 s', '5.8 min', '3.4 h')
+    """
     if not math.isfinite(seconds):
         return NOTHING
+    if seconds < 1:
+        return "less than 0.1 ms" if seconds < 0.0001 else f"{_digits(1000 * seconds)} ms"
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
-            return f"{_three_digits(seconds / size)} {unit}"
-    return f"{_three_digits(seconds)} s"
+            return f"{_digits(seconds / size)} {unit}"
+    return f"{_digits(seconds)} s"
 
 
-def _three_digits(value: float) -> str:
+def memory(count: float) -> str:
+    """Bytes, in three digits.
+
+    >>> memory(302_400)
+    '302 kB'
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def number(value: float) -> str:
+    """A number of unknown size, three digits or a whole number: "0.701", "1,614", "nan"."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}"
