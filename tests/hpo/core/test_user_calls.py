@@ -168,7 +168,7 @@ def test_what_a_callback_raises_goes_through(error: BaseException) -> None:
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("call", ["on_epochs", "on_ended"])
 @pytest.mark.parametrize("error", CALLBACK_RAISES, ids=lambda error: type(error).__name__)
-def test_what_the_callbacks_of_a_cohort_raise_goes_through(error: BaseException, call: str, together: bool) -> None:
+def test_what_a_callback_of_a_cohort_raises_goes_through(error: BaseException, call: str, together: bool) -> None:
     class Deaf(Heard):
         calls = 0
 
