@@ -114,7 +114,7 @@ def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, o
 
 
 class Simulated:
-    """The numbers of a trial that never ran, of the form that `hpo.training.trial_loop.run_trial` gives them."""
+    """The numbers of a trial that never ran, of the form that `hpo.training.trial.run_trial` gives them."""
 
     def __init__(self, planned: PlannedTrial, plan: Plan) -> None:
         self.config, self.tasks = planned.config, plan.tasks

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from hpo.core.trial import TrialConfig, TrialResult
 from hpo.problems.toy import Toy
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 
 CHOICES = {"heads": ("plain", "scaled"), "inputs": ("short", "normal"), "examples": ("fixed", "stream")}
 SIGMA = 100.0

@@ -26,7 +26,7 @@ SEED, OTHER_SEED = 0, 1
 
 
 class CheckContext:
-    """A problem that is looked at, driven as `hpo.training.trial_loop` drives it.
+    """A problem that is looked at, driven as `hpo.training.training_loop` drives it.
 
     Args:
         name: a registered name, or ``package.module:Class``.

@@ -1,4 +1,4 @@
-"""Training runs that end after some steps or seconds, by `hpo.training.trial_loop.run_trial`."""
+"""Training runs that end after some steps or seconds, by `hpo.training.trial.run_trial`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hpo.check.context import SEED
 from hpo.core.trial import TrialConfig, TrialResult
 from hpo.problems.base import Problem, Split
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 
 
 @dataclass(frozen=True)

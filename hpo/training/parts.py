@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from hpo.problems.base import Problem
 from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
 from hpo.training.recorder import TrialRecorder
-from hpo.training.resumable_loader import DataOrder, seed_all
+from hpo.training.resumable_loader import DataOrder, read_state, seed_all, set_state
 
 
 def of_length(problem: Problem, epochs: int) -> Problem:
@@ -84,6 +84,23 @@ def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]
     model.eval()
     with as_found(), torch.no_grad():
         return {task: float(value) for task, value in problem.evaluate(model, split).items()}
+
+
+def in_turn(numbers: Sequence[int], device: torch.device) -> Iterator[int]:
+    """Go through trials that are evaluated one after another, each with the random generators as it has them alone.
+
+    Afterwards the generators are as the first trial has left them.
+    """
+    if len(numbers) < 2:
+        yield from numbers
+        return
+    before = read_state(device)
+    yield numbers[0]
+    after = read_state(device)
+    for number in numbers[1:]:
+        set_state(before, device)
+        yield number
+    set_state(after, device)
 
 
 def add_gap(log: TrialRecorder, measure: Callable[[], Mapping[str, float]]) -> None:

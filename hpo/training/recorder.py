@@ -26,11 +26,12 @@ class Diverged(Exception):  # noqa: N818 - a status, not an error of anybody
 class StepBuffer:
     """The step records of an epoch, kept on the device, so that the host waits once an epoch.
 
-    A row is (4, T), the `COLUMNS` of one step; (4, K, T) of K networks that are trained at once.
+    A row is (4, T), the `COLUMNS` of one step; (4, K, T) of K stacked networks.
     """
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
+        self._blocks: list[Tensor] = []  # the rows before the last checkpoint, on the host: one block, or none
 
     def add(self, record: StepRecord) -> None:
         """Take in a step; NaN where it has measured nothing."""
@@ -40,24 +41,27 @@ class StepBuffer:
         self._rows.append(torch.stack([record.weights, G, r, record.losses]))
 
     def take(self) -> Tensor:
-        """All rows on the host, (steps, 4, ...), and begin anew; waits for the device.
+        """All rows on the host, (steps, 4, K, T), and begin anew; waits for the device.
 
         Raises:
             ValueError: there are none.
         """
-        if not self._rows:
+        if not (blocks := self.read()):
             raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
-        block = torch.stack([row.to(self._rows[-1]) for row in self._rows]).cpu()  # a resumed one may be on the host
-        self._rows.clear()
-        return block
+        self._blocks = []
+        return blocks[0]
 
     def read(self) -> list[Tensor]:
         """The same for a checkpoint, in a list of one, or of none; waits for the device."""
-        return [torch.stack([row.cpu() for row in self._rows])] if self._rows else []
+        if self._rows:
+            rows = torch.stack([row.to(self._rows[-1]) for row in self._rows]).cpu()
+            rows = rows.reshape(len(rows), len(COLUMNS), -1, rows.shape[-1])
+            self._rows, self._blocks = [], [torch.cat([*self._blocks, rows])]
+        return self._blocks
 
-    def load(self, blocks: Sequence[Tensor]) -> None:
-        """The inverse of `read`."""
-        self._rows = [row for block in blocks for row in block]
+    def load(self, blocks: Sequence[Sequence[Tensor]]) -> None:
+        """The inverse of `read`: the block (steps, 4, T) of each of K networks, if they have one."""
+        self._rows, self._blocks = [], [torch.stack(parts, dim=2) for parts in zip(*blocks, strict=True)]
 
 
 class TrialRecorder:
@@ -203,4 +207,4 @@ class TrialRecorder:
             return {}
         whole = torch.cat(self._blocks).float()
         columns = {name: whole[:, i].numpy() for i, name in enumerate(COLUMNS)}
-        return {"step": torch.arange(len(whole)).numpy(), **columns}
+        return {"step": torch.arange(len(whole), device="cpu").numpy(), **columns}

@@ -50,13 +50,13 @@ def train_cohort(task: WorkerTask, storage: str, report: Report) -> None:
     except BaseException as error:
         boundary.pass_on(error)
         for trial in trials:
-            voice.ended(trial, TrialResult(TrialStatus.FAILED, error=with_traceback(error)))
+            voice.on_ended(trial, TrialResult(TrialStatus.FAILED, error=with_traceback(error)))
         return
     boundary.end_fork()
     of_a_seed = len(trials) > len({trial.seed for trial in trials})
     why = _unstackable(task.target, problem, trials, device) if of_a_seed else ""
     if why:
-        voice.alone(len(trials), why)
+        voice.on_alone(len(trials), why)
     seconds, together = task.checkpoint_seconds, 1 if why else len(trials)
     checkpoints = [Checkpoints(kept, trial.identity, seconds, together) for trial in trials]
     run_cohort(trials, problem, device, voice, checkpoints, together=not why, until=task.until)
@@ -89,18 +89,18 @@ class EventReporter:
     def __init__(self, report: Report, storage: Storage, note: str) -> None:
         self._report, self._storage, self._note = report, storage, note
 
-    def resumed(self, config: TrialConfig, steps: int) -> None:
+    def on_resumed(self, config: TrialConfig, steps: int) -> None:
         """A trial goes on from a checkpoint."""
         self._tell([Event(EventKind.RESUMED, config.identity, steps)])
 
-    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+    def on_epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
         """Trials have each trained an epoch."""
         every = -(-reports[0][0].epochs // MOST_REPORTS) if reports else 1
         due = [(c, r) for c, r in reports if r.epoch % every == 0 or r.epoch == r.epochs]
         if due:
             self._tell([Event(EventKind.EPOCH, config.identity, epoch) for config, epoch in due])
 
-    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+    def on_ended(self, config: TrialConfig, result: TrialResult) -> None:
         """A trial has its result."""
         result.alarms += [self._note] if self._note else []
         result.alarms += _not_shared(self._storage)
@@ -108,7 +108,7 @@ class EventReporter:
             Checkpoints(self._storage, config.identity, 0.0).remove()
         self._tell([Event(EventKind.RESULT, config.identity, result)])
 
-    def alone(self, count: int, why: str) -> None:
+    def on_alone(self, count: int, why: str) -> None:
         """The trials of the cohort are trained one after another."""
         self._tell([Event(EventKind.ALONE, "", f"{count} trials of a cohort are trained one after another: {why}")])
 

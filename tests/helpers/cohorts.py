@@ -15,7 +15,7 @@ from hpo.core.trial import EpochReport, TrialConfig, TrialResult
 from hpo.problems.base import Problem
 from hpo.training.cohort import run_cohort
 from hpo.training.methods import RECIPES
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.small_problem import TASKS, Net, Small
 
 CPU = torch.device("cpu")
@@ -41,19 +41,19 @@ class Heard:
     steps: dict[str, int] = field(default_factory=dict)
     whys: list[str] = field(default_factory=list)
 
-    def resumed(self, config: TrialConfig, steps: int) -> None:
+    def on_resumed(self, config: TrialConfig, steps: int) -> None:
         self.steps[config.identity] = steps
         self.reports[config.identity] = []
 
-    def epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+    def on_epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
         for config, report in reports:
             self.reports.setdefault(config.identity, []).append(report)
 
-    def ended(self, config: TrialConfig, result: TrialResult) -> None:
+    def on_ended(self, config: TrialConfig, result: TrialResult) -> None:
         assert config.identity not in self.results
         self.results[config.identity] = result
 
-    def alone(self, count: int, why: str) -> None:
+    def on_alone(self, count: int, why: str) -> None:
         self.whys.append(f"{count}: {why}")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpo.core.trial import EpochReport, TrialConfig, TrialResult
 from hpo.problems.base import Problem, Split, Task
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 
 TASKS = ("near", "far", "tiny")
 SCALES = dict(zip(TASKS, (1.0, 10.0, 0.1), strict=True))

@@ -14,7 +14,7 @@ from hpo.problems import load_problem
 from hpo.report import ReportData
 from hpo.study.schedule import Next, Schedule
 from hpo.tracking.run_format import epoch_metrics, result_metrics
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.runs import Case
 
 TIMES = {"seconds", "score/val", "score/test"}  # metrics that are no training; scores are in the verdict

@@ -24,7 +24,7 @@ from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.cohorts import CPU, Heard, cohort_of
 from tests.helpers.hostile_problems import DEEDS, UnspeakableError
 from tests.helpers.runs import assert_only_stages, main
@@ -166,9 +166,9 @@ def test_what_a_callback_raises_goes_through(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("call", ["epochs", "ended"])
+@pytest.mark.parametrize("call", ["on_epochs", "on_ended"])
 @pytest.mark.parametrize("error", CALLBACK_RAISES, ids=lambda error: type(error).__name__)
-def test_what_the_ear_of_a_cohort_raises_goes_through(error: BaseException, call: str, together: bool) -> None:
+def test_what_a_callback_of_a_cohort_raises_goes_through(error: BaseException, call: str, together: bool) -> None:
     class Deaf(Heard):
         calls = 0
 
@@ -216,7 +216,7 @@ from hpo.core.storage import Storage
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort import run_cohort
 from hpo.training.stacking_check import check_stackable
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 
 where, how, storage, cpu = sys.argv[1], sys.argv[2], Storage(sys.argv[3]), torch.device("cpu")
 torch.set_num_threads(1)
@@ -267,11 +267,11 @@ class Forking:
             yield batch
 
 class Voice(Heard):
-    def epochs(self, reports):
+    def on_epochs(self, reports):
         for config, report in reports:
             os.write(1, f"{config.method} {report.epoch}\\n".encode())
 
-    def ended(self, config, result):
+    def on_ended(self, config, result):
         os.write(1, f"{config.method} {result.status}\\n".encode())
 
 configs = cohort_of(("equal", {}), ("uncertainty", {}), test=False)

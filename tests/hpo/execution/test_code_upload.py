@@ -192,7 +192,7 @@ class TestProject:
 
 NODE = """
 import sys
-import hpo.training.worker, hpo.problems, hpo.training.trial_loop, balancers
+import hpo.training.worker, hpo.problems, hpo.training.trial, balancers
 import shipped_package, shipped_space.part.two, shipped_lone, shipped_sibling
 
 modules = hpo.training.worker, balancers, shipped_package, shipped_space.part.two, shipped_lone, shipped_sibling

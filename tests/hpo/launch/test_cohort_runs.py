@@ -13,7 +13,7 @@ from hpo.launch.restore import open_plan
 from hpo.problems import load_problem
 from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.run_format import epoch_metrics, result_metrics
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.runs import Case, assert_complete
 
 pytestmark = pytest.mark.slow

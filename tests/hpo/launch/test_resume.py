@@ -19,7 +19,7 @@ from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
 from hpo.study.schedule import Next, Schedule
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
 
 pytestmark = pytest.mark.slow

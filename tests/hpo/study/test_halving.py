@@ -26,7 +26,7 @@ from hpo.study.plan import Plan
 from hpo.study.schedule import Next, Schedule
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort import run_cohort
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.cohorts import CPU, ONE_OF_EACH, Heard, Normed, check_same, cohort_of
 from tests.helpers.plans import sizes
 from tests.helpers.runs import Case

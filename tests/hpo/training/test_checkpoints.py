@@ -26,7 +26,7 @@ from hpo.core.storage import Storage
 from hpo.core.trial import EpochReport, EventKind, TrialConfig, TrialResult, WorkerTask
 from hpo.problems.base import Problem, Split, Task
 from hpo.training.checkpoints import KEPT, MAGIC, MARKER, Checkpoints, mark_shared
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from hpo.training.worker import train_cohort
 from tests.helpers.loaders import EPOCHS, LOADERS, STEPS, WITH_WORKERS, Noisy
 

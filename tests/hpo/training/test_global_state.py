@@ -23,7 +23,7 @@ from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
 from hpo.training.global_state import PIECES, GlobalState, as_found
 from hpo.training.stacking_check import NotStackable, check_stackable
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from hpo.training.worker import train_cohort
 from tests.helpers.cohorts import Heard
 from tests.helpers.hostile_problems import KEPT, SPOILS, Spoilt, opened, spoil_all

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import hpo.training.checkpoints
-import hpo.training.cohort_loop
 from hpo.core.storage import Storage
 from hpo.core.trial import TrialConfig
 from hpo.problems import load_problem
@@ -23,7 +22,7 @@ from hpo.training.checkpoints import Checkpoints
 from hpo.training.cohort import run_cohort
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
-from hpo.training.trial_loop import run_trial
+from hpo.training.trial import run_trial
 from tests.helpers.cohorts import (
     CPU,
     EPSILON,
@@ -263,20 +262,18 @@ class LosesMemory(Precise):
 
     most = 2
 
+    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        self.optimizer = super().build_optimizer(model)
+        return self.optimizer
+
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        if len(hpo.training.cohort_loop.__dict__.get("_at_once", [])) > self.most:
+        trained = self.optimizer.param_groups[0]["params"][0]  # the weight of a layer, (K, n, m) where stacked
+        if trained.dim() == 3 and len(trained) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().losses(model, batch)
 
 
-def test_where_the_memory_does_not_do_halves_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = hpo.training.cohort_loop.CohortLoop.__init__
-
-    def count(self: Any, places: Any, *arguments: Any) -> None:
-        hpo.training.cohort_loop.__dict__["_at_once"] = places
-        begun(self, places, *arguments)
-
-    monkeypatch.setattr(hpo.training.cohort_loop.CohortLoop, "__init__", count)
+def test_where_the_memory_does_not_do_halves_are_tried() -> None:
     configs = cohort_of(*ONE_OF_EACH[:4])
     heard = train(configs, LosesMemory())
     assert heard.whys == ["4: the memory does not do for 4 at once, half of them are tried"]

@@ -1,0 +1,55 @@
+"""A trial in the training loop, with its checkpoints and its recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hpo.core.trial import TrialConfig, TrialStatus
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.recorder import Diverged, TrialRecorder
+
+Found = TypeVar("Found")
+
+
+@dataclass(eq=False)
+class Member:
+    """One of the trials that are trained at once, or the only one.
+
+    Attributes:
+        config: the trial.
+        checkpoints: its own; ``None`` keeps none.
+        until: the epochs after which it pauses.
+        state: the checkpoint to continue from, until it is loaded; ``None`` begins at the first step.
+        log: its recorder, there once the trial has begun.
+    """
+
+    config: TrialConfig
+    checkpoints: Checkpoints | None
+    until: int
+    state: dict[str, Any] | None = None
+    log: TrialRecorder = field(init=False)
+
+    @property
+    def steps(self) -> int:
+        """The number of steps before `state`."""
+        return int(self.state["steps"]) if self.state else 0
+
+    def begin(self, tasks: Sequence[str], together: int) -> None:
+        """Begin at the first step, as one of so many that are trained at once."""
+        self.log = TrialRecorder(self.config, tasks)
+        self.log.result.together = together
+
+    def told(self, tell: Callable[[TrialRecorder], Found]) -> Found | None:
+        """Tell the recorder something and return its answer; ``None`` if the trial has diverged."""
+        try:
+            return tell(self.log)
+        except Diverged as error:
+            self.log.result.status, self.log.result.error = TrialStatus.DIVERGED, str(error)
+            return None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether a loss or a metric was not finite."""
+        return self.log.result.status is TrialStatus.DIVERGED

@@ -1,0 +1,83 @@
+"""The engine of K networks with stacked parameters: one forward and one backward pass for all. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from balancers import Balancer, Stack, StepRecord
+from hpo.core.trial import TrialConfig
+from hpo.problems.base import Problem, to_device
+from hpo.training.parts import Parts
+from hpo.training.stacked_network import StackedNetwork
+
+
+class StackedEngine:
+    """An `Engine` of K trials.
+
+    Args:
+        problem: whose losses.
+        parts: of one network, which becomes the template of all.
+        configs: of the trials.
+        device: where to train.
+
+    Raises:
+        NotStackable: the optimizer cannot be handed other parameters.
+    """
+
+    mixes_tasks: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem, parts: Parts, configs: Sequence[TrialConfig], device: torch.device) -> None:
+        self._device = device
+        self._tasks = [task.name for task in problem.tasks]
+        balancers = [parts.balancer(config, self._tasks) for config in configs]
+        self._network = StackedNetwork(problem, parts, len(configs))
+        self._stack = Stack(balancers, self._network.shared)
+
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        """Clear the gradients and return the losses of a batch: for each task shape (K,), with graph."""
+        self._network.optimizer.zero_grad(set_to_none=True)
+        return self._network.losses(to_device(batch, self._device))
+
+    def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
+        """The losses of the first step as numbers, for each member."""
+        values = torch.stack([losses[task].detach() for task in self._tasks], dim=1).tolist()
+        return [dict(zip(self._tasks, row, strict=True)) for row in values]
+
+    def step(self, losses: Mapping[str, Tensor]) -> StepRecord:
+        """Make a backward pass and an optimizer step for all; the record is of shape (K, T)."""
+        self._stack.backward(losses)
+        self._network.optimizer.step()
+        assert self._stack.last is not None
+        return self._stack.last
+
+    def end_epoch(self) -> None:
+        """Do nothing: no balancer that can be stacked counts in epochs."""
+
+    def balancers(self) -> list[Balancer]:
+        """The balancer of each member, as its steps alone would have made it. Waits for the device."""
+        return self._stack.balancers()
+
+    def network(self, k: int) -> nn.Module:
+        """The network of a member: the template, filled."""
+        return self._network.member(k)
+
+    def state(self, k: int) -> dict[str, Any]:
+        """``model`` and ``optimizer`` of a member, in the form that they have alone."""
+        return self._network.state(k)
+
+    def load(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Continue from a checkpoint for each member."""
+        self._network.load(states)
+        balancers = self._stack.balancers()
+        for balancer, state in zip(balancers, states, strict=True):
+            balancer.load_state_dict(state["balancer"])
+        self._stack = Stack(balancers, self._network.shared)
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Continue with some of the members alone."""
+        self._network.keep(numbers)
+        self._stack = self._stack.keep(numbers, self._network.shared)

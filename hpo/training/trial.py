@@ -1,0 +1,85 @@
+"""Train one trial: one problem, method, settings and seed. Needs torch alone, so that it can be profiled alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hpo.core.text import with_traceback
+from hpo.core.trial import EpochReport, TrialConfig, TrialResult, TrialStatus
+from hpo.core.user_calls import Boundary
+from hpo.problems.base import Problem
+from hpo.training.callbacks import TrialCallbacks
+from hpo.training.checkpoints import Checkpoints
+from hpo.training.global_state import as_found
+from hpo.training.members import Member
+from hpo.training.recorder import Diverged
+from hpo.training.single_engine import SingleEngine
+from hpo.training.training_loop import TrainingLoop
+
+
+def run_trial(
+    config: TrialConfig,
+    problem: Problem,
+    report: Callable[[EpochReport], None],
+    device: torch.device,
+    checkpoints: Checkpoints | None = None,
+    resumed: Callable[[int], object] = abs,
+    until: int | None = None,
+) -> TrialResult:
+    """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
+
+    The process's global state is as it was before, whatever the user's code has done to it. What ``report`` and
+    ``resumed`` raise, and a Ctrl-C in the main thread, are raised here too.
+
+    Args:
+        config: what to train.
+        problem: the instance that ``config.problem`` and ``config.arguments`` name.
+        report: called after each epoch, and again for each epoch before the checkpoint that a trial continues from.
+        device: where to train.
+        checkpoints: where to look for a checkpoint and to write more; ``None`` begins at the first step.
+        resumed: called with the steps of the checkpoint that it continues from.
+        until: leave a checkpoint after so many epochs and come back ``paused``; ``None`` trains to the end.
+    """
+    callbacks = _Functions(report, resumed)
+    train_member(Member(config, checkpoints, until or config.epochs), problem, device, callbacks)
+    (result,) = callbacks.results
+    return result
+
+
+def train_member(member: Member, problem: Problem, device: torch.device, callbacks: TrialCallbacks) -> None:
+    """Train one trial by itself, from its newest checkpoint if it has one, as `run_trial` does."""
+    boundary = Boundary()
+    with as_found() as scope:
+        loop = TrainingLoop([member], problem, device, SingleEngine, callbacks, boundary)
+        try:
+            member.state = member.checkpoints.latest() if member.checkpoints is not None else None
+            loop.run()
+        except Diverged as error:
+            loop.end(TrialStatus.DIVERGED, str(error))
+        except BaseException as error:  # the study goes on and names the trial
+            boundary.pass_on(error)
+            loop.end(TrialStatus.FAILED, with_traceback(error))
+        boundary.end_fork()
+    loop.close(scope.alarms)
+
+
+class _Functions:
+    """The functions handed to `run_trial`, as callbacks of the loop."""
+
+    def __init__(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object]) -> None:
+        self._report, self._resumed = report, resumed
+        self.results: list[TrialResult] = []
+
+    def on_resumed(self, config: TrialConfig, steps: int) -> None:
+        del config
+        self._resumed(steps)
+
+    def on_epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
+        for _, report in reports:
+            self._report(report)
+
+    def on_ended(self, config: TrialConfig, result: TrialResult) -> None:
+        del config
+        self.results.append(result)
