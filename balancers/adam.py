@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from balancers.base import fail
+from balancers.torch_private import fused_adam
+
 
 class VectorAdam:
     """Adam (Kingma and Ba, ICLR 2015, arXiv 1412.6980, Algorithm 1) on a tensor of shape (T,), as one fused kernel.
@@ -19,9 +22,14 @@ class VectorAdam:
     Args:
         size: T.
         lr: learning rate; for K rows it may be a tensor of shape (K, 1).
+
+    Raises:
+        ValueError: ``lr`` is not above 0.
     """
 
     def __init__(self, size: int, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        if not lr > 0:
+            fail("lr", "> 0", lr)
         self.lr: float | Tensor = lr
         self._betas, self._eps = betas, eps
         self._moments = [torch.zeros(size), torch.zeros(size)]
@@ -32,23 +40,10 @@ class VectorAdam:
         if refused.dim():
             self._move_rows(vector, gradient, refused)
             return
-        first, second = self._moments
+        beta1, beta2 = self._betas
         self._steps += 1
-        torch._fused_adam_(
-            [vector],
-            [gradient],
-            [first],
-            [second],
-            [],
-            [self._steps],
-            lr=self.lr,
-            beta1=self._betas[0],
-            beta2=self._betas[1],
-            weight_decay=0.0,
-            eps=self._eps,
-            amsgrad=False,
-            maximize=False,
-            found_inf=refused,
+        fused_adam(
+            vector, gradient, self._moments, self._steps, refused, self.lr, beta1=beta1, beta2=beta2, eps=self._eps
         )
         self._steps -= refused
 

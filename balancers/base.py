@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -196,6 +196,13 @@ class Balancer(ABC):
         del norms
         self._used(StepRecord(self._w, values))
 
+    def _alike(self) -> tuple[Hashable, ...]:
+        """All that has to be the same in balancers that take their steps together."""
+        return type(self), self._step
+
+    def _merge(self, others: Sequence[Self]) -> None:  # noqa: B027 - most have no settings that may differ
+        """Take the settings in which balancers that take their steps together may differ."""
+
     def _report(self) -> None:  # noqa: B027 - most have nothing to tell
         """Tell the user of troubles counted on the device since the last reading; waits for the device."""
 
@@ -203,6 +210,25 @@ class Balancer(ABC):
 def close(w: Tensor) -> Tensor:
     """Scale weights of shape (..., T) so that they sum to T."""
     return w * (w.shape[-1] / w.sum(-1, keepdim=True))
+
+
+def column(numbers: Sequence[Any]) -> Any:
+    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
+    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
+
+
+def per_task(parameter: str, numbers: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
+    """A number > 0 for each task as a tensor of shape (T,).
+
+    Raises:
+        ValueError: other tasks, a number that is not finite or not above 0.
+    """
+    if numbers.keys() != set(tasks):
+        fail(parameter, f"a number for each of {list(tasks)}", dict(numbers))
+    for task, number in numbers.items():
+        if not 0 < number < float("inf"):
+            fail(f"{parameter}[{task!r}]", "finite and > 0", number)
+    return torch.tensor([float(numbers[task]) for task in tasks])
 
 
 def warn(message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -69,6 +69,9 @@ class Frozen(Balancer):
                 if not 0 < value < float("inf"):
                     fail(f"{self.rule} of {task} in the first step", "finite and > 0", value)
         self._w = close(1 / measured)
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        return *super()._alike(), self.rule
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive, not_finite
-from balancers.base import StepRecord, close, fail, warn
-from balancers.cut import Cut, NoCut, find_cut
+from balancers import parametrizations
+from balancers.adaptive import Adaptive
+from balancers.balance import Measurement, balance
+from balancers.base import StepRecord, close, column, fail, per_task, warn
 from balancers.deferred import deferred
-from balancers.direct import DirectWeights
-from balancers.one_pass import OnePass
+from balancers.gradnorm_settings import Name, check_settings, parametrization_of
+from balancers.measured_backward import Path, measured_backward
 from balancers.shared_gradients import (
     Shared,
     TaskGradients,
@@ -23,47 +24,6 @@ from balancers.shared_gradients import (
     task_gradients,
 )
 from balancers.window import Window
-
-Parametrization = Literal["linear", "log", "direct"]
-
-
-class Path(NamedTuple):
-    """How the T gradients of W are taken: ``"one pass"`` or ``"task by task"``, and why."""
-
-    name: str
-    why: str
-
-
-class Balance(NamedTuple):
-    """The quantities of Algorithm 1 at one step, each of shape (..., T) but the last, bools of shape (...)."""
-
-    gradient: Tensor  # dL_grad/d ln w_i
-    rates: Tensor  # r_i
-    gaps: Tensor  # G_i - Gbar * r_i ** alpha
-    refused: Tensor  # a loss or a norm is not finite
-
-
-def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float | Tensor) -> Balance:
-    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to ln w, in closed form.
-
-    Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
-    ``w_i dL_grad/dw_i = sign(G_i - target_i) G_i`` exactly; no second derivative is needed. Where G_i meets its
-    target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
-
-    Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
-
-    Args:
-        G: ``||grad_W w_i L_i||_2``, shape (..., T).
-        losses: L_i(t), shape (..., T).
-        initial_losses: L_i(0), shape (..., T).
-        alpha: strength of the restoring force, a number or shape (..., 1).
-    """
-    T = G.shape[-1]
-    progress = losses / initial_losses  # Ltilde_i
-    share = progress / progress.sum(-1, keepdim=True)  # r_i / T
-    gap = torch.addcmul(G, share**alpha, G.sum(-1, keepdim=True) * T ** (alpha - 1), value=-1)
-    open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
-    return Balance(torch.copysign(G, gap) * open_, share * T, gap, not_finite(gap))
 
 
 class GradNorm(Adaptive):
@@ -90,7 +50,7 @@ class GradNorm(Adaptive):
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
             ``"direct"`` sets w where all norms are in proportion to their targets, by moving averages of norms and
-            losses, and has no learning rate (`DirectWeights`).
+            losses, and has no learning rate (`balancers.direct.Direct`).
         initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
             first step), or a number > 0 for each task.
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
@@ -129,7 +89,7 @@ class GradNorm(Adaptive):
         shared: Shared,
         alpha: float = 1.5,
         *,
-        parametrization: Parametrization = "linear",
+        parametrization: Name = "linear",
         initial_weights: Literal["ones", "balanced"] | Mapping[str, float] = "ones",
         initial_losses: Literal["first"] | Mapping[str, float] = "first",
         lr: float = 0.025,
@@ -141,46 +101,26 @@ class GradNorm(Adaptive):
         accumulate: int = 1,
         one_pass: bool = True,
     ) -> None:
-        super().__init__(tasks, lr)
-        if not 0 <= alpha < float("inf"):
-            fail("alpha", ">= 0", alpha)
-        if parametrization not in get_args(Parametrization):
-            fail("parametrization", "'linear', 'log' or 'direct'", repr(parametrization))
-        if decay_steps is not None and decay_steps < 1:
-            fail("decay_steps", ">= 1 or None", decay_steps)
-        if decay_steps is not None and parametrization == "direct":
-            fail("decay_steps", "None where the parametrisation is 'direct', which has no learning rate", decay_steps)
-        if not 0 <= smoothing < 1:
-            fail("smoothing", "in [0, 1)", smoothing)
-        if update_every < 1:
-            fail("update_every", ">= 1", update_every)
-        if freeze_after is not None and freeze_after < 0:
-            fail("freeze_after", ">= 0 or None", freeze_after)
-        if not 0 < floor < 1:
-            fail("floor", "in (0, 1)", floor)
-        if accumulate < 1:
-            fail("accumulate", ">= 1", accumulate)
+        super().__init__(tasks)
+        check_settings(alpha, smoothing, update_every, freeze_after, floor, accumulate)
         self.alpha: float | Tensor = alpha  # a tensor of shape (K, 1) for K balancers in one
-        self.parametrization, self.floor = parametrization, floor
-        self.lr: float | Tensor = lr  # (K, 1) likewise
-        self.decay_steps = decay_steps
+        self.parametrization, self.lr, self.decay_steps, self.floor = parametrization, lr, decay_steps, floor
         self.update_every, self.freeze_after = update_every, freeze_after
-        self._direct = DirectWeights(len(self.tasks), smoothing)
+        self._moving = parametrization_of(parametrization, len(self.tasks), lr, decay_steps, floor, smoothing)
         self._parameters = parameters_of(shared)
         self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
         self._window = Window(accumulate)
         self._path = None if one_pass else Path("task by task", "asked for by `one_pass = False`")
-        self._try_one_pass = one_pass
+        self._one_pass = one_pass
         if not isinstance(initial_weights, str):
-            self._w = close(self._per_task("initial_weights", initial_weights))
+            self._w = close(per_task("initial_weights", initial_weights, self.tasks))
         elif initial_weights not in ("ones", "balanced"):
             fail("initial_weights", "'ones', 'balanced' or a number for each task", repr(initial_weights))
         self._initial_losses: Tensor | None = None  # L(0)
         if not isinstance(initial_losses, str):
-            self._initial_losses = self._per_task("initial_losses", initial_losses)
+            self._initial_losses = per_task("initial_losses", initial_losses, self.tasks)
         elif initial_losses != "first":
             fail("initial_losses", "'first' or a number for each task", repr(initial_losses))
-        self._floor_hits = torch.zeros((), dtype=torch.long)
         self._floor_reported = False
 
     @classmethod
@@ -205,7 +145,7 @@ class GradNorm(Adaptive):
 
     @classmethod
     def direct(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
-        """Weights set where all norms are in proportion to their targets, with no learning rate: `DirectWeights`."""
+        """Weights that put all norms in proportion to their targets: no learning rate; see `balancers.direct`."""
         return cls(tasks, shared, alpha, **{"parametrization": "direct", "initial_weights": "balanced"} | settings)
 
     @property
@@ -216,7 +156,8 @@ class GradNorm(Adaptive):
     @property
     def floor_hits(self) -> int:
         """How often a weight was stopped at the floor. Reading it waits for the device."""
-        return int(self._floor_hits.sum())
+        hits = self._moving.floor_hits
+        return 0 if hits is None else int(hits.sum())
 
     @property
     def path(self) -> Path | None:
@@ -268,25 +209,8 @@ class GradNorm(Adaptive):
             self._close(values)
             return
         gradients = TaskGradients(self._parameters, len(self.tasks), keep=self._window.size > 1, scale=scale)
-        cut = self._cut(ordered)
-        if cut:
-            OnePass(cut, gradients, self.tasks).run(L, factors)
-        else:
-            task_gradients(ordered, self.tasks, factors, gradients)
-            torch.autograd.backward(L, factors)
+        self._path = measured_backward(ordered, self.tasks, L, factors, gradients, self._one_pass)
         self._close(values, gradients)
-
-    def _cut(self, losses: Sequence[Tensor]) -> Cut | None:
-        """The cut of this step's graph, where there is one."""
-        if not self._try_one_pass:
-            return None
-        try:
-            cut = find_cut(losses, self._parameters)
-        except NoCut as reason:
-            self._path = Path("task by task", str(reason))
-            return None
-        self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
-        return cut
 
     def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
@@ -318,23 +242,20 @@ class GradNorm(Adaptive):
             self._initial_losses = values.clone()
         w, G = self._w, G.to(values)
         now = balance(G, values, self._initial_losses, self.alpha)
-        if self.parametrization == "direct":
-            self._w, refused = self._direct.next(w, G, values, self._initial_losses, self.alpha, now.refused)
-            self._not_finite += refused
-        else:
-            self._w = self._next(w, now)
+        measured = Measurement(w, G, values, self._initial_losses, self.alpha)
+        self._w, refused = self._moving.next(measured, now, self._step)
+        self._not_finite += refused
         self._used(StepRecord(w, values, G, now.rates))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
         L0 = self._initial_losses
-        return super().state_dict() | {
+        own = {
             "initial_losses": None if L0 is None else L0.clone(),
             "unbalanced": self._unbalanced,
-            "floor_hits": self._floor_hits.clone(),
-            "direct": self._direct.sums.clone(),
             "window": self._window.state_dict(),
         }
+        return super().state_dict() | parametrizations.blank(self._w) | self._moving.state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Balancer.load_state_dict`."""
@@ -342,9 +263,17 @@ class GradNorm(Adaptive):
         L0 = state["initial_losses"]
         self._initial_losses = None if L0 is None else L0.clone()
         self._unbalanced = bool(state["unbalanced"])
-        self._floor_hits = state["floor_hits"].clone()
-        self._direct.sums = state["direct"].clone()
+        self._moving.load_state_dict(state)
         self._window.load_state_dict(state["window"])
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        given = self._initial_losses is not None
+        own = (self.update_every, self.freeze_after, self._unbalanced, given)
+        return *super()._alike(), *own, *self._moving.alike()
+
+    def _merge(self, others: Sequence[Self]) -> None:
+        self.alpha = column([other.alpha for other in others])
+        self._moving.merge([other._moving for other in others])
 
     def _moves(self) -> bool:
         """Whether this step moves w."""
@@ -386,37 +315,14 @@ class GradNorm(Adaptive):
                 fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
         self._w, self._unbalanced = close(1 / norms), False
 
-    def _next(self, w: Tensor, now: Balance) -> Tensor:
-        """One step of Adam on w or on ln w, then the scale: w(t+1)."""
-        if self.decay_steps is not None:
-            self._adam.lr = self.lr * max(0.0, 1 - self._step / self.decay_steps)
-        if self.parametrization == "log":
-            moved = w.log()
-            self._move_by(moved, now.gradient, now.refused)
-            moved = moved.softmax(-1) * len(self.tasks)
-        else:
-            moved = w.clone()
-            self._move_by(moved, now.gradient / w, now.refused)
-            self._floor_hits += (moved < self.floor).sum(-1)
-            moved = close(moved.clamp(min=self.floor))
-        return torch.where(now.refused.unsqueeze(-1), w, moved)
-
-    def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
-        """A number > 0 for each task as a tensor of shape (T,)."""
-        if numbers.keys() != set(self.tasks):
-            fail(parameter, f"a number for each of {self.tasks}", dict(numbers))
-        for task, number in numbers.items():
-            if not 0 < number < float("inf"):
-                fail(f"{parameter}[{task!r}]", "finite and > 0", number)
-        return torch.tensor([float(numbers[task]) for task in self.tasks])
-
     def _move(self, like: Tensor) -> None:
         super()._move(like)
-        self._floor_hits = self._floor_hits.to(like.device)
-        self._direct.to(like)
+        self._moving.to(like)
         self._window.to(like)
         if self._initial_losses is not None:
             self._initial_losses = self._initial_losses.to(like)
+        if isinstance(self.alpha, Tensor):
+            self.alpha = self.alpha.to(like)
 
     def _report(self) -> None:
         super()._report()

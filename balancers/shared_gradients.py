@@ -10,11 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import distributed
 
 from balancers.base import fail
-
-Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
+from balancers.torch_private import Sink, static_graph_waits
 
 Shared = nn.Module | nn.Parameter | Sequence[nn.Parameter]
 
@@ -132,24 +130,18 @@ def task_gradients(losses: Sequence[Tensor], tasks: Sequence[str], factors: Tens
 def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
     """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. One that
     only measures is not that one."""
-    seen, stack, models = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
+    seen, stack, sinks = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
     while stack:
         node: Any = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if type(node) is Sink:
-            models.append(node.ddp_weakref())
+            sinks.append(node)
         else:
             stack.extend(child for child, _ in node.next_functions)
-    waiting = {model for model in models if model.static_graph and not model._static_graph_delay_allreduce_enqueued}
-    try:
-        for model in waiting:
-            model._static_graph_delay_allreduce_enqueued = True
+    with static_graph_waits(sinks):
         yield
-    finally:
-        for model in waiting:
-            model._static_graph_delay_allreduce_enqueued = False
 
 
 def independent(task: str) -> ValueError:

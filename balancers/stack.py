@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive
 from balancers.base import Balancer, BalancerWarning, StepRecord, fail
-from balancers.cut import Cut, NoCut, find_cut
 from balancers.frozen import Frozen
 from balancers.gradnorm import GradNorm
-from balancers.one_pass import OnePass
+from balancers.measured_backward import measured_backward
 from balancers.shared_gradients import TaskGradients, task_gradients
 from balancers.static import Equal, SingleTask, Static
 from balancers.uncertainty import Uncertainty
@@ -119,15 +117,7 @@ class Stack:
     def _measure(self, ordered: Sequence[Tensor], L: Tensor, w: Tensor) -> Tensor:
         """The backward pass, and ``||grad_W w_i L_i||`` of each network on the way, (K, T)."""
         found = self._found()
-        try:
-            cut: Cut | None = find_cut(ordered, self._shared)
-        except NoCut:
-            cut = None
-        if cut is None:
-            task_gradients(ordered, self.tasks, w.t(), found)
-            torch.autograd.backward(L, w)
-        else:
-            OnePass(cut, found, self.tasks).run(L, w)
+        measured_backward(ordered, self.tasks, L, w, found)
         return found.norms().t()
 
     def _found(self) -> TaskGradients:
@@ -166,11 +156,7 @@ class _Group:
         chosen = [members[k] for k in places]
         self.one = copy.deepcopy(chosen[0])
         self.one.load_state_dict(_stacked([balancer.state_dict() for balancer in chosen]))
-        if isinstance(self.one, GradNorm):
-            self.one.alpha = _column([balancer.alpha for balancer in chosen])  # type: ignore[attr-defined]
-            self.one.lr = _column([balancer.lr for balancer in chosen])  # type: ignore[attr-defined]
-        if isinstance(self.one, Adaptive):
-            self.one._adam.lr = _column([balancer._adam.lr for balancer in chosen])  # type: ignore[attr-defined]
+        self.one._merge(chosen)
 
     def move_to(self, like: Tensor) -> None:
         """Bring the state to the device and dtype of the losses."""
@@ -180,8 +166,6 @@ class _Group:
         one._move(like)
         if isinstance(self.numbers, Tensor):
             self.numbers = self.numbers.to(like.device)
-        if isinstance(one, GradNorm):
-            one.alpha, one.lr = (x.to(like) if isinstance(x, Tensor) else x for x in (one.alpha, one.lr))
 
     def write_back(self, members: Sequence[Balancer]) -> None:
         """Give each balancer its row of the state."""
@@ -196,16 +180,8 @@ def _alike(members: Sequence[Balancer]) -> list[list[int]]:
     """The numbers of the balancers that can take their steps as one, kind by kind."""
     kinds: dict[Any, list[int]] = {}
     for number, balancer in enumerate(members):
-        kinds.setdefault(_kind(balancer), []).append(number)
+        kinds.setdefault(balancer._alike(), []).append(number)
     return list(kinds.values())
-
-
-def _kind(balancer: Balancer) -> Any:
-    """All that has to be the same."""
-    same = ("rule", "parametrization", "floor", "decay_steps", "update_every", "freeze_after", "_step", "_unbalanced")
-    direct, given = getattr(balancer, "_direct", None), getattr(balancer, "_initial_losses", None) is not None
-    kind = Static if isinstance(balancer, Static) else type(balancer)
-    return kind, direct and direct.smoothing, given, *(getattr(balancer, name, None) for name in same)
 
 
 def _stacked(states: Sequence[Any]) -> Any:
@@ -227,8 +203,3 @@ def _row(state: Any, row: int) -> Any:
     if isinstance(state, dict):
         return {key: _row(part, row) for key, part in state.items()}
     return [_row(part, row) for part in state] if isinstance(state, list) else state
-
-
-def _column(numbers: Sequence[Any]) -> Any:
-    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
-    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)

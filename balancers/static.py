@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -73,6 +73,9 @@ class Static(Balancer):
         L = self._collect(losses)
         self._end_step(L.detach(), None)
         return (self._w * L).sum()
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        return Static, self._step  # one of `Equal` too
 
 
 class Equal(Static):

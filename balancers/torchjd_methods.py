@@ -18,11 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balancers.adaptive import Adaptive, not_finite
+from balancers.adam import VectorAdam
+from balancers.adaptive import Adaptive
+from balancers.balance import not_finite
 from balancers.base import Balancer, StepRecord, fail
 from balancers.cut import NoCut, leaves_of
 from balancers.deferred import deferred
 from balancers.shared_gradients import mean_over_ranks, unnoticed_by_ddp
+from balancers.torch_private import has_hooks
 
 # Class and arguments, by the name a study uses; T stands for the number of tasks. Where the library has no default,
 # the paper's value.
@@ -76,7 +79,8 @@ class _Library(Adaptive):
     sums_to_T = False
 
     def __init__(self, tasks: Sequence[str], module: str, entry: tuple[str, dict[str, Any]], **settings: Any) -> None:
-        super().__init__(tasks, lr=0.025)
+        super().__init__(tasks)
+        self._adam = VectorAdam(len(self.tasks), lr=0.025)
         kind, ours = entry
         arguments = {key: len(self.tasks) if value == "T" else value for key, value in (ours | settings).items()}
         self._method: Any = getattr(import_module(module), kind)(**arguments)
@@ -95,16 +99,19 @@ class _Library(Adaptive):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
-        return super().state_dict() | {"method": _state(self._method), "random": self._random.clone()}
+        own = {"adam": self._adam.state_dict(), "method": _state(self._method), "random": self._random.clone()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Balancer.load_state_dict`."""
         super().load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
         _restore(self._method, state["method"])
         self._random = state["random"].clone()
 
     def _move(self, like: Tensor) -> None:
         super()._move(like)
+        self._adam.to(like)
         self._method.to(like)
 
 
@@ -201,7 +208,7 @@ class Aggregated(_Library):
             raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
         if not shared:
             raise ValueError("Losses should share parameters. Found none that two of them depend on.")
-        if any(p._backward_hooks for p in [*shared, *(p for leaves in own for p in leaves)]):
+        if any(has_hooks(p) for p in [*shared, *(p for leaves in own for p in leaves)]):
             raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
         filled: list[tuple[Tensor, Tensor | None]] = []
         rows = []

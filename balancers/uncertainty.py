@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive, not_finite
+from balancers.adam import VectorAdam
+from balancers.adaptive import Adaptive
+from balancers.balance import not_finite
+from balancers.base import column
 from balancers.shared_gradients import mean_over_ranks
 
 
@@ -41,7 +45,8 @@ class Uncertainty(Adaptive):
     sums_to_T = False
 
     def __init__(self, tasks: Sequence[str], lr: float = 0.025) -> None:
-        super().__init__(tasks, lr)
+        super().__init__(tasks)
+        self._adam = VectorAdam(len(self.tasks), lr)
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """See `Balancer.__call__`."""
@@ -53,5 +58,22 @@ class Uncertainty(Adaptive):
         w = self._w
         super()._end_step(values, norms)
         s, refused = -w.log(), not_finite(values)
-        self._move_by(s, 1 - w * values, refused)
+        self._not_finite += refused
+        self._adam.move(s, 1 - w * values, refused.float())
         self._w = torch.where(refused.unsqueeze(-1), w, (-s).exp())
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        return super().state_dict() | {"adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._adam.to(like)
+
+    def _merge(self, others: Sequence[Self]) -> None:
+        self._adam.lr = column([other._adam.lr for other in others])

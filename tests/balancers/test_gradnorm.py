@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from balancers import BalancerWarning, GradNorm
-from balancers.gradnorm import balance
+from balancers.balance import balance
 from balancers.testing import TASKS, TinyNetwork
 from tests.helpers.gradnorm_reference import gradnorm_reference
 
