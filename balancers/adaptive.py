@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from balancers.averages import TrajectoryMean
-from balancers.base import Average, Balancer, StepRecord, close, warn
+from balancers.base import Average, Balancer, StepRecord
+from balancers.weights import close
 
 
 class Adaptive(Balancer):
@@ -26,7 +27,6 @@ class Adaptive(Balancer):
         super().__init__(tasks)
         self._means = TrajectoryMean(len(self.tasks))
         self._not_finite = torch.zeros((), dtype=torch.long)
-        self._reported = 0
 
     @property
     def not_finite_steps(self) -> int:
@@ -55,11 +55,12 @@ class Adaptive(Balancer):
         self._means.to(like)
         self._not_finite = self._not_finite.to(like.device)
 
-    def _report(self) -> None:
+    def _notes(self) -> Iterator[tuple[str, str]]:
         count = self.not_finite_steps
-        if count > self._reported:
-            warn(
+        if count:
+            yield (
+                "not finite",
                 f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them. "
-                "A few at the start are GradScaler's search for its scale."
+                "A few at the start are GradScaler's search for its scale.",
             )
-            self._reported = count
+        yield from super()._notes()

@@ -80,7 +80,7 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     Raises:
         NoCut: the tasks do not part where a cut could be made.
     """
-    if len(losses) == 1:
+    if len(losses) < 2:
         raise NoCut("there is one task")
     graph = _walk(losses)
     readers = _below(graph)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from balancers.balance import Balance, Measurement
-from balancers.base import close
 from balancers.parametrizations import Parametrization
+from balancers.weights import close, close_some
 
 
 class Direct(Parametrization):
@@ -36,19 +36,29 @@ class Direct(Parametrization):
     def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
         """See `Parametrization.next`.
 
-        Also refused is a step whose new weights would not be finite and above 0: a loss that has fallen below 0 has
-        no rate, a task without gradient no weight.
+        Also refused is a step whose new weights would not be finite and above 0.
         """
         del step
-        w = now.w
+        w, present = now.w, now.present
         measured = torch.stack([now.G / w, now.losses, torch.ones_like(w)])
         sums = torch.lerp(measured, self._sums, self.smoothing)
+        if present is not None:
+            sums = torch.where(present, sums, self._sums)
         norms, progress = sums[0] / sums[2], sums[1] / sums[2] / now.initial_losses
-        moved = close((progress / progress.sum(-1, keepdim=True)) ** now.alpha / norms)
+        if present is None:
+            moved = close((progress / progress.sum(-1, keepdim=True)) ** now.alpha / norms)
+        else:
+            progress = torch.where(present, progress, 0)
+            moved = close_some((progress / progress.sum(-1, keepdim=True)) ** now.alpha / norms, w, present)
         refused = balance.refused | ~((moved > 0) & moved.isfinite()).all(-1)
         kept = refused.unsqueeze(-1)
         self._sums = torch.where(kept, self._sums, sums)
         return torch.where(kept, w, moved), refused
+
+    @property
+    def needs_gradients(self) -> bool:
+        """See `Parametrization.needs_gradients`: a task without one has no weight here."""
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """See `Parametrization.state_dict`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -10,20 +10,18 @@ from torch import Tensor
 
 from balancers import parametrizations
 from balancers.adaptive import Adaptive
-from balancers.balance import Measurement, balance
-from balancers.base import StepRecord, close, column, fail, per_task, warn
+from balancers.balance import Measurement, balance, take_part
+from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
 from balancers.gradnorm_settings import Name, check_settings, parametrization_of
+from balancers.gradnorm_start import balanced, first_losses, refuse_first_losses, task_notes
+from balancers.losses import StepLosses, known
 from balancers.measured_backward import Path, measured_backward
-from balancers.shared_gradients import (
-    Shared,
-    TaskGradients,
-    mean_over_ranks,
-    norms_of,
-    parameters_of,
-    task_gradients,
-)
-from balancers.window import Window
+from balancers.ranks import mean_over_ranks, several_ranks
+from balancers.shared_gradients import TaskGradients, norms_of, task_gradients
+from balancers.shared_layer import Shared, SharedLayer
+from balancers.weights import close, column, fail, per_task
+from balancers.window import Sums, Window
 
 
 class GradNorm(Adaptive):
@@ -41,11 +39,15 @@ class GradNorm(Adaptive):
     respect to w only; the network's gradient is never touched by L_grad. After each move w is scaled to sum to T.
 
     Where we deviate: w is kept at or above ``floor`` in the paper's parametrisation, where it can otherwise reach 0
-    or below (`floor_hits` counts this). `robust`, `annealed` and `direct` are recipes of ours.
+    or below (`floor_hits` counts this). `robust`, `annealed` and `direct` are recipes of ours. Gbar and the mean of
+    Ltilde are over the tasks that are present in a step; an absent task keeps its w, its moving averages and its
+    L_i(0), and one that is absent from the first step has its start when it comes. A loss below 0 has no training
+    rate: unless alpha is 0, the task sits out the step as if it were absent.
 
     Args:
         tasks: names of the T tasks.
-        shared: W: a module (all its parameters), a parameter, or a list of parameters.
+        shared: W: a module (all its parameters), a parameter, or a list or generator of these. Which of them require
+            grad is asked in every step, and so is which parameters a module has.
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
@@ -68,8 +70,8 @@ class GradNorm(Adaptive):
         one_pass: ``False`` takes the T gradients task by task even where the graph can be cut; see `path`.
 
     Raises:
-        ValueError: a parameter out of its range; in the first step a loss L_i(0) that is not finite and above 0, or,
-            if balanced, a task without gradient on the shared layer; a loss that does not depend on it.
+        ValueError: a parameter out of its range; in the first step a loss L_i(0) that is infinite or below 0, where
+            alpha is above 0 and ``initial_losses`` are not given; a loss that does not depend on the shared layer.
 
     >>> import torch
     >>> from balancers import GradNorm
@@ -82,6 +84,8 @@ class GradNorm(Adaptive):
     >>> balancer.weights
     tensor([0.9750, 1.0250])
     """
+
+    optional = Balancer.optional | {"waiting"}
 
     def __init__(
         self,
@@ -107,8 +111,10 @@ class GradNorm(Adaptive):
         self.parametrization, self.lr, self.decay_steps, self.floor = parametrization, lr, decay_steps, floor
         self.update_every, self.freeze_after = update_every, freeze_after
         self._moving = parametrization_of(parametrization, len(self.tasks), lr, decay_steps, floor, smoothing)
-        self._parameters = parameters_of(shared)
-        self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
+        self._shared = SharedLayer(shared)
+        self._still = 0  # steps in which no parameter of it required grad
+        self._unbalanced = initial_weights == "balanced"  # whether a task waits for its first gradient
+        self._waiting = torch.full((len(self.tasks),), self._unbalanced)  # which; on the host
         self._window = Window(accumulate)
         self._path = None if one_pass else Path("task by task", "asked for by `one_pass = False`")
         self._one_pass = one_pass
@@ -121,7 +127,7 @@ class GradNorm(Adaptive):
             self._initial_losses = per_task("initial_losses", initial_losses, self.tasks)
         elif initial_losses != "first":
             fail("initial_losses", "'first' or a number for each task", repr(initial_losses))
-        self._floor_reported = False
+        self._open = self._initial_losses is None  # whether a task may wait for its L(0)
 
     @classmethod
     def paper(cls, tasks: Sequence[str], shared: Shared, alpha: float = 1.5, **settings: Any) -> Self:
@@ -150,7 +156,7 @@ class GradNorm(Adaptive):
 
     @property
     def initial_losses(self) -> Tensor | None:
-        """L(0), shape (T,); ``None`` before the first step if it is taken from there."""
+        """L(0), shape (T,); ``None`` before the first step if it is taken from there, NaN of a task yet absent."""
         return None if self._initial_losses is None else self._initial_losses.clone()
 
     @property
@@ -168,7 +174,7 @@ class GradNorm(Adaptive):
         """
         return self._path
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, losses: Mapping[str, Any]) -> Tensor:
         """The weighted sum ``sum_i w_i(t) L_i``, a scalar; its ``backward()`` moves w to w(t+1).
 
         In a step that moves w the scalar's graph is one node, which runs the one backward pass when it is asked for
@@ -176,76 +182,90 @@ class GradNorm(Adaptive):
         sum with terms that do not share the losses' graph; ``torch.autograd.grad`` of it gives nothing.
 
         Args:
-            losses: for each task a scalar loss with its graph.
+            losses: see `Balancer.__call__`.
 
         Raises:
             ValueError: see `Balancer.__call__`; also, when its gradient is asked for, as `GradNorm` says.
         """
-        L = self._collect(losses)
+        return super().__call__(losses)
+
+    def _weigh(self, step: StepLosses) -> Tensor:
         if self._measures():
-            return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L, scale))
-        loss = (self._w * L).sum()
-        self._close(L.detach())
+            return deferred(step.weighted(self._w, step.L.detach()), lambda scale: self._run(step, scale))
+        loss = step.weighted(self._w, step.L)
+        self._close(step)
         return loss
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """See `Balancer.backward`."""
-        L = self._collect(losses)
-        scale = None if self._window.size == 1 else L.new_tensor(1 / self._window.size)
-        if self._measures():
-            self._train(losses, L, scale)
-            return
-        torch.autograd.backward(L, self._w if scale is None else self._w * scale)
-        self._close(L.detach())
+    def _train(self, step: StepLosses) -> None:
+        self._run(step, None if self._window.size == 1 else step.values.new_tensor(1 / self._window.size))
 
-    def _train(self, losses: Mapping[str, Tensor], L: Tensor, scale: Tensor | None) -> None:
+    def _join(self, empty: StepLosses) -> None:
+        if several_ranks() or self._window.size > 1:  # a pass without tasks is one of a window too
+            self._run(empty, None)
+
+    def _run(self, step: StepLosses, scale: Tensor | None) -> None:
         """Fill ``.grad`` with the gradient of ``scale sum_i w_i L_i`` and measure, in one pass where it can be."""
-        ordered, values = [losses[task] for task in self.tasks], L.detach()
-        if self._step == 0 or self._unbalanced:
-            self._start(ordered, values, scale)
-        factors = self._w if scale is None else self._w * scale
-        if not self._moves():
-            torch.autograd.backward(L, factors)
-            self._close(values)
+        measures = self._measures()
+        W = self._shared.trained() if measures else []
+        if self._step == 0 or (self._unbalanced and self._may_start(step)):
+            self._start(step, scale, W)
+        w = self._w if scale is None else self._w * scale
+        self._still += measures and not W
+        if not W or not self._moves():
+            step.backward(step.factors(w))
+            self._close(step)
             return
-        gradients = TaskGradients(self._parameters, len(self.tasks), keep=self._window.size > 1, scale=scale)
-        self._path = measured_backward(ordered, self.tasks, L, factors, gradients, self._one_pass)
-        self._close(values, gradients)
+        gradients = TaskGradients(W, step, keep=self._window.size > 1, scale=scale)
+        self._path = measured_backward(step.factors(w), gradients, self._one_pass)
+        self._close(step, gradients)
 
-    def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
+    def _close(self, step: StepLosses, gradients: TaskGradients | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
         if self._window.size > 1:
-            self._close_window(self._window.add(values, gradients.rows() if gradients else []))
+            self._close_window(self._window.add(step.values, gradients.rows() if gradients else []))
+        elif gradients is None:
+            self._end_step(step.values, None)
         else:
-            self._end_step(values, gradients.norms() if gradients else None)
+            self._end_step(mean_over_ranks(step.values), gradients.norms())
 
-    def _close_window(self, whole: tuple[Tensor, list[Tensor]] | None) -> None:
+    def _close_window(self, whole: Sums | None) -> None:
         if whole is not None:
-            values, rows = whole
-            self._end_step(values, norms_of(mean_over_ranks(*rows)) if rows else None)
+            values, rows = whole.means()
+            self._end_step(values, norms_of(rows) if rows else None)
 
     def end_epoch(self) -> None:
         """See `Balancer.end_epoch`. Frameworks step at the end of an epoch, be the accumulation full or not."""
         self._close_window(self._window.close())
 
     def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
-        if norms is not None:
-            self._rebalance(mean_over_ranks(values)[0], norms)
+        if self._open or self._initial_losses is None:
+            self._initial_losses = first_losses(self._initial_losses, values)
+            if known(values) is not None or self._step & (self._step - 1) == 0:  # elsewhere it waits for the device
+                self._open = bool(self._initial_losses.isnan().any())
+        if norms is None:
+            self._used(StepRecord(self._w, values))
             return
-        if self._initial_losses is None:
-            self._initial_losses = values.clone()
-        self._used(StepRecord(self._w, values))
-
-    def _rebalance(self, values: Tensor, G: Tensor) -> None:
-        """Move w by G_i, shape (T,), and close the step."""
-        if self._initial_losses is None:
-            self._initial_losses = values.clone()
-        w, G = self._w, G.to(values)
-        now = balance(G, values, self._initial_losses, self.alpha)
-        measured = Measurement(w, G, values, self._initial_losses, self.alpha)
+        w, G = self._w, norms.to(values)
+        measured = Measurement(w, G, values, self._initial_losses, self.alpha, self._present(values, G))
+        now = balance(measured)
         self._w, refused = self._moving.next(measured, now, self._step)
         self._not_finite += refused
         self._used(StepRecord(w, values, G, now.rates))
+
+    def _present(self, values: Tensor, G: Tensor) -> Tensor | None:
+        """Which tasks take part in this step's balance, bools (..., T); ``None`` where all are known to."""
+        numbers, some = known(values), self._moving.needs_gradients
+        if numbers is not None and not self._unbalanced:
+            reads_none = not isinstance(self.alpha, Tensor) and self.alpha == 0
+            whole = all(abs(number) > 0 if reads_none else number > 0 for number in numbers)  # NaN is not above 0
+            if whole and not (some and 0 in (known(G) or [])):
+                return None
+        present = take_part(values, self.alpha)
+        if some:
+            present = present & (G != 0)
+        if self._unbalanced:  # a gradient that overflows refuses the step
+            present = present & ~(self._waiting.to(values.device) & G.isfinite())
+        return present
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
@@ -253,6 +273,7 @@ class GradNorm(Adaptive):
         own = {
             "initial_losses": None if L0 is None else L0.clone(),
             "unbalanced": self._unbalanced,
+            "waiting": self._waiting.clone(),
             "window": self._window.state_dict(),
         }
         return super().state_dict() | parametrizations.blank(self._w) | self._moving.state_dict() | own
@@ -262,58 +283,63 @@ class GradNorm(Adaptive):
         super().load_state_dict(state)
         L0 = state["initial_losses"]
         self._initial_losses = None if L0 is None else L0.clone()
-        self._unbalanced = bool(state["unbalanced"])
+        self._open = L0 is None or bool(L0.isnan().any())
+        unbalanced = torch.full(self._w.shape, bool(state["unbalanced"]))
+        self._waiting = state.get("waiting", unbalanced).cpu().clone()
+        self._unbalanced = bool(self._waiting.any())
         self._moving.load_state_dict(state)
         self._window.load_state_dict(state["window"])
 
+    def _kind(self) -> str:
+        return f"GradNorm ({self.parametrization}{'' if self.decay_steps is None else ', decaying'})"
+
     def _alike(self) -> tuple[Hashable, ...]:
-        given = self._initial_losses is not None
-        own = (self.update_every, self.freeze_after, self._unbalanced, given)
-        return *super()._alike(), *own, *self._moving.alike()
+        started = (self._unbalanced, self._open, self._initial_losses is None)
+        return *super()._alike(), self.update_every, self.freeze_after, *started, *self._moving.alike()
 
     def _merge(self, others: Sequence[Self]) -> None:
         self.alpha = column([other.alpha for other in others])
         self._moving.merge([other._moving for other in others])
 
     def _moves(self) -> bool:
-        """Whether this step moves w."""
         frozen = self.freeze_after is not None and self._step >= self.freeze_after
         return not frozen and self._step % self.update_every == 0
 
     def _measures(self) -> bool:
         """Whether this step needs gradients of W: it moves w, or w has yet to be settled."""
-        return self._moves() or self._step == 0 or self._unbalanced
+        return self._moves() or self._waits()
 
-    def _start(self, losses: Sequence[Tensor], values: Tensor, scale: Tensor | None) -> None:
-        """Look at the first losses and gradients and balance w(0). The one place that waits for the device.
+    def _waits(self) -> bool:
+        return self._step == 0 or self._unbalanced
+
+    def _may_start(self, step: StepLosses) -> bool:
+        """Whether a task that waits for its first gradient may be in this step; the ranks have to agree."""
+        return several_ranks() or any(self._waiting[number] for number in step.numbers)
+
+    def _start(self, step: StepLosses, scale: Tensor | None, W: Sequence[Tensor]) -> None:
+        """Look at first losses and gradients, and balance w by them. The one place that waits for the device.
 
         Gradients that overflow under a GradScaler, as its first steps may, leave the balance to the next step.
         """
+        values = mean_over_ranks(step.values)
         self._begin(values, None)
-        factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
-        gradients = TaskGradients(self._parameters, len(self.tasks), scale=scale)
-        task_gradients(losses, self.tasks, factors, gradients)
-        if not self._unbalanced:
+        if not W or not self._wants_norms(values):
             return
-        norms = gradients.norms().to(values)
-        if scale is None or bool(norms.isfinite().all()):
-            self._begin(values, norms)
+        factors = step.factors(torch.ones_like(self._w))
+        gradients = TaskGradients(W, step, scale=scale)
+        task_gradients(factors if scale is None else factors * scale, gradients)
+        self._begin(values, gradients.norms().to(values))
 
-    def _begins_with_norms(self) -> bool:
-        return self._unbalanced
+    def _wants_norms(self, values: Tensor) -> bool:
+        return self._unbalanced and bool((self._waiting & (values.abs() > 0).cpu()).any())
 
     def _begin(self, values: Tensor, norms: Tensor | None) -> None:
         """Refuse first losses that have no rates, and settle balanced weights by the norms."""
-        T = len(self.tasks)
-        for task, loss in zip(self.tasks * (values.numel() // T), values.flatten().tolist(), strict=True):
-            if not 0 < loss < float("inf"):
-                fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
-        if norms is None or not self._unbalanced:
-            return
-        for task, norm in zip(self.tasks * (norms.numel() // T), norms.flatten().tolist(), strict=True):
-            if not 0 < norm < float("inf"):
-                fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
-        self._w, self._unbalanced = close(1 / norms), False
+        if self._step == 0 and self._initial_losses is None:
+            refuse_first_losses(values, self.alpha, self.tasks)
+        if norms is not None and self._unbalanced:
+            self._w, self._waiting = balanced(self._w, values, norms, self._waiting)
+            self._unbalanced = bool(self._waiting.any())
 
     def _move(self, like: Tensor) -> None:
         super()._move(like)
@@ -324,8 +350,12 @@ class GradNorm(Adaptive):
         if isinstance(self.alpha, Tensor):
             self.alpha = self.alpha.to(like)
 
-    def _report(self) -> None:
-        super()._report()
-        if not self._floor_reported and self.floor_hits:
-            self._floor_reported = True
-            warn(f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none.")
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        yield from super()._notes()
+        if self.floor_hits:
+            text = f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none."
+            yield "floor", text
+        if self._still:
+            text = f"No parameter of the shared layer required grad in {self._still} steps: the weights stayed."
+            yield "still", text
+        yield from task_notes(self.tasks, self._troubles.read(), self.alpha)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from balancers.base import fail
 from balancers.direct import Direct
 from balancers.parametrizations import Linear, Log, Parametrization
+from balancers.weights import fail
 
 Name = Literal["linear", "log", "direct"]
 

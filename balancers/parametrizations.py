@@ -11,7 +11,7 @@ from torch import Tensor
 
 from balancers.adam import VectorAdam
 from balancers.balance import Balance, Measurement
-from balancers.base import close, column
+from balancers.weights import close, close_some, column
 
 
 class Parametrization(ABC):
@@ -25,7 +25,7 @@ class Parametrization(ABC):
         """One step of w.
 
         Args:
-            now: measured in the step with w(t).
+            now: measured in the step with w(t). Absent tasks keep their w, and the others the sum of theirs.
             balance: Algorithm 1 of it.
             step: t.
 
@@ -53,6 +53,11 @@ class Parametrization(ABC):
         """Take the settings in which K balancers may differ, as columns of shape (K, 1)."""
 
     @property
+    def needs_gradients(self) -> bool:
+        """Whether a task whose gradient on W is 0 sits out a step; the paper's algorithm has a target for it."""
+        return False
+
+    @property
     def floor_hits(self) -> Tensor | None:
         """How often a weight was stopped at the floor, on the device; ``None`` where there is no floor."""
         return None
@@ -73,15 +78,19 @@ class _ByAdam(Parametrization):
         self.adam = VectorAdam(tasks, lr)
 
     @abstractmethod
-    def _moved(self, w: Tensor, balance: Balance) -> Tensor:
-        """w after one step of Adam, of sum T."""
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
+        """w after one step of Adam; that of all tasks of sum T, that of some of the sum that they had."""
 
     def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
         """See `Parametrization.next`."""
         if self.decay_steps is not None:
             self.adam.lr = self.lr * max(0.0, 1 - step / self.decay_steps)
-        moved = self._moved(now.w, balance)
-        return torch.where(balance.refused.unsqueeze(-1), now.w, moved), balance.refused
+        present, kept = now.present, balance.refused.unsqueeze(-1)
+        if present is not None:
+            present = present & (present.sum(-1, keepdim=True) > 1)  # a task alone has nothing to be balanced with
+            kept = kept | ~present
+        moved = self._moved(now.w, balance, present)
+        return torch.where(kept, now.w, moved), balance.refused
 
     def state_dict(self) -> dict[str, Any]:
         """See `Parametrization.state_dict`."""
@@ -99,7 +108,7 @@ class _ByAdam(Parametrization):
 
     def alike(self) -> tuple[Hashable, ...]:
         """See `Parametrization.alike`."""
-        return type(self), self.decay_steps
+        return type(self), self.decay_steps, self.adam.counts_each
 
     def merge(self, others: Sequence[Self]) -> None:
         """See `Parametrization.merge`."""
@@ -122,11 +131,13 @@ class Linear(_ByAdam):
         self.floor = floor
         self._floor_hits = torch.zeros((), dtype=torch.long)
 
-    def _moved(self, w: Tensor, balance: Balance) -> Tensor:
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
         moved = w.clone()
-        self.adam.move(moved, balance.gradient / w, balance.refused.float())
-        self._floor_hits += (moved < self.floor).sum(-1)
-        return close(moved.clamp(min=self.floor))
+        self.adam.move(moved, balance.gradient / w, balance.refused.float(), present)
+        low = moved < self.floor
+        self._floor_hits += (low if present is None else low & present).sum(-1)
+        moved = moved.clamp(min=self.floor)
+        return close(moved) if present is None else close_some(moved, w, present)
 
     @property
     def floor_hits(self) -> Tensor | None:
@@ -155,10 +166,10 @@ class Linear(_ByAdam):
 class Log(_ByAdam):
     """ln w moves, so that w > 0 by construction."""
 
-    def _moved(self, w: Tensor, balance: Balance) -> Tensor:
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
         moved = w.log()
-        self.adam.move(moved, balance.gradient, balance.refused.float())
-        return moved.softmax(-1) * w.shape[-1]
+        self.adam.move(moved, balance.gradient, balance.refused.float(), present)
+        return moved.softmax(-1) * w.shape[-1] if present is None else close_some(moved.exp(), w, present)
 
 
 def blank(w: Tensor) -> dict[str, Any]:

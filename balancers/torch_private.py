@@ -22,26 +22,26 @@ Sink: Any = distributed._DDPSink._backward_cls
 
 
 def fused_adam(
-    vector: Tensor,
-    gradient: Tensor,
-    moments: Sequence[Tensor],
-    steps: Tensor,
+    vectors: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    moments: Sequence[Sequence[Tensor]],
+    steps: Sequence[Tensor],
     refused: Tensor,
     lr: Any,
     **settings: Any,
 ) -> None:
-    """The kernel of ``torch.optim.Adam(fused=True)`` on one tensor, in place; not where ``refused`` is 1.
+    """The kernel of ``torch.optim.Adam(fused=True)``, in place; not where ``refused`` is 1.
 
     The learning rate is a number or a tensor; ``settings`` are beta1, beta2 and eps.
     """
     first, second = moments
     torch._fused_adam_(
-        [vector],
-        [gradient],
-        [first],
-        [second],
+        list(vectors),
+        list(gradients),
+        list(first),
+        list(second),
         [],
-        [steps],
+        list(steps),
         lr=lr,
         weight_decay=0.0,
         amsgrad=False,

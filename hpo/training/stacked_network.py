@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from balancers.shared_gradients import parameters_of
+from balancers.shared_layer import parameters_of
 from hpo.problems.base import Problem
 from hpo.training.parts import Parts
 from hpo.training.torch_private import has_step_hooks
