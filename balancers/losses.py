@@ -61,9 +61,14 @@ class StepLosses:
         """The tasks that were not handed over with a graph."""
         return [i for i in range(len(self.tasks)) if i not in self.given]
 
+    def _chosen(self, w: Tensor) -> Tensor:
+        if len(self.numbers) == len(self.tasks):
+            return w
+        return torch.stack([w[..., i] for i in self.numbers], -1) if self.numbers else w[..., :0]
+
     def factors(self, w: Tensor) -> Tensor:
         """The weights of the n tasks, (..., n); 0 where the loss is NaN."""
-        chosen = w if len(self.numbers) == len(self.tasks) else torch.stack([w[..., i] for i in self.numbers], -1)
+        chosen = self._chosen(w)
         return chosen if self.clean else torch.where(self.L.detach().isnan(), 0, chosen)
 
     def weighted(self, w: Tensor, L: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ class StepLosses:
             w: shape (T,).
             L: `L`, with its graph or without.
         """
-        chosen = w if len(self.numbers) == len(self.tasks) else torch.stack([w[i] for i in self.numbers])
+        chosen = self._chosen(w)
         if self.clean:
             return (chosen * L).sum()
         return torch.where(L.detach().isnan().all(), torch.nan, (chosen * L).nansum())
