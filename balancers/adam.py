@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from balancers.torch_private import fused_adam
+from balancers.weights import fail
 
 
 class VectorAdam:
@@ -19,49 +22,82 @@ class VectorAdam:
     Args:
         size: T.
         lr: learning rate; for K rows it may be a tensor of shape (K, 1).
+
+    Raises:
+        ValueError: ``lr`` is not above 0.
     """
 
     def __init__(self, size: int, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        if not lr > 0:
+            fail("lr", "> 0", lr)
         self.lr: float | Tensor = lr
         self._betas, self._eps = betas, eps
         self._moments = [torch.zeros(size), torch.zeros(size)]
         self._steps = torch.zeros(())  # single precision, as the kernel wants it
 
-    def move(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
-        """One step in place; vector and moments stay as they are where ``refused``, floats of shape (...), is 1."""
-        if refused.dim():
-            self._move_rows(vector, gradient, refused)
-            return
-        first, second = self._moments
-        self._steps += 1
-        torch._fused_adam_(
-            [vector],
-            [gradient],
-            [first],
-            [second],
-            [],
-            [self._steps],
-            lr=self.lr,
-            beta1=self._betas[0],
-            beta2=self._betas[1],
-            weight_decay=0.0,
-            eps=self._eps,
-            amsgrad=False,
-            maximize=False,
-            found_inf=refused,
-        )
-        self._steps -= refused
+    def move(self, vector: Tensor, gradient: Tensor, refused: Tensor, present: Tensor | None = None) -> None:
+        """One step in place.
 
-    def _move_rows(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
+        Args:
+            vector: shape (..., T).
+            gradient: finite where the step is taken.
+            refused: floats of shape (...); vector and moments stay as they are where it is 1.
+            present: which numbers take the step, bools of shape (..., T). Of the others the moments and the step
+                count stay; the caller leaves out what became of them in ``vector``. ``None`` for all.
+        """
+        if present is not None and self._steps.dim() < vector.dim():
+            self._steps = self._steps.unsqueeze(-1).expand_as(vector).clone()  # from now on each has its own count
+        if refused.dim():
+            self._move_rows(vector, gradient, refused, present)
+        elif self._steps.dim():
+            self._move_each(vector, gradient, refused, present)
+        else:
+            self._steps += 1
+            self._fused([vector], [gradient], [[moment] for moment in self._moments], [self._steps], refused)
+            self._steps -= refused
+
+    def _fused(
+        self,
+        vectors: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        moments: Sequence[Sequence[Tensor]],
+        steps: Sequence[Tensor],
+        refused: Tensor,
+    ) -> None:
+        beta1, beta2 = self._betas
+        fused_adam(vectors, gradients, moments, steps, refused, self.lr, beta1=beta1, beta2=beta2, eps=self._eps)
+
+    def _move_each(self, vector: Tensor, gradient: Tensor, refused: Tensor, present: Tensor | None) -> None:
+        """T numbers, each with its own step count, in one call of the kernel."""
+        before = torch.stack(self._moments) if present is not None else None
+        self._steps += 1
+        moments = [moment.unbind() for moment in self._moments]
+        self._fused(vector.unbind(), gradient.unbind(), moments, self._steps.unbind(), refused)
+        if present is None or before is None:
+            self._steps -= refused
+            return
+        self._steps -= torch.where(present, refused, 1)
+        self._moments = list(torch.where(present, torch.stack(self._moments), before).unbind())
+
+    def _move_rows(self, vector: Tensor, gradient: Tensor, refused: Tensor, present: Tensor | None) -> None:
         (beta1, beta2), taken = self._betas, 1 - refused.unsqueeze(-1)
-        self._steps += taken.squeeze(-1)
+        if present is not None:
+            taken = torch.where(present, taken, 0)
+        each = self.counts_each
+        self._steps += taken if each else taken.squeeze(-1)
         first, second = self._moments
         gradient = torch.where(taken > 0, gradient, 0)  # NaN times 0 is NaN
         first += taken * (1 - beta1) * (gradient - first)
         second += taken * (1 - beta2) * (gradient.square() - second)
-        steps = self._steps.unsqueeze(-1).clamp(min=1).double()  # 1 - 0.999**t has few digits in single precision
+        steps = (self._steps if each else self._steps.unsqueeze(-1)).clamp(min=1)
+        steps = steps.double()  # 1 - 0.999**t has few digits in single precision
         root = (second / (1 - beta2**steps).to(second)).sqrt() + self._eps
         vector -= taken * self.lr * (first / (1 - beta1**steps).to(first)) / root
+
+    @property
+    def counts_each(self) -> bool:
+        """Whether each number has a step count of its own, as after a step that not all have taken."""
+        return self._steps.dim() == self._moments[0].dim()
 
     def to(self, like: Tensor) -> None:
         """Move to the device and dtype of a tensor."""

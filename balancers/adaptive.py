@@ -1,37 +1,32 @@
-"""What the balancers share whose weights move: an inner optimizer, averages, and a count of refused steps."""
+"""What the balancers share whose weights move: averages, and a count of refused steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from balancers.adam import VectorAdam
 from balancers.averages import TrajectoryMean
-from balancers.base import Average, Balancer, StepRecord, close, fail, warn
+from balancers.base import Average, Balancer, StepRecord
+from balancers.weights import close
 
 
 class Adaptive(Balancer):
-    """A balancer that moves its weights by Adam and averages them over the run.
+    """A balancer that moves its weights and averages them over the run.
 
     A step whose losses or gradients are not finite leaves weights and moments as they are and is counted on the
     device; the count is reported where the user next reads weights or state, so that no step waits for it.
 
     Args:
         tasks: names of the tasks.
-        lr: learning rate of the weights.
     """
 
-    def __init__(self, tasks: Sequence[str], lr: float) -> None:
+    def __init__(self, tasks: Sequence[str]) -> None:
         super().__init__(tasks)
-        if not lr > 0:
-            fail("lr", "> 0", lr)
-        self._adam = VectorAdam(len(self.tasks), lr)
         self._means = TrajectoryMean(len(self.tasks))
         self._not_finite = torch.zeros((), dtype=torch.long)
-        self._reported = 0
 
     @property
     def not_finite_steps(self) -> int:
@@ -40,23 +35,13 @@ class Adaptive(Balancer):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
-        return super().state_dict() | {
-            "adam": self._adam.state_dict(),
-            "means": self._means.state_dict(),
-            "not_finite": self._not_finite.clone(),
-        }
+        return super().state_dict() | {"means": self._means.state_dict(), "not_finite": self._not_finite.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Balancer.load_state_dict`."""
         super().load_state_dict(state)
-        self._adam.load_state_dict(state["adam"])
         self._means.load_state_dict(state["means"])
         self._not_finite = state["not_finite"].clone()
-
-    def _move_by(self, vector: Tensor, gradient: Tensor, refused: Tensor) -> None:
-        """Adam's step in place; where ``refused``, bools of shape (...), the vector stays and the step is counted."""
-        self._not_finite += refused
-        self._adam.move(vector, gradient, refused.float())
 
     def _used(self, record: StepRecord) -> None:
         super()._used(record)
@@ -67,20 +52,15 @@ class Adaptive(Balancer):
 
     def _move(self, like: Tensor) -> None:
         super()._move(like)
-        self._adam.to(like)
         self._means.to(like)
         self._not_finite = self._not_finite.to(like.device)
 
-    def _report(self) -> None:
+    def _notes(self) -> Iterator[tuple[str, str]]:
         count = self.not_finite_steps
-        if count > self._reported:
-            warn(
+        if count:
+            yield (
+                "not finite",
                 f"{count} steps had a loss or gradient that is not finite; the weights stayed as they were in them. "
-                "A few at the start are GradScaler's search for its scale."
+                "A few at the start are GradScaler's search for its scale.",
             )
-            self._reported = count
-
-
-def not_finite(values: Tensor) -> Tensor:
-    """Whether any of a few numbers is not finite: (..., T) to bools (...) on their device, in three operations."""
-    return values.sum(-1) * 0 != 0
+        yield from super()._notes()

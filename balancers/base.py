@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+from balancers.deferred import deferred
+from balancers.losses import Losses, StepLosses, evaluated, has_graph, read_losses
+from balancers.ranks import several_ranks
+from balancers.troubles import PATIENCE, Troubles
+from balancers.weights import close, fail
+from balancers.weights_file import write_weights
 
 Average = Literal["arithmetic", "geometric"]
 
@@ -21,14 +29,9 @@ class StepRecord(NamedTuple):
     """What one step used, all of shape (T,), detached; ``None`` where the balancer did not measure it."""
 
     weights: Tensor
-    losses: Tensor
+    losses: Tensor  # NaN where the task was absent
     gradient_norms: Tensor | None = None
     rates: Tensor | None = None
-
-
-def fail(parameter: str, rule: str, found: object) -> NoReturn:
-    """Raise the `ValueError` of our one grammar for bad input."""
-    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found}`.")
 
 
 class Balancer(ABC):
@@ -38,6 +41,10 @@ class Balancer(ABC):
 
         balancer.backward(losses)          # fills .grad itself
         loss = balancer(losses)            # for loops that own .backward(): Lightning, GradScaler, Trainer
+
+    A task may be absent from a step: missing from the losses, ``None``, 0 or NaN (a mean over no example). It keeps
+    its w, and the others train. Where autograd does not record, or no loss has a graph, a call gives the weighted
+    sum and moves nothing.
 
     Args:
         tasks: names of the tasks, in the order of every tensor of shape (T,).
@@ -50,6 +57,7 @@ class Balancer(ABC):
 
     sums_to_T: ClassVar[bool] = True
     positive: ClassVar[bool] = True
+    optional: ClassVar[frozenset[str]] = frozenset({"kind", "troubles"})  # entries that states of version 0.1 lack
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = list(tasks)
@@ -60,28 +68,57 @@ class Balancer(ABC):
         self.last: StepRecord | None = None
         self._step = 0
         self._w = torch.ones(len(self.tasks))
+        self._missing: list[int] = []  # tasks that the last step was not given
+        self._trusted: set[str] = set()
+        self._troubles = Troubles(len(self.tasks))
+        self._told: set[str] = set()
 
-    @abstractmethod
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, losses: Losses) -> Tensor:
         """The weighted sum ``sum_i w_i(t) L_i`` with its graph, a scalar; w then moves to w(t+1).
 
         Args:
-            losses: for each task a scalar loss with its graph.
+            losses: for each task a scalar loss with its graph; a task that is missing or ``None`` is absent.
 
         Raises:
-            ValueError: an unknown or missing task, a loss that is not a scalar or has no graph.
+            ValueError: an unknown task, a loss that is not a scalar, or one that has a value and no graph while
+                others have one.
         """
+        if has_graph(losses):
+            return self._weigh(self._read(losses))
+        empty = self._read(dict.fromkeys(losses))
+        total = evaluated(losses, self.tasks, self._w)
+        return deferred(self._w.new_zeros(()), lambda _: self._join(empty)) if total is None else total
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
+    def backward(self, losses: Losses) -> None:
         """Fill ``.grad`` of every parameter with the gradient of ``sum_i w_i(t) L_i``, then move w to w(t+1).
 
         Args:
-            losses: for each task a scalar loss with its graph.
+            losses: as for a call.
 
         Raises:
-            ValueError: an unknown or missing task, a loss that is not a scalar or has no graph.
+            ValueError: as for a call; no loss has a graph, and one has a value.
         """
-        self(losses).backward()  # type: ignore[no-untyped-call]
+        if has_graph(losses):
+            self._train(self._read(losses))
+            return
+        empty = self._read(dict.fromkeys(losses))
+        if evaluated(losses, self.tasks, self._w) is not None:
+            found = "`requires_grad = False` of all" if torch.is_grad_enabled() else "`torch.no_grad()`"
+            raise ValueError(f"Losses should have a graph, else call `balancer(losses)`. Found {found}.")
+        self._join(empty)
+
+    @abstractmethod
+    def _weigh(self, step: StepLosses) -> Tensor:
+        """The weighted sum with its graph; close the step, or have the sum's ``backward()`` do it."""
+
+    def _train(self, step: StepLosses) -> None:
+        """Fill ``.grad`` and close the step."""
+        self._weigh(step).backward()  # type: ignore[no-untyped-call]
+
+    def _join(self, empty: StepLosses) -> None:
+        """Take part in the exchange between ranks, in a step in which this one has no task."""
+        if several_ranks():
+            self._weigh(empty)
 
     def end_epoch(self) -> None:  # noqa: B027 - most have no use for it
         """Say that an epoch has ended, for methods that count in epochs."""
@@ -96,6 +133,29 @@ class Balancer(ABC):
     def step(self) -> int:
         """Steps taken."""
         return self._step
+
+    def as_dict(self) -> dict[str, float]:
+        """w(t), a number for each task. Waits for the device."""
+        self._report()
+        return dict(zip(self.tasks, self._w.tolist(), strict=True))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{task}: {weight:.4g}" for task, weight in zip(self.tasks, self._w.tolist(), strict=True))
+        return f"{self._kind()}({{{shown}}}, step {self._step})"
+
+    def save(self, path: str | Path, kind: Average = "arithmetic", start: float = 0.0) -> None:
+        """Write `mean_weights` as a weights file, which `Static.load` reads.
+
+        Args:
+            path: the JSON file.
+            kind: as for `mean_weights`.
+            start: as for `mean_weights`.
+
+        Raises:
+            ValueError: as `mean_weights`; a weight that is not finite and above 0.
+        """
+        mean = self.mean_weights(kind, start).double()
+        write_weights(path, dict(zip(self.tasks, mean.tolist(), strict=True)))
 
     def mean_weights(self, kind: Average = "arithmetic", start: float = 0.0) -> Tensor:
         """E_t[w], the average of the weights the steps so far used, scaled to sum to T: shape (T,).
@@ -124,49 +184,39 @@ class Balancer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to continue bit for bit: tensors, numbers and strings; no graph, safe to load."""
         self._report()
-        return {"tasks": list(self.tasks), "step": self._step, "w": self._w.clone()}
+        self._troubles.fold()
+        counts = self._troubles.counts.clone()
+        own = {"tasks": list(self.tasks), "step": self._step, "w": self._w.clone()}
+        return own | {"kind": self._kind(), "troubles": counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`.
 
         Raises:
-            ValueError: the state is of other tasks, or of another kind of balancer.
+            ValueError: the state is of other tasks, of another kind of balancer, or of another recipe.
         """
         if state.get("tasks") != self.tasks:
             fail("state", f"of the tasks {self.tasks}", state.get("tasks"))
-        missing = sorted(set(self.state_dict()) - set(state))
+        if state.get("kind", self._kind()) != self._kind():
+            fail("state", f"of {self._kind()}", state["kind"])
+        missing = sorted(set(self.state_dict()) - set(state) - self.optional)
         if missing:
             fail("state", f"of a {type(self).__name__}, which has {missing}", sorted(state))
         self._step = int(state["step"])
         self._w = state["w"].clone()
+        self._troubles.load(state.get("troubles"), self._w)
 
-    def _collect(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The losses in task order, shape (T,), with their graph; also moves our state to their device."""
-        if losses.keys() != set(self.tasks):
-            self._fail_tasks(losses)
-        scalars = []
-        for task in self.tasks:
-            loss = losses[task]
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(f"Loss of task `{task}` should be a scalar tensor. Found {found}.")
-            if not loss.requires_grad:
-                raise ValueError(f"Loss of task `{task}` should have a graph. Found `requires_grad = False`.")
-            scalars.append(loss.reshape(()) if loss.dim() else loss)
-        L = torch.stack(scalars)
-        if L.dtype in (torch.float16, torch.bfloat16):
-            L = L.float()  # ratios of losses need more than half precision
-        if self._w.device != L.device or self._w.dtype != L.dtype:
-            self._move(L)
-        return L
+    def _kind(self) -> str:
+        """The class and, where it has several, the recipe: states are exchanged within a kind only."""
+        return type(self).__name__
 
-    def _fail_tasks(self, losses: Mapping[str, Tensor]) -> NoReturn:
-        missing = [task for task in self.tasks if task not in losses]
-        unknown = [task for task in losses if task not in self.tasks]
-        raise ValueError(
-            f"Parameter `losses` should have exactly the tasks {self.tasks}. "
-            f"Found missing {missing}, unknown {unknown}."
-        )
+    def _read(self, losses: Losses) -> StepLosses:
+        """The losses in task order, absent ones aside; also moves our state to their device."""
+        step = read_losses(losses, self.tasks, self._w, self._trusted)
+        self._missing = step.missing
+        if self._w.device != step.values.device or self._w.dtype != step.values.dtype:
+            self._move(step.values)
+        return step
 
     def _move(self, like: Tensor) -> None:
         """Bring the state to the device and dtype of the losses."""
@@ -175,6 +225,7 @@ class Balancer(ABC):
     def _used(self, record: StepRecord) -> None:
         """Close a step."""
         self.last = record
+        self._troubles.add(record.losses, record.gradient_norms, self._missing)
         self._step += 1
 
     # What a step does to numbers, apart from graphs. Tensors may have more dimensions before the last, T: `Stack`
@@ -184,27 +235,54 @@ class Balancer(ABC):
         """Whether the coming step moves w by ``||grad_W w_i L_i||``."""
         return False
 
-    def _begins_with_norms(self) -> bool:
-        """Whether the coming step needs ``||grad_W L_i||`` before it has weights."""
+    def _waits(self) -> bool:
+        """Whether `_begin` is to look at the coming step: a task still waits for its first loss or gradient."""
+        return False
+
+    def _wants_norms(self, values: Tensor) -> bool:
+        """Whether it also wants ``||grad_W L_i||`` before the step, whose losses these are. Waits for the device."""
+        del values
         return False
 
     def _begin(self, values: Tensor, norms: Tensor | None) -> None:  # noqa: B027 - most have nothing to settle
-        """Look at the first losses, and norms if asked for, (..., T) each. Waits for the device, once a run."""
+        """Look at losses, and norms if asked for, (..., T) each, before the step. Waits for the device."""
 
     def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
         """Close a step with these losses and ``||grad_W w_i L_i||``, (..., T) each, and move w."""
         del norms
         self._used(StepRecord(self._w, values))
 
-    def _report(self) -> None:  # noqa: B027 - most have nothing to tell
-        """Tell the user of troubles counted on the device since the last reading; waits for the device."""
+    def _alike(self) -> tuple[Hashable, ...]:
+        """All that has to be the same in balancers that take their steps together."""
+        return type(self), self._step
 
+    def _merge(self, others: Sequence[Self]) -> None:  # noqa: B027 - most have no settings that may differ
+        """Take the settings in which balancers that take their steps together may differ."""
 
-def close(w: Tensor) -> Tensor:
-    """Scale weights of shape (..., T) so that they sum to T."""
-    return w * (w.shape[-1] / w.sum(-1, keepdim=True))
+    def notes(self) -> list[str]:
+        """What training met and what was done then, a line for each cause. Waits for the device."""
+        return [text for _, text in self._notes()]
 
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        """Each cause with its line."""
+        found = self._troubles.read()
+        for i, task in enumerate(self.tasks):
+            if found["nan"][1][i] >= PATIENCE:
+                yield (
+                    f"nan {task}",
+                    f"Loss of task `{task}` was NaN in the last {found['nan'][1][i]} steps: it has diverged, or no "
+                    "batch has a label of it.",
+                )
+            if absent := found["absent"][0][i]:
+                yield (
+                    f"absent {task}",
+                    f"Task `{task}` was absent in {absent} steps, with a loss of 0 or NaN: it kept its weight, and "
+                    "the others trained.",
+                )
 
-def warn(message: str) -> None:
-    """Warn at the line of the user that read from the balancer."""
-    warnings.warn(message, BalancerWarning, stacklevel=4)
+    def _report(self) -> None:
+        """Warn of each cause once; waits for the device."""
+        for cause, text in self._notes():
+            if cause not in self._told:
+                self._told.add(cause)
+                warnings.warn(text, BalancerWarning, stacklevel=3)

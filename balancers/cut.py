@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from balancers.shared_gradients import Sink
-from balancers.shared_product import AccumulateGrad, Product, product_at
+from balancers.shared_product import Product, product_at
+from balancers.torch_private import AccumulateGrad, Sink, device_of, sequence_number
 
 Edge = tuple[Any, int]  # of a node (or None), and which of its inputs
 
@@ -80,7 +80,7 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     Raises:
         NoCut: the tasks do not part where a cut could be made.
     """
-    if len(losses) == 1:
+    if len(losses) < 2:
         raise NoCut("there is one task")
     graph = _walk(losses)
     readers = _below(graph)
@@ -174,10 +174,10 @@ def _parts_come_first(feeders: Sequence[Node], entries: Sequence[Node]) -> bool:
     """Whether the engine, which runs the newest node first, runs all heads before any entry."""
     if len(entries) == 1:
         return True  # it waits for its feeders
-    if len({node._input_metadata[0].device for node in [*feeders, *entries]}) > 1:
+    if len({device_of(node) for node in [*feeders, *entries]}) > 1:
         return False  # a queue a device
-    newest = max(node._sequence_nr() for node in entries)
-    return all(node._sequence_nr() > newest for node in feeders)
+    newest = max(sequence_number(node) for node in entries)
+    return all(sequence_number(node) > newest for node in feeders)
 
 
 def leaves_of(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:

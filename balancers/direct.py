@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from balancers.base import close
+from balancers.balance import Balance, Measurement
+from balancers.parametrizations import Parametrization
+from balancers.weights import close, close_some
 
 
-class DirectWeights:
+class Direct(Parametrization):
     """The weights at which every gradient norm is in proportion to its target, from smoothed norms and losses.
 
     ``G_i = w_i ||grad_W L_i||`` is in proportion to its target ``Gbar r_i^alpha`` for every i where, up to the common
@@ -16,8 +21,8 @@ class DirectWeights:
 
         w_i = r_i^alpha / ||grad_W L_i||
 
-    One batch's norms and losses are noisy, so both are exponential moving averages over the steps so far, freed of
-    their start as in Adam (Kingma and Ba, ICLR 2015, section 3).
+    One batch's norms and losses are noisy, so both are exponential moving averages over the steps so far, corrected
+    for their start as in Adam (Kingma and Ba, ICLR 2015, section 3).
 
     Args:
         tasks: T.
@@ -26,25 +31,47 @@ class DirectWeights:
 
     def __init__(self, tasks: int, smoothing: float) -> None:
         self.smoothing = smoothing
-        self.sums = torch.zeros(3, tasks)  # of ||grad_W L_i||, of L_i, of the weights of both
+        self._sums = torch.zeros(3, tasks)  # of ||grad_W L_i||, of L_i, of the weights of both
 
-    def next(
-        self, w: Tensor, G: Tensor, losses: Tensor, L0: Tensor, alpha: float | Tensor, refused: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """w(t+1) from what the step with w(t) measured, all (..., T), and whether it was refused.
+    def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
+        """See `Parametrization.next`.
 
-        Nothing changes where ``refused``, bools of shape (...), or where the new weights would not be finite and
-        above 0: a loss that has fallen below 0 has no rate, a task without gradient no weight.
+        Also refused is a step whose new weights would not be finite and above 0.
         """
-        now = torch.stack([G / w, losses, torch.ones_like(w)])
-        sums = torch.lerp(now, self.sums, self.smoothing)
-        norms, progress = sums[0] / sums[2], sums[1] / sums[2] / L0
-        moved = close((progress / progress.sum(-1, keepdim=True)) ** alpha / norms)
-        refused = refused | ~((moved > 0) & moved.isfinite()).all(-1)
+        del step
+        w, present = now.w, now.present
+        measured = torch.stack([now.G / w, now.losses, torch.ones_like(w)])
+        sums = torch.lerp(measured, self._sums, self.smoothing)
+        if present is not None:
+            sums = torch.where(present, sums, self._sums)
+        norms, progress = sums[0] / sums[2], sums[1] / sums[2] / now.initial_losses
+        if present is None:
+            moved = close((progress / progress.sum(-1, keepdim=True)) ** now.alpha / norms)
+        else:
+            progress = torch.where(present, progress, 0)
+            moved = close_some((progress / progress.sum(-1, keepdim=True)) ** now.alpha / norms, w, present)
+        refused = balance.refused | ~((moved > 0) & moved.isfinite()).all(-1)
         kept = refused.unsqueeze(-1)
-        self.sums = torch.where(kept, self.sums, sums)
+        self._sums = torch.where(kept, self._sums, sums)
         return torch.where(kept, w, moved), refused
 
+    @property
+    def needs_gradients(self) -> bool:
+        """See `Parametrization.needs_gradients`: a task without one has no weight here."""
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Parametrization.state_dict`."""
+        return {"direct": self._sums.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Parametrization.load_state_dict`."""
+        self._sums = state["direct"].clone()
+
     def to(self, like: Tensor) -> None:
-        """Move to the device and dtype of a tensor."""
-        self.sums = self.sums.to(like)
+        """See `Parametrization.to`."""
+        self._sums = self._sums.to(like)
+
+    def alike(self) -> tuple[Hashable, ...]:
+        """See `Parametrization.alike`."""
+        return type(self), self.smoothing

@@ -2,68 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive, not_finite
-from balancers.base import StepRecord, close, fail, warn
-from balancers.cut import Cut, NoCut, find_cut
+from balancers import parametrizations
+from balancers.adaptive import Adaptive
+from balancers.balance import Measurement, balance, take_part
+from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
-from balancers.direct import DirectWeights
-from balancers.one_pass import OnePass
-from balancers.shared_gradients import (
-    Shared,
-    TaskGradients,
-    mean_over_ranks,
-    norms_of,
-    parameters_of,
-    task_gradients,
-)
-from balancers.window import Window
-
-Parametrization = Literal["linear", "log", "direct"]
-
-
-class Path(NamedTuple):
-    """How the T gradients of W are taken: ``"one pass"`` or ``"task by task"``, and why."""
-
-    name: str
-    why: str
-
-
-class Balance(NamedTuple):
-    """The quantities of Algorithm 1 at one step, each of shape (..., T) but the last, bools of shape (...)."""
-
-    gradient: Tensor  # dL_grad/d ln w_i
-    rates: Tensor  # r_i
-    gaps: Tensor  # G_i - Gbar * r_i ** alpha
-    refused: Tensor  # a loss or a norm is not finite
-
-
-def balance(G: Tensor, losses: Tensor, initial_losses: Tensor, alpha: float | Tensor) -> Balance:
-    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to ln w, in closed form.
-
-    Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
-    ``w_i dL_grad/dw_i = sign(G_i - target_i) G_i`` exactly; no second derivative is needed. Where G_i meets its
-    target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
-
-    Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
-
-    Args:
-        G: ``||grad_W w_i L_i||_2``, shape (..., T).
-        losses: L_i(t), shape (..., T).
-        initial_losses: L_i(0), shape (..., T).
-        alpha: strength of the restoring force, a number or shape (..., 1).
-    """
-    T = G.shape[-1]
-    progress = losses / initial_losses  # Ltilde_i
-    share = progress / progress.sum(-1, keepdim=True)  # r_i / T
-    gap = torch.addcmul(G, share**alpha, G.sum(-1, keepdim=True) * T ** (alpha - 1), value=-1)
-    open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
-    return Balance(torch.copysign(G, gap) * open_, share * T, gap, not_finite(gap))
+from balancers.gradnorm_settings import Name, check_settings, parametrization_of
+from balancers.gradnorm_start import balanced, first_losses, refuse_first_losses, task_notes
+from balancers.losses import StepLosses, known
+from balancers.measured_backward import Path, measured_backward
+from balancers.ranks import mean_over_ranks, several_ranks
+from balancers.shared_gradients import TaskGradients, norms_of, task_gradients
+from balancers.shared_layer import Shared, SharedLayer
+from balancers.weights import close, column, fail, per_task
+from balancers.window import Sums, Window
 
 
 class GradNorm(Adaptive):
@@ -81,16 +39,20 @@ class GradNorm(Adaptive):
     respect to w only; the network's gradient is never touched by L_grad. After each move w is scaled to sum to T.
 
     Where we deviate: w is kept at or above ``floor`` in the paper's parametrisation, where it can otherwise reach 0
-    or below (`floor_hits` counts this). `robust`, `annealed` and `direct` are recipes of ours.
+    or below (`floor_hits` counts this). `robust`, `annealed` and `direct` are recipes of ours. Gbar and the mean of
+    Ltilde are over the tasks that are present in a step; an absent task keeps its w, its moving averages and its
+    L_i(0), and one that is absent from the first step has its start when it comes. A loss below 0 has no training
+    rate: unless alpha is 0, the task sits out the step as if it were absent.
 
     Args:
         tasks: names of the T tasks.
-        shared: W: a module (all its parameters), a parameter, or a list of parameters.
+        shared: W: a module (all its parameters), a parameter, or a list or generator of these. Which of them require
+            grad is asked in every step, and so is which parameters a module has.
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
             ``"direct"`` sets w where all norms are in proportion to their targets, by moving averages of norms and
-            losses, and has no learning rate (`DirectWeights`).
+            losses, and has no learning rate (`balancers.direct.Direct`).
         initial_weights: ``"ones"`` (the paper), ``"balanced"`` (w_i proportional to ``1/||grad_W L_i(0)||`` of the
             first step), or a number > 0 for each task.
         initial_losses: L_i(0): ``"first"`` (of the first step) or a number > 0 for each task, for instance log(C)
@@ -108,8 +70,8 @@ class GradNorm(Adaptive):
         one_pass: ``False`` takes the T gradients task by task even where the graph can be cut; see `path`.
 
     Raises:
-        ValueError: a parameter out of its range; in the first step a loss L_i(0) that is not finite and above 0, or,
-            if balanced, a task without gradient on the shared layer; a loss that does not depend on it.
+        ValueError: a parameter out of its range; in the first step a loss L_i(0) that is infinite or below 0, where
+            alpha is above 0 and ``initial_losses`` are not given; a loss that does not depend on the shared layer.
 
     >>> import torch
     >>> from balancers import GradNorm
@@ -123,13 +85,15 @@ class GradNorm(Adaptive):
     tensor([0.9750, 1.0250])
     """
 
+    optional = Balancer.optional | {"waiting"}
+
     def __init__(
         self,
         tasks: Sequence[str],
         shared: Shared,
         alpha: float = 1.5,
         *,
-        parametrization: Parametrization = "linear",
+        parametrization: Name = "linear",
         initial_weights: Literal["ones", "balanced"] | Mapping[str, float] = "ones",
         initial_losses: Literal["first"] | Mapping[str, float] = "first",
         lr: float = 0.025,
@@ -141,47 +105,29 @@ class GradNorm(Adaptive):
         accumulate: int = 1,
         one_pass: bool = True,
     ) -> None:
-        super().__init__(tasks, lr)
-        if not 0 <= alpha < float("inf"):
-            fail("alpha", ">= 0", alpha)
-        if parametrization not in get_args(Parametrization):
-            fail("parametrization", "'linear', 'log' or 'direct'", repr(parametrization))
-        if decay_steps is not None and decay_steps < 1:
-            fail("decay_steps", ">= 1 or None", decay_steps)
-        if decay_steps is not None and parametrization == "direct":
-            fail("decay_steps", "None where the parametrisation is 'direct', which has no learning rate", decay_steps)
-        if not 0 <= smoothing < 1:
-            fail("smoothing", "in [0, 1)", smoothing)
-        if update_every < 1:
-            fail("update_every", ">= 1", update_every)
-        if freeze_after is not None and freeze_after < 0:
-            fail("freeze_after", ">= 0 or None", freeze_after)
-        if not 0 < floor < 1:
-            fail("floor", "in (0, 1)", floor)
-        if accumulate < 1:
-            fail("accumulate", ">= 1", accumulate)
+        super().__init__(tasks)
+        check_settings(alpha, smoothing, update_every, freeze_after, floor, accumulate)
         self.alpha: float | Tensor = alpha  # a tensor of shape (K, 1) for K balancers in one
-        self.parametrization, self.floor = parametrization, floor
-        self.lr: float | Tensor = lr  # (K, 1) likewise
-        self.decay_steps = decay_steps
+        self.parametrization, self.lr, self.decay_steps, self.floor = parametrization, lr, decay_steps, floor
         self.update_every, self.freeze_after = update_every, freeze_after
-        self._direct = DirectWeights(len(self.tasks), smoothing)
-        self._parameters = parameters_of(shared)
-        self._unbalanced = initial_weights == "balanced"  # until the first gradients are there
+        self._moving = parametrization_of(parametrization, len(self.tasks), lr, decay_steps, floor, smoothing)
+        self._shared = SharedLayer(shared)
+        self._still = 0  # steps in which no parameter of it required grad
+        self._unbalanced = initial_weights == "balanced"  # whether a task waits for its first gradient
+        self._waiting = torch.full((len(self.tasks),), self._unbalanced)  # which; on the host
         self._window = Window(accumulate)
         self._path = None if one_pass else Path("task by task", "asked for by `one_pass = False`")
-        self._try_one_pass = one_pass
+        self._one_pass = one_pass
         if not isinstance(initial_weights, str):
-            self._w = close(self._per_task("initial_weights", initial_weights))
+            self._w = close(per_task("initial_weights", initial_weights, self.tasks))
         elif initial_weights not in ("ones", "balanced"):
             fail("initial_weights", "'ones', 'balanced' or a number for each task", repr(initial_weights))
         self._initial_losses: Tensor | None = None  # L(0)
         if not isinstance(initial_losses, str):
-            self._initial_losses = self._per_task("initial_losses", initial_losses)
+            self._initial_losses = per_task("initial_losses", initial_losses, self.tasks)
         elif initial_losses != "first":
             fail("initial_losses", "'first' or a number for each task", repr(initial_losses))
-        self._floor_hits = torch.zeros((), dtype=torch.long)
-        self._floor_reported = False
+        self._open = self._initial_losses is None  # whether a task may wait for its L(0)
 
     @classmethod
     def paper(cls, tasks: Sequence[str], shared: Shared, alpha: float = 1.5, **settings: Any) -> Self:
@@ -205,18 +151,19 @@ class GradNorm(Adaptive):
 
     @classmethod
     def direct(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
-        """Weights set where all norms are in proportion to their targets, with no learning rate: `DirectWeights`."""
+        """Weights that put all norms in proportion to their targets: no learning rate; see `balancers.direct`."""
         return cls(tasks, shared, alpha, **{"parametrization": "direct", "initial_weights": "balanced"} | settings)
 
     @property
     def initial_losses(self) -> Tensor | None:
-        """L(0), shape (T,); ``None`` before the first step if it is taken from there."""
+        """L(0), shape (T,); ``None`` before the first step if it is taken from there, NaN of a task yet absent."""
         return None if self._initial_losses is None else self._initial_losses.clone()
 
     @property
     def floor_hits(self) -> int:
         """How often a weight was stopped at the floor. Reading it waits for the device."""
-        return int(self._floor_hits.sum())
+        hits = self._moving.floor_hits
+        return 0 if hits is None else int(hits.sum())
 
     @property
     def path(self) -> Path | None:
@@ -227,7 +174,7 @@ class GradNorm(Adaptive):
         """
         return self._path
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, losses: Mapping[str, Any]) -> Tensor:
         """The weighted sum ``sum_i w_i(t) L_i``, a scalar; its ``backward()`` moves w to w(t+1).
 
         In a step that moves w the scalar's graph is one node, which runs the one backward pass when it is asked for
@@ -235,191 +182,180 @@ class GradNorm(Adaptive):
         sum with terms that do not share the losses' graph; ``torch.autograd.grad`` of it gives nothing.
 
         Args:
-            losses: for each task a scalar loss with its graph.
+            losses: see `Balancer.__call__`.
 
         Raises:
             ValueError: see `Balancer.__call__`; also, when its gradient is asked for, as `GradNorm` says.
         """
-        L = self._collect(losses)
+        return super().__call__(losses)
+
+    def _weigh(self, step: StepLosses) -> Tensor:
         if self._measures():
-            return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L, scale))
-        loss = (self._w * L).sum()
-        self._close(L.detach())
+            return deferred(step.weighted(self._w, step.L.detach()), lambda scale: self._run(step, scale))
+        loss = step.weighted(self._w, step.L)
+        self._close(step)
         return loss
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """See `Balancer.backward`."""
-        L = self._collect(losses)
-        scale = None if self._window.size == 1 else L.new_tensor(1 / self._window.size)
-        if self._measures():
-            self._train(losses, L, scale)
-            return
-        torch.autograd.backward(L, self._w if scale is None else self._w * scale)
-        self._close(L.detach())
+    def _train(self, step: StepLosses) -> None:
+        self._run(step, None if self._window.size == 1 else step.values.new_tensor(1 / self._window.size))
 
-    def _train(self, losses: Mapping[str, Tensor], L: Tensor, scale: Tensor | None) -> None:
+    def _join(self, empty: StepLosses) -> None:
+        if several_ranks() or self._window.size > 1:  # a pass without tasks is one of a window too
+            self._run(empty, None)
+
+    def _run(self, step: StepLosses, scale: Tensor | None) -> None:
         """Fill ``.grad`` with the gradient of ``scale sum_i w_i L_i`` and measure, in one pass where it can be."""
-        ordered, values = [losses[task] for task in self.tasks], L.detach()
-        if self._step == 0 or self._unbalanced:
-            self._start(ordered, values, scale)
-        factors = self._w if scale is None else self._w * scale
-        if not self._moves():
-            torch.autograd.backward(L, factors)
-            self._close(values)
+        measures = self._measures()
+        W = self._shared.trained() if measures else []
+        if self._step == 0 or (self._unbalanced and self._may_start(step)):
+            self._start(step, scale, W)
+        w = self._w if scale is None else self._w * scale
+        self._still += measures and not W
+        if not W or not self._moves():
+            step.backward(step.factors(w))
+            self._close(step)
             return
-        gradients = TaskGradients(self._parameters, len(self.tasks), keep=self._window.size > 1, scale=scale)
-        cut = self._cut(ordered)
-        if cut:
-            OnePass(cut, gradients, self.tasks).run(L, factors)
-        else:
-            task_gradients(ordered, self.tasks, factors, gradients)
-            torch.autograd.backward(L, factors)
-        self._close(values, gradients)
+        gradients = TaskGradients(W, step, keep=self._window.size > 1, scale=scale)
+        self._path = measured_backward(step.factors(w), gradients, self._one_pass)
+        self._close(step, gradients)
 
-    def _cut(self, losses: Sequence[Tensor]) -> Cut | None:
-        """The cut of this step's graph, where there is one."""
-        if not self._try_one_pass:
-            return None
-        try:
-            cut = find_cut(losses, self._parameters)
-        except NoCut as reason:
-            self._path = Path("task by task", str(reason))
-            return None
-        self._path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
-        return cut
-
-    def _close(self, values: Tensor, gradients: TaskGradients | None = None) -> None:
+    def _close(self, step: StepLosses, gradients: TaskGradients | None = None) -> None:
         """Close a step, or a part of one: w moves where the gradients w_i grad_W L_i are given."""
         if self._window.size > 1:
-            self._close_window(self._window.add(values, gradients.rows() if gradients else []))
+            self._close_window(self._window.add(step.values, gradients.rows() if gradients else []))
+        elif gradients is None:
+            self._end_step(step.values, None)
         else:
-            self._end_step(values, gradients.norms() if gradients else None)
+            self._end_step(mean_over_ranks(step.values), gradients.norms())
 
-    def _close_window(self, whole: tuple[Tensor, list[Tensor]] | None) -> None:
+    def _close_window(self, whole: Sums | None) -> None:
         if whole is not None:
-            values, rows = whole
-            self._end_step(values, norms_of(mean_over_ranks(*rows)) if rows else None)
+            values, rows = whole.means()
+            self._end_step(values, norms_of(rows) if rows else None)
 
     def end_epoch(self) -> None:
         """See `Balancer.end_epoch`. Frameworks step at the end of an epoch, be the accumulation full or not."""
         self._close_window(self._window.close())
 
     def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
-        if norms is not None:
-            self._rebalance(mean_over_ranks(values)[0], norms)
+        if self._open or self._initial_losses is None:
+            self._initial_losses = first_losses(self._initial_losses, values)
+            if known(values) is not None or self._step & (self._step - 1) == 0:  # elsewhere it waits for the device
+                self._open = bool(self._initial_losses.isnan().any())
+        if norms is None:
+            self._used(StepRecord(self._w, values))
             return
-        if self._initial_losses is None:
-            self._initial_losses = values.clone()
-        self._used(StepRecord(self._w, values))
-
-    def _rebalance(self, values: Tensor, G: Tensor) -> None:
-        """Move w by G_i, shape (T,), and close the step."""
-        if self._initial_losses is None:
-            self._initial_losses = values.clone()
-        w, G = self._w, G.to(values)
-        now = balance(G, values, self._initial_losses, self.alpha)
-        if self.parametrization == "direct":
-            self._w, refused = self._direct.next(w, G, values, self._initial_losses, self.alpha, now.refused)
-            self._not_finite += refused
-        else:
-            self._w = self._next(w, now)
+        w, G = self._w, norms.to(values)
+        measured = Measurement(w, G, values, self._initial_losses, self.alpha, self._present(values, G))
+        now = balance(measured)
+        self._w, refused = self._moving.next(measured, now, self._step)
+        self._not_finite += refused
         self._used(StepRecord(w, values, G, now.rates))
+
+    def _present(self, values: Tensor, G: Tensor) -> Tensor | None:
+        """Which tasks take part in this step's balance, bools (..., T); ``None`` where all are known to."""
+        numbers, some = known(values), self._moving.needs_gradients
+        if numbers is not None and not self._unbalanced:
+            reads_none = not isinstance(self.alpha, Tensor) and self.alpha == 0
+            whole = all(abs(number) > 0 if reads_none else number > 0 for number in numbers)  # NaN is not above 0
+            if whole and not (some and 0 in (known(G) or [])):
+                return None
+        present = take_part(values, self.alpha)
+        if some:
+            present = present & (G != 0)
+        if self._unbalanced:  # a gradient that overflows refuses the step
+            present = present & ~(self._waiting.to(values.device) & G.isfinite())
+        return present
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
         L0 = self._initial_losses
-        return super().state_dict() | {
+        own = {
             "initial_losses": None if L0 is None else L0.clone(),
             "unbalanced": self._unbalanced,
-            "floor_hits": self._floor_hits.clone(),
-            "direct": self._direct.sums.clone(),
+            "waiting": self._waiting.clone(),
             "window": self._window.state_dict(),
         }
+        return super().state_dict() | parametrizations.blank(self._w) | self._moving.state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Balancer.load_state_dict`."""
         super().load_state_dict(state)
         L0 = state["initial_losses"]
         self._initial_losses = None if L0 is None else L0.clone()
-        self._unbalanced = bool(state["unbalanced"])
-        self._floor_hits = state["floor_hits"].clone()
-        self._direct.sums = state["direct"].clone()
+        self._open = L0 is None or bool(L0.isnan().any())
+        unbalanced = torch.full(self._w.shape, bool(state["unbalanced"]))
+        self._waiting = state.get("waiting", unbalanced).cpu().clone()
+        self._unbalanced = bool(self._waiting.any())
+        self._moving.load_state_dict(state)
         self._window.load_state_dict(state["window"])
 
+    def _kind(self) -> str:
+        return f"GradNorm ({self.parametrization}{'' if self.decay_steps is None else ', decaying'})"
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        started = (self._unbalanced, self._open, self._initial_losses is None)
+        return *super()._alike(), self.update_every, self.freeze_after, *started, *self._moving.alike()
+
+    def _merge(self, others: Sequence[Self]) -> None:
+        self.alpha = column([other.alpha for other in others])
+        self._moving.merge([other._moving for other in others])
+
     def _moves(self) -> bool:
-        """Whether this step moves w."""
         frozen = self.freeze_after is not None and self._step >= self.freeze_after
         return not frozen and self._step % self.update_every == 0
 
     def _measures(self) -> bool:
         """Whether this step needs gradients of W: it moves w, or w has yet to be settled."""
-        return self._moves() or self._step == 0 or self._unbalanced
+        return self._moves() or self._waits()
 
-    def _start(self, losses: Sequence[Tensor], values: Tensor, scale: Tensor | None) -> None:
-        """Look at the first losses and gradients and balance w(0). The one place that waits for the device.
+    def _waits(self) -> bool:
+        return self._step == 0 or self._unbalanced
+
+    def _may_start(self, step: StepLosses) -> bool:
+        """Whether a task that waits for its first gradient may be in this step; the ranks have to agree."""
+        return several_ranks() or any(self._waiting[number] for number in step.numbers)
+
+    def _start(self, step: StepLosses, scale: Tensor | None, W: Sequence[Tensor]) -> None:
+        """Look at first losses and gradients, and balance w by them. The one place that waits for the device.
 
         Gradients that overflow under a GradScaler, as its first steps may, leave the balance to the next step.
         """
+        values = mean_over_ranks(step.values)
         self._begin(values, None)
-        factors = torch.ones_like(values) if scale is None else scale.expand_as(values)
-        gradients = TaskGradients(self._parameters, len(self.tasks), scale=scale)
-        task_gradients(losses, self.tasks, factors, gradients)
-        if not self._unbalanced:
+        if not W or not self._wants_norms(values):
             return
-        norms = gradients.norms().to(values)
-        if scale is None or bool(norms.isfinite().all()):
-            self._begin(values, norms)
+        factors = step.factors(torch.ones_like(self._w))
+        gradients = TaskGradients(W, step, scale=scale)
+        task_gradients(factors if scale is None else factors * scale, gradients)
+        self._begin(values, gradients.norms().to(values))
 
-    def _begins_with_norms(self) -> bool:
-        return self._unbalanced
+    def _wants_norms(self, values: Tensor) -> bool:
+        return self._unbalanced and bool((self._waiting & (values.abs() > 0).cpu()).any())
 
     def _begin(self, values: Tensor, norms: Tensor | None) -> None:
         """Refuse first losses that have no rates, and settle balanced weights by the norms."""
-        T = len(self.tasks)
-        for task, loss in zip(self.tasks * (values.numel() // T), values.flatten().tolist(), strict=True):
-            if not 0 < loss < float("inf"):
-                fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
-        if norms is None or not self._unbalanced:
-            return
-        for task, norm in zip(self.tasks * (norms.numel() // T), norms.flatten().tolist(), strict=True):
-            if not 0 < norm < float("inf"):
-                fail("initial_weights", f"'ones' where a gradient on the shared layer is {norm} ({task})", "balanced")
-        self._w, self._unbalanced = close(1 / norms), False
-
-    def _next(self, w: Tensor, now: Balance) -> Tensor:
-        """One step of Adam on w or on ln w, then the scale: w(t+1)."""
-        if self.decay_steps is not None:
-            self._adam.lr = self.lr * max(0.0, 1 - self._step / self.decay_steps)
-        if self.parametrization == "log":
-            moved = w.log()
-            self._move_by(moved, now.gradient, now.refused)
-            moved = moved.softmax(-1) * len(self.tasks)
-        else:
-            moved = w.clone()
-            self._move_by(moved, now.gradient / w, now.refused)
-            self._floor_hits += (moved < self.floor).sum(-1)
-            moved = close(moved.clamp(min=self.floor))
-        return torch.where(now.refused.unsqueeze(-1), w, moved)
-
-    def _per_task(self, parameter: str, numbers: Mapping[str, float]) -> Tensor:
-        """A number > 0 for each task as a tensor of shape (T,)."""
-        if numbers.keys() != set(self.tasks):
-            fail(parameter, f"a number for each of {self.tasks}", dict(numbers))
-        for task, number in numbers.items():
-            if not 0 < number < float("inf"):
-                fail(f"{parameter}[{task!r}]", "finite and > 0", number)
-        return torch.tensor([float(numbers[task]) for task in self.tasks])
+        if self._step == 0 and self._initial_losses is None:
+            refuse_first_losses(values, self.alpha, self.tasks)
+        if norms is not None and self._unbalanced:
+            self._w, self._waiting = balanced(self._w, values, norms, self._waiting)
+            self._unbalanced = bool(self._waiting.any())
 
     def _move(self, like: Tensor) -> None:
         super()._move(like)
-        self._floor_hits = self._floor_hits.to(like.device)
-        self._direct.to(like)
+        self._moving.to(like)
         self._window.to(like)
         if self._initial_losses is not None:
             self._initial_losses = self._initial_losses.to(like)
+        if isinstance(self.alpha, Tensor):
+            self.alpha = self.alpha.to(like)
 
-    def _report(self) -> None:
-        super()._report()
-        if not self._floor_reported and self.floor_hits:
-            self._floor_reported = True
-            warn(f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none.")
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        yield from super()._notes()
+        if self.floor_hits:
+            text = f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none."
+            yield "floor", text
+        if self._still:
+            text = f"No parameter of the shared layer required grad in {self._still} steps: the weights stayed."
+            yield "still", text
+        yield from task_notes(self.tasks, self._troubles.read(), self.alpha)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from balancers.cut import Cut, Edge, Feeder
-from balancers.shared_gradients import TaskGradients, independent
+from balancers.shared_gradients import TaskGradients
 from balancers.shared_product import Product
 
 _AT_ONCE = 1 << 18  # bytes of gradients in one product on a CPU: larger is faster until memory counts
@@ -29,37 +29,38 @@ class OnePass:
 
     Args:
         cut: see `balancers.cut.find_cut`.
-        found: takes in the T gradients of W.
-        tasks: names of the tasks.
+        found: takes in the gradients of W.
+        numbers: of the tasks whose graph was cut.
     """
 
-    def __init__(self, cut: Cut, found: TaskGradients, tasks: Sequence[str]) -> None:
-        self._cut, self._found, self._tasks = cut, found, tasks
-        self._open = [0] * len(tasks)  # feeders of each task that have yet to run
+    def __init__(self, cut: Cut, found: TaskGradients, numbers: Sequence[int]) -> None:
+        self._cut, self._found, self._numbers = cut, found, numbers
+        self._open = [0] * len(numbers)  # feeders of each task that have yet to run
         for feeder in cut.feeders:
             self._open[feeder.task] += 1
-        self._parts: list[dict[Edge, Tensor]] = [{} for _ in tasks]
+        self._parts: list[dict[Edge, Tensor]] = [{} for _ in numbers]
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
     def run(self, L: Tensor, factors: Tensor) -> None:
         """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``, and ``found`` with ``factors_i grad_W L_i``.
 
         Args:
-            L: the losses with their graph, shape (T,).
-            factors: shape (T,).
+            L: the losses with their graph, the tasks last.
+            factors: of the same shape.
 
         Raises:
             ValueError: a loss does not depend on W.
         """
-        for task, feeders in zip(self._tasks, self._open, strict=True):
+        for task, feeders in zip(self._numbers, self._open, strict=True):
             if not feeders:
-                raise independent(task)
+                self._found.missed(task)
         for feeder in self._cut.feeders:
             feeder.node.register_hook(self._keep(feeder))
         try:
             torch.autograd.backward(L, factors, retain_graph=self._cut.retain)
         finally:
-            del self._cut  # nodes hold hooks that hold us: a circle would keep the graph until garbage is collected
+            # Nodes hold hooks that hold us: a circle would keep the graph until garbage is collected.
+            del self._cut, self._found
 
     def _keep(self, feeder: Feeder) -> Any:
         task, flows, parts = feeder.task, feeder.flows, self._parts[feeder.task]
@@ -79,11 +80,11 @@ class OnePass:
         """All parts of a task are there: its gradients of W."""
         parts, product = self._parts[task], self._cut.product
         if not parts:
-            raise independent(self._tasks[task])
-        if product is None:
+            self._found.missed(self._numbers[task])
+        elif product is None:
             edges, flows = [GradientEdge(*edge) for edge in parts], list(parts.values())
             row = torch.autograd.grad(edges, self._found.parameters, flows, retain_graph=True, allow_unused=True)
-            self._found.add_one(task, row, self._tasks)
+            self._found.add_one(self._numbers[task], row)
         else:
             (self._waiting[task],) = parts.values()
         parts.clear()
@@ -92,12 +93,16 @@ class OnePass:
 
     def _multiply(self, product: Product) -> None:
         """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""
-        last, part = not any(self._open), next(iter(self._waiting.values()))
+        last = not any(self._open)
+        if not self._waiting:
+            return
+        part = next(iter(self._waiting.values()))
         limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE  # the second is a guess, not measured
         if not last and (len(self._waiting) + 1) * part.nbytes <= limit:
             return
         del part
         tasks = sorted(self._waiting)
-        self._found.add(tasks, product.gradients([self._waiting.pop(task) for task in tasks]))
+        numbers = [self._numbers[task] for task in tasks]
+        self._found.add(numbers, product.gradients([self._waiting.pop(task) for task in tasks]))
         if last:
             self._cut.product = None  # holds tensors that the trunk's pass can free

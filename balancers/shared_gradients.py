@@ -8,43 +8,21 @@ from functools import reduce
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import distributed
+from torch import Tensor
 
-from balancers.base import fail
-
-Sink: Any = distributed._DDPSink._backward_cls  # around all outputs of a DDP model: passes its k-th gradient on
-
-Shared = nn.Module | nn.Parameter | Sequence[nn.Parameter]
-
-
-def parameters_of(shared: Shared) -> list[Tensor]:
-    """The trainable parameters that W consists of.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if isinstance(shared, nn.Module):
-        parameters: list[Tensor] = list(shared.parameters())
-    elif isinstance(shared, Tensor):
-        parameters = [shared]
-    else:
-        parameters = list(shared)
-    parameters = [p for p in parameters if isinstance(p, Tensor) and p.requires_grad]
-    if not parameters:
-        found = type(shared).__name__
-        fail("shared", "a module or parameters with at least one that requires grad", found)
-    return parameters
+from balancers.losses import Losses, StepLosses, read_losses
+from balancers.ranks import several_ranks
+from balancers.torch_private import Sink, static_graph_waits
+from balancers.window import Sums
 
 
 class TaskGradients:
-    """Takes in the T tasks' gradients of W. Keeps their norms; the gradients themselves, T times the size of W, only
+    """Takes in the tasks' gradients of W. Keeps their norms; the gradients themselves, T times the size of W, only
     where the norm is of a mean over ranks or over backward passes.
 
     Args:
         parameters: W.
-        tasks: T.
+        step: the losses whose gradients come; absent tasks have none.
         keep: keep the gradients for `rows`.
         scale: what they come multiplied with (by a GradScaler, say). Norms and rows are without it: squares of scaled
             gradients may overflow where these do not.
@@ -54,107 +32,148 @@ class TaskGradients:
     def __init__(
         self,
         parameters: Sequence[Tensor],
-        tasks: int,
+        step: StepLosses,
         keep: bool = False,
         scale: Tensor | None = None,
         stacked: bool = False,
     ) -> None:
-        self.parameters, self._tasks, self._keep = parameters, tasks, keep or several_ranks()
-        self._scale, self._leading = scale, 1 + stacked
-        self._norms: list[tuple[Sequence[int], Tensor]] = []
-        self._rows: list[tuple[Sequence[int], list[Tensor]]] = []
+        self.parameters, self.step = parameters, step
+        self._keep, self._scale, self._leading = keep or several_ranks(), scale, 1 + stacked
+        self._norms: dict[int, Tensor] = {}
+        self._all_norms: Tensor | None = None  # where they came in one piece
+        self._rows: dict[int, list[Tensor]] = {}
 
     def add(self, tasks: Sequence[int], rows: Sequence[Tensor | None]) -> None:
-        """Take in the gradients of n tasks.
+        """Take in the gradients of some tasks.
 
         Args:
-            tasks: their numbers.
+            tasks: n numbers.
             rows: for each parameter a tensor of shape (n, \\*shape); ``None`` where nothing depends on it.
         """
         plain = rows if self._scale is None else [None if row is None else _wide(row) / self._scale for row in rows]
         if self._keep:
             pairs = zip(plain, self.parameters, strict=True)
             filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
-            self._rows.append((tasks, filled))
+            for k, task in enumerate(tasks):
+                self._rows[task] = [row[k] for row in filled]
+            return
+        norms = norms_of([row for row in plain if row is not None], self._leading)
+        if list(tasks) == list(range(len(self.step.tasks))):
+            self._all_norms = norms
         else:
-            self._norms.append((tasks, norms_of([row for row in plain if row is not None], self._leading)))
+            self._norms |= zip(tasks, norms.unbind(), strict=True)
 
-    def add_one(self, task: int, row: Sequence[Tensor | None], tasks: Sequence[str]) -> None:
+    def add_one(self, task: int, row: Sequence[Tensor | None]) -> None:
         """Take in the gradient of one task, from autograd.
 
         Raises:
-            ValueError: it does not depend on W.
+            ValueError: it does not depend on W, and its loss is neither 0 nor NaN.
         """
         if all(gradient is None for gradient in row):
-            raise independent(tasks[task])
-        self.add([task], [None if gradient is None else gradient.unsqueeze(0) for gradient in row])
+            self.missed(task)
+            return
+        dense = [None if g is None else _dense(g) if self._keep else g for g in row]
+        if any(g is not None and g.is_sparse for g in dense):
+            numbers = [g.coalesce().values() if g.is_sparse else g for g in dense if g is not None]
+            plain = numbers if self._scale is None else [_wide(g) / self._scale for g in numbers]
+            self._norms[task] = norms_of([g.unsqueeze(0) for g in plain])[0]
+        else:
+            self.add([task], [None if g is None else g.unsqueeze(0) for g in dense])
+
+    def missed(self, task: int) -> None:
+        """Note that a task's loss does not depend on W.
+
+        Raises:
+            ValueError: its loss is neither 0 nor NaN.
+        """
+        if not self.step.excuses(task):
+            raise independent(self.step.tasks[task])
 
     def norms(self) -> Tensor:
-        """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,)."""
+        """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,).
+
+        It is 0 where a task is absent.
+        """
         if self._keep:
-            return norms_of(mean_over_ranks(*self.rows()), self._leading)
-        return self._in_order(self._norms)
+            return norms_of(self.sums().means()[1], self._leading)
+        if self._all_norms is not None:
+            return self._all_norms
+        if not self._norms:
+            return torch.zeros_like(self.step.values.t() if self._leading > 1 else self.step.values)
+        nothing = torch.zeros_like(next(iter(self._norms.values())))
+        return torch.stack([self._norms.get(task, nothing) for task in range(len(self.step.tasks))])
+
+    def sums(self) -> Sums:
+        """Losses and gradients, where the latter were kept."""
+        values = self.step.values
+        return Sums.of(values.t() if values.dim() > 1 else values, self.rows())
 
     def rows(self) -> list[Tensor]:
         """For each parameter all T gradients, shape (T, \\*shape), where they were kept."""
-        columns = range(len(self.parameters))
-        return [self._in_order([(tasks, rows[k]) for tasks, rows in self._rows]) for k in columns]
-
-    def _in_order(self, pieces: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
-        tasks, piece = pieces[0]
-        if list(tasks) == list(range(self._tasks)):
-            return piece
-        by_task = {task: one for tasks, piece in pieces for task, one in zip(tasks, piece.unbind(), strict=True)}
-        return torch.stack([by_task[task] for task in range(self._tasks)])
+        nothing = [torch.zeros_like(p) for p in self.parameters] if len(self._rows) < len(self.step.tasks) else []
+        by_task = [self._rows.get(task, nothing) for task in range(len(self.step.tasks))]
+        return [torch.stack([row[k].to(by_task[0][k].dtype) for row in by_task]) for k in range(len(self.parameters))]
 
 
-def task_gradients(losses: Sequence[Tensor], tasks: Sequence[str], factors: Tensor, found: TaskGradients) -> None:
+def task_gradients(factors: Tensor, found: TaskGradients) -> None:
     """``factors_i grad_W L_i``, task by task through the graph, which stays.
 
     Args:
-        losses: for each task its own scalar with graph (not a slice of a stack, whose gradient would run through
-            every head).
-        tasks: their names.
-        factors: shape (T,), or (T, K) for losses of shape (K,).
-        found: takes them in.
+        factors: for each task that the step starts from, shape (n,), or (K, n) for losses of shape (K,).
+        found: takes them in; has the losses.
 
     Raises:
         ValueError: a loss does not depend on W.
     """
-    with unnoticed_by_ddp(losses):
-        for i, (loss, factor) in enumerate(zip(losses, factors.unbind(), strict=True)):
+    step = found.step
+    with unnoticed_by_ddp(step.graphs):
+        for number, loss, factor in zip(step.numbers, step.graphs, factors.unbind(-1), strict=True):
             factor = factor.to(loss).reshape(loss.shape)
             row = torch.autograd.grad(loss, found.parameters, factor, retain_graph=True, allow_unused=True)
-            found.add_one(i, row, tasks)
+            found.add_one(number, row)
+
+
+def gradient_norms(losses: Losses, tasks: Sequence[str], parameters: Sequence[Tensor]) -> Tensor:
+    """``||grad_W L_i||`` of each task, shape (T,); 0 where a task is absent. The graph stays.
+
+    Args:
+        losses: for each task a scalar with its graph.
+        tasks: their names.
+        parameters: W.
+
+    Raises:
+        ValueError: as for a balancer; a loss does not depend on W.
+    """
+    step = read_losses(losses, tasks, torch.ones(len(tasks)), set())
+    found = TaskGradients(parameters, step)
+    task_gradients(step.factors(torch.ones_like(step.values)), found)
+    return found.norms()
 
 
 @contextmanager
 def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
     """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. One that
     only measures is not that one."""
-    seen, stack, models = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
+    seen, stack, sinks = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
     while stack:
         node: Any = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if type(node) is Sink:
-            models.append(node.ddp_weakref())
+            sinks.append(node)
         else:
             stack.extend(child for child, _ in node.next_functions)
-    waiting = {model for model in models if model.static_graph and not model._static_graph_delay_allreduce_enqueued}
-    try:
-        for model in waiting:
-            model._static_graph_delay_allreduce_enqueued = True
+    with static_graph_waits(sinks):
         yield
-    finally:
-        for model in waiting:
-            model._static_graph_delay_allreduce_enqueued = False
 
 
 def independent(task: str) -> ValueError:
     """The error of a loss that does not depend on W."""
-    return ValueError(f"Loss of task `{task}` should depend on the shared layer. Found no gradient there.")
+    return ValueError(
+        f"Loss of task `{task}` should depend on the shared layer. Found no gradient there: W is the last layer that "
+        "all tasks use; hand over the module, not its parameters, if these are replaced."
+    )
 
 
 def norms_of(gradients: Sequence[Tensor], leading: int = 1) -> Tensor:
@@ -176,18 +195,5 @@ def _wide(gradient: Tensor) -> Tensor:
     return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
 
 
-def several_ranks() -> bool:
-    """Whether there is a process group of more than one rank."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def mean_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Each tensor averaged over the ranks of a running process group, so that all ranks hold the same numbers."""
-    if not several_ranks():
-        return tensors
-    averaged = []
-    for tensor in tensors:
-        total = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-        dist.all_reduce(total)
-        averaged.append(total / dist.get_world_size())
-    return tuple(averaged)
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient

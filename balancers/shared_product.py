@@ -11,19 +11,18 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]  # the node of a leaf
-
+from balancers.torch_private import AccumulateGrad, saved
 
 _aten = torch.ops.aten
 _gelu = _aten.gelu_backward.default
 _silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
 # Activations that may stand above W: from their node, dL/d(input) as a function of n dL/d(output), (N, n, out).
 _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
-    "ReluBackward0": lambda node: _with(_relu, node._saved_result),
-    "GeluBackward0": lambda node: _with(partial(_gelu, approximate=node._saved_approximate), node._saved_self),
-    "SiluBackward0": lambda node: _with(_silu, node._saved_self),
-    "TanhBackward0": lambda node: _with(_tanh, node._saved_result),
-    "SigmoidBackward0": lambda node: _with(_sigmoid, node._saved_result),
+    "ReluBackward0": lambda node: _with(_relu, saved(node, "result")),
+    "GeluBackward0": lambda node: _with(partial(_gelu, approximate=saved(node, "approximate")), saved(node, "self")),
+    "SiluBackward0": lambda node: _with(_silu, saved(node, "self")),
+    "TanhBackward0": lambda node: _with(_tanh, saved(node, "result")),
+    "SigmoidBackward0": lambda node: _with(_sigmoid, saved(node, "result")),
 }
 
 
@@ -90,11 +89,11 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
     if node is None or (node is not entry and readers[node] > 1):
         return None
     edges = [child for child, _ in node.next_functions]
-    if type(node).__name__ == "AddmmBackward0" and node._saved_alpha == 1 == node._saved_beta:  # type: ignore[attr-defined]
+    if type(node).__name__ == "AddmmBackward0" and saved(node, "alpha") == 1 == saved(node, "beta"):
         leaves = [_leaf(edges[2], readers, transposed=True), _leaf(edges[0], readers)]
-        x = node._saved_mat1  # type: ignore[attr-defined]
+        x = saved(node, "mat1")
     elif type(node).__name__ == "MmBackward0":
-        leaves, x = [_leaf(edges[1], readers, transposed=True)], node._saved_self  # type: ignore[attr-defined]
+        leaves, x = [_leaf(edges[1], readers, transposed=True)], saved(node, "self")
     else:
         return None
     if x is None or x.is_complex() or not len(x) or (len(leaves) > 1 and (leaves[1] is None or leaves[1].dim() != 1)):

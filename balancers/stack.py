@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive
-from balancers.base import Balancer, BalancerWarning, StepRecord, fail
-from balancers.cut import Cut, NoCut, find_cut
+from balancers.base import Balancer, BalancerWarning, StepRecord
 from balancers.frozen import Frozen
 from balancers.gradnorm import GradNorm
-from balancers.one_pass import OnePass
+from balancers.losses import StepLosses, arrange
+from balancers.measured_backward import measured_backward
 from balancers.shared_gradients import TaskGradients, task_gradients
 from balancers.static import Equal, SingleTask, Static
 from balancers.uncertainty import Uncertainty
+from balancers.weights import fail
 
 STACKABLE = (Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty)
 
@@ -59,34 +59,44 @@ class Stack:
                 fail("balancers", "of " + ", ".join(kind.__name__ for kind in STACKABLE), type(balancer).__name__)
             if balancer.tasks != self.tasks:
                 fail("balancers", f"of the tasks {self.tasks}", balancer.tasks)
-        self._shared = [p for p in shared if p.requires_grad]
+        self._shared, self._trusted = list(shared), set[str]()
         self._groups = [_Group(self._members, numbers) for numbers in _alike(self._members)]
         self.last: StepRecord | None = None
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
+    def backward(self, losses: Mapping[str, Tensor | None]) -> None:
         """Fill ``.grad`` of the stacked parameters, then move every balancer's w(t) to w(t+1).
 
         Args:
-            losses: for each task the losses of the K networks with their graph, shape (K,).
+            losses: for each task the losses of the K networks with their graph, shape (K,); one that is missing,
+                ``None`` or has no graph is absent.
 
         Raises:
             ValueError: as the balancers do in their first step.
         """
-        ordered = [losses[task] for task in self.tasks]
-        L = torch.stack(ordered, dim=1)  # (K, T)
-        L = L.float() if L.dtype in (torch.float16, torch.bfloat16) else L
-        values = L.detach()
+        unknown = [task for task in losses if task not in self.tasks]
+        if unknown:
+            raise ValueError(f"Parameter `losses` should have the tasks {self.tasks}. Found unknown {unknown}.")
+        pairs = [(number, losses.get(task)) for number, task in enumerate(self.tasks)]
+        given = [(number, loss) for number, loss in pairs if loss is not None and loss.requires_grad]
+        numbers, graphs = [number for number, _ in given], [loss for _, loss in given]
+        if not given:
+            return
+        like = torch.empty(len(self._members), len(self.tasks))
+        step = arrange(graphs, numbers, self.tasks, like, self._trusted)
         for group in self._groups:
-            group.move_to(values)
-        self._begin(ordered, values)
+            group.move_to(step.values)
+            group.one._missing = step.missing
+        self._begin(step)
         w = self._whole([group.one._w for group in self._groups])
-        moving = [group.one._moves() for group in self._groups]
-        G = self._measure(ordered, L, w).to(values) if any(moving) else None
+        W = [p for p in self._shared if p.requires_grad]
+        moving = [bool(W) and group.one._moves() for group in self._groups]
+        G = self._measure(W, step, w).to(step.values) if any(moving) else None
         if G is None:
-            torch.autograd.backward(L, w)
+            step.backward(step.factors(w))
         for group, moves in zip(self._groups, moving, strict=True):
-            group.one._end_step(values[group.numbers], G[group.numbers] if moves and G is not None else None)
-        self._record(w, values)
+            own = G[group.numbers] if moves and G is not None else None
+            group.one._end_step(step.values[group.numbers], own)
+        self._record(w, step.values)
 
     def balancers(self) -> list[Balancer]:
         """The K balancers, each as its own steps would have made it. Waits for the device."""
@@ -104,34 +114,26 @@ class Stack:
         members = self.balancers()
         return Stack([members[k] for k in numbers], shared)
 
-    def _begin(self, ordered: Sequence[Tensor], values: Tensor) -> None:
-        """In the first step: let the balancers look at losses and norms."""
-        groups = [group for group in self._groups if group.one.step == 0]
-        norms = None
-        if any(group.one._begins_with_norms() for group in groups):
-            found = self._found()
-            task_gradients(ordered, self.tasks, torch.ones_like(values).t(), found)
-            norms = found.norms().t().to(values)
+    def _begin(self, step: StepLosses) -> None:
+        """In the first steps: let the balancers look at losses and norms."""
+        groups = [group for group in self._groups if group.one._waits()]
         for group in groups:
-            own = norms[group.numbers] if norms is not None and group.one._begins_with_norms() else None
-            group.one._begin(values[group.numbers], own)
+            group.one._begin(step.values[group.numbers], None)
+        wanting = [group for group in groups if group.one._wants_norms(step.values[group.numbers])]
+        W = [p for p in self._shared if p.requires_grad]
+        if not wanting or not W:
+            return
+        found = TaskGradients(W, step, stacked=True)
+        task_gradients(step.factors(torch.ones_like(step.values)), found)
+        norms = found.norms().t().to(step.values)
+        for group in wanting:
+            group.one._begin(step.values[group.numbers], norms[group.numbers])
 
-    def _measure(self, ordered: Sequence[Tensor], L: Tensor, w: Tensor) -> Tensor:
+    def _measure(self, W: Sequence[Tensor], step: StepLosses, w: Tensor) -> Tensor:
         """The backward pass, and ``||grad_W w_i L_i||`` of each network on the way, (K, T)."""
-        found = self._found()
-        try:
-            cut: Cut | None = find_cut(ordered, self._shared)
-        except NoCut:
-            cut = None
-        if cut is None:
-            task_gradients(ordered, self.tasks, w.t(), found)
-            torch.autograd.backward(L, w)
-        else:
-            OnePass(cut, found, self.tasks).run(L, w)
+        found = TaskGradients(W, step, stacked=True)
+        measured_backward(step.factors(w), found)
         return found.norms().t()
-
-    def _found(self) -> TaskGradients:
-        return TaskGradients(self._shared, len(self.tasks), stacked=True)
 
     def _record(self, w: Tensor, values: Tensor) -> None:
         records = [group.one.last for group in self._groups]
@@ -164,13 +166,10 @@ class _Group:
         # Of all, a slice, which copies nothing.
         self.numbers: Any = slice(None) if len(places) == len(members) else torch.tensor(places)
         chosen = [members[k] for k in places]
-        self.one = copy.deepcopy(chosen[0])
+        shared = getattr(chosen[0], "_shared", None)
+        self.one = copy.deepcopy(chosen[0], {id(shared): shared})  # W itself is not copied
         self.one.load_state_dict(_stacked([balancer.state_dict() for balancer in chosen]))
-        if isinstance(self.one, GradNorm):
-            self.one.alpha = _column([balancer.alpha for balancer in chosen])  # type: ignore[attr-defined]
-            self.one.lr = _column([balancer.lr for balancer in chosen])  # type: ignore[attr-defined]
-        if isinstance(self.one, Adaptive):
-            self.one._adam.lr = _column([balancer._adam.lr for balancer in chosen])  # type: ignore[attr-defined]
+        self.one._merge(chosen)
 
     def move_to(self, like: Tensor) -> None:
         """Bring the state to the device and dtype of the losses."""
@@ -180,8 +179,6 @@ class _Group:
         one._move(like)
         if isinstance(self.numbers, Tensor):
             self.numbers = self.numbers.to(like.device)
-        if isinstance(one, GradNorm):
-            one.alpha, one.lr = (x.to(like) if isinstance(x, Tensor) else x for x in (one.alpha, one.lr))
 
     def write_back(self, members: Sequence[Balancer]) -> None:
         """Give each balancer its row of the state."""
@@ -189,23 +186,16 @@ class _Group:
             warnings.simplefilter("ignore", BalancerWarning)  # of all at once; each will warn for itself
             state = self.one.state_dict()
         for row, place in enumerate(self.places):
-            members[place].load_state_dict(_row(state, row))
+            own = _row(state, row) | {"kind": members[place]._kind()}  # `Equal` may stand among `Static`
+            members[place].load_state_dict(own)
 
 
 def _alike(members: Sequence[Balancer]) -> list[list[int]]:
     """The numbers of the balancers that can take their steps as one, kind by kind."""
     kinds: dict[Any, list[int]] = {}
     for number, balancer in enumerate(members):
-        kinds.setdefault(_kind(balancer), []).append(number)
+        kinds.setdefault(balancer._alike(), []).append(number)
     return list(kinds.values())
-
-
-def _kind(balancer: Balancer) -> Any:
-    """All that has to be the same."""
-    same = ("rule", "parametrization", "floor", "decay_steps", "update_every", "freeze_after", "_step", "_unbalanced")
-    direct, given = getattr(balancer, "_direct", None), getattr(balancer, "_initial_losses", None) is not None
-    kind = Static if isinstance(balancer, Static) else type(balancer)
-    return kind, direct and direct.smoothing, given, *(getattr(balancer, name, None) for name in same)
 
 
 def _stacked(states: Sequence[Any]) -> Any:
@@ -227,8 +217,3 @@ def _row(state: Any, row: int) -> Any:
     if isinstance(state, dict):
         return {key: _row(part, row) for key, part in state.items()}
     return [_row(part, row) for part in state] if isinstance(state, list) else state
-
-
-def _column(numbers: Sequence[Any]) -> Any:
-    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
-    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)

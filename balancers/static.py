@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from balancers.base import Average, Balancer, close, fail
+from balancers.base import Average, Balancer
+from balancers.losses import StepLosses
+from balancers.weights import close, fail
 from balancers.weights_file import read_weights
 
 
@@ -68,11 +70,15 @@ class Static(Balancer):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """See `Balancer.__call__`."""
-        L = self._collect(losses)
-        self._end_step(L.detach(), None)
-        return (self._w * L).sum()
+    def _weigh(self, step: StepLosses) -> Tensor:
+        self._end_step(step.values, None)
+        return step.weighted(self._w, step.L)
+
+    def _join(self, empty: StepLosses) -> None:
+        """The ranks have nothing to exchange."""
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        return Static, self._step  # one of `Equal` too
 
 
 class Equal(Static):
@@ -104,11 +110,19 @@ class SingleTask(Balancer):
         self.task = task
         self._w = torch.tensor([float(name == task) for name in self.tasks])
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """See `Balancer.__call__`."""
-        L = self._collect(losses)
-        self._end_step(L.detach(), None)
-        return losses[self.task].squeeze()  # not a slice of L: its gradient would run, as zeros, through every head
+    def _weigh(self, step: StepLosses) -> Tensor:
+        self._end_step(step.values, None)
+        own = self.tasks.index(self.task)
+        # Not a slice of L: its gradient would run, as zeros, through every head.
+        found = [loss for number, loss in zip(step.numbers, step.graphs, strict=True) if number == own]
+        return found[0] if found else self._w.new_zeros(()).requires_grad_()
+
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        """Of its own task alone."""
+        return (note for note in super()._notes() if note[0].endswith(f" {self.task}"))
+
+    def _join(self, empty: StepLosses) -> None:
+        """The ranks have nothing to exchange."""
 
     def _mean(self, kind: Average, start: float) -> Tensor:
         del kind, start

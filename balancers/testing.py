@@ -12,15 +12,29 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from balancers.base import Balancer
+from balancers.base import Balancer, BalancerWarning
 
 TASKS = ("near", "far", "odd")
+
+
+Given = dict[str, Tensor]
+ABSENT: dict[str, Callable[[Given, str], dict[str, Tensor | None]]] = {
+    "missing": lambda losses, task: {name: loss for name, loss in losses.items() if name != task},
+    "None": lambda losses, task: {**losses, task: None},
+    "0 without graph": lambda losses, task: {**losses, task: torch.tensor(0.0)},
+    "0 that is a leaf": lambda losses, task: {**losses, task: torch.zeros((), requires_grad=True)},
+    "0 times the loss": lambda losses, task: {**losses, task: 0 * losses[task]},
+    "0 of another graph": lambda losses, task: {**losses, task: 0 * torch.ones((), requires_grad=True).exp()},
+    "NaN": lambda losses, task: {**losses, task: losses[task] * torch.nan},
+    "NaN of no example": lambda losses, task: {**losses, task: losses[task].expand(2)[:0].mean()},
+}
 
 
 class TinyNetwork(nn.Module):
@@ -151,13 +165,73 @@ class BalancerConformance:
         assert all(value.grad_fn is None for value in held)
         del network
 
+    def test_an_absent_task_keeps_its_weight_and_the_others_train(self) -> None:
+        """Missing, ``None``, 0 with and without graph, NaN: in the first step and in later ones."""
+        for kind, absent in ABSENT.items():
+            for steps in (0, 3):
+                network, balancer, _ = self._run(steps)
+                before = balancer.weights
+                network.zero_grad()
+                balancer.backward(absent(network.losses(), "far"))
+                after, gradients = _weights(balancer), [p.grad for p in network.parameters()]
+                if steps:
+                    torch.testing.assert_close(after[1], before[1], msg=kind)
+                assert bool(after.isfinite().all()), kind
+                assert all(bool(g.isfinite().all()) for g in gradients if g is not None), kind
+                self._others_train(network, balancer)
+                balancer.backward(network.losses())
+                assert bool(_weights(balancer).isfinite().all()), kind
+
+    def _others_train(self, network: TinyNetwork, balancer: Balancer) -> None:
+        """``.grad`` is that of the weighted sum of the tasks that were there."""
+        assert balancer.last is not None
+        losses, parameters = network.losses(), list(network.parameters())
+        w = dict(zip(TASKS, balancer.last.weights, strict=True))
+        weighted = w["near"] * losses["near"] + w["odd"] * losses["odd"]
+        wanted = torch.autograd.grad(weighted, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, wanted, strict=True):
+            expected = torch.zeros_like(parameter) if gradient is None else gradient
+            found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_step_without_any_task_moves_nothing(self) -> None:
+        """An empty mapping, or nothing but ``None``, in both call styles."""
+        _, balancer, weights = self._run(2)
+        balancer.backward({})
+        balancer(dict.fromkeys(TASKS)).backward()  # type: ignore[no-untyped-call]
+        assert balancer.step == 2
+        torch.testing.assert_close(balancer.weights, weights[-1])
+
+    def test_a_call_that_only_looks_gives_the_weighted_sum_and_moves_nothing(self) -> None:
+        """Under `torch.no_grad` and `torch.inference_mode`, and where no loss has a graph."""
+        network, balancer, weights = self._run(2)
+        state, losses = balancer.state_dict(), {task: loss.detach() for task, loss in network.losses().items()}
+        wanted = (weights[-1] * torch.stack(list(losses.values()))).sum()
+        for mode in (torch.no_grad(), torch.inference_mode(), torch.enable_grad()):
+            with mode:
+                found = balancer(losses)
+                torch.testing.assert_close(found, wanted)
+                assert not found.requires_grad
+                without = balancer({task: None if task == "far" else losses[task] for task in TASKS})
+                torch.testing.assert_close(without, wanted - weights[-1][1] * losses["far"], rtol=1e-4, atol=1e-4)
+        after = balancer.state_dict()
+        assert after["step"] == state["step"]
+        assert torch.equal(after["w"], state["w"])
+        assert "graph" in _refused(partial(balancer.backward, losses))
+
+    def test_says_what_it_is(self) -> None:
+        """`repr` and `as_dict` have each task's weight."""
+        _, balancer, weights = self._run(2)
+        assert list(balancer.as_dict()) == list(TASKS)
+        assert list(balancer.as_dict().values()) == weights[-1].tolist()
+        assert all(task in repr(balancer) for task in TASKS)
+
     def test_refuses_bad_losses(self) -> None:
-        """A missing task, an unknown one, a vector, a loss without graph: ValueErrors that name it."""
+        """An unknown task, a vector, a loss that has a value and no graph: ValueErrors that name it."""
         network = TinyNetwork()
         balancer = self.make(list(TASKS), network.shared)
         good = network.losses()
         bad: list[tuple[dict[str, Tensor], str]] = [
-            ({task: good[task] for task in TASKS[:2]}, "odd"),
             ({**good, "extra": good["near"]}, "extra"),
             ({**good, "far": good["far"].repeat(2)}, "far"),
             ({**good, "far": good["far"].detach()}, "far"),
@@ -173,6 +247,13 @@ class BalancerConformance:
         state = self.make(list(TASKS), network.shared).state_dict()
         reverse = self.make(list(reversed(TASKS)), network.shared)
         assert "tasks" in _refused(lambda: reverse.load_state_dict(state))
+
+
+def _weights(balancer: Balancer) -> Tensor:
+    """The weights, without the warnings that reading them gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BalancerWarning)
+        return balancer.weights
 
 
 def _refused(call: Callable[[], None]) -> str:

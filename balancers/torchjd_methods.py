@@ -8,6 +8,7 @@ has to itself follows that task's own gradient, as in the papers.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,20 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from balancers.adaptive import Adaptive, not_finite
-from balancers.base import Balancer, StepRecord, fail
+from balancers.adam import VectorAdam
+from balancers.adaptive import Adaptive
+from balancers.balance import not_finite
+from balancers.base import Balancer, StepRecord
 from balancers.cut import NoCut, leaves_of
 from balancers.deferred import deferred
-from balancers.shared_gradients import mean_over_ranks, unnoticed_by_ddp
+from balancers.losses import Losses, StepLosses, known
+from balancers.ranks import mean_over_ranks, several_ranks, sum_over_ranks
+from balancers.shared_gradients import unnoticed_by_ddp
+from balancers.torch_private import has_hooks
+from balancers.weights import fail
 
 # Class and arguments, by the name a study uses; T stands for the number of tasks. Where the library has no default,
 # the paper's value.
@@ -45,6 +53,7 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "pcgrad": ("PCGrad", {}),  # Yu et al., NeurIPS 2020
     "upgrad": ("UPGrad", {}),  # Quinton, Rey, 2024
 }
+STATEFUL = ("excess_mtl", "gradvac", "nash_mtl")  # keep numbers for each task from step to step
 NAMES = (*SCALARIZERS, *AGGREGATORS)
 
 
@@ -76,11 +85,16 @@ class _Library(Adaptive):
     sums_to_T = False
 
     def __init__(self, tasks: Sequence[str], module: str, entry: tuple[str, dict[str, Any]], **settings: Any) -> None:
-        super().__init__(tasks, lr=0.025)
+        super().__init__(tasks)
+        self._name = next(name for name, known in (SCALARIZERS | AGGREGATORS).items() if known is entry)
+        self._adam = VectorAdam(len(self.tasks), lr=0.025)
         kind, ours = entry
         arguments = {key: len(self.tasks) if value == "T" else value for key, value in (ours | settings).items()}
         self._method: Any = getattr(import_module(module), kind)(**arguments)
         self._random = torch.Generator().manual_seed(0).get_state()
+
+    def _kind(self) -> str:
+        return f"{type(self).__name__} ({self._name})"
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -95,16 +109,19 @@ class _Library(Adaptive):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
-        return super().state_dict() | {"method": _state(self._method), "random": self._random.clone()}
+        own = {"adam": self._adam.state_dict(), "method": _state(self._method), "random": self._random.clone()}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Balancer.load_state_dict`."""
         super().load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
         _restore(self._method, state["method"])
         self._random = state["random"].clone()
 
     def _move(self, like: Tensor) -> None:
         super()._move(like)
+        self._adam.to(like)
         self._method.to(like)
 
 
@@ -112,7 +129,7 @@ class Scalarized(_Library):
     """A scalarizer of torchjd. Its own parameters, if it learns any, have an Adam here (learning rate 0.025).
 
     FAMO wants the losses of the same batch after the step. They are not there, since a balancer sees each batch once;
-    it is given those of the next batch.
+    it is given those of the next batch. Of a task that is absent the library is shown the loss that it had last.
 
     Args:
         tasks: names of the tasks.
@@ -124,12 +141,17 @@ class Scalarized(_Library):
         super().__init__(tasks, "torchjd.scalarization", SCALARIZERS[name], **settings)
         self._seen = torch.ones(len(self.tasks))  # what the library was shown last
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """See `Balancer.__call__`."""
-        L = self._collect(losses)
-        seen = mean_over_ranks(L.detach())[0]
-        refused = not_finite(seen)  # then the library is shown the losses before once more, and w stays
-        values = torch.where(refused, self._seen, seen).requires_grad_()
+    def _weigh(self, step: StepLosses) -> Tensor:
+        seen = mean_over_ranks(step.values)
+        numbers, present = known(seen), None
+        if numbers is None or not all(abs(number) > 0 for number in numbers):  # NaN is not above 0
+            present = seen.abs() > 0
+        # Where it is refused w stays, and the library is shown the loss before once more.
+        refused = (
+            not_finite(seen) if present is None else not_finite(torch.where(present, seen, 0)) | seen.isnan().all()
+        )
+        kept = refused if present is None else refused | ~present
+        values = torch.where(kept, self._seen, seen).requires_grad_()
         if hasattr(self._method, "update") and self._step:
             self._method.update(values.detach())
         with self._own_random(), torch.enable_grad():
@@ -138,11 +160,13 @@ class Scalarized(_Library):
         w, *gradients = torch.autograd.grad(scalar, [values, *learned], allow_unused=True)
         self._not_finite += refused
         for parameter, gradient in zip(learned, gradients, strict=True):
-            if gradient is not None:
-                self._adam.move(parameter.data, gradient, refused.float())
-        self._w, self._seen = torch.where(refused, self._w, w), values.detach()
-        self._used(StepRecord(self._w, L.detach()))
-        return (self._w * L).sum()
+            if gradient is not None:  # a number for each task
+                before = parameter.data.clone()
+                self._adam.move(parameter.data, gradient, refused.float(), present)
+                parameter.data = parameter.data if present is None else torch.where(present, parameter.data, before)
+        self._w, self._seen = torch.where(kept, self._w, w), values.detach()
+        self._used(StepRecord(self._w, step.values))
+        return step.weighted(self._w, step.L)
 
     def end_epoch(self) -> None:
         """See `Balancer.end_epoch`. DWA averages over it."""
@@ -183,26 +207,41 @@ class Aggregated(_Library):
     def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
         super().__init__(tasks, "torchjd.aggregation", AGGREGATORS[name], **settings)
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, losses: Losses) -> Tensor:
         """A scalar, of the value ``sum_i w_i(t-1) L_i``, whose ``backward()`` fills ``.grad`` and moves w."""
-        L = self._collect(losses)
-        return deferred((self._w * L.detach()).sum(), lambda scale: self._train(losses, L.detach(), scale))
+        return super().__call__(losses)
 
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """See `Balancer.backward`; what one task has to itself gets that task's own gradient."""
-        L = self._collect(losses)
-        self._train(losses, L.detach(), None)
+    def _weigh(self, step: StepLosses) -> Tensor:
+        return deferred(step.weighted(self._w, step.L.detach()), lambda scale: self._run(step, scale))
 
-    def _train(self, losses: Mapping[str, Tensor], values: Tensor, scale: Tensor | None) -> None:
-        ordered = [losses[task] for task in self.tasks]
-        try:
-            shared, own = leaves_of(ordered)
-        except NoCut as reason:
-            raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
-        if not shared:
-            raise ValueError("Losses should share parameters. Found none that two of them depend on.")
-        if any(p._backward_hooks for p in [*shared, *(p for leaves in own for p in leaves)]):
-            raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
+    def _train(self, step: StepLosses) -> None:
+        """Fill ``.grad``; what one task has to itself gets that task's own gradient."""
+        self._run(step, None)
+
+    def _join(self, empty: StepLosses) -> None:
+        if several_ranks():
+            self._present(empty)
+
+    def _present(self, step: StepLosses) -> list[int]:
+        """The places in the step of the tasks that are in it."""
+        if several_ranks():
+            there = (step.values.abs() > 0).float() + 1  # above 0, so that the mean is over all ranks
+            if not torch.equal(mean_over_ranks(there), there):
+                raise ValueError("Losses should be of the same tasks on all ranks. Found some absent on one.")
+        values = step.values.tolist()
+        if all(map(math.isnan, values)):
+            return list(range(len(step.numbers)))  # diverged: the step is refused below
+        return [k for k, number in enumerate(step.numbers) if abs(values[number]) > 0]
+
+    def _run(self, step: StepLosses, scale: Tensor | None) -> None:
+        places = self._present(step)
+        numbers, ordered = [step.numbers[k] for k in places], [step.graphs[k] for k in places]
+        if len(ordered) < 2 <= len(self.tasks):
+            factors = torch.ones_like(step.L) if scale is None else scale.expand_as(step.L)
+            step.backward(factors if step.clean else torch.where(step.L.detach().isnan(), 0, factors))
+            self._used(StepRecord(self._w, step.values))
+            return
+        shared, own = _leaves(ordered)
         filled: list[tuple[Tensor, Tensor | None]] = []
         rows = []
         with unnoticed_by_ddp(ordered):
@@ -213,23 +252,54 @@ class Aggregated(_Library):
                 pairs = zip(shared, gradients, strict=False)
                 rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs]))
                 filled += zip(own[i], gradients[len(shared) :], strict=True)
-        jacobian = mean_over_ranks(torch.stack(rows))[0]
-        plain = jacobian if scale is None else jacobian / scale
-        finite = bool(plain.isfinite().all())
-        self._not_finite += not finite
-        w = self._weights_of(plain) if finite else self._w.to(plain)
-        parts = torch.split(w @ jacobian, [p.numel() for p in shared])
+        jacobian = torch.stack(rows)
+        if several_ranks():
+            jacobian = sum_over_ranks(jacobian)[0] / dist.get_world_size()
+        w = self._settle(numbers, jacobian if scale is None else jacobian / scale)
+        parts = torch.split(w.to(jacobian) @ jacobian, [p.numel() for p in shared])
         filled += [(p, part.view_as(p)) for p, part in zip(shared, parts, strict=True)]
-        known = [(p, g) for p, g in filled if g is not None]
-        torch.autograd.backward([p for p, _ in known], [g for _, g in known])
-        self._w = w.to(values)
-        self._used(StepRecord(self._w, values))
+        there = [(p, g) for p, g in filled if g is not None]
+        torch.autograd.backward([p for p, _ in there], [g for _, g in there])
+        self._used(StepRecord(self._w, step.values))
+
+    def _settle(self, numbers: Sequence[int], jacobian: Tensor) -> Tensor:
+        """The weights of the tasks that are present, (n,); w(t) has those of all.
+
+        A method that keeps numbers for each task leaves w as it is in a step without one of them.
+        """
+        finite = bool(jacobian.isfinite().all())
+        self._not_finite += not finite
+        if finite and (len(numbers) == len(self.tasks) or self._name not in STATEFUL):
+            moved = self._weights_of(jacobian).to(self._w)
+            if len(numbers) == len(self.tasks):
+                self._w = moved
+            else:
+                self._w = self._w.clone()
+                self._w[numbers] = moved
+        return self._w if len(numbers) == len(self.tasks) else self._w[numbers]
 
     def _weights_of(self, jacobian: Tensor) -> Tensor:
         with self._own_random(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # cvxpy's, on the form of NashMTL's problem
             w: Tensor = self._method.weighting(jacobian)
         return w.detach()
+
+
+def _leaves(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
+    """The leaves that several tasks reach, and those of each alone.
+
+    Raises:
+        ValueError: there are none of the first kind, or there is one with a hook.
+    """
+    try:
+        shared, own = leaves_of(losses)
+    except NoCut as reason:
+        raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
+    if not shared:
+        raise ValueError("Losses should share parameters. Found none that two of them depend on.")
+    if any(has_hooks(p) for p in [*shared, *(p for leaves in own for p in leaves)]):
+        raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
+    return shared, own
 
 
 def _state(method: nn.Module) -> dict[str, dict[str, Any]]:

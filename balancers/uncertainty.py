@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from balancers.adaptive import Adaptive, not_finite
-from balancers.shared_gradients import mean_over_ranks
+from balancers.adam import VectorAdam
+from balancers.adaptive import Adaptive
+from balancers.balance import not_finite
+from balancers.losses import StepLosses, known
+from balancers.ranks import mean_over_ranks
+from balancers.weights import column
 
 
 class Uncertainty(Adaptive):
@@ -20,7 +25,7 @@ class Uncertainty(Adaptive):
 
     The gradient of s is a closed form, ``1 - w_i L_i``, and s has its own Adam here, so that the network's optimizer
     stays as it is; the paper trains s with the network's. The weights are the method's own and do not sum to T;
-    `mean_weights` scales them so that they do.
+    `mean_weights` scales them so that they do. A task that is absent from a step keeps its s_i.
 
     Args:
         tasks: names of the tasks.
@@ -41,17 +46,42 @@ class Uncertainty(Adaptive):
     sums_to_T = False
 
     def __init__(self, tasks: Sequence[str], lr: float = 0.025) -> None:
-        super().__init__(tasks, lr)
+        super().__init__(tasks)
+        self._adam = VectorAdam(len(self.tasks), lr)
 
-    def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """See `Balancer.__call__`."""
-        L, w = self._collect(losses), self._w
-        self._end_step(mean_over_ranks(L.detach())[0], None)
-        return (w * L).sum()
+    def _weigh(self, step: StepLosses) -> Tensor:
+        w = self._w
+        self._end_step(mean_over_ranks(step.values), None)
+        return step.weighted(w, step.L)
 
     def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
-        w = self._w
+        w, numbers = self._w, known(values)
         super()._end_step(values, norms)
-        s, refused = -w.log(), not_finite(values)
-        self._move_by(s, 1 - w * values, refused)
-        self._w = torch.where(refused.unsqueeze(-1), w, (-s).exp())
+        present = None
+        if numbers is None or not all(abs(number) > 0 for number in numbers):  # NaN is not above 0
+            present = values.abs() > 0
+        s, losses = -w.log(), values if present is None else torch.where(present, values, 0)
+        refused = not_finite(losses) if present is None else not_finite(losses) | values.isnan().all(-1)
+        self._not_finite += refused
+        self._adam.move(s, 1 - w * losses, refused.float(), present)
+        kept = refused.unsqueeze(-1) if present is None else refused.unsqueeze(-1) | ~present
+        self._w = torch.where(kept, w, (-s).exp())
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Balancer.state_dict`."""
+        return super().state_dict() | {"adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Balancer.load_state_dict`."""
+        super().load_state_dict(state)
+        self._adam.load_state_dict(state["adam"])
+
+    def _move(self, like: Tensor) -> None:
+        super()._move(like)
+        self._adam.to(like)
+
+    def _alike(self) -> tuple[Hashable, ...]:
+        return *super()._alike(), self._adam.counts_each
+
+    def _merge(self, others: Sequence[Self]) -> None:
+        self._adam.lr = column([other._adam.lr for other in others])

@@ -84,3 +84,21 @@ def _shown(value: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def write_weights(path: str | Path, weights: dict[str, float]) -> None:
+    """Write a weights file that `read_weights` reads; it appears whole or not at all.
+
+    Args:
+        path: the JSON file.
+        weights: for each task its weight.
+
+    Raises:
+        ValueError: a weight is not finite and above 0.
+    """
+    path = Path(path)
+    checked = _checked(path, list(weights), weights)
+    content = {"schema": SCHEMA, "version": VERSION, "tasks": list(checked), "weights": checked}
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from balancers.base import fail
+from balancers.losses import known
+from balancers.ranks import spread, sum_over_ranks
+from balancers.weights import fail
+
+
+class Sums(NamedTuple):
+    """Sums over backward passes, of the passes in which a task was present.
+
+    Attributes:
+        values: of the losses, shape (T,).
+        counts: passes with the task, shape (T,).
+        rows: for each parameter of W of the T gradients, (T, \\*shape) each, or none.
+    """
+
+    values: Tensor
+    counts: Tensor
+    rows: list[Tensor]
+
+    @classmethod
+    def of(cls, values: Tensor, rows: Sequence[Tensor]) -> Sums:
+        """Of one pass; a loss of 0 or NaN is absent."""
+        numbers = known(values)
+        if numbers is not None and all(abs(number) > 0 for number in numbers):  # NaN is not above 0
+            return cls(values, torch.ones_like(values), list(rows))
+        present = values.abs() > 0
+        masked = [torch.where(spread(present, row), row, 0) for row in rows]
+        return cls(torch.where(present, values, 0), present.to(values.dtype), masked)
+
+    def means(self) -> tuple[Tensor, list[Tensor]]:
+        """The means over the passes, and over the ranks of a process group; NaN for a loss that was in none."""
+        values, counts, *rows = sum_over_ranks(self.values, self.counts, *self.rows)
+        return values / counts, [row / spread(counts.clamp(min=1), row).to(row) for row in rows]
 
 
 class Window:
@@ -21,10 +52,9 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = size
         self._seen = 0
-        self._values = torch.zeros(0)
-        self._gradients: list[Tensor] = []
+        self._sums = Sums(torch.zeros(0), torch.zeros(0), [])
 
-    def add(self, values: Tensor, gradients: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]] | None:
+    def add(self, values: Tensor, gradients: Sequence[Tensor]) -> Sums | None:
         """Take in one backward pass.
 
         Args:
@@ -32,36 +62,39 @@ class Window:
             gradients: for each parameter of W the T gradients, (T, \\*shape) each, or none.
 
         Returns:
-            The same of the whole step, if it ends here: means of the losses and of the gradients.
+            The sums of the whole step, if it ends here.
         """
-        first = self._seen == 0
-        self._values = values.clone() if first else self._values + values
-        self._gradients = (
-            list(gradients) if first else [a + b for a, b in zip(self._gradients, gradients, strict=True)]
-        )
+        now, before = Sums.of(values, gradients), self._sums
+        if self._seen and len(now.rows) == len(before.rows):
+            rows = [a + b for a, b in zip(before.rows, now.rows, strict=True)]
+            now = Sums(before.values + now.values, before.counts + now.counts, rows)
+        elif self._seen:  # W was frozen or thawed inside the step
+            now = Sums(before.values + now.values, before.counts + now.counts, [])
+        self._sums = now
         self._seen += 1
         return self.close() if self._seen == self.size else None
 
-    def close(self) -> tuple[Tensor, list[Tensor]] | None:
-        """The means over what there is, where a step ends before its window is full; ``None`` if nothing is there."""
+    def close(self) -> Sums | None:
+        """What there is, where a step ends before its window is full; ``None`` if nothing is there."""
         if not self._seen:
             return None
-        whole = self._values / self._seen, [g / self._seen for g in self._gradients]
-        self._seen, self._values, self._gradients = 0, torch.zeros(0), []
+        whole = self._sums
+        self._seen, self._sums = 0, Sums(torch.zeros(0), torch.zeros(0), [])
         return whole
 
     def to(self, like: Tensor) -> None:
         """Move to the device of a tensor."""
-        self._values = self._values.to(like)
-        self._gradients = [g.to(like.device) for g in self._gradients]
+        values, counts, rows = self._sums
+        self._sums = Sums(values.to(like), counts.to(like), [row.to(like.device) for row in rows])
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
         return {
             "size": self.size,
             "seen": self._seen,
-            "values": self._values.clone(),
-            "gradients": [g.clone() for g in self._gradients],
+            "values": self._sums.values.clone(),
+            "counts": self._sums.counts.clone(),
+            "gradients": [row.clone() for row in self._sums.rows],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -72,5 +105,6 @@ class Window:
         """
         if int(state["size"]) != self.size:
             fail("accumulate", f"{state['size']}, as in the state", self.size)
-        self._seen = int(state["seen"])
-        self._values, self._gradients = state["values"].clone(), [g.clone() for g in state["gradients"]]
+        self._seen, values = int(state["seen"]), state["values"].clone()
+        counts = state.get("counts", torch.full_like(values, float(self._seen)))  # of version 0.1: every pass
+        self._sums = Sums(values, counts.clone(), [row.clone() for row in state["gradients"]])

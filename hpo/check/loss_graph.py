@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from balancers.shared_product import AccumulateGrad
+from balancers.torch_private import AccumulateGrad
 
 # Between a layer's operation and its parameter lie views and casts, which read nothing else.
 _VIEWS = frozenset(

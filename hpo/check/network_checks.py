@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from balancers import GradNorm
-from balancers.shared_gradients import TaskGradients, parameters_of, task_gradients
+from balancers.shared_gradients import gradient_norms
+from balancers.shared_layer import parameters_of
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
 from hpo.check.loss_graph import LossGraph
 from hpo.check.words import apart, every, values
@@ -113,9 +114,8 @@ def check_shared_layer(context: CheckContext) -> Notes:
 
 
 def _gradient_norms(context: CheckContext, layer: str, shared: list[Tensor]) -> Notes:
-    gradients, ones = TaskGradients(shared, len(context.tasks)), torch.ones(len(context.tasks))
-    task_gradients(list(context.losses.values()), context.tasks, ones, gradients)
-    norms = dict(zip(context.tasks, gradients.norms().tolist(), strict=True))
+    found = gradient_norms(context.losses, context.tasks, shared)
+    norms = dict(zip(context.tasks, found.tolist(), strict=True))
     if bad := {task: norm for task, norm in norms.items() if not 0 < norm < math.inf}:
         yield "fault", f"{layer}: norm of the gradient: {values(bad)}", "finite and > 0 in the first step"
     else:

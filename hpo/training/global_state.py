@@ -1,8 +1,4 @@
-"""Global state that training reads: read before a trial, put back after it. Needs torch and numpy alone.
-
-Private names of torch are used where there is no public function; after an upgrade
-`tests/hpo/training/test_global_state.py` says which are gone.
-"""
+"""Global state that training reads: read before a trial, put back after it. Needs torch and numpy alone."""
 
 from __future__ import annotations
 
@@ -19,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.modules import module as _module
-from torch.overrides import _get_current_function_mode_stack
 
-_optimizer = sys.modules["torch.optim.optimizer"]  # `torch.optim` hides the module behind a class's name
+from hpo.training import torch_private
+
 _UNREADABLE = object()
 PASSES = 2  # over the pieces; of the settings of TF32, writing one changes others
 
@@ -119,58 +114,6 @@ def _read(piece: Piece) -> Any:
 
 def _differs(now: Any, found: Any) -> bool:
     return now is not found and bool(now != found)
-
-
-# Private names of torch.
-
-
-def global_hooks() -> dict[tuple[str, str], Any]:
-    """The hooks that act on every module and every optimizer, and the flags beside them."""
-    return {
-        (owner.__name__, name): value
-        for owner in (_module, _optimizer)
-        for name, value in vars(owner).items()
-        if name.startswith("_global_")
-    }
-
-
-def _hooks() -> dict[tuple[str, str], Any]:
-    return {key: dict(value) if isinstance(value, dict) else value for key, value in global_hooks().items()}
-
-
-def _set_hooks(found: dict[tuple[str, str], Any]) -> None:
-    for (owner, name), value in global_hooks().items():
-        if isinstance(value, dict):
-            value.clear()
-            value.update(found[owner, name])
-        else:
-            setattr(sys.modules[owner], name, found[owner, name])
-
-
-def _device_context() -> Any:
-    return getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-
-
-def _default_device() -> torch.device | None:
-    context = _device_context()
-    return None if context is None else context.device
-
-
-def _function_modes() -> list[Any]:
-    """The modes that act on every function of torch, such as ``with torch.device(...)``; not the default device."""
-    stack: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return [mode for mode in stack if mode is not _device_context()]
-
-
-def _set_function_modes(found: list[Any]) -> None:
-    own = _device_context()
-    for _ in range(torch._C._len_torch_function_stack()):
-        torch._C._pop_torch_function_stack()
-    for mode in [*([] if own is None else [own]), *found]:
-        torch._C._push_on_torch_function_stack(mode)
-
-
-# Public ones.
 
 
 def _tensor_type() -> str:
@@ -274,9 +217,9 @@ _TF32_FLAGS = [  # the older names first: writing one of these changes the newer
 
 PIECES: list[Piece] = [
     Piece(
-        "function modes of torch", _function_modes, _set_function_modes, of_thread=True
+        "function modes of torch", torch_private.function_modes, torch_private.set_function_modes, of_thread=True
     ),  # first: they act on others
-    Piece("default device", _default_device, torch.set_default_device, of_thread=True),
+    Piece("default device", torch_private.default_device, torch.set_default_device, of_thread=True),
     Piece("default tensor type", _tensor_type, _set_tensor_type),
     Piece("default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Piece("grad mode", torch.is_grad_enabled, torch.set_grad_enabled, of_thread=True),
@@ -297,7 +240,7 @@ PIECES: list[Piece] = [
         _flag("reduced precision of products", torch.backends.cuda.matmul, f"allow_{kind}")
         for kind in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation")
     ),
-    Piece("hooks on every module or optimizer", _hooks, _set_hooks),
+    Piece("hooks on every module or optimizer", torch_private.read_hooks, torch_private.write_hooks),
     Piece("number of threads", torch.get_num_threads, torch.set_num_threads, of_thread=True),
     Piece("number of interop threads", torch.get_num_interop_threads, None),
     Piece("flushing of denormal numbers", _flushes_denormal, torch.set_flush_denormal, of_thread=True),

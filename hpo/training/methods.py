@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balancers import Balancer, Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty
-from balancers.shared_gradients import Shared
+from balancers.shared_layer import Shared
 from balancers.torchjd_methods import installed, torchjd_balancer
 
 Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]

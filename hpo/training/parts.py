@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from balancers import Balancer
-from balancers.shared_gradients import Shared
+from balancers.shared_layer import Shared
 from hpo.core.text import one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import is_interrupt

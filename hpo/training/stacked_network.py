@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from balancers.shared_gradients import parameters_of
+from balancers.shared_layer import parameters_of
 from hpo.problems.base import Problem
 from hpo.training.parts import Parts
+from hpo.training.torch_private import has_step_hooks
 
 _optim = torch.optim
 FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default
@@ -138,7 +139,7 @@ class StackedNetwork:
         kind = type(self.optimizer)
         if kind not in ELEMENTWISE:
             raise NotStackable(f"its optimizer {kind.__name__} is none that is known to act on each number by itself")
-        if self.optimizer._optimizer_step_pre_hooks:
+        if has_step_hooks(self.optimizer):
             raise NotStackable("its optimizer has hooks before a step, which would see all networks as one")
         if self.optimizer.state:
             raise NotStackable("its optimizer has a state before the first step")

@@ -20,6 +20,10 @@ class TestSingleTask(BalancerConformance):
     def make(self, tasks, shared):
         return SingleTask(tasks, "far")
 
+    def _others_train(self, network, balancer):
+        """Its task is the absent one."""
+        assert all(p.grad is None or not p.grad.any() for p in network.parameters())
+
 
 class TestUncertainty(BalancerConformance):
     def make(self, tasks, shared):

@@ -179,8 +179,8 @@ def test_one_network_that_is_not_finite_leaves_the_others_alone():
     with pytest.warns(match="5 steps had a loss or gradient that is not finite"):
         first, second, third = (balancer.weights for balancer in spoilt.stack.balancers())
     expected = [balancer.weights for balancer in plain.stack.balancers()]
-    assert torch.equal(first, expected[0])
-    assert torch.equal(third, expected[2])
+    torch.testing.assert_close(first, expected[0])
+    torch.testing.assert_close(third, expected[2])
     assert bool(second.isfinite().all())
 
 
@@ -219,6 +219,6 @@ class TestErrors:
     def test_first_losses_without_a_rate_are_refused(self):
         network = networks_of(Network)
         together = Together(network, [Equal(TASKS), GradNorm.paper(TASKS, network.shared)])
-        losses = {task: together.parameters["shared.bias"].sum(1) * 0 for task in TASKS}
-        with pytest.raises(ValueError, match=r"losses\['near'\]` should be finite and > 0 in the first step"):
+        losses = {task: together.parameters["shared.bias"].sum(1) * 0 - 1 for task in TASKS}
+        with pytest.raises(ValueError, match=r"losses\['near'\]` should be above 0 in the first step"):
             together.stack.backward(losses)

@@ -1,0 +1,82 @@
+"""Algorithm 1 of GradNorm on numbers: the gradient of L_grad in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Measurement(NamedTuple):
+    """The quantities that the step with w(t) has measured, each of shape (..., T) but alpha."""
+
+    w: Tensor  # w_i(t)
+    G: Tensor  # ||grad_W w_i L_i||_2
+    losses: Tensor  # L_i(t)
+    initial_losses: Tensor  # L_i(0)
+    alpha: float | Tensor  # a number or shape (..., 1)
+    present: Tensor | None = None  # which tasks take part, bools; None for all
+
+
+class Balance(NamedTuple):
+    """The quantities of Algorithm 1 at one step, each of shape (..., T) but the last, bools of shape (...)."""
+
+    gradient: Tensor  # dL_grad/d ln w_i
+    rates: Tensor  # r_i; NaN where a task is absent
+    gaps: Tensor  # G_i - Gbar * r_i ** alpha
+    refused: Tensor  # a loss or a norm is not finite
+
+
+def balance(now: Measurement) -> Balance:
+    """The gradient of ``L_grad = sum_i |G_i - Gbar r_i^alpha|`` with respect to ln w, in closed form.
+
+    Since ``G_i = w_i ||grad_W L_i||`` for w_i > 0 and the target is a constant (paper, section 3.3),
+    ``w_i dL_grad/dw_i = sign(G_i - target_i) G_i`` exactly; no second derivative is needed. Where G_i meets its
+    target to within rounding the subgradient 0 is taken: Adam would make a full step of the noise's sign.
+
+    Gbar and the mean of the rates are over the tasks that are present; the others have gradient and gap 0.
+
+    Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
+    """
+    if now.present is not None:
+        return _balance_of_some(now, now.present)
+    G, alpha, T = now.G, now.alpha, now.G.shape[-1]
+    progress = now.losses / now.initial_losses  # Ltilde_i
+    share = progress / progress.sum(-1, keepdim=True)  # r_i / T
+    gap = torch.addcmul(G, share**alpha, G.sum(-1, keepdim=True) * T ** (alpha - 1), value=-1)
+    return Balance(_gradient(G, gap), share * T, gap, not_finite(gap))
+
+
+def _balance_of_some(now: Measurement, present: Tensor) -> Balance:
+    G = torch.where(present, now.G, 0)
+    progress = torch.where(present, now.losses / now.initial_losses, 0)
+    count = present.sum(-1, keepdim=True)
+    rates = progress * (count / progress.sum(-1, keepdim=True))
+    target = G.sum(-1, keepdim=True) / count * rates**now.alpha
+    gap = torch.where(present, G - target, 0)
+    refused = not_finite(gap) | now.losses.isnan().all(-1)
+    return Balance(_gradient(G, gap), torch.where(present, rates, torch.nan), gap, refused)
+
+
+def _gradient(G: Tensor, gap: Tensor) -> Tensor:
+    open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
+    return torch.copysign(G, gap) * open_
+
+
+def take_part(losses: Tensor, alpha: float | Tensor) -> Tensor:
+    """Which tasks can be balanced by their losses, bools of shape (..., T).
+
+    A loss that is missing, NaN or exactly 0 is absent. One below 0 has no training rate, which only ``alpha = 0``
+    does without.
+    """
+    if isinstance(alpha, Tensor):
+        losses = torch.where(alpha == 0, losses.abs(), losses)
+    elif alpha == 0:
+        losses = losses.abs()
+    return losses > 0
+
+
+def not_finite(values: Tensor) -> Tensor:
+    """Whether any of a few numbers is not finite: (..., T) to bools (...) on their device, in three operations."""
+    return values.sum(-1) * 0 != 0

@@ -1,0 +1,48 @@
+"""The settings of GradNorm: their ranges, and the parametrisation that they name."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from balancers.direct import Direct
+from balancers.parametrizations import Linear, Log, Parametrization
+from balancers.weights import fail
+
+Name = Literal["linear", "log", "direct"]
+
+
+def check_settings(
+    alpha: float, smoothing: float, update_every: int, freeze_after: int | None, floor: float, accumulate: int
+) -> None:
+    """Refuse settings of `GradNorm` out of their range."""
+    if not 0 <= alpha < float("inf"):
+        fail("alpha", ">= 0", alpha)
+    if not 0 <= smoothing < 1:
+        fail("smoothing", "in [0, 1)", smoothing)
+    if update_every < 1:
+        fail("update_every", ">= 1", update_every)
+    if freeze_after is not None and freeze_after < 0:
+        fail("freeze_after", ">= 0 or None", freeze_after)
+    if not 0 < floor < 1:
+        fail("floor", "in (0, 1)", floor)
+    if accumulate < 1:
+        fail("accumulate", ">= 1", accumulate)
+
+
+def parametrization_of(
+    name: str, tasks: int, lr: float, decay_steps: int | None, floor: float, smoothing: float
+) -> Parametrization:
+    """The parametrisation of this name."""
+    if name not in get_args(Name):
+        fail("parametrization", "'linear', 'log' or 'direct'", repr(name))
+    if not lr > 0:
+        fail("lr", "> 0", lr)
+    if decay_steps is not None and decay_steps < 1:
+        fail("decay_steps", ">= 1 or None", decay_steps)
+    if name == "linear":
+        return Linear(tasks, lr, decay_steps, floor)
+    if name == "log":
+        return Log(tasks, lr, decay_steps)
+    if decay_steps is not None:
+        fail("decay_steps", "None where the parametrisation is 'direct', which has no learning rate", decay_steps)
+    return Direct(tasks, smoothing)

@@ -1,0 +1,54 @@
+"""A backward pass that also takes the T gradients of W: in one pass where the graph can be cut, else task by task."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from balancers.cut import Cut, NoCut, find_cut
+from balancers.one_pass import OnePass
+from balancers.shared_gradients import TaskGradients, task_gradients
+
+
+class Path(NamedTuple):
+    """How the T gradients of W are taken: ``"one pass"`` or ``"task by task"``, and why."""
+
+    name: str
+    why: str
+
+
+def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = True) -> Path:
+    """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``, and ``found`` with ``factors_i grad_W L_i``.
+
+    Args:
+        factors: of the shape of the step's losses, the tasks last.
+        found: has the losses, and takes in the gradients of W.
+        one_pass: ``False`` goes task by task even where the graph can be cut.
+
+    Returns:
+        How it was done.
+
+    Raises:
+        ValueError: a loss that is neither 0 nor NaN does not depend on W.
+    """
+    step = found.step
+    cut: Cut | None = None
+    path = Path("task by task", "asked for by `one_pass = False`")
+    own = {id(parameter) for parameter in found.parameters}
+    # A loss that is a leaf, as a zero that stands for nothing, has no graph to cut.
+    walked = [k for k, loss in enumerate(step.graphs) if loss.grad_fn is not None or id(loss) in own]
+    if one_pass:
+        try:
+            cut = find_cut([step.graphs[k] for k in walked], found.parameters)
+        except NoCut as reason:
+            path = Path("task by task", str(reason))
+    if cut is None:
+        task_gradients(factors, found)
+        step.backward(factors)
+        return path
+    for k in set(range(len(step.graphs))).difference(walked):
+        found.missed(step.numbers[k])
+    path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
+    OnePass(cut, found, [step.numbers[k] for k in walked]).run(step.L, factors)
+    return path

@@ -1,0 +1,185 @@
+"""How GradNorm moves w: the linear and the logarithmic parametrisation, and what every parametrisation has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from balancers.adam import VectorAdam
+from balancers.balance import Balance, Measurement
+from balancers.weights import close, close_some, column
+
+
+class Parametrization(ABC):
+    """Moves w and keeps the state that this needs.
+
+    Tensors may have more dimensions before the last, T: one object can move the weights of K balancers.
+    """
+
+    @abstractmethod
+    def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
+        """One step of w.
+
+        Args:
+            now: measured in the step with w(t). Absent tasks keep their w, and the others the sum of theirs.
+            balance: Algorithm 1 of it.
+            step: t.
+
+        Returns:
+            w(t+1), which is w(t) where the step was refused, and where that is, bools of shape (...).
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The entries of `balancers.parametrizations.blank` that this parametrisation uses."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; entries of other parametrisations are not read."""
+
+    @abstractmethod
+    def to(self, like: Tensor) -> None:
+        """Move to the device and dtype of a tensor."""
+
+    @abstractmethod
+    def alike(self) -> tuple[Hashable, ...]:
+        """The settings that K balancers have to share to be moved by one object."""
+
+    def merge(self, others: Sequence[Self]) -> None:  # noqa: B027 - not every one has settings that may differ
+        """Take the settings in which K balancers may differ, as columns of shape (K, 1)."""
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a task whose gradient on W is 0 sits out a step; the paper's algorithm has a target for it."""
+        return False
+
+    @property
+    def floor_hits(self) -> Tensor | None:
+        """How often a weight was stopped at the floor, on the device; ``None`` where there is no floor."""
+        return None
+
+
+class _ByAdam(Parametrization):
+    """Adam on some function of w.
+
+    Args:
+        tasks: T.
+        lr: learning rate.
+        decay_steps: let it fall linearly to 0 over so many steps; ``None`` keeps it.
+    """
+
+    def __init__(self, tasks: int, lr: float, decay_steps: int | None) -> None:
+        self.lr: float | Tensor = lr
+        self.decay_steps = decay_steps
+        self.adam = VectorAdam(tasks, lr)
+
+    @abstractmethod
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
+        """w after one step of Adam; that of all tasks of sum T, that of some of the sum that they had."""
+
+    def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
+        """See `Parametrization.next`."""
+        if self.decay_steps is not None:
+            self.adam.lr = self.lr * max(0.0, 1 - step / self.decay_steps)
+        present, kept = now.present, balance.refused.unsqueeze(-1)
+        if present is not None:
+            present = present & (present.sum(-1, keepdim=True) > 1)  # a task alone has nothing to be balanced with
+            kept = kept | ~present
+        moved = self._moved(now.w, balance, present)
+        return torch.where(kept, now.w, moved), balance.refused
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Parametrization.state_dict`."""
+        return {"adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Parametrization.load_state_dict`."""
+        self.adam.load_state_dict(state["adam"])
+
+    def to(self, like: Tensor) -> None:
+        """See `Parametrization.to`."""
+        self.adam.to(like)
+        if isinstance(self.lr, Tensor):
+            self.lr = self.lr.to(like)
+
+    def alike(self) -> tuple[Hashable, ...]:
+        """See `Parametrization.alike`."""
+        return type(self), self.decay_steps, self.adam.counts_each
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """See `Parametrization.merge`."""
+        self.lr = column([other.lr for other in others])
+        self.adam.lr = column([other.adam.lr for other in others])
+
+
+class Linear(_ByAdam):
+    """w itself moves, as in the paper, and stops at a floor above 0.
+
+    Args:
+        tasks: T.
+        lr: learning rate.
+        decay_steps: let it fall linearly to 0 over so many steps; ``None`` keeps it.
+        floor: smallest w, before the scaling to sum T.
+    """
+
+    def __init__(self, tasks: int, lr: float, decay_steps: int | None, floor: float) -> None:
+        super().__init__(tasks, lr, decay_steps)
+        self.floor = floor
+        self._floor_hits = torch.zeros((), dtype=torch.long)
+
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
+        moved = w.clone()
+        self.adam.move(moved, balance.gradient / w, balance.refused.float(), present)
+        low = moved < self.floor
+        self._floor_hits += (low if present is None else low & present).sum(-1)
+        moved = moved.clamp(min=self.floor)
+        return close(moved) if present is None else close_some(moved, w, present)
+
+    @property
+    def floor_hits(self) -> Tensor | None:
+        """See `Parametrization.floor_hits`."""
+        return self._floor_hits
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Parametrization.state_dict`."""
+        return super().state_dict() | {"floor_hits": self._floor_hits.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Parametrization.load_state_dict`."""
+        super().load_state_dict(state)
+        self._floor_hits = state["floor_hits"].clone()
+
+    def to(self, like: Tensor) -> None:
+        """See `Parametrization.to`."""
+        super().to(like)
+        self._floor_hits = self._floor_hits.to(like.device)
+
+    def alike(self) -> tuple[Hashable, ...]:
+        """See `Parametrization.alike`."""
+        return *super().alike(), self.floor
+
+
+class Log(_ByAdam):
+    """ln w moves, so that w > 0 by construction."""
+
+    def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
+        moved = w.log()
+        self.adam.move(moved, balance.gradient, balance.refused.float(), present)
+        return moved.softmax(-1) * w.shape[-1] if present is None else close_some(moved.exp(), w, present)
+
+
+def blank(w: Tensor) -> dict[str, Any]:
+    """The state of all parametrisations before the first step, for weights like ``w`` of shape (..., T).
+
+    A saved state has every entry, whichever its parametrisation uses.
+    """
+    moments = w.new_zeros(2, *w.shape)
+    return {
+        "adam": {"moments": moments, "steps": torch.zeros(w.shape[:-1], device=w.device)},
+        "floor_hits": torch.zeros(w.shape[:-1], dtype=torch.long, device=w.device),
+        "direct": w.new_zeros(3, *w.shape),
+    }

@@ -1,0 +1,57 @@
+"""W: the parameters that all tasks share, asked for in every step, since they may be frozen, thawed or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from balancers.weights import fail
+
+Shared = nn.Module | Tensor | Iterable[nn.Module | Tensor]
+"""A module (all its parameters), a parameter, or a list, tuple or generator of these."""
+
+
+class SharedLayer:
+    """The parameters that W consists of.
+
+    Args:
+        shared: see `Shared`. Modules are asked for their parameters in every step, so that one that was replaced
+            counts; a parameter that was handed over itself stays what it is.
+
+    Raises:
+        ValueError: there are no parameters, or other things among them.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        parts = [shared] if isinstance(shared, nn.Module | Tensor) else list(shared)
+        wrong = [type(part).__name__ for part in parts if not isinstance(part, nn.Module | Tensor)]
+        if wrong:
+            fail("shared", "a module, a parameter or a list of these", f"a list with {', '.join(wrong)}")
+        self._parts = parts
+        if not self._all():
+            found = type(shared).__name__ if isinstance(shared, nn.Module | Tensor) else f"{len(parts)} modules"
+            fail("shared", "a module or parameters with at least one parameter", found)
+
+    def _all(self) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        for part in self._parts:
+            for parameter in [part] if isinstance(part, Tensor) else part.parameters():
+                found[id(parameter)] = parameter
+        return list(found.values())
+
+    def trained(self) -> list[Tensor]:
+        """The parameters that require grad now, each once."""
+        return [parameter for parameter in self._all() if parameter.requires_grad]
+
+
+def parameters_of(shared: Shared) -> list[Tensor]:
+    """The trainable parameters that W consists of.
+
+    Raises:
+        ValueError: there are none.
+    """
+    parameters = SharedLayer(shared).trained()
+    if not parameters:
+        fail("shared", "a module or parameters with at least one that requires grad", type(shared).__name__)
+    return parameters

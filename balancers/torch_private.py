@@ -1,0 +1,90 @@
+"""Names of torch that are not public, in `balancers` here alone.
+
+After an upgrade of torch `tests/balancers/test_torch_private.py` says which are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn.parallel import distributed
+
+AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+"""The kind of a leaf's node in the autograd graph."""
+
+Sink: Any = distributed._DDPSink._backward_cls
+"""The kind of the node around all outputs of a DDP model: it passes its k-th gradient on."""
+
+
+def fused_adam(
+    vectors: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    moments: Sequence[Sequence[Tensor]],
+    steps: Sequence[Tensor],
+    refused: Tensor,
+    lr: Any,
+    **settings: Any,
+) -> None:
+    """The kernel of ``torch.optim.Adam(fused=True)``, in place; not where ``refused`` is 1.
+
+    The learning rate is a number or a tensor; ``settings`` are beta1, beta2 and eps.
+    """
+    first, second = moments
+    torch._fused_adam_(
+        list(vectors),
+        list(gradients),
+        list(first),
+        list(second),
+        [],
+        list(steps),
+        lr=lr,
+        weight_decay=0.0,
+        amsgrad=False,
+        maximize=False,
+        found_inf=refused,
+        **settings,
+    )
+
+
+def saved(node: Node, name: str) -> Any:
+    """A tensor or number that a node of the graph has kept for its backward pass: ``"result"``, ``"self"``, ..."""
+    return getattr(node, f"_saved_{name}")
+
+
+def device_of(node: Node) -> torch.device:
+    """Where a node's gradient lies."""
+    device: torch.device = node._input_metadata[0].device
+    return device
+
+
+def sequence_number(node: Node) -> int:
+    """The number by which the engine runs the newest node first."""
+    return node._sequence_nr()
+
+
+def has_hooks(parameter: Tensor) -> bool:
+    """Whether a parameter has hooks (`Tensor.register_hook`)."""
+    return bool(parameter._backward_hooks)
+
+
+@contextmanager
+def static_graph_waits(sinks: Sequence[Node]) -> Iterator[None]:
+    """Backward passes that DDP with a static graph does not take for the one after which it averages gradients.
+
+    Args:
+        sinks: the nodes of DDP models, of the kind `Sink`.
+    """
+    models = [node.ddp_weakref() for node in sinks]  # type: ignore[attr-defined]
+    waiting = {model for model in models if model.static_graph and not model._static_graph_delay_allreduce_enqueued}
+    try:
+        for model in waiting:
+            model._static_graph_delay_allreduce_enqueued = True
+        yield
+    finally:
+        for model in waiting:
+            model._static_graph_delay_allreduce_enqueued = False

@@ -1,0 +1,77 @@
+"""Counts of what training met, kept on the device: no step waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+KINDS = ("absent", "nan", "negative", "no gradient")
+PATIENCE = 100  # steps in a row with a NaN loss that look like divergence
+
+
+class Troubles:
+    """For each task in how many steps it was absent, NaN, below 0, or without gradient; and for how many in a row.
+
+    Counted a block of steps at a time, so that most steps compute nothing.
+
+    Args:
+        tasks: T.
+    """
+
+    BLOCK = 32
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self.counts = torch.zeros(2, len(KINDS), tasks, dtype=torch.long)  # in all, and in a row
+        self._steps: list[tuple[Tensor, Tensor | None, tuple[int, ...]]] = []
+
+    def add(self, values: Tensor, norms: Tensor | None, missing: Sequence[int] = ()) -> None:
+        """Take in a step.
+
+        Args:
+            values: losses, (..., T).
+            norms: gradient norms, (..., T), where they were measured.
+            missing: tasks that the user left out; these do not count.
+        """
+        self._steps.append((values, norms, tuple(missing)))
+        if len(self._steps) == self.BLOCK:
+            self.fold()
+
+    def fold(self) -> None:
+        """Count the waiting steps."""
+        if not self._steps:
+            return
+        values = torch.stack([step[0].to(self._steps[-1][0]) for step in self._steps])
+        lost = values[0].new_full(values.shape[1:], torch.nan)
+        norms = torch.stack([lost if step[1] is None else step[1].to(values) for step in self._steps])
+        present = values.abs() > 0
+        diverged = values.isnan().all(-1, keepdim=True)  # such a step is refused as a whole
+        found = [~present & ~diverged, values.isnan(), values < 0, (norms == 0) & present]
+        flags = torch.stack(found, 1).long()  # (steps, kinds, ..., T)
+        if any(missing for _, _, missing in self._steps):
+            there = torch.ones(len(self._steps), self._tasks, dtype=torch.long)
+            for row, (_, _, missing) in enumerate(self._steps):
+                there[row, list(missing)] = 0
+            flags = flags * there.to(values.device).reshape(len(there), *[1] * (values.dim() - 1), self._tasks)
+        in_row = flags.flip(0).cumprod(0).sum(0)
+        total, before = self.counts.to(values.device)
+        whole = torch.where(in_row == len(flags), before + in_row, in_row)
+        self.counts = torch.stack([total + flags.sum(0), whole])
+        self._steps = []
+
+    def read(self) -> dict[str, tuple[list[int], list[int]]]:
+        """For each kind the steps of each task, in all and in a row; waits for the device."""
+        self.fold()
+        if not bool(self.counts.any()):
+            nothing = [0] * self._tasks
+            return dict.fromkeys(KINDS, (nothing, nothing))
+        total, in_row = self.counts.reshape(2, len(KINDS), -1, self._tasks).amax(2).tolist()
+        return {kind: (total[k], in_row[k]) for k, kind in enumerate(KINDS)}
+
+    def load(self, counts: Tensor | None, w: Tensor) -> None:
+        """Go on from counts; from none where there are none, for weights like ``w``."""
+        shape = (2, len(KINDS), *w.shape)
+        self.counts = torch.zeros(shape, dtype=torch.long) if counts is None else counts.clone()
+        self._steps = []

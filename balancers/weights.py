@@ -1,0 +1,51 @@
+"""Weights as tensors of shape (..., T): scaled, checked, put in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+
+def fail(parameter: str, rule: str, found: object) -> NoReturn:
+    """Raise the `ValueError` of our one grammar for bad input."""
+    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found}`.")
+
+
+def close(w: Tensor) -> Tensor:
+    """Scale weights of shape (..., T) so that they sum to T."""
+    return w * (w.shape[-1] / w.sum(-1, keepdim=True))
+
+
+def close_some(moved: Tensor, w: Tensor, present: Tensor) -> Tensor:
+    """The weights ``w``, those of the present tasks replaced by ``moved``, scaled to the sum that they had.
+
+    Args:
+        moved: shape (..., T); read where a task is present.
+        w: shape (..., T).
+        present: bools of shape (..., T).
+    """
+    moved = torch.where(present, moved, 0)
+    before = torch.where(present, w, 0).sum(-1, keepdim=True)
+    return torch.where(present, moved * (before / moved.sum(-1, keepdim=True)), w)
+
+
+def column(numbers: Sequence[Any]) -> Any:
+    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
+    return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
+
+
+def per_task(parameter: str, numbers: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
+    """A number > 0 for each task as a tensor of shape (T,).
+
+    Raises:
+        ValueError: other tasks, a number that is not finite or not above 0.
+    """
+    if numbers.keys() != set(tasks):
+        fail(parameter, f"a number for each of {list(tasks)}", dict(numbers))
+    for task, number in numbers.items():
+        if not 0 < number < float("inf"):
+            fail(f"{parameter}[{task!r}]", "finite and > 0", number)
+    return torch.tensor([float(numbers[task]) for task in tasks])
