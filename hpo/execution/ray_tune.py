@@ -24,6 +24,7 @@ from hpo.execution.attempts import Attempts
 from hpo.execution.cluster_watch import ClusterWatch
 from hpo.execution.events import Listener
 from hpo.execution.job import Job
+from hpo.execution.problem_upload import packed
 from hpo.execution.ray_cluster import slots
 from hpo.execution.ray_private import keep_cloud_keys_here
 from hpo.execution.ray_start import SIGNALS
@@ -38,22 +39,30 @@ class _Stopped(BaseException):
     """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
 
 
-def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
+def _trainable(job: Job) -> Any:
     """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
     side, pandas and scipy and optuna among it.
 
-    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file.
+    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file. A
+    problem's class that workers cannot import, and the data that it may hold, go by Ray's object store.
     """
+    storage = job.storage
 
-    def train(config: dict[str, Any]) -> None:
+    def train(config: dict[str, Any], problem: bytes = b"") -> None:
         from ray import tune
 
         from hpo.core.trial import WorkerTask
         from hpo.training.worker import train_cohort
 
-        train_cohort(WorkerTask(**config), storage, tune.report)
+        task = WorkerTask(**config)
+        if problem:
+            from hpo.execution.problem_upload import unpack
 
-    return train
+            unpack(task.target, problem)
+        train_cohort(task, storage, tune.report)
+
+    content = packed(job.target)
+    return tune.with_parameters(train, problem=content) if content else train
 
 
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool] = bool) -> list[str]:
@@ -89,7 +98,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
     """
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune.with_resources(_trainable(job), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=ScheduleSearcher(attempts),
                 num_samples=-1,
