@@ -26,10 +26,15 @@ if TYPE_CHECKING:
         Uncertainty,
     )
     from hpo import __version__
+    from hpo.api import Result, Study, check
     from hpo.problems import Problem, ProblemError, Split, Task
 
 # All names but these are those of `balancers`.
-_ELSEWHERE = dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems") | {"__version__": "hpo"}
+_ELSEWHERE = (
+    dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems")
+    | dict.fromkeys(("Result", "Study", "check"), "hpo.api")
+    | {"__version__": "hpo"}
+)
 
 __all__ = [
     "Balancer",
@@ -39,14 +44,17 @@ __all__ = [
     "GradNorm",
     "Problem",
     "ProblemError",
+    "Result",
     "SingleTask",
     "Split",
     "Stack",
     "Static",
     "StepRecord",
+    "Study",
     "Task",
     "Uncertainty",
     "__version__",
+    "check",
 ]
 
 

@@ -13,7 +13,6 @@ import typer
 
 from hpo import __version__
 from hpo.cli.check import check
-from hpo.cli.console import Console
 from hpo.cli.export import export
 from hpo.cli.options import BAD_INPUT, FAILED, STOPPED, console
 from hpo.cli.plan import plan
@@ -24,6 +23,7 @@ from hpo.cli.ui import ui
 from hpo.core.errors import InputError, LaunchLostError
 from hpo.core.text import commands_in, printable
 from hpo.core.uris import has_secret, redacted
+from hpo.launch.console import Console
 
 app = typer.Typer(
     name="gradsweep",

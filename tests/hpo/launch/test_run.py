@@ -19,8 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from balancers import Static
-from hpo.cli.console import Console
 from hpo.core.trial import EpochReport, TrialResult
+from hpo.launch.console import Console
 from hpo.launch.progress import ProgressView, stage
 from hpo.launch.restore import open_plan
 from hpo.study.schedule import Schedule
