@@ -106,8 +106,9 @@ class Study:
         Report and weights file are written to the output folder. Trials that fail are part of the result.
 
         Args:
-            address: of a running Ray cluster; default: ``RAY_ADDRESS``, or else this machine. A Ray that this process
-                has already started is used and left running.
+            address: of a running Ray cluster; default: ``RAY_ADDRESS``, or else this machine. If this process has
+                called ``ray.init()``, leave it out: that Ray is used and left running. A Ray that is started here is
+                shut down at the end.
             output: folder of MLflow's database, the report and the weights file.
             tracking_uri: MLflow's backend; default: ``MLFLOW_TRACKING_URI``, or else SQLite in the output folder.
             storage: where checkpoints go: a folder that all nodes share, or ``s3://bucket/prefix``; default:

@@ -10,11 +10,13 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.exceptions import ObjectLostError
 from ray.tune.search import Searcher
@@ -37,6 +39,10 @@ MOST_PENDING = 1000  # what Tune may hold; `ScheduleSearcher` decides
 
 class _Stopped(BaseException):
     """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
+
+
+class _StopAndCleanError(Exception):
+    """A signal came, and Ray goes on: Tune is to give back the workers, which are killed, and what they have held."""
 
 
 def _trainable(job: Job) -> Any:
@@ -83,7 +89,7 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
     attempts = Attempts(schedule, job, listeners, slots(job.resources))
     watch = ClusterWatch(attempts)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
-    with _stoppable(attempts), suppress(_Stopped):
+    with _stoppable(attempts), suppress(_Stopped, _StopAndCleanError):
         while (gone := _fit(attempts, watch, job, lost)) is not None:
             attempts.all_over(str(gone))
     if attempts.output_error is not None:
@@ -111,6 +117,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # `Attempts` hands out again, in a new Tune trial
                 callbacks=[TuneCallback(attempts, watch, lost)],
+                progress_reporter=NoReporter(),
             ),
         )
         try:
@@ -133,8 +140,16 @@ def _lost_object(error: BaseException) -> ObjectLostError | None:
 
 @contextmanager
 def _stoppable(attempts: Attempts) -> Iterator[None]:
-    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us.
+
+    All handlers are as they were afterwards, also that of SIGUSR1, which Tune takes. In a thread that is not the main
+    one there are none: signals go to the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGUSR1)}
+    before = {number: handler for number, handler in before.items() if handler is not None}
 
     def restore(*_: object) -> None:
         for number, handler in before.items():
@@ -144,13 +159,24 @@ def _stoppable(attempts: Attempts) -> Iterator[None]:
         attempts.stopping = True
         restore()
 
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # under nohup
+    for number in SIGNALS:
+        if before.get(number, signal.SIG_IGN) != signal.SIG_IGN:  # under nohup
             signal.signal(number, stop)
     try:
         yield
     finally:
         restore()
+
+
+class NoReporter(tune.ProgressReporter):
+    """Reports nothing: Tune's own for notebooks clears the output of the cell, however little it is to say."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *system: str) -> None:
+        """Nothing."""
 
 
 class ScheduleSearcher(Searcher):
@@ -200,8 +226,18 @@ class TuneCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Several times a second."""
         if self._attempts.stopping or self._lost():
-            raise _Stopped
+            self._stop()
         self._watch.look(trials)
+
+    def _stop(self) -> None:
+        if not self._attempts.job.left_running:
+            raise _Stopped  # Ray ends, and its workers with it
+        self._attempts.killed = True
+        for attempt in self._attempts.attempts.values():
+            actor = attempt.trial and attempt.trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)
+        raise _StopAndCleanError
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""

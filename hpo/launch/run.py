@@ -76,18 +76,19 @@ def run_study(
 
             _tell_changes(plan, schedule, store, console)
             _tell_changed_data(plan, records, console)
-            with connected(address, plan.study.resources, wait, partial(stage, console)) as nodes:
+            with connected(address, plan.study.resources, wait, partial(stage, console)) as cluster:
                 job = Job(
                     plan.study.resources,
                     checkpoints.address,
                     plan.study.checkpoint_seconds,
                     target_of(plan.study.problem.name),
+                    left_running=cluster.left_running,
                 )
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
                 launch = parent.enter_context(_launch(store, plan.text))
                 heart = parent.enter_context(Heartbeat(store, launch))
                 refuse_other_launch(store, console, launch)  # again: Ray takes its time, and --wait more
-                console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
+                console.print(f"{study}: {cluster.words}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
