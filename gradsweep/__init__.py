@@ -9,6 +9,7 @@ The names that code outside gradsweep needs, imported when they are first used:
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'gradsweep' has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "balancers")), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, whose bars nothing here shows
+        return getattr(import_module(_ELSEWHERE.get(name, "balancers")), name)
 
 
 def __dir__() -> list[str]:
