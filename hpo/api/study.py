@@ -37,8 +37,8 @@ class Study:
 
     >>> from gradsweep import Study
     >>> study = Study(name="demo", problem="toy", seeds=2, static={"points": 4}, gradnorm={"trials": 3})
-    >>> study.plan().trials
-    53
+    >>> study.plan().points["arm"].to_list()
+    ['equal', 'static/01', 'static/02', 'static/03']
     >>> Study(name="demo", problem="toy", seeds=0)
     Traceback (most recent call last):
         ...
