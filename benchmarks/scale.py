@@ -226,7 +226,8 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
         patches.enter_context(patch.object(ray_tune, "run", timed_run))
         patches.enter_context(patch.object(MlflowWriter, "close", closed))
         patches.enter_context(patch.object(MlflowWriter, "_work", timed("writer", MlflowWriter._work)))
-        patches.enter_context(patch.object(launch, "conclude", timed("conclude", launch.conclude)))
+        for part in ("assess", "conclude"):
+            patches.enter_context(patch.object(launch, part, timed("conclude", getattr(launch, part))))
         yield memory
 
 

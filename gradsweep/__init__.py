@@ -9,6 +9,7 @@ The names that code outside gradsweep needs, imported when they are first used:
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
         Uncertainty,
     )
     from hpo import __version__
+    from hpo.api import Result, Study, check
     from hpo.problems import Problem, ProblemError, Split, Task
 
 # All names but these are those of `balancers`.
-_ELSEWHERE = dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems") | {"__version__": "hpo"}
+_ELSEWHERE = (
+    dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems")
+    | dict.fromkeys(("Result", "Study", "check"), "hpo.api")
+    | {"__version__": "hpo"}
+)
 
 __all__ = [
     "Balancer",
@@ -39,21 +45,26 @@ __all__ = [
     "GradNorm",
     "Problem",
     "ProblemError",
+    "Result",
     "SingleTask",
     "Split",
     "Stack",
     "Static",
     "StepRecord",
+    "Study",
     "Task",
     "Uncertainty",
     "__version__",
+    "check",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'gradsweep' has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "balancers")), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, whose bars nothing here shows
+        return getattr(import_module(_ELSEWHERE.get(name, "balancers")), name)
 
 
 def __dir__() -> list[str]:

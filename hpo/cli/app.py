@@ -13,7 +13,6 @@ import typer
 
 from hpo import __version__
 from hpo.cli.check import check
-from hpo.cli.console import Console
 from hpo.cli.export import export
 from hpo.cli.options import BAD_INPUT, FAILED, STOPPED, console
 from hpo.cli.plan import plan
@@ -24,6 +23,7 @@ from hpo.cli.ui import ui
 from hpo.core.errors import InputError, LaunchLostError
 from hpo.core.text import commands_in, printable
 from hpo.core.uris import has_secret, redacted
+from hpo.launch.console import Console
 
 app = typer.Typer(
     name="gradsweep",
@@ -71,13 +71,11 @@ def _fault_in(arguments: Sequence[str]) -> str:
     """A fault of a command line whatever the command, without its text, which errors of options would echo."""
     for number, (before, argument) in enumerate(pairwise(arguments), 1):
         if found := commands_in(argument):
-            return f"argument {number}: found the character {printable(found)}, allowed: printable characters"
+            return f"argument {number}: expected printable characters, got {printable(found)}"
         option, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
         elsewhere = option in ("--tracking-uri", "--storage", "--set")  # the first two have a message of their own
         if equals and "://" in value and not elsewhere and has_secret(value):
-            return (
-                f"argument {number}: found a password on the command line, which others can see; allowed: none here"
-            )
+            return f"argument {number}: expected no password on the command line, where others can see it, got one"
     return ""
 
 

@@ -45,23 +45,19 @@ def check(
     """
     arguments = _arguments(settings or [])
     with _spinner() as tell:
-        import torch
+        from hpo.api import check as look
 
-        from hpo.check.problem_check import check_problem
-
-        torch.set_num_threads(1)  # as a trial has by default
-        findings = check_problem(problem, arguments, _device(device), tell)
+        result = look({"name": problem, **arguments}, device=device, tell=tell)
     styles = {"ok": "green", "warning": "yellow", "fault": "bold red"}
     table = Table(title=f"{problem}: one step of everything", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("", "what", "found, and what is allowed"):
         table.add_column(column, overflow="fold")
-    for finding in findings:
+    for finding in result.findings:
         found = f"{finding.found}\nallowed: {finding.allowed}" if finding.allowed else finding.found
         table.add_row(Text(finding.level, styles[finding.level]), finding.subject, found)
     console.print(table)
-    count = {level: sum(finding.level == level for finding in findings) for level in styles}
-    console.print(f"Faults: {count['fault']}, warnings: {count['warning']}.", style="bold", highlight=False)
-    if count["fault"]:
+    console.print(result.counts, style="bold", highlight=False)
+    if result.faults:
         raise typer.Exit(BAD_INPUT)
 
 
@@ -79,9 +75,9 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
     for text in settings:
         key, equals, value = text.partition("=")
         if not key or not equals or key == "name":
-            raise OptionError(f"--set: found {text!r}, allowed: KEY=VALUE, the key an argument of the problem")
+            raise OptionError(f"--set: expected KEY=VALUE, the key an argument of the problem, got {text!r}")
         if key in arguments:
-            raise OptionError(f"--set: found the key {key!r} twice, allowed: each once")
+            raise OptionError(f"--set: expected each key once, got {key!r} twice")
         try:
             arguments[key] = read_yaml(value)
             ProblemSpec.model_validate({"name": "any", key: arguments[key]})
@@ -91,22 +87,6 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
         except (yaml.YAMLError, ValueError, RecursionError):
             raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
     return arguments
-
-
-def _device(name: str | None) -> Any:
-    import torch
-
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(chosen)
-    except RuntimeError:
-        raise OptionError(f"--device: found {chosen!r}, allowed: cpu, cuda, cuda:1, ...") from None
-    try:
-        torch.zeros(1, device=device).item()
-    except (AssertionError, ImportError, RuntimeError) as error:  # a build of torch without CUDA asserts
-        line = str(error).partition("\n")[0]
-        raise OptionError(f"--device: {chosen} cannot be used: {line}") from None
-    return device
 
 
 @contextmanager

@@ -28,20 +28,15 @@ def export(
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """Write the weights file for production training: `balancers.Static.load("weights.json")`."""
-    from hpo.compare import compare
-    from hpo.launch.conclude import runs_of
-    from hpo.launch.restore import read_study
-    from hpo.launch.weights_export import weights_content, write_weights
-    from hpo.launch.workspace import place
+    from hpo.api import Study
 
-    found, schedule, store = read_study(study, place(output, tracking_uri), console)
-    comparison = compare(schedule.table(), found.directions, found.study.margin)
-    content = weights_content(found, comparison, arm, runs_of(schedule, store))
+    result = Study.load(study).result(output=output, tracking_uri=tracking_uri, console=console)
+    content = result.outcome.weights_content(arm)
     try:
-        write_weights(file, content)
-    except OSError as error:
-        raise OutputError(f"-o: {file} cannot be written: {error.strerror}") from None
-    _exported(file, content, None if arm else comparison)
+        result.export(file, arm)
+    except OutputError as error:
+        raise OutputError(f"-o: {error}") from None
+    _exported(file, content, None if arm else result.comparison)
 
 
 def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:

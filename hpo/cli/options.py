@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from hpo.cli.console import Console
 from hpo.core.errors import OptionError
 from hpo.core.uris import has_secret
+from hpo.launch.console import Console
 
 FAILED = 1
 BAD_INPUT = 2

@@ -24,12 +24,7 @@ def report(
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """Write report and tables again, from what MLflow holds, finished or not."""
-    from hpo.launch.conclude import conclude
-    from hpo.launch.restore import read_study
-    from hpo.launch.workspace import place
+    from hpo.api import Study
 
-    where = place(output, tracking_uri)
-    found, schedule, store = read_study(study, where, console)
-    target = folder or where.folder(found.study.name)
-    finished = conclude(found, schedule, store, where, target, None, figures)
-    print_verdict(finished, output, tracking_uri)
+    result = Study.load(study).result(output=output, tracking_uri=tracking_uri, console=console)
+    print_verdict(result.write(folder, figures), output, tracking_uri)

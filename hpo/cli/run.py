@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,12 +54,11 @@ def run(
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         console.print(f"gradsweep {__version__}: {study}", highlight=False, markup=False, soft_wrap=True)
-        from hpo.launch.run import run_study
-        from hpo.launch.workspace import place
+        from hpo.api import Study
 
-        where = place(output, tracking_uri, storage)
-        finished = run_study(study, where, address, console, wait)
-    if finished is None or not finished.complete:
+        places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
+        finished = Study.load(study).run(address, wait=wait, console=console, **places).finished
+    if finished is None:
         console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
         raise typer.Exit(STOPPED)
     if not finished.ran:

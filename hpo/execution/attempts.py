@@ -73,6 +73,7 @@ class Attempts:
         self.paused: dict[str, TrialResult] = {}  # with their trajectories
         self.noticed: set[str] = set()  # messages of workers about cohorts, each reported once
         self.stopping = False
+        self.killed = False  # its workers, by us: no death to count
         self.output_error: OutputError | None = None
 
     @property
@@ -150,7 +151,7 @@ class Attempts:
     def over(self, trial_id: str, error: str) -> None:
         """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
         attempt = self.attempts.pop(trial_id, None)
-        if attempt is None:
+        if attempt is None or self.killed:
             return
         cohort = [planned for planned in attempt.cohort if planned.config.identity not in attempt.over]
         left = [planned for planned in cohort if planned.config.identity not in self.schedule.results]

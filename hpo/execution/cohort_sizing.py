@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 
 from hpo.core.trial import PlannedTrial, WorkerTask
 from hpo.execution.job import Job, worker_task
+from hpo.execution.problem_upload import packed
 
 
 class CohortSizing:
@@ -22,14 +23,18 @@ class CohortSizing:
     """
 
     def __init__(self, job: Job, cohort: Sequence[PlannedTrial], most: int) -> None:
-        def measure(task: WorkerTask, most: int) -> tuple[int, str]:  # travels by value, as `_trainable` does
+        def measure(task: WorkerTask, most: int, problem: bytes) -> tuple[int, str]:  # by value, as `_trainable`
             from hpo.training.worker import size_cohort
 
+            if problem:
+                from hpo.execution.problem_upload import unpack
+
+                unpack(task.target, problem)
             return size_cohort(task, most)
 
         resources = job.resources
         remote: Any = ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=0)(measure)
-        self._answer = remote.remote(worker_task(job, cohort, []), most)
+        self._answer = remote.remote(worker_task(job, cohort, []), most, packed(job.target))
 
     def result(self) -> tuple[int, str]:
         """How many, and why, in words; waits for the worker. One that died has tried too many."""

@@ -21,6 +21,7 @@ class Job:
         checkpoint_seconds: between two of them.
         target: the problem as ``package.module:Class``.
         together: trials that a worker is handed at most, to be trained at once.
+        left_running: whether Ray goes on after the study, so that what it holds has to be given back.
     """
 
     resources: Resources
@@ -28,6 +29,7 @@ class Job:
     checkpoint_seconds: float
     target: str
     together: int = 1
+    left_running: bool = False
 
 
 def worker_task(job: Job, cohort: Sequence[PlannedTrial], until: Sequence[int]) -> WorkerTask:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -25,6 +25,13 @@ from hpo.study.spec import Resources
 KNOCK_SECONDS = 5.0  # for the head of a cluster to answer
 
 
+class Cluster(NamedTuple):
+    """A cluster in words, and whether its Ray is the caller's, to be left as it was found."""
+
+    words: str
+    left_running: bool
+
+
 def _unannounced(text: str) -> AbstractContextManager[None]:
     del text
     return nullcontext()
@@ -36,10 +43,11 @@ def connected(
     resources: Resources,
     wait: float = 0.0,
     stage: Callable[[str], AbstractContextManager[None]] = _unannounced,
-) -> Iterator[str]:
+) -> Iterator[Cluster]:
     """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
 
-    A running one is sent the code that has been imported, see `hpo.execution.code_upload`.
+    A running one is sent the code that has been imported, see `hpo.execution.code_upload`. A Ray that this process
+    has started on this machine is used as it is, and left running.
 
     Args:
         address: of a running cluster; ``None`` starts a local one.
@@ -47,12 +55,14 @@ def connected(
         wait: so many minutes for a node that can hold a trial; an autoscaler is asked for one.
         stage: told what is being done, for as long as it takes.
 
-    Yields:
-        What the cluster is, in words.
-
     Raises:
         ClusterError: it does not answer, or no node can ever hold a trial.
     """
+    if ray.is_initialized():
+        _refuse_other_ray(address)
+        words = f"the Ray of this process, which is left running: {_checked(resources, wait)}"
+        yield Cluster(words, left_running=True)
+        return
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is not None and address != "auto":
         _knock(address)
@@ -71,9 +81,28 @@ def connected(
     try:
         with stage("waiting for a node that can hold a trial") if wait else nullcontext():
             nodes = _checked(resources, wait)
-        yield nodes
+        yield Cluster(nodes, left_running=False)
     finally:
         ray.shutdown()
+
+
+def _refuse_other_ray(address: str | None) -> None:
+    """Refuse a Ray that this process is connected to, unless it is the one that is asked for.
+
+    Raises:
+        ClusterError: another address is given, or nodes of other machines have not been sent the code.
+    """
+    if address is not None:
+        raise ClusterError(
+            f"--address: expected none, since this process has initialised Ray already, got {shown(address)!r}; call "
+            "ray.shutdown() first, or leave it out to use that Ray"
+        )
+    others = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]} - {socket.gethostname()}
+    if others:
+        raise ClusterError(
+            "--address: expected the cluster's address, got none: this process has initialised Ray, and other machines "
+            f"of that cluster do not have the code ({', '.join(sorted(others))}); call ray.shutdown() first"
+        )
 
 
 def _staged(folder: Path) -> Path:
@@ -88,8 +117,8 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "/" in address or "@" in address or not host or not port.isdigit():
         raise ClusterError(
-            f"--address: found {shown(address)!r}, allowed: host:port of the cluster's head, or auto on one of its "
-            "nodes; the driver needs the cluster's network, so that Ray Client's ray:// will not do"
+            "--address: expected host:port of the cluster's head, or auto on one of its nodes, got "
+            f"{shown(address)!r}; the driver needs the cluster's network, so that Ray Client's ray:// will not do"
         )
     try:
         with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
@@ -143,8 +172,8 @@ def _too_small(resources: Resources) -> str:
     else:
         key, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
     return (
-        f"resources.{key}: found {need:g} {name} a trial, allowed: at most {most:g}, "
-        f"the most that a node of this cluster has ({len(nodes)} node(s)); if more nodes are to come: --wait MINUTES"
+        f"resources.{key}: expected at most {most:g}, the most that a node of this cluster has "
+        f"({len(nodes)} node(s)), got {need:g} {name} per trial; if more nodes are to come: --wait MINUTES"
     )
 
 

@@ -10,11 +10,13 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.exceptions import ObjectLostError
 from ray.tune.search import Searcher
@@ -24,6 +26,7 @@ from hpo.execution.attempts import Attempts
 from hpo.execution.cluster_watch import ClusterWatch
 from hpo.execution.events import Listener
 from hpo.execution.job import Job
+from hpo.execution.problem_upload import packed
 from hpo.execution.ray_cluster import slots
 from hpo.execution.ray_private import keep_cloud_keys_here
 from hpo.execution.ray_start import SIGNALS
@@ -38,22 +41,34 @@ class _Stopped(BaseException):
     """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
 
 
-def _trainable(storage: str) -> Callable[[dict[str, Any]], None]:
+class _StopAndCleanError(Exception):
+    """A signal came, and Ray goes on: Tune is to give back the workers, which are killed, and what they have held."""
+
+
+def _trainable(job: Job) -> Any:
     """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
     side, pandas and scipy and optuna among it.
 
-    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file.
+    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file. A
+    problem's class that workers cannot import, and the data that it may hold, go by Ray's object store.
     """
+    storage = job.storage
 
-    def train(config: dict[str, Any]) -> None:
+    def train(config: dict[str, Any], problem: bytes = b"") -> None:
         from ray import tune
 
         from hpo.core.trial import WorkerTask
         from hpo.training.worker import train_cohort
 
-        train_cohort(WorkerTask(**config), storage, tune.report)
+        task = WorkerTask(**config)
+        if problem:
+            from hpo.execution.problem_upload import unpack
 
-    return train
+            unpack(task.target, problem)
+        train_cohort(task, storage, tune.report)
+
+    content = packed(job.target)
+    return tune.with_parameters(train, problem=content) if content else train
 
 
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool] = bool) -> list[str]:
@@ -74,7 +89,7 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
     attempts = Attempts(schedule, job, listeners, slots(job.resources))
     watch = ClusterWatch(attempts)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_PENDING)
-    with _stoppable(attempts), suppress(_Stopped):
+    with _stoppable(attempts), suppress(_Stopped, _StopAndCleanError):
         while (gone := _fit(attempts, watch, job, lost)) is not None:
             attempts.all_over(str(gone))
     if attempts.output_error is not None:
@@ -89,7 +104,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
     """
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(job.storage), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune.with_resources(_trainable(job), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
             tune_config=tune.TuneConfig(
                 search_alg=ScheduleSearcher(attempts),
                 num_samples=-1,
@@ -102,6 +117,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # `Attempts` hands out again, in a new Tune trial
                 callbacks=[TuneCallback(attempts, watch, lost)],
+                progress_reporter=NoReporter(),
             ),
         )
         try:
@@ -124,8 +140,16 @@ def _lost_object(error: BaseException) -> ObjectLostError | None:
 
 @contextmanager
 def _stoppable(attempts: Attempts) -> Iterator[None]:
-    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us.
+
+    All handlers are as they were afterwards, also that of SIGUSR1, which Tune takes. In a thread that is not the main
+    one there are none: signals go to the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGUSR1)}
+    before = {number: handler for number, handler in before.items() if handler is not None}
 
     def restore(*_: object) -> None:
         for number, handler in before.items():
@@ -135,13 +159,24 @@ def _stoppable(attempts: Attempts) -> Iterator[None]:
         attempts.stopping = True
         restore()
 
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # under nohup
+    for number in SIGNALS:
+        if before.get(number, signal.SIG_IGN) != signal.SIG_IGN:  # under nohup
             signal.signal(number, stop)
     try:
         yield
     finally:
         restore()
+
+
+class NoReporter(tune.ProgressReporter):
+    """Reports nothing: Tune's own for notebooks clears the output of the cell, however little it is to say."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *system: str) -> None:
+        """Nothing."""
 
 
 class ScheduleSearcher(Searcher):
@@ -191,8 +226,18 @@ class TuneCallback(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Several times a second."""
         if self._attempts.stopping or self._lost():
-            raise _Stopped
+            self._stop()
         self._watch.look(trials)
+
+    def _stop(self) -> None:
+        if not self._attempts.job.left_running:
+            raise _Stopped  # Ray ends, and its workers with it
+        self._attempts.killed = True
+        for attempt in self._attempts.attempts.values():
+            actor = attempt.trial and attempt.trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)
+        raise _StopAndCleanError
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker begins with a cohort."""

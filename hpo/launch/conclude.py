@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,46 +26,112 @@ from hpo.tracking.experiment import StudyExperiment
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A study with what it has found so far.
+
+    Attributes:
+        plan: the study.
+        store: its experiment in MLflow.
+        where: its output folder.
+        data: the comparison, and all else that a report shows.
+        runs: by trial identity its MLflow run.
+        failed: for each trial that failed its error, by the trial's name.
+        diverged: for each trial that diverged what was not finite.
+        complete: whether every trial has a result.
+    """
+
+    plan: Plan
+    store: StudyExperiment
+    where: Workspace
+    data: ReportData
+    runs: Mapping[str, str]
+    failed: Mapping[str, str]
+    diverged: Mapping[str, str]
+    complete: bool
+
+    @property
+    def comparison(self) -> Comparison:
+        """What was found."""
+        return self.data.comparison
+
+    def weights_content(self, arm: str | None = None) -> dict[str, Any]:
+        """The content of the weights file of an arm; default: of the recommended one.
+
+        Raises:
+            ExportError: no such arm among those that a weights file can hold.
+        """
+        return weights_content(self.plan, self.comparison, arm, self.runs)
+
+
+@dataclass(frozen=True)
 class Finished:
     """What a command tells the user at its end."""
 
-    comparison: Comparison
+    outcome: Outcome
     report: Path
     weights: Path | None
-    failed: Mapping[str, str]  # trial's name -> error
-    diverged: Mapping[str, str]  # trial's name -> what was not finite
-    complete: bool
     ran: int = 0  # trials of this launch
     faults: Sequence[str] = ()  # what went wrong beside the trials
 
+    @property
+    def comparison(self) -> Comparison:
+        """See `Outcome`."""
+        return self.outcome.comparison
 
-def conclude(
-    plan: Plan,
-    schedule: Schedule,
-    store: StudyExperiment,
-    where: Workspace,
-    folder: Path,
-    launch: str | None,
-    figures: str | None = None,
-) -> Finished:
-    """Compare what there is, write report and weights, and attach them to the study's parent run.
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """See `Outcome`."""
+        return self.outcome.failed
+
+    @property
+    def diverged(self) -> Mapping[str, str]:
+        """See `Outcome`."""
+        return self.outcome.diverged
+
+    @property
+    def complete(self) -> bool:
+        """See `Outcome`."""
+        return self.outcome.complete
+
+
+def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Workspace) -> Outcome:
+    """Compare the trials that there are."""
+    trials = schedule.table()
+    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
+    return Outcome(
+        plan,
+        store,
+        where,
+        _report_data(plan, store, comparison, trials, where),
+        _runs_of(schedule, store),
+        _ended(schedule, TrialStatus.FAILED),
+        _ended(schedule, TrialStatus.DIVERGED),
+        schedule.is_complete,
+    )
+
+
+def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | None = None) -> Finished:
+    """Write report and weights, and attach them to the study's parent run.
+
+    Args:
+        outcome: of the study.
+        folder: where report and weights file go.
+        launch: the parent run, which is ended here; ``None`` attaches them to the latest.
+        figures: an image format, to write the figures as files too.
 
     Raises:
         OutputError: ``folder`` cannot be written.
         ImageError: ``figures`` names a format, and there is nothing to draw it with.
     """
-    trials = schedule.table()
-    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
+    comparison, store = outcome.comparison, outcome.store
     weights = folder / "weights.json" if comparison.recommended else None
     try:
-        data = _report_data(plan, store, comparison, trials, where)
-        files = write_report(data, folder / "report")
+        files = write_report(outcome.data, folder / "report")
         if weights:
-            write_weights(weights, weights_content(plan, comparison, None, runs_of(schedule, store)))
+            write_weights(weights, outcome.weights_content())
     except OSError as error:
         raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
-    complete, failed = schedule.is_complete, _ended(schedule, TrialStatus.FAILED)
-    finished = Finished(comparison, files["html"], weights, failed, _ended(schedule, TrialStatus.DIVERGED), complete)
+    finished = Finished(outcome, files["html"], weights)
     try:
         if parent := launch or store.latest_launch():
             attached = [*files.values(), *([weights] if weights else [])]
@@ -73,7 +140,7 @@ def conclude(
             store.log_report(parent, attached, "\n\n".join(note), _headline(comparison))
             store.log_scores(_scores(comparison))
         if launch:
-            store.end_launch(launch, "KILLED" if not complete else "FAILED" if failed else "FINISHED")
+            store.end_launch(launch, _launch_status(outcome))
     except LaunchLostError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
@@ -81,13 +148,20 @@ def conclude(
         finished = replace(finished, faults=[fault])
     if figures:  # last, since it may want for a Chrome
         try:
-            write_images(data, folder / "report" / "figures", figures)
+            write_images(outcome.data, folder / "report" / "figures", figures)
         except OSError as error:
             raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
     return finished
 
 
-def runs_of(schedule: Schedule, store: StudyExperiment) -> dict[str, str]:
+def _launch_status(outcome: Outcome) -> str:
+    """How a launch has ended, in MLflow's words."""
+    if not outcome.complete:
+        return "KILLED"
+    return "FAILED" if outcome.failed else "FINISHED"
+
+
+def _runs_of(schedule: Schedule, store: StudyExperiment) -> dict[str, str]:
     """For each trial that was ever begun its MLflow run."""
     return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 

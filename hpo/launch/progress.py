@@ -14,9 +14,12 @@ from rich.text import Text
 from hpo.compare import kind_of
 from hpo.core.text import printable
 from hpo.core.trial import EpochReport, PlannedTrial, TrialResult, TrialStatus
+from hpo.launch.notebook_cell import NotebookCell
 from hpo.study.schedule import Schedule
 
 PLAIN_SECONDS = 10.0  # between two lines where the output is no terminal
+DRAWN_SECONDS = 0.25  # between two drawings on a terminal
+CELL_SECONDS = 1.0  # and in a notebook, where each is a message
 
 
 @contextmanager
@@ -45,6 +48,8 @@ class _Counts(ProgressColumn):
 class ProgressView:
     """A `hpo.execution.events.Listener` that draws what it is told; on a pipe it prints a line every ten seconds.
 
+    A notebook has its drawing in one output of the cell.
+
     Args:
         schedule: whose counts to show.
         console: where to.
@@ -52,6 +57,7 @@ class ProgressView:
 
     def __init__(self, schedule: Schedule, console: Console) -> None:
         self._schedule, self._console = schedule, console
+        self._cell = NotebookCell() if console.is_jupyter else None
         self._start = self._printed = time.monotonic()
         self._epochs = dict[str, EpochReport]()  # of the trials that run, the last that each has reported
         self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases}  # of a trial
@@ -73,6 +79,11 @@ class ProgressView:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Draw while the block runs."""
+        if self._cell is not None:
+            self._draw()
+            yield
+            self._draw()
+            return
         if not self._console.is_terminal:
             yield
             self._print_line()
@@ -120,8 +131,8 @@ class ProgressView:
     def time_passed(self) -> None:
         """See `Listener`."""
         now = time.monotonic()
-        if self._console.is_terminal:
-            if now - self._printed > 0.25:
+        if self._console.is_terminal or self._cell is not None:
+            if now - self._printed > (DRAWN_SECONDS if self._cell is None else CELL_SECONDS):
                 self._printed = now
                 self._draw()
         elif now - self._printed > PLAIN_SECONDS:
@@ -147,6 +158,8 @@ class ProgressView:
             ended = count["done"] + count["failed"] + sum(shares)
             self._bars.update(self._tasks[name], total=total, completed=ended, note=note)
             self._bars.tasks[self._tasks[name]].fields.update(fields)
+        if self._cell is not None:
+            self._cell.draw(self._bars.get_renderable())
 
     def _shares(self, phase: str) -> list[float]:
         """For each trial of a phase that runs, how much of it is trained."""

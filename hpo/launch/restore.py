@@ -19,7 +19,7 @@ from hpo.problems import load_problem
 from hpo.problems.data_cache import prepare_once
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
-from hpo.study.study_file import read_study_file
+from hpo.study.study_file import StudyFile, read_study_file
 from hpo.tracking.delivery import deliver
 from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.launch_lock import refuse_other_launch
@@ -27,13 +27,13 @@ from hpo.tracking.outbox import Outbox
 from hpo.tracking.run_format import Record
 
 
-def open_plan(path: Path, prepare: bool = True) -> Plan:
-    """Read a study file, find its problem, make its data ready.
+def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
+    """Read a study file, unless that is done, find its problem, make its data ready.
 
     Raises:
         StudyError, ProblemError, FileNotFoundError: what is wrong with them.
     """
-    study, text = read_study_file(path)
+    study, text = read_study_file(found) if isinstance(found, Path) else found
     with _user_code(f"problem: {study.problem.name!r} cannot be used"):
         problem = load_problem(study.problem.name, study.problem.arguments)
         if prepare:
@@ -77,9 +77,9 @@ def read_records(store: StudyExperiment, outbox: Outbox) -> list[Record]:
     return [*store.records(), *waiting]
 
 
-def read_study(path: Path, where: Workspace, console: Console) -> tuple[Plan, Schedule, StudyExperiment]:
+def read_study(found: Path | StudyFile, where: Workspace, console: Console) -> tuple[Plan, Schedule, StudyExperiment]:
     """A study as MLflow holds it, for commands that run nothing; what waits for MLflow is delivered first."""
-    plan = open_plan(path, prepare=False)
+    plan = open_plan(found, prepare=False)
     store = StudyExperiment(where.uri, plan.study.name, where.output, create=False)
     outbox = where.outbox(plan.study.name)
     if (folder := where.folder(plan.study.name)).is_dir():

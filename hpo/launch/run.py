@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hpo.core.environment import close_local_ray
 from hpo.core.errors import LaunchLostError
-from hpo.launch.conclude import Finished, conclude
+from hpo.launch.conclude import Finished, assess, conclude
 from hpo.launch.output_lock import locked
 from hpo.launch.progress import ProgressView, stage
 from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
@@ -25,6 +25,7 @@ from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from hpo.study.spec_diff import changes, describe_changed_data, describe_changes
+from hpo.study.study_file import StudyFile
 from hpo.tracking.backend import check_answers
 from hpo.tracking.delivery import Heartbeat, MlflowWriter, deliver
 from hpo.tracking.experiment import StudyExperiment
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
     from hpo.execution.job import Job
 
 
-def run_study(path: Path, where: Workspace, address: str | None, console: Console, wait: float = 0.0) -> Finished:
+def run_study(
+    found: Path | StudyFile, where: Workspace, address: str | None, console: Console, wait: float = 0.0
+) -> Finished:
     """Run what is left of a study, then compare, report and export.
 
     Args:
-        path: the study file.
+        found: the study file, or what it says.
         where: to keep what it makes.
         address: of a Ray cluster; ``None`` starts one on this machine.
         console: for the user.
@@ -52,7 +55,7 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
         ClusterError, TrackingError, OutputError, StorageError: and what `open_plan` raises; before any trial runs.
     """
     with stage(console, "preparing data"):
-        plan = open_plan(path)
+        plan = open_plan(found)
     study = plan.study.name
     folder, outbox, checkpoints = where.folder(study), where.outbox(study), where.checkpoints(study)
     check_answers(where.uri)
@@ -72,24 +75,25 @@ def run_study(path: Path, where: Workspace, address: str | None, console: Consol
 
             _tell_changes(plan, schedule, store, console)
             _tell_changed_data(plan, records, console)
-            with connected(address, plan.study.resources, wait, partial(stage, console)) as nodes:
+            with connected(address, plan.study.resources, wait, partial(stage, console)) as cluster:
                 job = Job(
                     plan.study.resources,
                     checkpoints.address,
                     plan.study.checkpoint_seconds,
                     target_of(plan.study.problem.name),
+                    left_running=cluster.left_running,
                 )
                 sizing = _sizing(schedule, job)  # goes on while we open the launch
                 launch = parent.enter_context(_launch(store, plan.text))
                 heart = parent.enter_context(Heartbeat(store, launch))
                 refuse_other_launch(store, console, launch)  # again: Ray takes its time, and --wait more
-                console.print(f"{study}: {nodes}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
+                console.print(f"{study}: {cluster.words}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
                 faults += _run(schedule, job, writer, heart, console)
         with stage(console, f"{study}: comparing, writing the report"):
-            finished = conclude(plan, schedule, store, where, folder, launch)
+            finished = conclude(assess(plan, schedule, store, where), folder, launch)
         if finished.complete:
             remove(checkpoints, "")  # what a worker that had lost its driver may have left, too
     ran = len(set(schedule.results) - before)

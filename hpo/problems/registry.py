@@ -17,6 +17,7 @@ from hpo.core.text import complaint, message, one_line
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.arguments import check_count, check_positive, shown
 from hpo.problems.base import Problem, Task
+from hpo.problems.by_value import SCRIPT, kept_class
 
 __all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
 
@@ -96,7 +97,14 @@ def _default(parameter: inspect.Parameter) -> str:
 
 
 def _find(name: str) -> Any:
+    if (kept := kept_class(name)) is not None:
+        return kept
     module, colon, attribute = name.partition(":")
+    if module == SCRIPT or "@" in attribute:
+        raise ProblemError(
+            f"problem: {name!r} is a class of a notebook or script, which no other process can import; allowed: "
+            "give the class itself to gradsweep.Study, or move it to a module and name it as package.module:Class"
+        )
     if colon:
         _search_current_folder()
         return _import(name, module, attribute)

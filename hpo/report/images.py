@@ -18,6 +18,14 @@ FORMATS = ("svg", "png", "pdf")
 _WIDTH = 900  # pixels; a narrow figure would put its legend over itself
 
 
+def draw(data: ReportData) -> dict[str, go.Figure]:
+    """Every figure that the study has, by name, on white."""
+    drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
+    for figure in drawn.values():
+        figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white")
+    return drawn
+
+
 def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
     """Write every figure that the study has as ``<name>.<format>`` into a folder, on white.
 
@@ -33,9 +41,7 @@ def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
         import kaleido  # noqa: F401 - plotly imports it by itself, with a longer message
     except ImportError:
         raise ImageError("--figures: needs the package kaleido: pip install 'gradsweep[figures]'") from None
-    drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
-    for figure in drawn.values():
-        figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white")
+    drawn = draw(data)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         made = [Path(place) / f"{name}.{format}" for name in drawn]

@@ -53,8 +53,7 @@ class Plan:
         self.search_epochs = study.search.epochs or self.epochs
         if self.search_epochs > self.epochs:
             raise StudyError(
-                f"search.epochs: found {self.search_epochs}, "
-                f"allowed: at most {self.epochs}, those of the confirm phase"
+                f"search.epochs: expected at most {self.epochs}, those of the confirm phase, got {self.search_epochs}"
             )
         self.data_hash = problem.data_hash()
         rounded = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)]
@@ -154,7 +153,7 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
     except ValueError as error:
         raise StudyError(f"static: {error}") from None
     if (least := found.min()) < SMALLEST:  # it would be 0 in training
-        raise StudyError(f"static: found a weight of {least:.2g}, allowed: at least {SMALLEST:.2g}, as float32 holds")
+        raise StudyError(f"static: expected weights >= {SMALLEST:.2g}, as float32 holds, got {least:.2g}")
     return found
 
 
@@ -163,5 +162,5 @@ def _row(k: int, point: Sequence[float] | Mapping[str, float], tasks: Sequence[s
     w: dict[Any, float] = dict(point if isinstance(point, Mapping) else enumerate(point))
     keys = tasks if isinstance(point, Mapping) else range(len(tasks))
     if w.keys() != set(keys):
-        raise StudyError(f"static[{k}]: found {point}, allowed: a number for each of the tasks {', '.join(tasks)}")
+        raise StudyError(f"static[{k}]: expected a number for each of the tasks {', '.join(tasks)}, got {point}")
     return [w[key] for key in keys]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import (
@@ -17,6 +18,13 @@ from hpo.study.spec import Study
 MOST_CHARACTERS = 1_000_000  # of a file with its aliases written out: YAML reads 100,000 a second
 MOST_LEVELS = 50
 MOST_FAULTS = 20  # shown
+
+
+class StudyFile(NamedTuple):
+    """A study as it is described, and the text of its file, so that it need not be read again."""
+
+    study: Study
+    text: str
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -109,8 +117,8 @@ def load_study(path: Path) -> Study:
     return read_study_file(path)[0]
 
 
-def read_study_file(path: Path) -> tuple[Study, str]:
-    """Read a study file: what it says, and its text, so that it need not be read again.
+def read_study_file(path: Path) -> StudyFile:
+    """Read a study file.
 
     Raises:
         StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
@@ -135,14 +143,45 @@ def read_study_file(path: Path) -> tuple[Study, str]:
         raise StudyError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise StudyError(complaint(str(path), "a mapping with at least name and problem", quoted(content)))
+    return StudyFile(_checked(content, f"{path}: "), text)
+
+
+def study_from(content: Mapping[str, Any]) -> StudyFile:
+    """Make a study from the keys and values of a study file.
+
+    Args:
+        content: plain data; tuples count as lists, arrays and the numbers of numpy as theirs.
+
+    Raises:
+        StudyError: a field that is not allowed; one line for each fault.
+    """
+    plain = _plain(content)
+    study = _checked(plain, "")
     try:
-        study = Study.model_validate(content)
+        return StudyFile(study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+    except yaml.YAMLError as error:
+        raise StudyError(f"a study is plain data: {' '.join(str(error).split())}") from None
+
+
+def _checked(content: Any, where: str) -> Study:
+    try:
+        return Study.model_validate(content)
     except ValidationError as error:
-        faults = [_line(path, fault) for fault in error.errors()[:MOST_FAULTS]]
+        faults = [where + _line(fault) for fault in error.errors()[:MOST_FAULTS]]
         more = error.error_count() - len(faults)
-        faults += [f"{path}: and {more} more faults"] if more else []
+        faults += [f"{where}and {more} more faults"] if more else []
         raise StudyError("\n".join(faults)) from None
-    return study, text
+
+
+def _plain(value: Any) -> Any:
+    """Data as YAML has it; anything else as it is, for the checks to name."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 _ALLOWED = {
@@ -164,23 +203,23 @@ _ALLOWED = {
 }
 
 
-def _line(path: Path, fault: Any) -> str:
-    """One fault: the file, the field, what was found, what is allowed."""
+def _line(fault: Any) -> str:
+    """One fault: the field, what was found, what is allowed."""
     location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{unquoted(part)}" for part in location).lstrip(".")
     kind, found = fault["type"], quoted(fault["input"])
     if kind in ("extra_forbidden", "invalid_key"):
-        return f"{path}: {field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
+        return f"{field}: unknown key, allowed here: {', '.join(_fields(fault['loc'][:-1]))}"
     if kind == "missing":
         required = [name for name, info in _fields(fault["loc"][:-1]).items() if info.is_required()]
-        return f"{path}: {field}: missing, required here: {', '.join(required)}"
+        return f"{field}: missing, required here: {', '.join(required)}"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
         whole = text.startswith(("unknown key", "unusable argument"))
-        return f"{path}: {field}: {text if whole else expected(text, found)}"
+        return f"{field}: {text if whole else expected(text, found)}"
     limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
     allowed = _ALLOWED[kind].format(**limits) if kind in _ALLOWED else fault["msg"]
-    return complaint(f"{path}: {field}", allowed, found)
+    return complaint(field, allowed, found)
 
 
 def _fields(location: tuple[Any, ...]) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import re
 import subprocess
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from hpo import __version__
 from hpo.cli.export import _exported
 from hpo.cli.verdict import print_verdict
-from hpo.launch.conclude import Finished
+from hpo.launch.conclude import Finished, Outcome
 from hpo.report import best
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main
@@ -258,10 +259,9 @@ class TestWinner:
 
     @pytest.mark.parametrize(("winner", "moves"), [("uncertainty", True), ("", False)])
     def test_the_end_of_a_study(self, winner: str, moves: bool, capsys):
-        comparison = Builder(verdict="worse", winner=winner).data().comparison
-        print_verdict(
-            Finished(comparison, Path("report.html"), Path("weights.json"), {}, {}, True), Path("out"), None
-        )
+        data = Builder(verdict="worse", winner=winner).data()
+        outcome = Outcome(cast(Any, None), cast(Any, None), cast(Any, None), data, {}, {}, {}, True)
+        print_verdict(Finished(outcome, Path("report.html"), Path("weights.json")), Path("out"), None)
         said = " ".join(capsys.readouterr().out.split())
         assert ("train with: balancers.Uncertainty(tasks) For fixed weights, train with" in said) is moves
         assert ("Train with " in said) is not moves

@@ -16,8 +16,8 @@ import ray
 from mlflow import MlflowClient
 
 from balancers import Static
-from hpo.cli.console import Console
 from hpo.core.trial import EpochReport, TrialResult
+from hpo.launch.console import Console
 from hpo.launch.progress import ProgressView, stage
 from hpo.launch.restore import open_plan
 from hpo.study.schedule import Schedule

@@ -13,8 +13,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.console import Console
 from hpo.core.text import commands_in, printable
+from hpo.launch.console import Console
 from tests.helpers.runs import Case, main
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"
@@ -102,7 +102,7 @@ def test_an_error_that_nobody_expected_is_escaped_and_holds_no_secret_of_the_env
         raise LookupError(f"{HOSTILE} at http://ada:hidden@h")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hidden@h")
-    monkeypatch.setattr("hpo.launch.restore.open_plan", fail)
+    monkeypatch.setattr("hpo.api.study.read_study_file", fail)
     code, out, err = main(capsys, "plan", "study.yaml")
     assert (code, out) == (1, "")
     assert err.startswith("Traceback (most recent call last):\n")

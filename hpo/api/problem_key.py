@@ -1,0 +1,24 @@
+"""A problem as Python code names it: by its class or by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.core.errors import StudyError
+from hpo.problems.base import Problem
+from hpo.problems.by_value import name_of
+
+ProblemLike = str | type[Problem] | Mapping[str, Any]
+
+
+def named(problem: Any) -> Any:
+    """Name a problem as a study file does; what is no problem is left to the checks of studies."""
+    if isinstance(problem, Mapping):
+        return {**problem, "name": named(problem["name"])} if "name" in problem else dict(problem)
+    if isinstance(problem, Problem):
+        name = type(problem).__name__
+        raise StudyError(
+            f"problem: expected the class {name}, or {{'name': {name}, argument: value}}, got an object of {name}"
+        )
+    return name_of(problem) if isinstance(problem, type) else problem

@@ -1,0 +1,48 @@
+"""Problem classes that no other process can import: those of a notebook, a script or a function.
+
+Their code travels from the driver to its own workers (`hpo.execution.problem_upload`). A study calls them
+``module:Class@digest``, so that an edited class makes other trials.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hpo.problems.base import Problem
+
+SCRIPT = "__main__"
+_kept: dict[str, type[Problem]] = {}
+
+
+def name_of(problem_class: type[Problem]) -> str:
+    """Name a class for a study: ``package.module:Class`` where other processes can import it.
+
+    Any other class is kept under its name with a digest of its code, for `load_problem` to find.
+    """
+    name = f"{problem_class.__module__}:{problem_class.__qualname__}"
+    if not _is_importable(problem_class):
+        from hpo.problems.code_digest import code_digest
+
+        name = f"{name}@{code_digest(problem_class)}"
+        keep(name, problem_class)
+    return name
+
+
+def keep(name: str, problem_class: type[Problem]) -> None:
+    """Have `load_problem` find a class by this name in this process."""
+    _kept[name] = problem_class
+
+
+def kept_class(name: str) -> type[Problem] | None:
+    """The class that is kept by this name."""
+    return _kept.get(name)
+
+
+def _is_importable(problem_class: type[Problem]) -> bool:
+    """Whether the module is more than this process's script, and has this class under its name."""
+    found: object = sys.modules.get(problem_class.__module__)
+    if found is None or problem_class.__module__ == SCRIPT:
+        return False
+    for part in problem_class.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is problem_class

@@ -1,0 +1,42 @@
+"""A plan as tables: what a study would run."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from hpo.study.phases.static_search import static_trials
+from hpo.study.plan import Plan
+from hpo.study.schedule import Schedule
+
+
+def phases_table(schedule: Schedule) -> pd.DataFrame:
+    """For each phase its arms and trials, at most, and what they are."""
+    rows = [(phase.name, *phase.size(), phase.describe()) for phase in schedule.phases]
+    return pd.DataFrame(rows, columns=["phase", "arms", "trials", "what"])
+
+
+def points_table(plan: Plan) -> pd.DataFrame:
+    """The points of the static search: for each arm the weight of each task."""
+    rows = []
+    for planned in static_trials(plan):
+        weights = planned.config.settings.get("weights", dict.fromkeys(plan.tasks, 1.0))
+        rows.append([planned.arm, *(weights[task] for task in plan.tasks)])
+    return pd.DataFrame(rows, columns=["arm", *plan.tasks])
+
+
+def epochs_in_words(schedule: Schedule) -> str:
+    """The epochs of a whole study, in words; at most, where points are stopped early."""
+    plan = schedule.plan
+    total = sum(phase.most_epochs for phase in schedule.phases)
+    most = "at most " if plan.study.search.halving else ""
+    each = f"{plan.epochs} per trial"
+    if plan.search_epochs < plan.epochs:
+        each = f"{plan.search_epochs} per trial of the search, {plan.epochs} of the others"
+    return f"{most}{total} epochs, {each}"
+
+
+def needs_in_words(plan: Plan) -> str:
+    """What each trial takes, and the margin that the verdict allows, in words."""
+    resources = plan.study.resources
+    needs = f"{resources.cpu:g} CPU" + (f", {resources.gpu:g} GPU" if resources.gpu else "")
+    return f"Each trial takes {needs}. Equivalence margin: {plan.study.margin:g} % of score."
