@@ -156,6 +156,6 @@ $(LOWEST)/.installed: pyproject.toml | $(VENV)/.python
 	@$(BIN)/python -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install -q uv
 	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --python $(LOWEST)/bin/python \
-	  --extra data --extra earth pyproject.toml -o $(LOWEST)/lowest.txt
-	@$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python -c $(LOWEST)/lowest.txt -e '.[data,earth,test]'
+	  --extra data --extra earth --extra figures pyproject.toml -o $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python -c $(LOWEST)/lowest.txt -e '.[data,earth,figures,test]'
 	@touch $@

@@ -15,6 +15,7 @@ from hpo import __version__
 from hpo.cli.check import check
 from hpo.cli.console import Console
 from hpo.cli.export import export
+from hpo.cli.init import init
 from hpo.cli.options import BAD_INPUT, FAILED, STOPPED, console
 from hpo.cli.plan import plan
 from hpo.cli.problems import problems
@@ -28,13 +29,12 @@ from hpo.core.uris import has_secret, redacted
 app = typer.Typer(
     name="gradsweep",
     help="Which loss weights should I train my multitask network with, and was the grid search worth it?\n\n"
-    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui.",
+    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui. `gradsweep init` writes one to start from.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-COMMANDS = (run, plan, report, export, problems, check, ui)  # in the order of --help
+COMMANDS = (init, run, plan, report, export, problems, check, ui)  # in the order of --help
 for _command in COMMANDS:
     app.command()(_command)
 
