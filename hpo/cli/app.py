@@ -29,7 +29,8 @@ from hpo.core.uris import has_secret, redacted
 app = typer.Typer(
     name="gradsweep",
     help="Which loss weights should I train my multitask network with, and was the grid search worth it?\n\n"
-    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui. `gradsweep init` writes one to start from.",
+    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui. "
+    "To start, gradsweep init writes a study and a problem.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
