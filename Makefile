@@ -38,7 +38,7 @@ test-quick: $(VENV)/.dev ## the tests that take seconds
 
 # What no lowest version is named for is left out: browsers, database servers, torchjd, other frameworks, clusters.
 LOWEST_TESTS := tests/balancers tests/search_spaces tests/hpo balancers search_spaces hpo/core hpo/study hpo/problems
-LOWEST_LESS := tests/balancers/test_torchjd_methods.py tests/hpo/report/test_html_page.py \
+LOWEST_LESS := tests/hpo/report/test_html_page.py tests/hpo/report/test_images.py \
   tests/hpo/tracking/test_experiment.py tests/hpo/execution tests/hpo/launch
 
 test-lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in an environment of its own
@@ -156,6 +156,6 @@ $(LOWEST)/.installed: pyproject.toml | $(VENV)/.python
 	@$(BIN)/python -m venv $(LOWEST)
 	@$(LOWEST)/bin/pip install -q uv
 	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --python $(LOWEST)/bin/python \
-	  --extra data --extra earth --extra figures pyproject.toml -o $(LOWEST)/lowest.txt
-	@$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python -c $(LOWEST)/lowest.txt -e '.[data,earth,figures,test]'
+	  --extra data --extra earth pyproject.toml -o $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python -c $(LOWEST)/lowest.txt -e '.[data,earth,torchjd,test]'
 	@touch $@
