@@ -138,7 +138,7 @@ def test_the_version_is_said_once():
     assert "version" in pyproject()["project"]["dynamic"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == hpo.__version__
-    assert f"{hpo.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## [{hpo.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_hosted_ci_runs_our_targets_on_every_python_we_name():
