@@ -1,6 +1,7 @@
 # gradsweep: `make demo` runs a study on this machine, `make test` runs every check.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 STUDY ?= studies/census-quick.yaml
 # Three files at once, since half of the time of the slow ones, which come first, is waiting; a file in its order.
 PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
@@ -18,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-quick check fuzz chaos audit constraints browser images clean
+.PHONY: help demo test test-quick test-lowest check docs fuzz chaos audit constraints browser images clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,19 @@ test: $(VENV)/.dev browser images check ## linters, type checks and all tests, s
 test-quick: $(VENV)/.dev ## the tests that take seconds
 	@echo "==> pytest, without the slow tests"
 	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+# What no lowest version is named for is left out: browsers, database servers, torchjd, other frameworks, clusters.
+LOWEST_TESTS := tests/balancers tests/search_spaces tests/hpo balancers search_spaces hpo/core hpo/study hpo/problems
+LOWEST_LESS := tests/hpo/report/test_html_page.py tests/hpo/report/test_images.py \
+  tests/hpo/tracking/test_experiment.py tests/hpo/execution tests/hpo/launch
+
+test-lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in an environment of its own
+	@echo "==> pytest with the lowest versions, without browser, cluster and slow tests"
+	@$(LOWEST)/bin/pytest -m "not slow" $(LOWEST_TESTS) $(addprefix --ignore=,$(LOWEST_LESS))
+
+docs: $(VENV)/.dev ## build the documentation into site/; a broken link or an undocumented public name is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "==> site/index.html"
 
 check: $(VENV)/.dev ## ruff, mypy and the import contracts
 	@echo "==> ruff check"
@@ -89,7 +103,7 @@ images:
 	echo "==> no dataset-fashion-mnist here: the tests of multi_fashion will be skipped"
 
 clean: ## remove .venv, build output and caches (results in gradsweep-output/ stay)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment that is there already is used as it is.
@@ -134,4 +148,14 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	@echo "==> pip install -e '.[dev]', with the data of all problems (takes some minutes)"
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml | $(VENV)/.python
+	@echo "==> $(LOWEST): the lowest versions of pyproject.toml (takes some minutes)"
+	@rm -rf $(LOWEST)
+	@$(BIN)/python -m venv $(LOWEST)
+	@$(LOWEST)/bin/pip install -q uv
+	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --python $(LOWEST)/bin/python \
+	  --extra data --extra earth pyproject.toml -o $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python -c $(LOWEST)/lowest.txt -e '.[data,earth,torchjd,test]'
 	@touch $@

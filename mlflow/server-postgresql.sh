@@ -8,7 +8,7 @@
 #                                                        ($HOME/gradsweep-mlflow/artifacts)
 #   MLFLOW_HOST        the address to listen on          (127.0.0.1; 0.0.0.0 to serve others)
 #   MLFLOW_PORT                                          (5000)
-#   MLFLOW_SERVER_ALLOWED_HOSTS    names by which clients call this server; see README.md
+#   MLFLOW_SERVER_ALLOWED_HOSTS    names by which clients call this server; see docs/mlflow-server.md
 #   MLFLOW_AUTH_CONFIG_PATH        with it, a user name and password are asked for; see auth.ini
 set -eu
 

@@ -4,7 +4,7 @@
 #   MLFLOW_DATA        where everything is kept          ($HOME/gradsweep-mlflow)
 #   MLFLOW_HOST        the address to listen on          (127.0.0.1: this machine alone)
 #   MLFLOW_PORT                                          (5000)
-#   MLFLOW_SERVER_ALLOWED_HOSTS    names by which clients call this server; see README.md
+#   MLFLOW_SERVER_ALLOWED_HOSTS    names by which clients call this server; see docs/mlflow-server.md
 #   MLFLOW_AUTH_CONFIG_PATH        with it, a user name and password are asked for; see auth.ini
 set -eu
 

@@ -1,16 +1,21 @@
 """Guards of the house rules that no other tool watches: the folder mlflow/, the wheel, the pins."""
 
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import yaml
 
+import hpo
 from gradsweep import __main__ as face
+from hpo.cli.init import FILES
 from hpo.execution import code_upload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,16 +69,37 @@ def test_import_mlflow_finds_the_library_in_a_ray_worker():
     assert Path(found) == Path(distribution("mlflow").locate_file("mlflow/__init__.py"))
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build the sdist, and the wheel from it, with the build tools that are installed."""
+    folder = tmp_path_factory.mktemp("dist")
+    source = folder / "source"  # a build leaves files beside its sources
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "dist", "site", "*-output")
+    )
+    run_in_root(sys.executable, "-m", "build", "--quiet", "--outdir", str(folder), str(source))
+    return folder
+
+
 @pytest.mark.slow
-def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
-    run_in_root(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), ".")
-    (wheel,) = tmp_path.glob("*.whl")
+def test_the_wheel_holds_our_packages_and_nothing_else(built):
+    (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    metadata = f"gradsweep-{pyproject()['project']['version']}.dist-info"
+    metadata = f"gradsweep-{hpo.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == PACKAGES | {metadata}
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert {f"hpo/cli/templates/{template}" for template in FILES.values()} <= set(names)
     assert f"{metadata}/licenses/LICENSE" in names
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_what_its_wheel_is_built_from(built):
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"} <= names
+    assert "tests" not in {name.partition("/")[0] for name in names}
 
 
 def test_every_dependency_is_pinned():
@@ -105,3 +131,20 @@ def test_lists_of_our_packages_agree():
     """What nodes are sent, what must not be hidden by a user's package, and what the wheel holds."""
     assert set(code_upload.OURS) == PACKAGES
     assert {*face.PACKAGES, "gradsweep"} == PACKAGES
+
+
+def test_the_version_is_said_once():
+    """hpo/__init__.py says it; the built package, the citation and the changelog follow."""
+    assert "version" in pyproject()["project"]["dynamic"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == hpo.__version__
+    assert f"## [{hpo.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_hosted_ci_runs_our_targets_on_every_python_we_name():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    commands = {step.get("run") for job in jobs.values() for step in job["steps"]}
+    assert {"make test", "make test-lowest"} <= commands
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"test", "test-lowest", "docs"} <= set(targets)

@@ -10,7 +10,7 @@
 #   HEAD_CPUS             cores of the first node that train; 0 leaves it to head and driver     (all but one)
 #   HEAD_IP               by which the other nodes reach the first     (what `hostname --ip-address` says)
 #
-# docs/clusters.md explains it. Checked against the manuals of Slurm 22.05 and Ray 2.60; not run on a Slurm cluster.
+# docs/slurm.md explains it. Checked against the manuals of Slurm 22.05 and Ray 2.60; not run on a Slurm cluster.
 #SBATCH --job-name=gradsweep
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
@@ -32,7 +32,7 @@ secrets=${GRADSWEEP_SECRETS:-$HOME/.gradsweep.env}
   if [ -r "$secrets" ]; then set -a && . "$secrets" && set +a; fi
   if [ -r .venv/bin/activate ]; then . .venv/bin/activate; fi
 }
-: "${MLFLOW_TRACKING_URI:?should name your MLflow server, see mlflow/README.md}"
+: "${MLFLOW_TRACKING_URI:?should name your MLflow server, see docs/mlflow-server.md}"
 export MLFLOW_TRACKING_URI
 export GRADSWEEP_STORAGE="${GRADSWEEP_STORAGE:-$PWD/gradsweep-storage}"
 

@@ -14,6 +14,7 @@ import typer
 from hpo import __version__
 from hpo.cli.check import check
 from hpo.cli.export import export
+from hpo.cli.init import init
 from hpo.cli.options import BAD_INPUT, FAILED, STOPPED, console
 from hpo.cli.plan import plan
 from hpo.cli.problems import problems
@@ -28,13 +29,13 @@ from hpo.launch.console import Console
 app = typer.Typer(
     name="gradsweep",
     help="Which loss weights should I train my multitask network with, and was the grid search worth it?\n\n"
-    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui.",
+    "Describe a study in a YAML file, then: gradsweep plan, run, report, export, ui. "
+    "To start, gradsweep init writes a study and a problem.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-COMMANDS = (run, plan, report, export, problems, check, ui)  # in the order of --help
+COMMANDS = (init, run, plan, report, export, problems, check, ui)  # in the order of --help
 for _command in COMMANDS:
     app.command()(_command)
 

@@ -109,15 +109,16 @@ Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ProblemSpec(BaseModel):
     """A problem by name; every other key is an argument of its class."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_json)]] = Field(init=False)
     name: str = Field(min_length=1, max_length=200)
+    """Registered name of a problem (`gradsweep problems` lists them), or `package.module:Class`."""
 
     @model_validator(mode="after")
     def _recordable(self) -> Self:
@@ -135,11 +136,14 @@ class ProblemSpec(BaseModel):
 class StaticSpec(BaseModel):
     """The static search: a design with its options, or explicit points, which the file gives as a list."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
     __pydantic_extra__: dict[str, Number] = Field(init=False)
     design: str = "log_lattice"
+    """How the points are chosen: `log_lattice`, `sobol`, `dirichlet` or `uniform`."""
     points: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 24
+    """Number of points. Equal weights are always among them."""
     explicit: tuple[Point, ...] = ()
+    """Your own points. In the file, write the list directly under `static`, in place of the mapping."""
 
     @field_validator("design")
     @classmethod
@@ -162,9 +166,13 @@ class GradNormSpec(_Strict):
     """
 
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "direct")
+    """GradNorm recipes to compare, each once."""
     alpha: Range = (0.0, 1.5)
+    """Range of alpha: `[lowest, highest]`, 0 <= lowest <= highest."""
     learning_rate: Range | None = None
+    """Range of the learning rate of the weights: `[lowest, highest]`, both > 0. By default it is not searched."""
     trials: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 6
+    """Number of trials per recipe."""
 
     def ranges(self, recipe: str) -> dict[str, tuple[float, float]]:
         """What the sweep of a recipe searches, and where."""
@@ -194,23 +202,31 @@ class ConfirmSpec(_Strict):
     """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
 
     top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
+    """How many of the best static points are trained on the confirm seeds."""
     averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("arithmetic", "geometric", "tail")
+    """Averages of the GradNorm weights, E_t[w], to train with as fixed weights."""
 
 
 class SearchSpec(_Strict):
     """A cheaper search: shorter runs, points that are stopped early. By default every trial goes to its end."""
 
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    """Epochs of every trial of the search, where they are to be shorter than those of the confirm phase."""
     full: Annotated[Whole, Field(ge=0, le=MOST_TRIALS)] = 6
+    """With `epochs`: how many static points are also trained to the end on the search seed."""
     halving: Annotated[Whole, Field(ge=2, le=MOST_TRIALS)] | None = None
+    """Successive halving: one in so many static points continues at each rung. By default no point is stopped."""
 
 
 class Resources(_Strict):
     """What one trial needs, and how many minutes it may take."""
 
     cpu: Annotated[Number, Field(gt=0)] = 1.0
+    """CPU cores per trial, and the number of torch threads."""
     gpu: Annotated[Number, Field(ge=0)] = 0.0
+    """GPUs per trial: a fraction below 1, or a whole number."""
     minutes: Annotated[Number, Field(gt=0)] | None = None
+    """Time limit of each attempt at a trial. By default there is none."""
 
     @field_validator("gpu")
     @classmethod
@@ -244,19 +260,33 @@ class Study(_Strict):
     """A whole comparison: arms times seeds on one problem."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=80)
+    """Name of the study: of the MLflow experiment and of the output folder."""
     problem: Annotated[ProblemSpec, BeforeValidator(_problem)]
+    """The problem to train. A text is short for `{name: ...}`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Seed of the search. The confirm phase uses the seeds after it."""
     seeds: Annotated[Whole, Field(ge=1, le=1000)] = 3
+    """Number of confirm seeds, paired: every arm starts from the same network and sees the same batches."""
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    """Epochs per trial. Default: those of the problem."""
     references: References = ("single_task", "equal", "uncertainty")
+    """Methods to compare with. `single_task` must be among them: every score is relative to it."""
     static: Annotated[StaticSpec, BeforeValidator(_static)] = StaticSpec()
+    """The static search: which fixed weights are tried."""
     search: SearchSpec = SearchSpec()
+    """A cheaper search."""
     gradnorm: GradNormSpec = GradNormSpec()
+    """The alpha sweep of GradNorm."""
     confirm: ConfirmSpec = ConfirmSpec()
+    """The confirm phase, on fresh seeds and the test split."""
     resources: Resources = Resources()
+    """Resources per trial."""
     cohort: Cohort = "auto"
+    """How many trials of one seed are trained at once: `auto`, or a number from 1 (one at a time) to 1024."""
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
+    """Seconds of training between two checkpoints of a trial."""
     margin: Annotated[Number, Field(gt=0)] = 1.0
+    """Regret, in percent of score, that counts as equivalent."""
 
     @field_validator("name")
     @classmethod

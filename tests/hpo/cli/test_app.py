@@ -1,5 +1,6 @@
 """The command line: help, what needs no study to have run, and bad input."""
 
+import os
 import re
 import subprocess
 from collections.abc import Callable, Collection
@@ -16,7 +17,7 @@ from hpo.report import best
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main
 
-COMMANDS = ("run", "plan", "report", "export", "problems", "check", "ui")
+COMMANDS = ("init", "run", "plan", "report", "export", "problems", "check", "ui")
 
 
 @pytest.fixture
@@ -65,6 +66,11 @@ class TestHelp:
         for line in out.splitlines():
             if re.match(r"│ +(\*|-)", line):
                 assert re.search(r" [A-Z]\w*[a-z]\w*['. ]", line), line
+
+    def test_the_shell_completes_commands(self, tmp_path):
+        asked = {"_GRADSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": "gradsweep re", "COMP_CWORD": "1"}
+        done = subprocess.run([COMMAND], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **asked})
+        assert (done.stdout.split(), done.stderr) == (["report"], "")
 
     def test_no_arguments_show_the_help(self, capsys):
         code, out, err = main(capsys)
