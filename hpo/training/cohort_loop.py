@@ -136,9 +136,9 @@ class CohortLoop:
         losses = self.network.losses(to_device(batch, self.device))
         self.boundary.end_fork()  # before torch's threads are asked for something, which a child has not
         if self.steps == 0:  # they are the same for all; if they will not do, each trial says so alone
-            values = torch.stack([losses[task].detach() for task in self.tasks], dim=1).tolist()
-            for member, row in zip(self.members, values, strict=True):
-                member.log.begin(dict(zip(self.tasks, row, strict=True)))
+            columns = {task: loss.detach().tolist() for task, loss in losses.items()}
+            for k, member in enumerate(self.members):
+                member.log.begin({task: column[k] for task, column in columns.items()})
         self.stack.backward(losses)
         self.network.optimizer.step()
         assert self.stack.last is not None
