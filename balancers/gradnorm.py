@@ -85,7 +85,7 @@ class GradNorm(Adaptive):
     tensor([0.9750, 1.0250])
     """
 
-    optional = Balancer.optional | {"waiting"}
+    optional = Balancer.optional | {"waiting", "still"}
 
     def __init__(
         self,
@@ -274,6 +274,7 @@ class GradNorm(Adaptive):
             "initial_losses": None if L0 is None else L0.clone(),
             "unbalanced": self._unbalanced,
             "waiting": self._waiting.clone(),
+            "still": self._still,
             "window": self._window.state_dict(),
         }
         return super().state_dict() | parametrizations.blank(self._w) | self._moving.state_dict() | own
@@ -287,6 +288,7 @@ class GradNorm(Adaptive):
         unbalanced = torch.full(self._w.shape, bool(state["unbalanced"]))
         self._waiting = state.get("waiting", unbalanced).cpu().clone()
         self._unbalanced = bool(self._waiting.any())
+        self._still = int(state.get("still", 0))
         self._moving.load_state_dict(state)
         self._window.load_state_dict(state["window"])
 

@@ -68,8 +68,7 @@ class StepLosses:
 
     def factors(self, w: Tensor) -> Tensor:
         """The weights of the n tasks, (..., n); 0 where the loss is NaN."""
-        chosen = self._chosen(w)
-        return chosen if self.clean else torch.where(self.L.detach().isnan(), 0, chosen)
+        return self._chosen(w) if self.clean else torch.where(self.L.detach().isnan(), 0, self._chosen(w))
 
     def weighted(self, w: Tensor, L: Tensor) -> Tensor:
         """``sum_i w_i L_i`` over the n tasks, a scalar; NaN only where all losses are.
@@ -198,7 +197,7 @@ def _check_scalar(task: str, loss: Any) -> None:
     if (isinstance(loss, Tensor) and loss.numel() == 1) or isinstance(loss, int | float):
         return
     found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-    raise ValueError(f"Loss of task `{task}` should be a scalar tensor, or `None` where it is absent. Found {found}.")
+    raise ValueError(f"Loss of task `{task}` should be a scalar tensor. Found {found}.")
 
 
 def _check_without_graph(task: str, loss: Tensor | float, trusted: set[str]) -> None:

@@ -26,8 +26,8 @@ def no_password(context: typer.Context, parameter: typer.CallbackParam, value: s
     source = context.get_parameter_source(str(parameter.name))
     if value and source and source.name == "COMMANDLINE" and has_secret(value):
         raise OptionError(
-            f"{parameter.opts[0]}: found a password on the command line, which others can see; "
-            f"allowed: set {parameter.envvar} in the environment"
+            f"{parameter.opts[0]}: expected no password on the command line, where others can see it, got one; "
+            f"set {parameter.envvar} in the environment"
         )
     return value
 

@@ -127,7 +127,7 @@ class TrialResult:
         test: the same on the test split, empty unless the config asked for it.
         train: the same on the training split, read beside the test split; empty if the problem cannot.
         averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
-        initial_losses: L_i of the first step.
+        initial_losses: L_i of the first step; 0 where the task was absent from it.
         alarms: what the user should know of this trial.
         resumed: the steps after which it went on from a checkpoint.
         error: one line and a traceback.

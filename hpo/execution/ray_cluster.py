@@ -100,8 +100,8 @@ def _refuse_other_ray(address: str | None) -> None:
     others = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]} - {socket.gethostname()}
     if others:
         raise ClusterError(
-            "--address: expected the cluster's address, got none: this process has initialised Ray, and other machines "
-            f"of that cluster do not have the code ({', '.join(sorted(others))}); call ray.shutdown() first"
+            "--address: expected the cluster's address, got none: this process has initialised Ray, and other "
+            f"machines of that cluster do not have the code ({', '.join(sorted(others))}); call ray.shutdown() first"
         )
 
 

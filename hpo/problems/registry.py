@@ -102,7 +102,7 @@ def _find(name: str) -> Any:
     module, colon, attribute = name.partition(":")
     if module == SCRIPT or "@" in attribute:
         raise ProblemError(
-            f"problem: {name!r} is a class of a notebook or script, which no other process can import; allowed: "
+            f"problem: {name!r} is a class of a notebook or script, which no other process can import; "
             "give the class itself to gradsweep.Study, or move it to a module and name it as package.module:Class"
         )
     if colon:

@@ -64,6 +64,10 @@ class StepBuffer:
         self._rows, self._blocks = [], [torch.stack(parts, dim=2) for parts in zip(*blocks, strict=True)]
 
 
+def _without_numbers(note: str) -> str:
+    return re.sub(r"\d+", "#", note)
+
+
 class TrialRecorder:
     """The records of one trial, from its first step to its result.
 
@@ -82,29 +86,30 @@ class TrialRecorder:
         self.result = TrialResult(TrialStatus.FINISHED)
         self.reports: list[EpochReport] = []
         self._blocks: list[Tensor] = []  # of step rows, an epoch each
-        self._warnings: dict[str, str] = {}  # of the balancer; by their text without its numbers, which may grow
+        self._warnings: dict[str, str] = {}  # of a balancer of version 0.1, in a checkpoint of its
 
     def begin(self, losses: Mapping[str, float]) -> None:
-        """Take in the losses of the first step.
+        """Take in the losses of the first step; a task that is missing or NaN is absent from it.
 
         Raises:
-            Diverged: one is not finite.
+            Diverged: one is infinite, or all are NaN.
         """
-        self.result.initial_losses = dict(losses)
-        self._check("the first loss", losses)
+        absent = {task for task in self.tasks if math.isnan(losses.get(task, math.nan))}
+        self.result.initial_losses = {task: 0.0 if task in absent else losses[task] for task in self.tasks}
+        diverged = bool(losses) and all(map(math.isnan, losses.values()))
+        self._check("the first loss", losses if diverged else self.result.initial_losses)
 
     def end_steps(self, block: Tensor) -> dict[str, dict[str, float]]:
         """Take in the steps of an epoch, (steps, 4, T).
 
         Returns:
-            For each of `COLUMNS` and each task the mean over the epoch; NaN where never measured.
+            For each of `COLUMNS` and each task the mean over the epoch's steps that have it; NaN where none has.
 
         Raises:
-            Diverged: the mean of a loss is not finite.
+            Diverged: the mean of a loss is not finite: it is infinite once, or a task has a loss in no step.
         """
         self._blocks.append(block)
-        means = [*block[:, :3].nanmean(0).tolist(), block[:, 3].mean(0).tolist()]  # a NaN loss must show
-        named = (dict(zip(self.tasks, values, strict=True)) for values in means)
+        named = (dict(zip(self.tasks, values, strict=True)) for values in block.nanmean(0).tolist())
         found = dict(zip(COLUMNS, named, strict=True))
         self._check("the training loss", found["L"])
         return found
@@ -154,14 +159,10 @@ class TrialRecorder:
             raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
 
     def quietly(self, read: Callable[[], Any]) -> Any:
-        """Read from the balancer and keep what it warns of; the last of two that differ in a number counts."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", BalancerWarning)
-            found = read()
-        for warning in caught:
-            if issubclass(warning.category, BalancerWarning):
-                self._warnings[re.sub(r"\d+", "#", str(warning.message))] = str(warning.message)
-        return found
+        """Read from the balancer without its warnings; `close` has what it has to say."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BalancerWarning)
+            return read()
 
     def state(self, rows: Sequence[Tensor]) -> dict[str, Any]:
         """For a checkpoint; ``rows`` are those of the epoch that has not ended, (steps, 4, T) each."""
@@ -195,7 +196,8 @@ class TrialRecorder:
                 mean = self.quietly(partial(balancer.mean_weights, **arguments))
                 if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
                     self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
-            self.result.alarms += sorted(self._warnings.values())  # checkpoints may have met them in another order
+            kept = self._warnings | {_without_numbers(note): note for note in balancer.notes()}
+            self.result.alarms += sorted(kept.values())
         self.result.trajectory = self._trajectory()
         if finished and isinstance(balancer, GradNorm):
             alpha = float(self.config.settings["alpha"])

@@ -31,9 +31,9 @@ class StackedEngine:
     mixes_tasks: ClassVar[bool] = True
 
     def __init__(self, problem: Problem, parts: Parts, configs: Sequence[TrialConfig], device: torch.device) -> None:
-        self._device = device
-        self._tasks = [task.name for task in problem.tasks]
-        balancers = [parts.balancer(config, self._tasks) for config in configs]
+        self._device, self._count = device, len(configs)
+        tasks = [task.name for task in problem.tasks]
+        balancers = [parts.balancer(config, tasks) for config in configs]
         self._network = StackedNetwork(problem, parts, len(configs))
         self._stack = Stack(balancers, self._network.shared)
 
@@ -43,9 +43,9 @@ class StackedEngine:
         return self._network.losses(to_device(batch, self._device))
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
-        """The losses of the first step as numbers, for each member."""
-        values = torch.stack([losses[task].detach() for task in self._tasks], dim=1).tolist()
-        return [dict(zip(self._tasks, row, strict=True)) for row in values]
+        """The losses of the first step as numbers, for each member; without a task that is absent."""
+        columns = {task: loss.detach().tolist() for task, loss in losses.items()}
+        return [{task: column[k] for task, column in columns.items()} for k in range(self._count)]
 
     def step(self, losses: Mapping[str, Tensor]) -> StepRecord:
         """Make a backward pass and an optimizer step for all; the record is of shape (K, T)."""
@@ -79,5 +79,6 @@ class StackedEngine:
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Continue with some of the members alone."""
+        self._count = len(numbers)
         self._network.keep(numbers)
         self._stack = self._stack.keep(numbers, self._network.shared)

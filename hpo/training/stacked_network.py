@@ -34,9 +34,10 @@ class _Losses(nn.Module):
     def forward(self, batch: Any) -> dict[str, Tensor]:
         losses = self._problem.losses(self.model, batch)
         tasks = [task.name for task in self._problem.tasks]
-        if losses.keys() != set(tasks) or any(loss.numel() != 1 for loss in losses.values()):
+        given = {task: loss for task, loss in losses.items() if loss is not None}  # the others are absent
+        if not given.keys() <= set(tasks) or any(not _is_scalar(loss) for loss in given.values()):
             raise NotStackable("its losses are not one scalar for each task")
-        return {task: losses[task].reshape(()) for task in tasks}
+        return {task: loss.reshape(()) for task, loss in given.items()}
 
 
 class StackedNetwork:
@@ -174,6 +175,10 @@ def _fused(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, 
     if type(optimizer) not in FUSED or chosen or any(v.device.type != "cpu" or v.is_complex() for v in values):
         return {}, {}
     return {name: groups[0][name] for name in ("fused", "foreach")}, {"fused": True, "foreach": False}
+
+
+def _is_scalar(loss: Any) -> bool:
+    return isinstance(loss, Tensor) and loss.numel() == 1
 
 
 def _copies(value: Tensor, count: int) -> Tensor:

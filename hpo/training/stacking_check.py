@@ -106,7 +106,7 @@ class _Alone(_Lane):
             self.parts.optimizer.zero_grad(set_to_none=True)
             losses = self.problem.losses(self.parts.model, self._batch())
             self.boundary.end_fork()
-            self.losses = {task: loss.detach() for task, loss in losses.items()}
+            self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
             self._balancer.backward(losses)
 
     def gradients(self) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class _Stacked(_Lane):
             self._network.optimizer.zero_grad(set_to_none=True)
             losses = self._network.losses(self._batch())
             self.boundary.end_fork()
-            self.losses = {task: loss.detach() for task, loss in losses.items()}
+            self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
             self._stack.backward(losses)
 
     def gradients_of(self, k: int) -> dict[str, Tensor]:

@@ -156,10 +156,10 @@ class Odd(Drawn):
         return losses
 
 
-class NanLoss(Drawn):
+class InfiniteLoss(Drawn):
     def losses(self, model: Any, batch: Any) -> dict[str, Tensor]:
         losses = super().losses(model, batch)
-        return losses | ({"far": losses["far"] * math.nan} if model.steps == 11 else {})
+        return losses | ({"far": losses["far"] * math.inf} if model.steps == 11 else {})
 
 
 class NanMetric(Drawn):
@@ -318,7 +318,7 @@ def test_a_trial_goes_on_from_every_step_and_every_evaluation(event: int, storag
     assert problem.trained < STEPS
 
 
-@pytest.mark.parametrize("kind", [NanLoss, NanMetric])
+@pytest.mark.parametrize("kind", [InfiniteLoss, NanMetric])
 def test_a_trial_that_diverges_does_so_after_interruptions_too(kind: type[Drawn], storage: Storage) -> None:
     whole = undisturbed(kind)
     assert whole.result.status == "diverged"
