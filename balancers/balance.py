@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from balancers.losses import known
+
 
 class Measurement(NamedTuple):
     """The quantities that the step with w(t) has measured, each of shape (..., T) but alpha."""
@@ -64,17 +66,36 @@ def _gradient(G: Tensor, gap: Tensor) -> Tensor:
     return torch.copysign(G, gap) * open_
 
 
-def take_part(losses: Tensor, alpha: float | Tensor) -> Tensor:
-    """Which tasks can be balanced by their losses, bools of shape (..., T).
+def take_part(
+    losses: Tensor, G: Tensor, alpha: float | Tensor, needs_gradients: bool, waiting: Tensor | None
+) -> Tensor | None:
+    """Which tasks take part in a step's balance, bools of shape (..., T); ``None`` where all are known to.
 
     A loss that is missing, NaN or exactly 0 is absent. One below 0 has no training rate, which only ``alpha = 0``
     does without.
+
+    Args:
+        losses: L_i(t), shape (..., T).
+        G: the gradient norms, shape (..., T).
+        alpha: strength of the restoring force.
+        needs_gradients: leave out tasks whose gradient is 0.
+        waiting: tasks without a balanced start, bools of shape (..., T), or ``None``. They stay out, unless their
+            gradient overflows, which refuses the step.
     """
+    numbers, norms = known(losses), known(G) or []
+    if numbers is not None and waiting is None:
+        reads_none = not isinstance(alpha, Tensor) and alpha == 0
+        whole = all(abs(number) > 0 if reads_none else number > 0 for number in numbers)  # NaN is not above 0
+        if whole and not (needs_gradients and 0 in norms):
+            return None
     if isinstance(alpha, Tensor):
         losses = torch.where(alpha == 0, losses.abs(), losses)
     elif alpha == 0:
         losses = losses.abs()
-    return losses > 0
+    present = losses > 0
+    if needs_gradients:
+        present = present & (G != 0)
+    return present if waiting is None else present & ~(waiting & G.isfinite())
 
 
 def not_finite(values: Tensor) -> Tensor:

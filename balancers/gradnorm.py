@@ -246,26 +246,13 @@ class GradNorm(Adaptive):
             self._used(StepRecord(self._w, values))
             return
         w, G = self._w, norms.to(values)
-        measured = Measurement(w, G, values, self._initial_losses, self.alpha, self._present(values, G))
+        waiting = self._waiting.to(values.device) if self._unbalanced else None
+        present = take_part(values, G, self.alpha, self._moving.needs_gradients, waiting)
+        measured = Measurement(w, G, values, self._initial_losses, self.alpha, present)
         now = balance(measured)
         self._w, refused = self._moving.next(measured, now, self._step)
         self._not_finite += refused
         self._used(StepRecord(w, values, G, now.rates))
-
-    def _present(self, values: Tensor, G: Tensor) -> Tensor | None:
-        """Which tasks take part in this step's balance, bools (..., T); ``None`` where all are known to."""
-        numbers, some = known(values), self._moving.needs_gradients
-        if numbers is not None and not self._unbalanced:
-            reads_none = not isinstance(self.alpha, Tensor) and self.alpha == 0
-            whole = all(abs(number) > 0 if reads_none else number > 0 for number in numbers)  # NaN is not above 0
-            if whole and not (some and 0 in (known(G) or [])):
-                return None
-        present = take_part(values, self.alpha)
-        if some:
-            present = present & (G != 0)
-        if self._unbalanced:  # a gradient that overflows refuses the step
-            present = present & ~(self._waiting.to(values.device) & G.isfinite())
-        return present
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from balancers.cut import Cut, NoCut, find_cut
 from balancers.one_pass import OnePass
 from balancers.shared_gradients import TaskGradients, task_gradients
+from balancers.torch_private import AccumulateGrad
 
 
 class Path(NamedTuple):
@@ -16,6 +19,11 @@ class Path(NamedTuple):
 
     name: str
     why: str
+
+
+_JOINS = {"CatBackward0", "StackBackward0"}
+_VIEWED = ("Unbind", "Split", "SplitWithSizes", "Select", "Slice", "View", "UnsafeView", "T", "Transpose", "Squeeze")
+_VIEWS = {f"{name}Backward0" for name in _VIEWED}
 
 
 def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = True) -> Path:
@@ -49,6 +57,40 @@ def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = Tr
         return path
     for k in set(range(len(step.graphs))).difference(walked):
         found.missed(step.numbers[k])
-    path = Path("one pass", f"the heads meet in {', '.join(node.name() for node in cut.entries)}")
+    path = _path_of(cut.entries, own)
     OnePass(cut, found, [step.numbers[k] for k in walked]).run(step.L, factors)
     return path
+
+
+def _path_of(entries: Sequence[Node], own: Collection[int]) -> Path:
+    """How the T gradients of W come from where the heads meet.
+
+    Args:
+        entries: where they meet.
+        own: ids of W's parameters.
+    """
+    for entry in entries:
+        node: Any = entry
+        while node is not None and node.name() in _VIEWS:
+            node = node.next_functions[0][0]
+        joins = node is not None and node.name() in _JOINS
+        if joins and sum(_reaches(child, own) for child, _ in node.next_functions) > 1:
+            why = f"the heads' outputs are joined in {node.name()}, and each task runs back through all heads"
+            return Path("task by task", why)
+    return Path("one pass", f"the heads meet in {', '.join(node.name() for node in entries)}")
+
+
+def _reaches(node: Any, own: Collection[int]) -> bool:
+    """Whether a node's graph leads to one of these leaves."""
+    stack, seen = [node], set[Any]()
+    while stack:
+        one = stack.pop()
+        if one is None or one in seen:
+            continue
+        seen.add(one)
+        if type(one) is AccumulateGrad:
+            if id(one.variable) in own:
+                return True
+            continue
+        stack.extend(child for child, _ in one.next_functions)
+    return False

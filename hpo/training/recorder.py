@@ -106,10 +106,14 @@ class TrialRecorder:
             For each of `COLUMNS` and each task the mean over the epoch's steps that have it; NaN where none has.
 
         Raises:
-            Diverged: the mean of a loss is not finite: it is infinite once, or a task has a loss in no step.
+            Diverged: the mean of a loss is not finite: it is infinite once, a task has a loss in no step, or all are
+                NaN at the end.
         """
         self._blocks.append(block)
-        named = (dict(zip(self.tasks, values, strict=True)) for values in block.nanmean(0).tolist())
+        means = block.nanmean(0)
+        if bool(block[-1, 3].isnan().all()):
+            means[3] = torch.nan
+        named = (dict(zip(self.tasks, values, strict=True)) for values in means.tolist())
         found = dict(zip(COLUMNS, named, strict=True))
         self._check("the training loss", found["L"])
         return found

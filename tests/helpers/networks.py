@@ -352,6 +352,44 @@ def losses_out_of_one_operation():
 
 
 @case(TASKS)
+def heads_whose_outputs_are_stacked():
+    W, heads = nn.Linear(5, 6), [layers(6, 4, 1) for _ in range(3)]
+    x = torch.randn(8, 5)
+
+    def forward():
+        features = W(x).relu()
+        return list(torch.stack([head(features) for head in heads]))
+
+    return of([W, *heads], W, forward)
+
+
+@case(TASKS)
+def heads_whose_outputs_are_columns_of_one_tensor():
+    W, heads = nn.Linear(5, 6), [layers(6, 4, 1) for _ in range(3)]
+    x = torch.randn(8, 5)
+
+    def forward():
+        features = W(x).relu()
+        outputs = torch.cat([head(features) for head in heads], dim=1)
+        return [outputs[:, i] for i in range(3)]
+
+    return of([W, *heads], W, forward)
+
+
+@case(ONE)
+def features_beside_earlier_ones():
+    trunk, W, heads = nn.Linear(5, 6), nn.Linear(6, 6), [nn.Linear(12, 1) for _ in range(3)]
+    x = torch.randn(8, 5)
+
+    def forward():
+        early = trunk(x).relu()
+        features = torch.cat([W(early).relu(), early], dim=1)
+        return [head(features) for head in heads]
+
+    return of([trunk, W, *heads], W, forward)
+
+
+@case(TASKS)
 def a_head_that_reads_w_itself():
     W, heads = nn.Linear(5, 6), [nn.Linear(6, 1) for _ in range(2)]
     x = torch.randn(8, 5)
