@@ -42,11 +42,10 @@ import psutil
 import yaml
 from rich.console import Console
 
-from benchmarks.sweep import SearchPlan
+from benchmarks.sweep import search_only
 from hpo.core.environment import close_local_ray
 from hpo.core.files import write_whole
 from hpo.core.trial import AVERAGES, TrialResult
-from hpo.launch import restore
 from hpo.launch import run as launch
 from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
@@ -155,7 +154,7 @@ def cell(trials: int, raylets: int, cohort: str, tracked: bool, profiled: bool) 
     watch, profile = Stopwatch(), cProfile.Profile() if profiled else None
     with tempfile.TemporaryDirectory(prefix="gradsweep-benchmark-") as name, nodes(raylets) as address:
         path, where = study_of(trials, ALPHAS, cohort, Path(name)), place(Path(name) / "output", None)
-        with patch.object(restore, "Plan", SearchPlan), instrumented(watch, tracked, profile) as memory:
+        with search_only(), instrumented(watch, tracked, profile) as memory:
             begin = time.perf_counter()
             finished = run_study(path, where, address, Console(file=io.StringIO()))
             watch.clock["all"] += time.perf_counter() - begin  # type: ignore[assignment]
@@ -261,7 +260,7 @@ class Alone:
 def alone(trials: int, alphas: int) -> Alone:
     """Let a schedule hand out all its trials and give each a made-up result."""
     watch, numbers = Stopwatch(), random.Random(0)
-    with tempfile.TemporaryDirectory() as name, patch.object(restore, "Plan", SearchPlan):
+    with tempfile.TemporaryDirectory() as name, search_only():
         plan = open_plan(study_of(trials, alphas, "1", Path(name)))
         schedule = Schedule(plan)
         out: deque[str] = deque()

@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
@@ -46,14 +46,15 @@ from rich.console import Console
 
 from hpo.core.environment import close_local_ray
 from hpo.core.files import write_whole
-from hpo.core.trial import PlannedTrial, TrialResult
-from hpo.launch import conclude, restore
+from hpo.core.trial import TrialResult
+from hpo.launch import conclude
 from hpo.launch.restore import open_plan
 from hpo.launch.run import run_study
 from hpo.launch.workspace import Workspace, place
 from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
+from hpo.study.phases import PHASES
 from hpo.study.phases.references import reference_trials
 from hpo.study.phases.static_search import static_trials
 from hpo.study.plan import Plan
@@ -106,17 +107,9 @@ class Search:
         return path
 
 
-class SearchPlan(Plan):
-    """A study's trials without the confirm phase."""
-
-    def confirm_fixed(self) -> list[PlannedTrial]:
-        """None."""
-        return []
-
-    def confirm_chosen(self, search: Any) -> list[PlannedTrial]:
-        """None."""
-        del search
-        return []
+def search_only() -> AbstractContextManager[object]:
+    """Leave out the confirm phase while the block runs."""
+    return patch.dict(PHASES, {name: phase for name, phase in PHASES.items() if phase.is_search}, clear=True)
 
 
 @dataclass
@@ -176,7 +169,7 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
     """A launch of a study."""
     path, where = search.study(folder, cohort), place(folder / "output", None)
     no_report = patch.object(conclude, "write_report", lambda *_: {"html": path})  # it comes after what is timed
-    with patch.object(restore, "Plan", SearchPlan), no_report:
+    with search_only(), no_report:
         plan = open_plan(path)
         give_references(plan, where)
         with watched() as times:

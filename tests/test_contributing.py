@@ -14,10 +14,10 @@ import pytest
 
 from balancers import Equal
 from hpo.cli.app import app
-from hpo.cli.console import Console
 from hpo.compare import Winner, compare
 from hpo.core.errors import OptionError
 from hpo.core.trial import PlannedTrial, TrialStatus
+from hpo.launch.console import Console
 from hpo.launch.progress import ProgressView
 from hpo.launch.restore import open_plan
 from hpo.report.arm_labels import arm_label
@@ -195,7 +195,7 @@ def greet() -> Iterator[None]:
     def greet(name: str) -> None:
         """Greet somebody."""
         if name == "nobody":
-            raise OptionError(f"name: found {name!r}, allowed: somebody")
+            raise OptionError(f"name: expected somebody, got {name!r}")
         print(f"Hello {name}")
 
     app.command()(greet)
@@ -206,7 +206,7 @@ def greet() -> Iterator[None]:
 def test_a_command_has_help_and_tells_bad_input_in_a_line(greet: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Greet somebody." in main(capsys, "--help")[1]
     assert main(capsys, "greet", "Ada") == (0, "Hello Ada\n", "")
-    assert main(capsys, "greet", "nobody") == (2, "", "error: name: found 'nobody', allowed: somebody\n")
+    assert main(capsys, "greet", "nobody") == (2, "", "error: name: expected somebody, got 'nobody'\n")
 
 
 # --- a problem

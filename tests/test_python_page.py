@@ -23,7 +23,7 @@ def test_the_page_runs_as_a_script(tmp_path):
     assert len(blocks) == 6
     (tmp_path / "page.py").write_text("\n".join(blocks))
     printed = run("page.py", folder=tmp_path)
-    assert "\nseeds: found -3, allowed: a number >= 1\n" in f"\n{printed}"
+    assert "\nseeds: expected a number >= 1, got -3\n" in f"\n{printed}"
     assert "__main__:ShortDigits@" in printed
     assert "\nFaults: 0, " in printed
     assert (tmp_path / "report.html").stat().st_size > 100_000

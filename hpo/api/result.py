@@ -116,13 +116,12 @@ class Result:
         """
         of_arm = self.trials[self.trials["arm"] == arm]
         if not len(of_arm):
-            raise OptionError(
-                f"arm: expected one of {', '.join(self.trials['arm'].unique()) or 'none yet'}, got {arm!r}"
-            )
+            known = ", ".join(self.trials["arm"].unique()) or "a trial that has ended first"
+            raise OptionError(f"arm: expected {known}, got {arm!r}")
         chosen = of_arm if seed is None else of_arm[of_arm["seed"] == seed]
         if not len(chosen):
             seeds = ", ".join(str(one) for one in sorted(of_arm["seed"].unique()))
-            raise OptionError(f"seed: expected one of {seeds} for {arm}, got {seed}")
+            raise OptionError(f"seed: expected {seeds} for {arm}, got {seed}")
         trial = chosen.sort_values("seed", kind="stable").iloc[0]
         found = self.outcome.store.trajectory(trial["identity"])
         if found is None:

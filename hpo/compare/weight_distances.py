@@ -58,7 +58,7 @@ def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]
     """Geometric mean over seeds of E_t[w] (geometric), which for fixed weights is the weights."""
     w = weight_columns(trials, tasks, "geometric")
     known = bool(np.all(w > 0))
-    mean = closed(stats.gmean(w, axis=0)) if known else np.full(len(tasks), np.nan)
+    mean = closed(np.exp(np.log(w).mean(axis=0))) if known else np.full(len(tasks), np.nan)
     return {f"w/{task}": float(value) for task, value in zip(tasks, mean, strict=True)}
 
 

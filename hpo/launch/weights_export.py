@@ -41,7 +41,7 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
     if not name:
         raise ExportError("no arm with fixed weights has finished the confirm phase; finish the study: gradsweep run")
     if name not in allowed:
-        raise ExportError(f"--arm: expected one of {', '.join(allowed) or 'none yet'}, got {name!r}")
+        raise ExportError(f"--arm: expected {', '.join(allowed) or 'a trial that has ended first'}, got {name!r}")
     row = arms.loc[arms["arm"] == name].iloc[0]
     trials = comparison.confirm[comparison.confirm["arm"] == name]
     return {

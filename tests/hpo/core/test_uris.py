@@ -202,7 +202,7 @@ class TestTheCommand:
         code, out, err = main(capsys, "run", "study.yaml", option, uri)
         assert (code, out) == (2, "")
         variable = {"--tracking-uri": "MLFLOW_TRACKING_URI", "--storage": "GRADSWEEP_STORAGE"}[option]
-        assert re.fullmatch(rf"error: {option}: found a [^\n]* set {variable} in the environment\n", err)
+        assert re.fullmatch(rf"error: {option}: expected no password [^\n]* set {variable} in the environment\n", err)
         assert SECRET not in err
 
     @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ class TestTheCommand:
     def test_a_secret_where_none_belongs_is_refused(self, case, capsys, arguments):
         code, out, err = main(capsys, *arguments)
         assert (code, out) == (2, "")
-        assert re.fullmatch(r"error: argument \d: found a password on the command line, [^\n]*\n", err)
+        assert re.fullmatch(r"error: argument \d: expected no password on the command line, [^\n]*\n", err)
         assert SECRET not in err
 
     @pytest.mark.parametrize("uri", [uri.replace("h.example", "127.0.0.1:9") for uri in URIS])

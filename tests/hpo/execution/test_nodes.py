@@ -222,6 +222,6 @@ def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path, c
     assert code == 2
     assert_only_stages(out)
     assert err == (
-        "error: resources.cpu: found 3 CPU a trial, allowed: at most 0, the most that a node of this cluster has "
-        "(1 node(s)); if more nodes are to come: --wait MINUTES\n"
+        "error: resources.cpu: expected at most 0, the most that a node of this cluster has (1 node(s)), "
+        "got 3 CPU per trial; if more nodes are to come: --wait MINUTES\n"
     )

@@ -50,15 +50,15 @@ def test_trials_share_a_gpu_and_say_if_torch_cannot_see_it(tmp_path, address):
 def test_more_than_any_node_has_is_refused_at_once(tmp_path, address, capsys, monkeypatch):
     case = Case(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for resources, message in [
-        ({"gpu": 2}, "resources.gpu: found 2 GPU a trial, allowed: at most 1, the most that a node of this cluster"),
-        ({"cpu": 3}, "resources.cpu: found 3 CPU a trial, allowed: at most 2, the most that a node of this cluster"),
-    ]:
-        case.study(resources=resources)
+    for key, most, wanted in [("gpu", 1, 2), ("cpu", 2, 3)]:
+        case.study(resources={key: wanted})
         code, out, err = main(capsys, "run", "study.yaml", "--address", address)
         assert code == 2
         assert_only_stages(out)
-        assert err == f"error: {message} has (2 node(s)); if more nodes are to come: --wait MINUTES\n"
+        assert err == (
+            f"error: resources.{key}: expected at most {most}, the most that a node of this cluster has (2 node(s)), "
+            f"got {wanted} {key.upper()} per trial; if more nodes are to come: --wait MINUTES\n"
+        )
     assert case.starts() == len(case.runs()) == len(case.runs("launch")) == 0
 
 
@@ -66,7 +66,7 @@ def test_a_cluster_of_this_machine_ends_with_its_use():
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     more = torch.cuda.device_count() + 1
     with (
-        pytest.raises(ClusterError, match=rf"resources.gpu: found {more} GPU a trial, allowed: at most {more - 1},"),
+        pytest.raises(ClusterError, match=rf"expected at most {more - 1}, .* got {more} GPU per trial"),
         connected(None, Resources(gpu=more)),
     ):
         pass

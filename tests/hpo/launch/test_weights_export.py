@@ -15,7 +15,8 @@ import torch
 from balancers import Static
 from hpo.compare import Comparison, compare, interval
 from hpo.core.errors import ExportError
-from hpo.launch.weights_export import PACKAGES, weights_content, write_text, write_weights
+from hpo.core.files import write_whole
+from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.study.plan import Plan
 from tests.helpers.small_problem import TASKS
 from tests.helpers.studies import Study, of_method, small
@@ -117,8 +118,9 @@ def test_arms_without_fixed_weights_are_refused(arm: str) -> None:
     with pytest.raises(ExportError) as caught:
         content(arm)
     message = str(caught.value)
-    assert message.startswith(f"--arm: found {arm!r}, allowed: ")
-    allowed = message.partition("allowed: ")[2].split(", ")
+    assert message.startswith("--arm: expected ")
+    assert message.endswith(f", got {arm!r}")
+    allowed = message.removeprefix("--arm: expected ").rpartition(", got ")[0].split(", ")
     assert comparison.recommended in allowed
     assert {"equal", "frozen/loss", "frozen/gradient", "gradnorm_static/paper/tail"} <= set(allowed)
     assert not [name for name in allowed if name.startswith(("gradnorm/", "uncertainty", "single_task"))]
@@ -133,7 +135,7 @@ def test_a_study_without_confirmed_arms_exports_nothing() -> None:
     plan, comparison = nothing_finished()
     with pytest.raises(ExportError, match="no arm with fixed weights has finished the confirm phase"):
         weights_content(plan, comparison, None, {})
-    with pytest.raises(ExportError, match="--arm: found 'equal', allowed: none yet"):
+    with pytest.raises(ExportError, match="--arm: expected a trial that has ended first, got 'equal'"):
         weights_content(plan, comparison, "equal", {})
 
 
@@ -169,19 +171,19 @@ def test_a_file_is_json_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_reader_of_the_old_file_never_sees_half_of_the_new(tmp_path: Path) -> None:
-    write_text(tmp_path / "weights.json", "before")
+    write_whole(tmp_path / "weights.json", "before")
     with (tmp_path / "weights.json").open(encoding="utf-8") as reader:
-        write_text(tmp_path / "weights.json", "after it")
+        write_whole(tmp_path / "weights.json", "after it")
         assert reader.read() == "before"
     assert (tmp_path / "weights.json").read_text(encoding="utf-8") == "after it"
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
-    write_text(path, "before")
+    write_whole(path, "before")
     with pytest.raises(ValueError, match="JSON compliant"):
         write_weights(path, {"weights": float("nan")})
     with pytest.raises(UnicodeEncodeError):
-        write_text(path, "half \ud800")
+        write_whole(path, "half \ud800")
     assert path.read_text(encoding="utf-8") == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["weights.json"]

@@ -190,7 +190,7 @@ def test_a_shortened_search_trains_some_points_to_the_end_too() -> None:
 
 
 def test_a_search_cannot_be_longer_than_the_rest() -> None:
-    with pytest.raises(StudyError, match=r"^search.epochs: found 9, allowed: at most 8, those of the confirm phase$"):
+    with pytest.raises(StudyError, match=r"^search.epochs: expected at most 8, those of the confirm phase, got 9$"):
         small(search={"epochs": 9}, epochs=8)
 
 

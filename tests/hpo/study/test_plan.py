@@ -77,15 +77,15 @@ def test_explicit_points_are_scaled_and_equal_weights_come_once() -> None:
     ]
 
 
-TASK_LIST = "allowed: a number for each of the tasks near, far, tiny"
+TASK_LIST = "expected a number for each of the tasks near, far, tiny"
 
 
 @pytest.mark.parametrize(
     ("static", "message"),
     [
-        ([[1, 2, 3], [1, 2]], f"static[1]: found (1.0, 2.0), {TASK_LIST}"),
-        ([{"near": 1, "far": 2}], f"static[0]: found {{'near': 1.0, 'far': 2.0}}, {TASK_LIST}"),
-        ([{"near": 1, "far": 2, "big": 3}], f"static[0]: found {{'near': 1.0, 'far': 2.0, 'big': 3.0}}, {TASK_LIST}"),
+        ([[1, 2, 3], [1, 2]], f"static[1]: {TASK_LIST}, got (1.0, 2.0)"),
+        ([{"near": 1, "far": 2}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0}}"),
+        ([{"near": 1, "far": 2, "big": 3}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0, 'big': 3.0}}"),
         ({"ratio": 0.5}, "static: Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 0.5`."),
     ],
 )
