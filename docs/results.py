@@ -106,7 +106,7 @@ def summary(studies: dict[str, Study]) -> str:
                 duration(sum(study["trials"]["seconds"])) + mark,
             ]
         )
-    head = ("study", "tasks", "static points", "verdict", "best GradNorm arm", "regret, freed of selection")
+    head = ("study", "tasks", "static points", "verdict", "best GradNorm arm", "regret, corrected for selection")
     table = markdown([*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows)
     return f"{table}\n\n{ONE_AT_A_TIME}" if any(map(one_at_a_time, studies.values())) else table
 

@@ -59,5 +59,5 @@ def test_its_study_runs_by_the_name_of_the_problem(run, tmp_path):
     assert study["problem"]["name"] == "cell_nuclei"
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study | TINY))
     out = run(COMMAND, "run", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path))
-    assert "rain with " in out  # "Train with", or "For fixed weights, train with"
+    assert "Train with " in out
     assert (tmp_path / "cell-nuclei" / "weights.json").exists()

@@ -40,11 +40,9 @@ class Result:
     @property
     def verdict(self) -> Verdict:
         """Whether the search was worth it, what it cost, and what to train with, in sentences."""
-        from hpo.report import best, recommendation, sentences
+        from hpo.report import answers
 
-        winner = best(self.comparison)
-        lines = [*sentences(self.comparison), *([winner.text] if winner else []), recommendation(self.comparison)]
-        return Verdict("\n\n".join(lines))
+        return Verdict("\n\n".join(f"{answer.question} {answer.text}" for answer in answers(self.comparison)))
 
     @property
     def recommended(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli.options import DEFAULT_OUTPUT, Output, StudyFile, TrackingUri, console
-from hpo.cli.verdict import print_winner
+from hpo.cli.verdict import print_answer
 from hpo.core.errors import OutputError
 
 if TYPE_CHECKING:
@@ -44,4 +44,7 @@ def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | N
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
     if comparison is not None:
-        print_winner(comparison)
+        from hpo.report import moving_winner
+
+        if answer := moving_winner(comparison):
+            print_answer(answer)

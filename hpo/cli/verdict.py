@@ -14,31 +14,38 @@ from hpo.core.uris import shown
 
 if TYPE_CHECKING:
     from hpo.compare import Comparison
+    from hpo.report import Answer
 
 
-def print_winner(comparison: Comparison) -> None:
-    """Who won, if no weights file can hold it, and in a line of its own, to copy, the code that trains with it."""
-    from hpo.report import best
+def print_answers(comparison: Comparison) -> None:
+    """Print which weights to train with, whether the search was worth it and what it cost, with lines to copy."""
+    from hpo.report import answers, recommended_weights
 
-    if winner := best(comparison):
-        console.print(winner.words, style="bold", markup=False, highlight=False)
-        if winner.code:
-            console.print(f"  {winner.code}", markup=False, highlight=False, soft_wrap=True)
+    for place, answer in enumerate(answers(comparison)):
+        print_answer(answer)
+        if place == 0 and (weights := recommended_weights(comparison)):
+            told = ", ".join(f"{task} {value:.4g}" for task, value in weights.items())
+            console.print(f"  {told}", markup=False, highlight=False)
+
+
+def print_answer(answer: Answer) -> None:
+    """Print a question and its answer, and in a line of its own, to copy, the code."""
+    console.print(answer.question, style="bold", markup=False, highlight=False, end=" ")
+    console.print(" ".join(answer.sentences), markup=False, highlight=False)
+    if answer.code:
+        console.print(f"  {answer.code}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """The end of a study: two sentences, the arms, what to do, where things are; exit code 1 if anything failed."""
-    from hpo.report import recommendation, sentences, terminal
+    """Print the end of a study: the answers, the arms, where things are; exit code 1 if anything failed."""
+    from hpo.report import terminal
 
     console.print()
-    for sentence in sentences(finished.comparison):
-        console.print(sentence, style="bold", markup=False, highlight=False)
+    print_answers(finished.comparison)
     if len(finished.comparison.arms):
         console.print(terminal.arms(finished.comparison))
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
-    print_winner(finished.comparison)
-    console.print(recommendation(finished.comparison), markup=False, highlight=False)
     console.print()
     _places(finished, output, tracking_uri)
     for text in finished.faults:

@@ -37,7 +37,7 @@ from hpo.compare.trial_table import (
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
 from hpo.compare.weight_distances import Distance, closed, distance, distances_to
-from hpo.compare.winner import Winner
+from hpo.compare.winner import Winner, gain_over
 
 __all__ = [
     "TRIAL_COLUMNS",
@@ -63,6 +63,7 @@ __all__ = [
     "expected_best",
     "figure4",
     "fit_surface",
+    "gain_over",
     "interval",
     "judge",
     "kind_of",

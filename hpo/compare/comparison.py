@@ -34,7 +34,7 @@ class Comparison:
         arms: one row a confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
             score_test, low, high, score_seeds`` (of score_test), ``regret, regret_low, regret_high, regret_seeds,
             verdict`` (each arm by itself
-            against the best static arm, not freed of selection), ``recommended, best_static, chosen`` (share of
+            against the best static arm, not corrected for selection), ``recommended, best_static, chosen`` (share of
             resamples in which it is the best of its side), ``gap`` (test against train), ``dominated_by`` and for
             each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over seeds) and ``w/<task>``.
         verdict: on the best GradNorm arm against the best static arm.

@@ -22,7 +22,7 @@ class Verdict:
 
     Attributes:
         kind: better, equivalent, worse, inconclusive, or none (``reason`` says why there is no verdict).
-        regret: of GradNorm's best arm, freed of what choosing it among many has flattered (see `selection`).
+        regret: of GradNorm's best arm, corrected for the choice among many (see `selection`).
         arm: the best GradNorm arm; ``static`` the best static arm, both on validation.
         paired: the two arms' difference as it stands, paired by seed.
         seeds_needed: for an inconclusive verdict how many seeds would probably settle it; 0 if very many.

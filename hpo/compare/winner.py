@@ -40,6 +40,18 @@ class Winner:
         return bool(self.arm) and not self.exportable
 
 
+def gain_over(confirm: pd.DataFrame, arm: str, other: str) -> Interval:
+    """Test score of ``other`` minus that of ``arm``, paired by seed: above 0 where ``arm`` is better.
+
+    As it stands, not corrected for selection; NaN where one has no score, or the two are one.
+    """
+    one, two = (confirm[confirm["arm"] == name] for name in (arm, other))
+    if arm == other or one.empty or two.empty:
+        return NO_INTERVAL
+    differences = regret(two, one, "test")
+    return NO_INTERVAL if differences.empty else interval(differences)
+
+
 def winner(confirm: pd.DataFrame, recommended: str) -> Winner:
     """Choose on validation among all kinds that one can train with, read on test.
 
@@ -52,13 +64,11 @@ def winner(confirm: pd.DataFrame, recommended: str) -> Winner:
         return Winner()
     trials = confirm[confirm["arm"] == arm]
     first = trials.iloc[0]
-    fixed = confirm[confirm["arm"] == recommended]
-    gain = NO_INTERVAL if arm == recommended else interval(regret(fixed, trials, "test"))
     return Winner(
         arm=arm,
         kind=str(first["kind"]),
         exportable=first["kind"] in FIXED,
-        gain=gain,
+        gain=gain_over(confirm, arm, recommended),
         recipe=str(first["recipe"]),
         alpha=float(first["alpha"]),
         learning_rate=float(first.get("learning_rate", math.nan)),

@@ -17,7 +17,7 @@ from hpo.core.errors import LaunchLostError, OutputError
 from hpo.core.trial import TrialStatus
 from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.launch.workspace import Workspace
-from hpo.report import ReportData, best, sentences, write_images, write_report
+from hpo.report import ReportData, answers, sentences, write_images, write_report
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
@@ -135,8 +135,8 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
     try:
         if parent := launch or store.latest_launch():
             attached = [*files.values(), *([weights] if weights else [])]
-            winner = best(comparison)
-            note = [*sentences(comparison), *([winner.text] if winner else [])]
+            note = [f"**{answer.question}** {answer.text}" for answer in answers(comparison)]
+            note += ["The statistics behind it:", *sentences(comparison)]
             store.log_report(parent, attached, "\n\n".join(note), _headline(comparison))
             store.log_scores(_scores(comparison))
         if launch:

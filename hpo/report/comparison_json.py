@@ -17,10 +17,11 @@ import pandas as pd
 
 from hpo.compare import Comparison, Interval
 from hpo.core.arm import REFERENCE
+from hpo.report.answers import moving_winner
 from hpo.report.arm_labels import arm_label
 from hpo.report.comparison_schema import SCHEMA, VERSION, Document, Number
 from hpo.report.report_data import ReportData, recommended_weights
-from hpo.report.sentences import best, sentences
+from hpo.report.sentences import sentences
 
 
 def document(data: ReportData) -> Document:
@@ -64,10 +65,10 @@ def _recommended(found: Comparison) -> dict[str, Any] | None:
 
 
 def _winner(found: Comparison) -> dict[str, Any] | None:
-    winner, told = found.winner, best(found)
+    winner, told = found.winner, moving_winner(found)
     if not winner.arm:
         return None
-    words, code = told or ("", "")
+    words, code = (" ".join(told.sentences), told.code) if told else ("", "")
     same = {"arm": winner.arm, "exportable": winner.exportable, "gain": _mean(winner.gain)}
     return {**same, "words": words, "code": code}
 

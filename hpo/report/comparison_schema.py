@@ -41,7 +41,7 @@ class VerdictPart(_Part):
     kind: Literal["better", "equivalent", "worse", "inconclusive", "none"]
     arm: str = Field(description="the best GradNorm arm; empty if there is none")
     static: str = Field(description="the best static arm; empty if there is none")
-    regret: Mean = Field(description="percentage points of score, freed of selection; the verdict is on this")
+    regret: Mean = Field(description="percentage points of score, corrected for selection; the verdict is on this")
     paired: Mean = Field(description="the two arms' difference as it stands")
     margin: float = Field(description="regret that counts as equivalent")
     seeds_needed: int = Field(description="for an inconclusive verdict; 0: more than 1000, or not inconclusive")
@@ -85,7 +85,7 @@ class Arm(_Part):
     )
     score_validation: Number
     score_test: Mean
-    regret: Mean = Field(description="against the best static arm, paired by seed, not freed of selection")
+    regret: Mean = Field(description="against the best static arm, paired by seed, not corrected for selection")
     verdict: str = Field(description="on that regret; empty for the best static arm and for single-task networks")
     recommended: bool
     best_static: bool

@@ -12,11 +12,12 @@ from plotly.offline import get_plotlyjs
 from hpo.compare import Comparison
 from hpo.core.arm import Arm
 from hpo.core.number_format import NOTHING, bounds, ratio, signed
+from hpo.report.answers import answers
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
-from hpo.report.sentences import advice, best, headline, sentences
+from hpo.report.sentences import headline, sentences
 from hpo.report.tables import ARM, NOTES, definitions, trials_table
 
 
@@ -43,10 +44,9 @@ def page(data: ReportData) -> str:
         study=data.study,
         verdict=comparison.verdict.kind,
         headline=headline(comparison),
-        best=best(comparison),
+        answers=answers(comparison),
         sentences=sentences(comparison),
-        advice=advice(comparison),
-        weights=json.dumps(recommended_weights(comparison), indent=2) if comparison.recommended else "",
+        weights=json.dumps(recommended_weights(comparison)) if comparison.recommended else "",
         tiles=_tiles(comparison),
         alarms=comparison.alarms,
         definitions=definitions(comparison),
@@ -97,7 +97,7 @@ def _tiles(comparison: Comparison) -> list[Tile]:
     regret = comparison.verdict.regret
     interval = bounds(regret.low, regret.high)
     known = (
-        f"regret, percentage points (95% interval {interval}), freed of selection"
+        f"regret, percentage points (95% interval {interval}), corrected for selection"
         if interval != NOTHING
         else "regret"
     )

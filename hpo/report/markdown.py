@@ -8,21 +8,23 @@ import re
 import pandas as pd
 
 from hpo.core.text import printable
+from hpo.report.answers import answers
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
-from hpo.report.sentences import best, headline, recommendation, sentences
+from hpo.report.sentences import headline, sentences
 from hpo.report.tables import ARM, definitions, trials_table
 
 
 def markdown(data: ReportData) -> str:
     """The whole report as Markdown."""
     comparison = data.comparison
-    parts = [f"# {_text(data.study)}: {headline(comparison)}", *map(_text, sentences(comparison))]
-    if winner := best(comparison):
-        parts += [f"**{_text(winner.words)}**", *([_fence(winner.code, "python")] if winner.code else [])]
-    parts += [f"**{_text(recommendation(comparison))}**"]
+    parts = [f"# {_text(data.study)}: {headline(comparison)}"]
     weights = recommended_weights(comparison)
-    parts += [_fence(json.dumps(weights, indent=2), "json")] if weights else []
+    for place, answer in enumerate(answers(comparison)):
+        parts += [f"**{answer.question}** {_text(' '.join(answer.sentences))}"]
+        parts += [_fence(answer.code, "python")] if answer.code else []
+        parts += [_fence(json.dumps(weights, indent=2), "json")] if weights and place == 0 else []
+    parts += ["## The statistics behind it", *map(_text, sentences(comparison))]
     if comparison.alarms:
         parts += ["## Alarms", "\n".join(f"- {_text(alarm)}" for alarm in comparison.alarms)]
     for section in sections(data):

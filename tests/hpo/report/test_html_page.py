@@ -132,21 +132,23 @@ def test_the_page_opens_with_the_verdict(look, verdict):
     assert seen.complaints == []
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_winner_that_no_file_can_hold_is_on_the_first_screen(browser, report, width):
-    page = Seen(browser, report(verdict="worse", winner="uncertainty")[1].as_uri(), width=width).drawn()
-    told = page.locator("p.best")
-    assert "no weights file can hold it" in told.inner_text()
-    assert told.locator("code").inner_text() == "balancers.Uncertainty(tasks)"
-    box = told.bounding_box()
-    assert box["y"] + box["height"] < 900
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+@pytest.mark.parametrize("winner", ["", "uncertainty"])
+def test_the_first_screen_answers_what_people_ask(browser, report, width, height, winner):
+    page = Seen(browser, report(verdict="worse", winner=winner)[1].as_uri(), width=width).drawn()
+    asked = page.locator(".answer")
+    assert asked.count() == 3 + bool(winner)
+    box = asked.last.bounding_box()
+    assert box["y"] + box["height"] <= height
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    assert "For fixed weights, train with" in page.inner_text(".advice")
-    assert page.locator("tr .badge", has_text="best on validation").count() == 1
+    assert page.locator(".answer pre").inner_text().startswith('{"income": ')
+    if winner:
+        assert asked.nth(1).locator("code").inner_text() == "balancers.Uncertainty(tasks)"
+        assert page.locator("tr .badge", has_text="best on validation").count() == 1
 
 
 def test_a_winner_that_a_file_can_hold_has_no_line_of_its_own(opened):
-    assert opened.locator("p.best").count() == 0
+    assert opened.locator(".answer code").count() == 0
 
 
 def test_weights_can_be_copied(opened, report):
