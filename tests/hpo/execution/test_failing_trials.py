@@ -36,7 +36,7 @@ class TestFaults:
         assert "SIGKILL" in dead[0]
         assert "out of memory" in dead[0]
         (nan,) = named(out, r"(\d+) trial diverged, which is a result: nothing runs again")
-        assert nan == "the first loss is not finite after 0 steps: near = nan"
+        assert nan == "the training loss is not finite after 4 steps: near = nan"
         assert (case.results / "report" / "report.html").exists()
         identities = [run.data.tags["gradsweep.identity"] for run in case.runs()]
         assert len(set(identities)) == len(identities) > DIES - 2  # arms that coincide are one trial

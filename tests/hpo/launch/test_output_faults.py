@@ -213,7 +213,7 @@ class TestFolder:
         command = blocked(case, forks)
         away = case.output.rename(case.folder / "away")
         case.steer()
-        assert command.wait() in (1, 2), command.printed()
+        assert command.wait() in (0, 1, 2), command.printed()  # an open database goes with its folder
         assert_no_traceback(command)
         if case.output.exists():  # what the command has made in its place
             shutil.rmtree(case.output)

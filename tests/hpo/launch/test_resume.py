@@ -183,7 +183,7 @@ class TestDiverged:
         assert finished.comparison.recommended
         (run,) = (run for run in case.runs() if run.data.tags["gradsweep.status"] == "diverged")
         assert run.info.status == "FINISHED"
-        assert run.data.tags["gradsweep.error"] == "the first loss is not finite after 0 steps: near = nan"
+        assert run.data.tags["gradsweep.error"] == "the training loss is not finite after 4 steps: near = nan"
 
     def test_where_all_diverge_there_is_no_verdict(self, tmp_path, capsys, monkeypatch):
         case = Case(tmp_path, workers=1)
