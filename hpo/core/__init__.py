@@ -1,1 +1,1 @@
-"""Types and helpers for all other packages: trials, errors, text, files, storage. Imports none of them."""
+"""Types and helpers for all other packages: trials, errors, text, files, storage. Imports no other package."""

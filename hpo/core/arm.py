@@ -1,4 +1,4 @@
-"""An arm of a study: all trials that differ only in their seed. Its key is made and taken apart here alone."""
+"""An arm of a study: all trials that differ only in their seed. Only this module builds and parses arm keys."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
-BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that GradNorm stands for
+BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that represent GradNorm
 FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
-KNOWN = "known_optimum"  # the arm and kind of weights that are best by the problem's making
+KNOWN = "known_optimum"  # the arm and kind of the weights that are best by the problem's construction
 FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
-REFERENCE = "single_task"  # the kind of arm that defines the score and has none
-OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that nothing is chosen from and that say nothing of the others
+REFERENCE = "single_task"  # the kind of arm that defines the score and has no score itself
+OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that are never selected and carry no information about other arms
 
 _SHORT = {"learning_rate": "lr"}  # names of parameters in a key
 
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm by its parts; those that its kind does not have are empty.
+    """The parts of an arm; parts that its kind does not have are empty.
 
     Attributes:
         kind: ``static``, ``full``, ``single_task``, ``frozen``, ``gradnorm``, ``gradnorm_static``, ``known_optimum``,
@@ -55,7 +55,7 @@ class Arm:
 
     @classmethod
     def parse(cls, key: str) -> Arm:
-        """An arm from its key; of a key of unknown form all is the kind.
+        """Parse an arm's key; a key of unknown form becomes the kind as a whole.
 
         >>> Arm.parse("gradnorm_static/robust/tail").average
         'tail'
@@ -66,12 +66,12 @@ class Arm:
         read = _PARTS.get((kind, len(rest)))
         try:
             return cls(kind, **read(*rest)) if read else cls(key)
-        except ValueError:  # no number where one belongs
+        except ValueError:  # not a number where a number is expected
             return cls(key)
 
 
 def _parameters(text: str) -> dict[str, float]:
-    """``alpha=0.5,lr=0.01`` by the names of the parameters."""
+    """Parse ``alpha=0.5,lr=0.01`` into values by parameter name."""
     long = {short: name for name, short in _SHORT.items()}
     pairs = (part.partition("=") for part in text.split(","))
     return {long.get(name, name): float(value) for name, _, value in pairs}

@@ -1,4 +1,4 @@
-"""What must be in the environment before ray and mlflow are imported. Import this module first."""
+"""Environment variables that ray and mlflow read on import. Import this module before them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ for _name, _value in _DEFAULTS.items():
 
 
 def close_local_ray() -> None:
-    """Give a Ray that this process will start a token of its own, before ray is imported, which reads it once.
+    """Set an authentication token for a Ray that this process will start. Call it before ray is imported.
 
-    Ray listens on every address of the machine, and who reaches it without a token runs code here.
+    Ray listens on every address of the machine; without a token anyone who reaches it can run code here.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return

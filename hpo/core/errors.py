@@ -4,18 +4,18 @@ from __future__ import annotations
 
 
 class InputError(Exception):
-    """Something that the user gave cannot be used; the command line shows the message and ends with exit code 2.
+    """Bad input from the user; the command line shows the message and ends with exit code 2.
 
     The message has one line for each fault: the field, what is expected and what was found.
     """
 
 
 class OptionError(InputError):
-    """An option or argument of a command has a value that it does not take."""
+    """An option or argument of a command has an invalid value."""
 
 
 class StudyError(InputError, ValueError):
-    """The study file cannot be used; the message is one line a fault."""
+    """The study file cannot be used; the message has one line per fault."""
 
 
 class ProblemError(InputError, ValueError):
@@ -39,11 +39,11 @@ class ClusterError(InputError, RuntimeError):
 
 
 class ShippingError(InputError, RuntimeError):
-    """The code that nodes need is too large to be code."""
+    """The code to send to the nodes is too large."""
 
 
 class ExportError(InputError, ValueError):
-    """There is no such arm, or it has no fixed weights."""
+    """The arm does not exist, or it has no fixed weights."""
 
 
 class ImageError(InputError, RuntimeError):
@@ -51,4 +51,4 @@ class ImageError(InputError, RuntimeError):
 
 
 class LaunchLostError(RuntimeError):
-    """Another launch has taken the study over, since this one showed no sign of life; nothing more may be written."""
+    """Another launch has taken over the study because this one sent no heartbeat; nothing more may be written."""

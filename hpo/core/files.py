@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there."""
+"""Atomic writes: files and folders that are complete or absent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uuid import uuid4
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file under a temporary name and rename it, so that a reader never sees half of one.
+    """Write a file under a temporary name and rename it, so that a reader never sees a partial file.
 
     Args:
-        path: whose folder is made if it is not there.
+        path: of the file; its folder is created if needed.
         content: text is written as UTF-8.
 
     Raises:
@@ -33,13 +33,13 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name, which is hidden and beside it, and rename it in the end.
+    """Fill a folder under a hidden temporary name beside it, and rename it at the end.
 
     Args:
-        path: which must not be there yet, or be empty.
+        path: of the folder, which must be absent or empty.
 
     Yields:
-        The folder to write to. What an exception leaves in it is removed.
+        The folder to write to. It is removed if an exception is raised.
 
     Raises:
         OSError: it cannot be written, or ``path`` is there.
@@ -57,10 +57,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or the names in a folder, on the disk, so that a power cut does not take them.
+    """Flush a file's content, or the names in a folder, to the disk, so that they survive a power cut.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk cannot write it.
     """
     number = os.open(path, os.O_RDONLY)
     try:
@@ -70,5 +70,5 @@ def sync(path: Path) -> None:
 
 
 def _temporary_name(name: str) -> str:
-    """A hidden name that no other process takes, on this machine or on another that shares the disk."""
+    """Return a hidden name that no other process uses, on this machine or on another that shares the disk."""
     return f".{name}.{uuid4().hex}"

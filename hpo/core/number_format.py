@@ -1,4 +1,4 @@
-"""Numbers as people read them; ``NOTHING`` where there is none."""
+"""Numbers formatted for reports; ``NOTHING`` where a value is missing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def count(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """How many times: "0.31", "2.4", "13"."""
+    """A ratio: "0.31", "2.4", "13"."""
     if not math.isfinite(value):
         return NOTHING
     return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
@@ -83,7 +83,7 @@ def memory(count: float) -> str:
 
 
 def number(value: float) -> str:
-    """A number of unknown size, three digits or a whole number: "0.701", "1,614", "nan"."""
+    """A number of any magnitude, three digits or a whole number: "0.701", "1,614", "nan"."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 

@@ -1,7 +1,7 @@
-"""A folder for small files that is local, on NFS, or in an object store. Needs torch alone for a local one.
+"""A folder for small files that is local, on NFS, or in an object store. A local one needs only torch.
 
-An address is a path or a URI. What pyarrow knows (``s3://``, ``gs://``, ``hdfs://``) goes through it, with its
-options behind a ``?``; any other scheme through fsspec, which torch brings along, and that scheme's own package.
+An address is a path or a URI. Schemes that pyarrow supports (``s3://``, ``gs://``, ``hdfs://``) use pyarrow, with
+its options after a ``?``; other schemes use fsspec, a dependency of torch, and that scheme's own package.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LOCAL = re.compile(r"file://(localhost)?(?=/)")
 
 
 def absolute(address: str) -> str:
-    """A path made absolute, so that it means the same folder on every node; a URI stays as it is.
+    """Make a path absolute, so that it names the same folder on every node; return a URI unchanged.
 
     Raises:
-        StorageError: it looks like a mistyped URI with a secret, which would become the name of a folder.
+        StorageError: it looks like a mistyped URI that holds a secret and would become the name of a folder.
     """
     if _SCHEME.match(address):
         return address
@@ -38,7 +38,7 @@ def absolute(address: str) -> str:
 
 
 def below(address: str, name: str) -> str:
-    """The address of a folder in a storage; options of a URI stay at its end."""
+    """Return the address of a folder in a storage; options of a URI stay at its end."""
     if not _SCHEME.match(address):
         return str(Path(address) / name)
     place, mark, options = address.partition("?")
@@ -46,31 +46,31 @@ def below(address: str, name: str) -> str:
 
 
 class Storage:
-    """Files by name below one address; a file is whole or not there.
+    """Files by name below one address; a file is complete or absent.
 
     Args:
-        address: a path, or a URI such as ``s3://bucket/prefix``.
+        address: a path or a URI, for example ``s3://bucket/prefix``.
 
     Raises:
-        StorageError: a URI that nothing here can open.
+        StorageError: no installed package can open the URI.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._system: Any = None  # fsspec's; None is this machine's own
+        self._system: Any = None  # fsspec's; None for this machine's file system
         self._root = unquote(_LOCAL.sub("", address)) if _LOCAL.match(address) else address
         if _SCHEME.match(self._root):
             self._system, self._root = _opened(address)
 
     def __str__(self) -> str:
-        """The address for a person's eyes: without its secrets."""
+        """The address for display, without its secrets."""
         return shown(self.address) if _SCHEME.match(self.address) else self.address
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file under its name, at once or not at all.
+        """Write a file atomically.
 
         Raises:
             OSError: it cannot be written.
@@ -82,7 +82,7 @@ class Storage:
         write_whole(Path(path), content)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """Stores raise what their clients raise; callers here know `OSError`, and print it."""
+        """Turn the exceptions of storage clients into `OSError`, which callers handle and print."""
         try:
             return call()
         except Exception as error:
@@ -94,7 +94,7 @@ class Storage:
             raise (FileNotFoundError if isinstance(error, FileNotFoundError) else OSError)(text) from None
 
     def _pipe(self, path: str, content: bytes) -> None:
-        """An object store shows an object once it is whole; what HDFS may keep of a broken write, a reader checks."""
+        """Write one object. An object store shows only complete objects; readers detect a broken write on HDFS."""
         try:
             self._ask(lambda: self._system.pipe_file(path, content))
         except FileNotFoundError:  # a file system, unlike a store, wants the folder first
@@ -123,7 +123,7 @@ class Storage:
             return []
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all its files; nothing if it is not there.
+        """Remove a file, or a folder with all its files; do nothing if it is absent.
 
         Raises:
             OSError: it cannot be removed.
@@ -146,13 +146,13 @@ def _opened(address: str) -> tuple[Any, str]:
         raise StorageError(wrong)
     try:
         return _arrow(address) or _fsspec(address)
-    except Exception as error:  # stores raise what their clients raise
+    except Exception as error:  # each client raises its own exceptions
         text = " ".join(redacted(str(error) or type(error).__name__, address).split())
         raise StorageError(f"--storage: {shown(address)} cannot be used: {text[:300]}") from None
 
 
 def _arrow(address: str) -> tuple[Any, str] | None:
-    """Through pyarrow; ``None`` if it is not installed or does not know the scheme."""
+    """Open a URI with pyarrow; ``None`` if it is not installed or does not support the scheme."""
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.fs import FileSystem

@@ -22,22 +22,22 @@ AVERAGES: dict[str, dict[str, Any]] = {
 
 
 class TrialStatus(StrEnum):
-    """How a trial has ended, or that it waits."""
+    """The state in which a trial ended, or that it is paused."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # a loss or a metric was not finite
     FAILED = "failed"
-    STOPPED = "stopped"  # before its last epoch, since others did better
-    PAUSED = "paused"  # waits for the others of its search, and then goes on or is stopped
+    STOPPED = "stopped"  # ended before its last epoch because other trials did better
+    PAUSED = "paused"  # waits for the other trials of its search, then continues or is stopped
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it is still to come."""
+        """Whether it has ended in this launch: it is not paused."""
         return self is not TrialStatus.PAUSED
 
     @property
     def has_score(self) -> bool:
-        """Whether its metrics can be compared; one that was stopped has those of its last epoch."""
+        """Whether its metrics can be compared; a stopped trial has the metrics of its last epoch."""
         return self in (TrialStatus.FINISHED, TrialStatus.STOPPED)
 
     @property
@@ -48,17 +48,17 @@ class TrialStatus(StrEnum):
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that decides how a trial trains, and nothing else; all of it JSON.
+    """Exactly the values that determine how a trial trains; all of them JSON.
 
     Args:
         problem: name of the problem.
-        arguments: what the problem was told.
-        data_hash: `Problem.data_hash`, so that other data make another trial.
+        arguments: of the problem.
+        data_hash: `Problem.data_hash`, so that a trial on other data has another identity.
         method: a key of `hpo.training.methods.METHODS`.
         settings: the method's settings.
         seed: initial network, batch order, dropout.
         epochs: passes over the training data.
-        test: whether the test split is read at the end, which only confirm trials may.
+        test: whether the test split is read at the end; only confirm trials read it.
     """
 
     problem: str
@@ -72,7 +72,7 @@ class TrialConfig:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the config: the name under which a finished trial is recognised."""
+        """A hash of the config, by which a finished trial is found again."""
         return _digest([IDENTITY_VERSION, asdict(self)])
 
 
@@ -101,7 +101,7 @@ class PlannedTrial:
 
 @dataclass
 class EpochReport:
-    """What a trial tells after each epoch; for each task a number. w, G, r and losses are means over the epoch."""
+    """The report of one epoch of a trial, with a number per task. w, G, r and losses are means over the epoch."""
 
     epoch: int
     epochs: int
@@ -119,17 +119,17 @@ class TrialResult:
     """How a trial ended.
 
     Attributes:
-        status: if it failed, ``error`` says why.
+        status: of a failed trial, ``error`` has the reason.
         steps: optimizer steps.
-        seconds: wall-clock seconds in training steps, evaluation left out; of a cohort's, an equal share.
-        together: how many trials were trained at once, this one among them.
+        seconds: wall-clock seconds in training steps, without evaluation; in a cohort, an equal share of its seconds.
+        together: number of trials trained at once, including this one.
         validation: metric of each task on the validation split after the last epoch.
         test: the same on the test split, empty unless the config asked for it.
-        train: the same on the training split, read beside the test split; empty if the problem cannot.
-        averages: for each of `AVERAGES` and each task E_t[w]; sums to T.
+        train: the same on the training split, read with the test split; empty if the problem does not support it.
+        averages: E_t[w] for each of `AVERAGES` and each task; sums to T.
         initial_losses: L_i of the first step; 0 where the task was absent from it.
-        alarms: what the user should know of this trial.
-        resumed: the steps after which it went on from a checkpoint.
+        alarms: warnings about this trial for the user.
+        resumed: the steps at which it resumed from a checkpoint.
         error: one line and a traceback.
         trajectory: ``step`` (n,) and ``w``, ``G``, ``r``, ``L`` (n, T), NaN where not measured.
     """
@@ -149,7 +149,7 @@ class TrialResult:
     trajectory: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.status = TrialStatus(self.status)  # from JSON it comes as text
+        self.status = TrialStatus(self.status)  # read from JSON, it is text
 
 
 class EventKind(Enum):
@@ -157,7 +157,7 @@ class EventKind(Enum):
 
     EPOCH = "epoch"  # an `EpochReport`
     RESULT = "result"  # a `TrialResult`
-    RESUMED = "resumed"  # the steps of the checkpoint that it goes on from
+    RESUMED = "resumed"  # the steps of the checkpoint from which it resumes
     ALONE = "alone"  # why the trials of a cohort are trained one after another
 
 
@@ -167,7 +167,7 @@ class Event:
 
     Attributes:
         kind: what it is.
-        identity: of the trial; empty where it is about the cohort.
+        identity: of the trial; empty for events about the cohort.
         content: see `EventKind`.
     """
 
@@ -178,16 +178,16 @@ class Event:
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """A cohort as a worker is asked to train it; all of it JSON. The storage's address may hold a secret: not here.
+    """A worker's instructions to train a cohort, as JSON without the storage's address, which may hold a secret.
 
     Attributes:
-        identities: of the trials, to see that their configs came through unchanged.
+        identities: of the trials, to verify that their configs arrived unchanged.
         cohort: their configs as mappings.
-        until: for each how many epochs it is to have when it comes back.
-        target: the problem as ``package.module:Class``, so that the node needs not know its name.
-        import_paths: where the driver finds modules.
-        cpu, gpu: what a trial may take.
-        checkpoint_seconds: between two checkpoints of a trial.
+        until: for each trial the epoch at which it returns to the driver.
+        target: the problem as ``package.module:Class``, so that a node does not need to resolve its name.
+        import_paths: the driver's module search path.
+        cpu, gpu: resources of one trial.
+        checkpoint_seconds: seconds between two checkpoints of a trial.
     """
 
     identities: list[str]

@@ -1,7 +1,8 @@
-"""What of a URI may be shown: the one place that knows where a URI can hold a secret.
+"""Mask the secrets in URIs. Only this module knows where a URI can hold a secret.
 
-URIs are taken apart by hand and without exceptions, since secrets are often pasted unescaped (``http://me:a/b@host``):
-whatever could belong to a secret counts as one. Standard library alone, as workers read addresses of storages.
+URIs are parsed here by hand and without exceptions, because secrets are often pasted unescaped
+(``http://me:a/b@host``): every part that could belong to a secret counts as one. Uses only the standard library,
+because workers read addresses of storages.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _HARMLESS_NAMES = frozenset(
         """,  # of libpq and SQLAlchemy's drivers, then of pyarrow's object stores and HDFS
     )
 )
-_NAMES_OF_SECRETS = frozenset(  # which may be shown; of any other parameter the name may be a part of a secret
+_NAMES_OF_SECRETS = frozenset(  # these may be shown; the name of any other parameter may be part of a secret
     re.findall(
         r"\w+",
         """
@@ -72,7 +73,7 @@ class _Parts:
 
     @property
     def userinfo(self) -> str | None:
-        """What stands before the last "@"."""
+        """The part before the last "@"."""
         if self.user is None:
             return None
         return self.user if self.password is None else f"{self.user}:{self.password}"
@@ -87,7 +88,7 @@ class _Parts:
 
 
 def shown(uri: str) -> str:
-    """A URI for a person's eyes: each part that is, or could be, a secret is ``***``. A path is shown as it is.
+    """Return a URI for display: each part that is or could be a secret becomes ``***``. A path is returned unchanged.
 
     >>> shown("https://ada:s3cret@example.com/mlflow"), shown("https://t0ken@example.com")
     ('https://ada:***@example.com/mlflow', 'https://***@example.com')
@@ -112,7 +113,7 @@ def shown(uri: str) -> str:
 
 
 def public(uri: str) -> str:
-    """A URI without user and query, as a link or another program's argument needs it: ``***`` would lead nowhere."""
+    """Return a URI without user and query, for links and other programs, where ``***`` would not work."""
     parts = _parts(uri)
     if parts is None or _may_be_query(parts):
         return shown(uri)
@@ -121,7 +122,7 @@ def public(uri: str) -> str:
 
 
 def has_secret(uri: str) -> bool:
-    """Whether a URI holds what others should not see, so that it does not belong on a command line."""
+    """Return whether a URI holds a secret, so that it must not appear on a command line."""
     parts = _parts(uri)
     if parts is None:
         return False
@@ -131,7 +132,7 @@ def has_secret(uri: str) -> bool:
 
 
 def redacted(text: str, uri: str) -> str:
-    """Another library's words about a URI, without the secrets that it holds, in whatever way they are written.
+    """Remove a URI's secrets, in every spelling, from another library's text about it.
 
     >>> redacted("cannot parse 'http://ada:a%2Fb@host': a/b", "http://ada:a%2Fb@host")
     "cannot parse 'http://ada:***@host': ***"
@@ -145,14 +146,14 @@ def redacted(text: str, uri: str) -> str:
 
 
 def fault(uri: str, field: str = "URI") -> str | None:
-    """Why a URI must be refused before a library reads it, whose error could echo a part of a secret.
+    """Return why a URI must be refused before a library reads it, because its error could echo part of a secret.
 
     Args:
-        uri: which is not shown.
-        field: where it was given.
+        uri: the URI; the complaint does not show it.
+        field: the name of the option or key.
 
     Returns:
-        The complaint, in one line and without a secret; ``None`` if there is nothing against it.
+        The complaint, in one line and without a secret; ``None`` if the URI is acceptable.
     """
     parts = _parts(uri)
     if parts is None:
@@ -174,13 +175,13 @@ def fault(uri: str, field: str = "URI") -> str | None:
 
 
 def scheme(uri: str) -> str:
-    """The scheme without its driver: ``postgresql`` of ``postgresql+psycopg://``; empty for a path."""
+    """Return the scheme without its driver: ``postgresql`` of ``postgresql+psycopg://``; empty for a path."""
     parts = _parts(uri)
     return parts.scheme if parts else ""
 
 
 def host_and_port(uri: str) -> tuple[str, int | None]:
-    """Where a URI that `fault` has nothing against leads to."""
+    """Return the host and port of a URI that `fault` accepts."""
     parts = _parts(uri)
     if parts is None:
         return "", None
@@ -188,7 +189,7 @@ def host_and_port(uri: str) -> tuple[str, int | None]:
 
 
 def _parts(uri: str) -> _Parts | None:
-    """``None`` for a path."""
+    """Split a URI; ``None`` for a path."""
     if not (found := _HEAD.match(uri)):
         return None
     head, rest, scheme = found[0], uri[found.end() :], (found[1] or "").partition("+")[0].lower()
@@ -217,7 +218,7 @@ def _is_local(parts: _Parts) -> bool:
 
 
 def _may_be_query(parts: _Parts) -> bool:
-    """Whether the last "@" may stand in a query or fragment: then even what follows it may be a part of a secret."""
+    """Return whether the last "@" may be in a query or fragment; the text after it may then be part of a secret."""
     return any(character in (parts.userinfo or "") for character in "?#")
 
 
@@ -226,12 +227,12 @@ def _is_port(text: str) -> bool:
 
 
 def _wrong_in(userinfo: str) -> str:
-    """The first character that a user name or password must not hold."""
+    """Return the first character that a user name or password must not contain unescaped."""
     return next((c for c in userinfo if c in FORBIDDEN or c.isspace() or not (c.isprintable())), "")
 
 
 def _shown_path(parts: _Parts) -> str:
-    """A path, without the values of ``;password=...`` and the like."""
+    """Return a path without the values of ``;password=...`` and similar parameters."""
     if _is_local(parts):
         return parts.path
     return "".join(
@@ -241,7 +242,7 @@ def _shown_path(parts: _Parts) -> str:
 
 
 def _shown_piece(piece: str) -> str:
-    """``region=eu`` as it is, ``password=***``; ``***`` if even the name may be a part of a secret."""
+    """Return ``region=eu`` unchanged, ``password=***``, and ``***`` if even the name may be part of a secret."""
     name, equals, _ = piece.partition("=")
     if not equals or name.lower() not in _HARMLESS_NAMES | _NAMES_OF_SECRETS:
         return MASK if piece else ""
@@ -265,13 +266,13 @@ def _is_secret_piece(piece: str) -> bool:
 
 
 def _is_secret_value(value: str) -> bool:
-    """Whether a value is itself made of a user with a password, or of names with values one of which is a secret."""
+    """Return whether a value itself holds a user with a password, or named values of which one is a secret."""
     value = _decoded(value)
     return "@" in value or bool(_ASSIGNED.search(value))
 
 
 def _decoded(text: str) -> str:
-    """Unquoted as often as it was quoted."""
+    """Unquote a text repeatedly until it no longer changes."""
     for _ in range(8):
         if (plain := unquote_plus(text)) == text:
             break
@@ -280,7 +281,7 @@ def _decoded(text: str) -> str:
 
 
 def _secrets(uri: str) -> Iterator[str]:
-    """Every part of a URI that `shown` leaves out."""
+    """Return every part of a URI that `shown` masks."""
     parts = _parts(uri)
     if parts is None:
         yield uri.rpartition("@")[0] if shown(uri) != uri else ""
@@ -301,7 +302,7 @@ def _secrets(uri: str) -> Iterator[str]:
 
 
 def _spellings(secrets: Iterable[str]) -> list[str]:
-    """Secrets, and the pieces that a parser may make of them, as a library may write them, the longest first."""
+    """Return secrets and the fragments a parser may split them into, in every spelling, the longest first."""
     found: set[str] = set()
     for secret in secrets:
         texts = {secret, unquote(secret), unquote_plus(secret), _decoded(secret)}

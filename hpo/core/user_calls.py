@@ -1,4 +1,4 @@
-"""The boundary between our loops and the user's code: whose exception it is, and which process came back."""
+"""The boundary between our loops and the user's code: who raised an exception, and which process returned."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ R = TypeVar("R")
 
 
 class Boundary:
-    """Separates what the user's code does from what our own callbacks do.
+    """Separate exceptions of the user's code from those of our own callbacks.
 
-    Tune ends a worker's thread by a ``SystemExit`` out of the callback that reports. One from the user's code is a
-    fault of theirs, which ends their trial and nothing else.
+    Tune ends a worker's thread by raising ``SystemExit`` from the callback that reports. A ``SystemExit`` from the
+    user's code is their fault and ends only their trial.
 
-    A process that the user's code has forked, and whose child comes back into our loop, would train, report and write
-    checkpoints a second time. `end_fork` ends such a child. Workers of a DataLoader and subprocesses never come back.
+    If the user's code forks and the child returns into our loop, it would train, report and write checkpoints a
+    second time. `end_fork` ends that child. Workers of a DataLoader and subprocesses never return into the loop.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class Boundary:
             raise
 
     def end_fork(self) -> None:
-        """End this process if it is a child that the user's code has forked. To be called after each call to it."""
+        """End this process if it is a child that the user's code forked. Call it after each call to that code."""
         if os.getpid() != self._process:
-            os._exit(0)  # without the exit handlers, which are those of the parent
+            os._exit(0)  # skip the exit handlers, which belong to the parent
 
     def pass_on(self, error: BaseException) -> None:
-        """Raise an exception again unless it is the user's code's.
+        """Raise an exception again unless the user's code raised it.
 
         Raises:
-            BaseException: what a callback raised, or a Ctrl-C, which reaches the main thread alone.
+            BaseException: raised by a callback, or a Ctrl-C, which reaches only the main thread.
         """
         self.end_fork()
         if error is self._raised or is_interrupt(error):
@@ -51,5 +51,5 @@ class Boundary:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception is a Ctrl-C of who runs the program, rather than a fault of the user's code."""
+    """Return whether an exception is a Ctrl-C at the keyboard rather than a fault of the user's code."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

@@ -1,4 +1,4 @@
-"""A look at the cluster every few seconds while a study runs: nodes that come and go, trials that take too long."""
+"""Check the cluster every few seconds while a study runs: nodes that join or leave, trials over their limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hpo.core.trial import TrialResult, TrialStatus
 from hpo.execution.attempts import Attempts
 from hpo.execution.ray_cluster import alive_nodes, cluster_words, slots
 
-LOOK_SECONDS = 5.0  # between two looks at the nodes
+LOOK_SECONDS = 5.0  # between two checks of the nodes
 
 
 class ClusterWatch:
-    """Looks at the cluster on behalf of the attempts that run there.
+    """Watches the cluster for the running attempts.
 
     Args:
-        attempts: told how many trials the cluster can hold, and what has ended.
+        attempts: notified of how many trials the cluster can hold, and of what has ended.
     """
 
     def __init__(self, attempts: Attempts) -> None:
@@ -27,7 +27,7 @@ class ClusterWatch:
         self._looked, self._nodes = time.monotonic(), set(alive_nodes())
 
     def look(self, trials: Sequence[Any]) -> None:
-        """Look at the nodes, at trials that take too long, and at what Tune has ended without a word.
+        """Check the nodes, trials that exceed their limit, and attempts that Tune has ended without a callback.
 
         Args:
             trials: Tune's.
@@ -56,10 +56,10 @@ class ClusterWatch:
         for attempt in list(self._attempts.attempts.values()):
             if limit is None or time.monotonic() - attempt.begun < 60 * limit * len(attempt.cohort):
                 continue
-            attempt.late = True  # a cohort goes on in halves, until the trial that takes so long is alone
+            attempt.late = True  # the cohort continues in halves, until the slow trial is alone
             for planned in attempt.cohort if len(attempt.cohort) == 1 else []:
                 text = f"it took more than {limit:g} minutes, the limit that resources.minutes sets, and was stopped"
                 self._attempts.end(planned, TrialResult(TrialStatus.FAILED, error=text))
             actor = attempt.trial.temporary_state.ray_actor
             if actor is not None:
-                ray.kill(actor)  # it may hang for good; Tune then tells that the attempt is over
+                ray.kill(actor)  # it may hang forever; Tune then reports the end of the attempt

@@ -1,4 +1,4 @@
-"""What code a cluster's nodes need: gradsweep and the user's modules, without data, outputs or installed packages."""
+"""The code that a cluster's nodes need: gradsweep and the user's modules, no data, outputs or installed packages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hpo.core.errors import ShippingError
 
 OURS = ("balancers", "gradsweep", "hpo", "search_spaces")
 CODE = {".py", ".pyi", ".so", ".pyd"}
-SETTINGS = {".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt"}  # which a module may read
-MOST_SETTINGS = 2**20  # bytes of one such file; a larger one is data
-MOST = 100 * 2**20  # bytes in all
+SETTINGS = {".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt"}  # files that a module may read
+MOST_SETTINGS = 2**20  # bytes per such file; a larger one is data
+MOST = 100 * 2**20  # bytes in total
 
 
 def stage(folder: Path, modules: Mapping[str, ModuleType] | None = None) -> Path:
-    """Copy to ``folder`` the code that workers need: whole packages, and of a lone module all beside it.
+    """Copy to ``folder`` the code that workers need: whole packages, and for a single module everything beside it.
 
-    Taken are the top-level packages and modules that have been imported and are not installed (they lie outside
+    It copies the top-level packages and modules that have been imported and are not installed (they are outside
     Python's own folders, or are gradsweep), so import the problem first.
 
     Args:
@@ -36,7 +36,7 @@ def stage(folder: Path, modules: Mapping[str, ModuleType] | None = None) -> Path
     size = 0
     for file, target in _files(dict(modules or sys.modules)):
         if (folder / target).exists():
-            continue  # what was imported comes first, and lone modules of one folder find the same beside them
+            continue  # imported modules come first; single modules of one folder share the files beside them
         size += file.stat().st_size
         if size > MOST:
             raise ShippingError(
@@ -49,7 +49,7 @@ def stage(folder: Path, modules: Mapping[str, ModuleType] | None = None) -> Path
 
 
 def _files(modules: Mapping[str, ModuleType]) -> Iterator[tuple[Path, Path]]:
-    """Each file to ship with its place."""
+    """Yield each file to send with its path in the upload."""
     lone = []
     for top, root in sorted(_roots(modules).items()):
         package, module = root / top, root / f"{top}.py"
@@ -66,7 +66,7 @@ def _files(modules: Mapping[str, ModuleType]) -> Iterator[tuple[Path, Path]]:
 
 
 def _roots(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
-    """For each top-level name the folder that holds it."""
+    """Return the folder of each top-level name."""
     installed = [Path(path).resolve() for path in _installed()]
     roots: dict[str, Path] = {}
     for name, module in modules.items():
@@ -78,7 +78,7 @@ def _roots(modules: Mapping[str, ModuleType]) -> dict[str, Path]:
 
 
 def _root(name: str, file: str | None) -> Path | None:
-    """The folder from which a module was imported, ``None`` if it is not a file where its name says."""
+    """Return the folder from which a module was imported; ``None`` if its file is not where its name implies."""
     if not file or name == "__main__":
         return None
     path, parts = Path(file).resolve(), name.split(".")
@@ -104,7 +104,7 @@ def _walk(package: Path) -> Iterator[Path]:
         )
         for name in sorted(files):
             file = here / name
-            if name.startswith(".") or not file.is_file():  # an editor's lock is a link to nowhere
+            if name.startswith(".") or not file.is_file():  # an editor's lock file is a dangling link
                 continue
             small = file.suffix in SETTINGS and file.stat().st_size <= MOST_SETTINGS
             if file.suffix in CODE or small:

@@ -1,4 +1,4 @@
-"""A worker that finds out how many trials to train at once."""
+"""Measure in a worker how many trials to train at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hpo.execution.problem_upload import packed
 
 
 class CohortSizing:
-    """A worker that finds out how many trials to train at once, while the driver sees to other things.
+    """A worker that measures how many trials to train at once, while the driver continues.
 
     Args:
         job: as for `run`.
-        cohort: trials of one seed, such as are to be trained.
-        most: more are not wanted.
+        cohort: trials of one seed, representative of those to be trained.
+        most: the largest number to try.
     """
 
     def __init__(self, job: Job, cohort: Sequence[PlannedTrial], most: int) -> None:
@@ -37,7 +37,7 @@ class CohortSizing:
         self._answer = remote.remote(worker_task(job, cohort, []), most, packed(job.target))
 
     def result(self) -> tuple[int, str]:
-        """How many, and why, in words; waits for the worker. One that died has tried too many."""
+        """Wait for the worker; return the number and its reason. If the worker died, the number was too large."""
         try:
             size, why = ray.get(self._answer)
         except RayError as error:

@@ -1,4 +1,4 @@
-"""Who wants to know how a study is going: the MLflow writer and the progress view."""
+"""Events of a running study, for the MLflow writer and the progress view."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
 
 
 class Listener(Protocol):
-    """Told of every trial, in the driver, in order. What it raises is counted and does not reach the cluster."""
+    """Receives the events of every trial, in the driver, in order. Its exceptions are counted and not raised."""
 
     def trial_started(self, planned: PlannedTrial) -> None:
-        """A worker has begun with it; again if it had to begin again."""
+        """Called when a worker starts the trial, and again after a restart."""
 
     def trial_reported(self, planned: PlannedTrial, report: EpochReport) -> None:
-        """An epoch is over."""
+        """Called after each epoch."""
 
     def trial_paused(self, planned: PlannedTrial) -> None:
-        """It waits for others, and then goes on with another worker or is stopped."""
+        """Called when the trial waits for other trials; it then continues in another worker or is stopped."""
 
     def trial_ended(self, planned: PlannedTrial, result: TrialResult) -> None:
-        """It has its result, whatever its status."""
+        """Called when the trial has a result, with any status."""
 
     def noticed(self, text: str) -> None:
-        """Something of the cluster that the user may want to know."""
+        """Called with a message about the cluster for the user."""
 
     def time_passed(self) -> None:
-        """A few seconds are over, whatever has happened in them."""
+        """Called every few seconds."""

@@ -1,4 +1,4 @@
-"""Settings of workers that are the same for every trial of a launch, and the task that a worker is given."""
+"""Settings of workers that are the same for every trial of a launch, and a worker's task."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Job:
     """Settings of workers that are the same for every trial of a launch.
 
     Attributes:
-        resources: what one trial needs and may take.
+        resources: of one trial.
         storage: address of the folder of the study's checkpoints.
-        checkpoint_seconds: between two of them.
+        checkpoint_seconds: seconds between two checkpoints.
         target: the problem as ``package.module:Class``.
-        together: trials that a worker is handed at most, to be trained at once.
-        left_running: whether Ray goes on after the study, so that what it holds has to be given back.
+        together: maximum number of trials that a worker trains at once.
+        left_running: whether Ray keeps running after the study, so that its objects have to be released.
     """
 
     resources: Resources
@@ -33,7 +33,7 @@ class Job:
 
 
 def worker_task(job: Job, cohort: Sequence[PlannedTrial], until: Sequence[int]) -> WorkerTask:
-    """Trials as a worker reads them."""
+    """Return the task of a worker that trains these trials."""
     return WorkerTask(
         identities=[planned.config.identity for planned in cohort],
         cohort=[asdict(planned.config) for planned in cohort],

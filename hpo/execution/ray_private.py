@@ -1,6 +1,6 @@
-"""Names of Ray that are not public, here and in `ray_start.py` alone.
+"""Private names of Ray. Only this module and `ray_start.py` use any.
 
-After an upgrade of Ray `tests/hpo/execution/test_ray_private.py` says which are gone.
+After an upgrade of Ray, `tests/hpo/execution/test_ray_private.py` reports which are missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SUBMITTED_JOB = RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
 def keep_cloud_keys_here() -> None:
-    """Have Tune send no AWS key of the driver to its workers, where Ray would log it. Nodes have their own."""
+    """Stop Tune from sending the driver's AWS keys to workers, where Ray logs them. Nodes have their own."""
     class_cache.ENV_VARS_TO_PROPAGATE = frozenset(
         name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")
     )

@@ -1,4 +1,4 @@
-"""Starting Ray with patience, and stopping while it starts. The only file that reaches into Ray's start."""
+"""Start Ray with a longer timeout, and let signals stop it cleanly. Only this file touches Ray's startup."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import ray
 from ray._private import services, utils
 
-START_SECONDS = 120.0  # for a node of this machine to come up; Ray itself gives it 30, too few on a busy machine
+START_SECONDS = 120.0  # for a node of this machine to start; Ray's own limit of 30 is too short on a busy machine
 LOOK_SECONDS = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> None:
-    """`ray.init`, which waits longer for a node of this machine, and which a signal ends cleanly.
+    """Call `ray.init` with a longer timeout for a node of this machine and a clean end on signals.
 
-    A signal in the middle of a start aborts the process or is lost. Here the first one is noted, ends the wait, and
-    is raised once Ray has returned; a second one is raised at once. So is the first while a running cluster is
-    called, where nothing has been started.
+    Without this, a signal during the start aborts the process or is lost. Here the first signal is noted, ends the
+    wait, and is raised once Ray has returned; a second one is raised at once. While connecting to a running cluster
+    the first one is raised at once too, because nothing has been started.
 
     Args:
         address: of a running cluster, or ``"local"``.
@@ -31,7 +31,7 @@ def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> N
 
     Raises:
         KeyboardInterrupt: a signal came; Ray has been shut down.
-        Exception: of `ray.init`, of many kinds.
+        Exception: of many types, raised by `ray.init`.
     """
     came: list[int] = []
     with _noted(came, at_once=address != "local"), _patient(seconds, came):
@@ -48,7 +48,7 @@ def start_ray(address: str, seconds: float = START_SECONDS, **options: Any) -> N
 
 @contextmanager
 def _noted(came: list[int], at_once: bool) -> Iterator[None]:
-    """Note signals in place of acting on them, and keep Ray from putting its own handler of SIGTERM there."""
+    """Note signals without acting on them, and keep Ray from installing its own SIGTERM handler."""
 
     def note(number: int, _: object) -> None:
         came.append(number)
@@ -74,7 +74,7 @@ def _noted(came: list[int], at_once: bool) -> Iterator[None]:
 
 @contextmanager
 def _patient(seconds: float, came: list[int]) -> Iterator[None]:
-    """Let Ray's question for its own node wait: Ray asks for 30 seconds, whatever the machine."""
+    """Extend the time for which Ray waits for its own node, which is 30 seconds on every machine."""
     ask: Callable[..., Any] = services.get_node
 
     def asked(*arguments: Any, **named: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Ray Tune: workers, and the driver's side of a running study.
+"""Ray Tune: the workers and the driver of a running study.
 
-A Tune trial carries a *cohort*, a list of trial configs with one seed; a `Searcher` of ours hands them out. Why not
-Tune's own restore, its Optuna searcher or its MLflow callback: docs/architecture.md.
+A Tune trial trains a *cohort*, a list of trial configs with one seed; our `Searcher` hands them out.
+docs/architecture.md explains why Tune's own restore, Optuna searcher and MLflow callback are not used.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from hpo.execution.ray_start import SIGNALS
 from hpo.study.schedule import Next, Schedule
 
 keep_cloud_keys_here()
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts attempts that failed; we name trials
-MOST_PENDING = 1000  # what Tune may hold; `ScheduleSearcher` decides
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts failed attempts; we name trials
+MOST_PENDING = 1000  # Tune's limit; `ScheduleSearcher` decides
 
 
 class _Stopped(BaseException):
-    """A signal came. Not an `Exception`: on these Tune waits, for up to 15 seconds, until its workers report."""
+    """A signal came. Not an `Exception`, on which Tune would wait up to 15 seconds for its workers' reports."""
 
 
 class _StopAndCleanError(Exception):
-    """A signal came, and Ray goes on: Tune is to give back the workers, which are killed, and what they have held."""
+    """A signal came, and Ray keeps running: Tune must release the workers, which are killed, and their resources."""
 
 
 def _trainable(job: Job) -> Any:
-    """What a worker runs. A closure travels by value: workers start without importing this module and its driver's
-    side, pandas and scipy and optuna among it.
+    """Return the function that a worker runs. As a closure it is pickled by value: workers start without importing
+    this module and the driver's dependencies (pandas, scipy, optuna).
 
-    The storage's address, which may hold a secret, is in it and not in the config, which Tune writes to a file. A
-    problem's class that workers cannot import, and the data that it may hold, go by Ray's object store.
+    The storage's address may hold a secret, so it is in the closure and not in the config, which Tune writes to a
+    file. A problem class that workers cannot import, with its data, is sent through Ray's object store.
     """
     storage = job.storage
 
@@ -72,16 +72,16 @@ def _trainable(job: Job) -> Any:
 
 
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool] = bool) -> list[str]:
-    """Run every trial the schedule hands out; returns when it is done, or a signal or ``lost`` has stopped it.
+    """Run every trial that the schedule hands out, until it is done or a signal or ``lost`` stops it.
 
     Args:
         schedule: what to run; gets the results.
-        job: what else workers need.
-        listeners: told of every trial.
-        lost: asked often whether the study is no longer this launch's.
+        job: settings of the workers.
+        listeners: notified of every trial.
+        lost: called often; returns whether another launch has taken over the study.
 
     Returns:
-        What listeners raised.
+        The exceptions of listeners.
 
     Raises:
         OutputError: the history of the alpha sweep cannot be written.
@@ -98,9 +98,9 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
 
 
 def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], bool]) -> ObjectLostError | None:
-    """Let Tune run what the schedule hands out; what made it give up, ``None`` if it came to the end.
+    """Let Tune run the schedule; return the error that made it give up, ``None`` if it finished.
 
-    Tune gives up when a node dies while it fetches what a trial of that node has reported.
+    Tune gives up when a node dies while Tune fetches a report from it.
     """
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder:
         tuner = tune.Tuner(
@@ -131,7 +131,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
 
 
 def _lost_object(error: BaseException) -> ObjectLostError | None:
-    """What Ray lost, if that is what an error came from."""
+    """Return the Ray error that caused an error, if there is one."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ObjectLostError):
         seen = seen.__cause__ or seen.__context__
@@ -140,10 +140,10 @@ def _lost_object(error: BaseException) -> ObjectLostError | None:
 
 @contextmanager
 def _stoppable(attempts: Attempts) -> Iterator[None]:
-    """Let the first signal stop the study between two of Tune's steps; the second acts as it would without us.
+    """Let the first signal stop the study between two of Tune's steps; the second has its usual effect.
 
-    All handlers are as they were afterwards, also that of SIGUSR1, which Tune takes. In a thread that is not the main
-    one there are none: signals go to the main thread.
+    All handlers are restored afterwards, also that of SIGUSR1, which Tune replaces. Outside the main thread no
+    handlers are installed, because signals go to the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -169,7 +169,7 @@ def _stoppable(attempts: Attempts) -> Iterator[None]:
 
 
 class NoReporter(tune.ProgressReporter):
-    """Reports nothing: Tune's own for notebooks clears the output of the cell, however little it is to say."""
+    """A reporter that prints nothing: Tune's own reporter for notebooks clears the output of the cell."""
 
     def should_report(self, trials: list[Any], done: bool = False) -> bool:
         """Never."""
@@ -187,7 +187,7 @@ class ScheduleSearcher(Searcher):
         self._attempts = attempts
 
     def suggest(self, trial_id: str) -> Any:
-        """A cohort, ``None`` to be asked again later, or FINISHED."""
+        """Return a cohort, ``None`` to be asked again later, or FINISHED."""
         if self._attempts.again:
             return self._attempts.hand_out(trial_id, *self._attempts.again.popleft())
         if self._attempts.enough_waiting:
@@ -202,29 +202,29 @@ class ScheduleSearcher(Searcher):
         return self._attempts.hand_out(trial_id, cohort)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Results have come through the callback; what has none by now never will. Of an error the callback knows."""
+        """End an attempt. The callback has its results and errors; trials without either have failed."""
         if not error:
             self._attempts.over(trial_id, "the trial ended without a result")
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: resume reads MLflow."""
+        """Do nothing: resume reads MLflow."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: resume reads MLflow."""
+        """Do nothing: resume reads MLflow."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles searchers into a snapshot that is never read."""
+        """Return an empty state: Tune pickles searchers into a snapshot that is never read."""
         return {}
 
 
 class TuneCallback(tune.Callback):
-    """Passes Tune's events on."""
+    """Passes Tune's events to the attempts."""
 
     def __init__(self, attempts: Attempts, watch: ClusterWatch, lost: Callable[[], bool]) -> None:
         self._attempts, self._watch, self._lost = attempts, watch, lost
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Several times a second."""
+        """Called by Tune several times per second."""
         if self._attempts.stopping or self._lost():
             self._stop()
         self._watch.look(trials)
@@ -240,20 +240,20 @@ class TuneCallback(tune.Callback):
         raise _StopAndCleanError
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A worker begins with a cohort."""
+        """Called when a worker starts a cohort."""
         self._attempts.begin(trial)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-        """An epoch or a result."""
+        """Called with an epoch or a result."""
         self._attempts.result(trial.trial_id, result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its worker or node died, or our own code is wrong."""
+        """Called when a worker or node died, or our own code failed."""
         error = ""
-        with suppress(OSError, TypeError):  # get_error() reads the copy in the storage, which comes seconds later
+        with suppress(OSError, TypeError):  # get_error() reads the copy in the storage, which arrives seconds later
             error = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
         self._attempts.over(trial.trial_id, error)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles callbacks into a snapshot that is never read."""
+        """Return an empty state: Tune pickles callbacks into a snapshot that is never read."""
         return {}

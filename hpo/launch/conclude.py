@@ -1,4 +1,4 @@
-"""The end of a launch: comparison, report, weights file, and what is attached to MLflow's runs."""
+"""The end of a launch: comparison, report, weights file, and their attachment to MLflow's runs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from hpo.tracking.experiment import StudyExperiment
 
 @dataclass(frozen=True)
 class Outcome:
-    """A study with what it has found so far.
+    """A study with its results so far.
 
     Attributes:
         plan: the study.
         store: its experiment in MLflow.
         where: its output folder.
-        data: the comparison, and all else that a report shows.
-        runs: by trial identity its MLflow run.
-        failed: for each trial that failed its error, by the trial's name.
-        diverged: for each trial that diverged what was not finite.
+        data: the comparison and all other content of a report.
+        runs: the MLflow run of each trial, by identity.
+        failed: the error of each failed trial, by the trial's name.
+        diverged: the value that was not finite, for each diverged trial.
         complete: whether every trial has a result.
     """
 
@@ -55,23 +55,23 @@ class Outcome:
         return self.data.comparison
 
     def weights_content(self, arm: str | None = None) -> dict[str, Any]:
-        """The content of the weights file of an arm; default: of the recommended one.
+        """Return the content of an arm's weights file; the default is the recommended arm.
 
         Raises:
-            ExportError: no such arm among those that a weights file can hold.
+            ExportError: the arm does not exist, or a weights file cannot hold it.
         """
         return weights_content(self.plan, self.comparison, arm, self.runs)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command tells the user at its end."""
+    """The result of a command, shown to the user at its end."""
 
     outcome: Outcome
     report: Path
     weights: Path | None
     ran: int = 0  # trials of this launch
-    faults: Sequence[str] = ()  # what went wrong beside the trials
+    faults: Sequence[str] = ()  # problems other than failed trials
 
     @property
     def comparison(self) -> Comparison:
@@ -95,7 +95,7 @@ class Finished:
 
 
 def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Workspace) -> Outcome:
-    """Compare the trials that there are."""
+    """Compare the finished trials."""
     trials = schedule.table()
     comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
     return Outcome(
@@ -115,13 +115,13 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
 
     Args:
         outcome: of the study.
-        folder: where report and weights file go.
-        launch: the parent run, which is ended here; ``None`` attaches them to the latest.
-        figures: an image format, to write the figures as files too.
+        folder: of report and weights file.
+        launch: the parent run, which is ended here; ``None`` attaches them to the latest launch.
+        figures: an image format, to write the figures also as image files.
 
     Raises:
         OutputError: ``folder`` cannot be written.
-        ImageError: ``figures`` names a format, and there is nothing to draw it with.
+        ImageError: ``figures`` names a format, and no renderer is installed.
     """
     comparison, store = outcome.comparison, outcome.store
     weights = folder / "weights.json" if comparison.recommended else None
@@ -143,10 +143,10 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
             store.end_launch(launch, _launch_status(outcome))
     except LaunchLostError:
         raise
-    except Exception as error:  # SQLAlchemy, requests and MLflow each have their own; the files are there
+    except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own; the files are written
         fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
         finished = replace(finished, faults=[fault])
-    if figures:  # last, since it may want for a Chrome
+    if figures:  # last, because it may fail for lack of a Chrome
         try:
             write_images(outcome.data, folder / "report" / "figures", figures)
         except OSError as error:
@@ -155,19 +155,19 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
 
 
 def _launch_status(outcome: Outcome) -> str:
-    """How a launch has ended, in MLflow's words."""
+    """Return how a launch ended, as an MLflow status."""
     if not outcome.complete:
         return "KILLED"
     return "FAILED" if outcome.failed else "FINISHED"
 
 
 def _runs_of(schedule: Schedule, store: StudyExperiment) -> dict[str, str]:
-    """For each trial that was ever begun its MLflow run."""
+    """Return the MLflow run of each trial that has been started."""
     return {identity: run for p in schedule.planned() if (run := store.run_of(identity := p.config.identity))}
 
 
 def _ended(schedule: Schedule, status: TrialStatus) -> dict[str, str]:
-    """The trials that ended so, and their errors."""
+    """Return the trials that ended with a status, and their errors."""
     found = {}
     for planned in schedule.planned():
         result = schedule.results.get(planned.config.identity)
@@ -198,7 +198,7 @@ def _report_data(
 
 
 def _at_once(trials: pd.DataFrame) -> str:
-    """How many trials of a table were trained at once, in words."""
+    """Describe how many trials of a table were trained at once."""
     counts = trials["together"]
     if counts.max() <= 1 or counts.empty:
         return "1 trial"

@@ -1,4 +1,4 @@
-"""Rich's console for texts that others wrote."""
+"""Rich's console for untrusted text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpo.core.text import printable
 
 
 class Console(RichConsole):
-    """Rich's console for texts that others wrote: what it draws is escaped by `printable`, and no markup is read."""
+    """Rich's console for untrusted text: `printable` escapes it, and markup is not interpreted."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
@@ -24,6 +24,6 @@ class Console(RichConsole):
         return super().render_str(printable(text, keep="\n\t"), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See `rich.console.Console`: here too, since a `rich.text.Text` does not come by `render_str`."""
+        """Escape text here too, because a `rich.text.Text` does not pass through `render_str`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text, keep="\n\t"))

@@ -1,4 +1,4 @@
-"""A part of a notebook cell's output that is drawn again in place."""
+"""A part of a notebook cell's output that is redrawn in place."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _FORMAT = '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-f
 
 
 class NotebookCell:
-    """Draws into the output of a Jupyter cell, each time in place of what it has drawn before.
+    """Draws into the output of a Jupyter cell and replaces its previous drawing each time.
 
-    By a display id of IPython, which every front end knows and a saved notebook keeps as one output. Rich's own live
-    display needs ipywidgets.
+    It uses a display id of IPython, which every front end supports and a saved notebook keeps as one output. Rich's
+    own live display needs ipywidgets.
     """
 
     def __init__(self) -> None:
         self._handle: Any = None
 
     def draw(self, renderable: RenderableType) -> None:
-        """Show something in place of what was there."""
+        """Replace the previous drawing."""
         from IPython.display import display
 
         console = Console(file=StringIO(), record=True, width=_WIDTH, force_jupyter=False)

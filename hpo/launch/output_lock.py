@@ -18,15 +18,15 @@ MOST_BYTES = 1_000_000  # of a study file, as in `hpo.study.spec`
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The study's folder, made if need be, for one launch at a time.
+    """Lock the study's folder, created if needed, for one launch at a time.
 
     Raises:
-        OutputError: another launch has it, or it cannot be written.
+        OutputError: another launch holds it, or it cannot be written.
     """
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.5, poll_interval=0.05)  # `refuse_second_launch` may be looking at it
+        lock.acquire(timeout=0.5, poll_interval=0.05)  # `refuse_second_launch` may hold it for a moment
     except Timeout:
         raise _refusal(folder) from None
     except OSError as error:
@@ -38,8 +38,8 @@ def locked(folder: Path) -> Iterator[None]:
 def refuse_second_launch(study_file: Path, output: Path) -> None:
     """Refuse a launch beside one that is running, before torch, MLflow and the data are loaded.
 
-    Only a first look: `locked` decides. What cannot be read, or only once (a pipe), is left to those who read it in
-    full.
+    Only an early check: `locked` decides. A file that cannot be read, or only once (a pipe), is left to the code that
+    reads it in full.
 
     Raises:
         OutputError: another launch has the study's folder.
@@ -61,7 +61,7 @@ def _refusal(folder: Path) -> OutputError:
 
 
 def _name_in(study_file: Path) -> str | None:
-    """The value of the top-level key ``name``, read from YAML's events, so that no alias is ever written out."""
+    """Return the value of the top-level key ``name``, read from YAML's events, so that no alias is expanded."""
     with study_file.open("rb") as file:
         text = file.read(MOST_BYTES).decode()
     depth, scalars = 0, list[str]()

@@ -1,4 +1,4 @@
-"""A study as it stands: its plan, and what MLflow holds of its trials."""
+"""Restore a study: its plan and the trials that MLflow holds."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from hpo.tracking.run_format import Record
 
 
 def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
-    """Read a study file, unless that is done, find its problem, make its data ready.
+    """Read a study file unless it is already read, find its problem and prepare its data.
 
     Raises:
-        StudyError, ProblemError, FileNotFoundError: what is wrong with them.
+        StudyError, ProblemError, FileNotFoundError: the study file, the problem or its data cannot be used.
     """
     study, text = read_study_file(found) if isinstance(found, Path) else found
     with _user_code(f"problem: {study.problem.name!r} cannot be used"):
@@ -43,10 +43,10 @@ def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
 
 @contextmanager
 def _user_code(what: str) -> Iterator[None]:
-    """Tell what a problem's own code raises in one line, with its place.
+    """Report an exception of the problem's own code in one line, with its location.
 
     Raises:
-        ProblemError: in place of all but Ctrl-C and what is bad input already.
+        ProblemError: in place of every exception except Ctrl-C and errors that already report bad input.
     """
     boundary = Boundary()
     try:
@@ -56,7 +56,7 @@ def _user_code(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         boundary.pass_on(error)
-        if type(error) is FileNotFoundError:  # of data, which the command line tells as it is
+        if type(error) is FileNotFoundError:  # of data; the command line shows it unchanged
             raise
         where = place_of(error)
         raise ProblemError(f"{what}: {one_line(error, 1000)}{f' (at {where})' if where else ''}") from error
@@ -64,7 +64,7 @@ def _user_code(what: str) -> Iterator[None]:
 
 
 def set_damaged_aside(outbox: Outbox, console: Console) -> None:
-    """Set aside what is damaged of the trials that wait for MLflow, and say so."""
+    """Set aside damaged entries of the outbox and report them."""
     for damaged in outbox.set_aside_damaged():
         console.print(
             f"{damaged} is damaged: set aside, and its trial runs again", style="yellow", markup=False, soft_wrap=True
@@ -72,13 +72,13 @@ def set_damaged_aside(outbox: Outbox, console: Console) -> None:
 
 
 def read_records(store: StudyExperiment, outbox: Outbox) -> list[Record]:
-    """Every trial that has reached an end, as MLflow holds it or as it waits for MLflow."""
+    """Return every trial that has ended, from MLflow or from the outbox."""
     waiting = [Record("", entry.planned.config, entry.result) for entry in outbox.entries()]
     return [*store.records(), *waiting]
 
 
 def read_study(found: Path | StudyFile, where: Workspace, console: Console) -> tuple[Plan, Schedule, StudyExperiment]:
-    """A study as MLflow holds it, for commands that run nothing; what waits for MLflow is delivered first."""
+    """Restore a study from MLflow for commands that run no trials; the outbox is delivered first."""
     plan = open_plan(found, prepare=False)
     store = StudyExperiment(where.uri, plan.study.name, where.output, create=False)
     outbox = where.outbox(plan.study.name)
@@ -86,13 +86,13 @@ def read_study(found: Path | StudyFile, where: Workspace, console: Console) -> t
         with (
             suppress(OutputError, TrackingError, LaunchLostError),
             locked(folder),
-        ):  # a launch that runs does it itself
+        ):  # a running launch does it itself
             _deliver_first(store, where, outbox, console)
     return plan, restored_schedule(plan, read_records(store, outbox), runs=False), store
 
 
 def _deliver_first(store: StudyExperiment, where: Workspace, outbox: Outbox, console: Console) -> None:
-    """For commands that run nothing: deliver what waits, unless a launch elsewhere may train the same trials."""
+    """Deliver the outbox, for commands that run no trials, unless a launch elsewhere may train the same trials."""
     store.follow_move(where.output)
     if not len(outbox):
         return
@@ -103,7 +103,7 @@ def _deliver_first(store: StudyExperiment, where: Workspace, outbox: Outbox, con
 
 
 def restored_schedule(plan: Plan, records: list[Record], runs: bool) -> Schedule:
-    """The schedule with what MLflow holds; failed trials run again, if anything is to run."""
+    """Return the schedule with MLflow's results; when trials are to run, failed ones run again."""
     again = {TrialStatus.FAILED} if plan.study.search.halving else {TrialStatus.FAILED, TrialStatus.STOPPED}
     kept = [record for record in records if record.result.status not in again or not runs]
     results = {record.config.identity: record.result for record in kept}

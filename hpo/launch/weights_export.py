@@ -1,4 +1,4 @@
-"""The weights file: what production training reads with `balancers.Static.load`."""
+"""The weights file, which production training reads with `balancers.Static.load`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PACKAGES = ("gradsweep", "torch", "ray", "optuna", "mlflow", "numpy", "pandas")
 
 
 def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: Mapping[str, str]) -> dict[str, Any]:
-    """What the weights file of an arm says.
+    """Return the content of an arm's weights file.
 
     Args:
         plan: the study.
         comparison: of its trials.
         arm: the arm's name; ``None`` takes the recommended one.
-        runs: by trial identity its MLflow run.
+        runs: the MLflow run of each trial, by identity.
 
     Raises:
-        ExportError: no such arm among those that a weights file can hold.
+        ExportError: the arm does not exist, or a weights file cannot hold it.
     """
     arms, name = comparison.arms, arm or comparison.recommended
     allowed = (
@@ -79,7 +79,7 @@ def write_weights(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
-    """Recipe, average and alpha, where the weights come from a GradNorm run."""
+    """Return recipe, average and alpha if the weights come from a GradNorm run."""
     if row["kind"] != "gradnorm_static":
         return {"recipe": None, "average": None, "alpha": None}
     arm = Arm.parse(row["arm"])
@@ -88,7 +88,7 @@ def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
 
 
 def _interval(values: pd.Series) -> dict[str, float | None]:
-    """Mean over seeds with its 95% interval; ``null`` where there is none."""
+    """Return the mean over seeds with its 95% interval; ``null`` where there is none."""
     found = interval(values.dropna())
     numbers = {"mean": found.mean, "low": found.low, "high": found.high}
     return {name: float(f"{number:.8g}") if np.isfinite(number) else None for name, number in numbers.items()}

@@ -1,4 +1,4 @@
-"""Where a study's results go: output folder, MLflow backend and checkpoint storage."""
+"""The places of a study's results: output folder, MLflow backend and checkpoint storage."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpo.tracking.outbox import Outbox
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a study keeps what it makes.
+    """The places of a study's results.
 
     Attributes:
         output: folder of reports, weights files and undelivered trials.
         uri: MLflow's backend.
-        storage: where checkpoints go; ``None`` keeps them in ``output``.
+        storage: address for checkpoints; ``None`` keeps them in ``output``.
     """
 
     output: Path
@@ -27,19 +27,19 @@ class Workspace:
 
     @property
     def shown(self) -> str:
-        """The backend for a person's eyes."""
+        """The backend's URI for display, without secrets."""
         return shown(self.uri)
 
     def folder(self, study: str) -> Path:
-        """Of one study: report, weights file, what MLflow does not hold yet."""
+        """Return the folder of one study: report, weights file, outbox."""
         return self.output / study
 
     def outbox(self, study: str) -> Outbox:
-        """Trials of a study that MLflow does not hold yet."""
+        """Return the outbox of a study."""
         return Outbox(self.folder(study) / "undelivered")
 
     def checkpoints(self, study: str) -> Storage:
-        """Where a study's checkpoints are.
+        """Return the storage of a study's checkpoints.
 
         Raises:
             StorageError: it cannot be used.
@@ -48,5 +48,5 @@ class Workspace:
 
 
 def place(output: Path, uri: str | None, storage: str | None = None) -> Workspace:
-    """The output folder, the tracking backend (default: SQLite in that folder), and where checkpoints go."""
+    """Return the workspace with its defaults: MLflow in SQLite in the output folder."""
     return Workspace(output.resolve(), uri or embedded_uri(output), storage and absolute(storage))

@@ -272,6 +272,6 @@ def definitions(comparison: Comparison) -> str:
         "better, and below 0 the multitask network beats them. Regret is an arm's score minus the score of the best "
         "static arm, paired by seed, in percentage points. Arms are chosen on validation and read on test, on seeds "
         f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent. The verdict's regret "
-        "is corrected for selection bias: every seed is read with arms chosen on other seeds. The regrets in the table "
+        "is corrected for selection bias: every seed is read with arms chosen on other seeds. The table's regrets "
         "are not corrected: each compares one arm with the best static arm."
     )

@@ -1,1 +1,1 @@
-"""A study file, the trials that follow from it, and which of them runs next."""
+"""A study file, its trials, and the order in which they run."""

@@ -16,7 +16,7 @@ Parameters = Mapping[str, float]
 
 
 class Suggestion(NamedTuple):
-    """What Optuna has suggested."""
+    """A suggestion of Optuna."""
 
     number: int  # of Optuna's trial
     identity: str  # of ours; two of Optuna's trials may be one of ours
@@ -24,26 +24,26 @@ class Suggestion(NamedTuple):
 
 
 class AlphaSweep:
-    """Asks Optuna for parameters and tells it the scores: COMPLETE with a score, FAIL without one.
+    """Asks Optuna for parameters and reports the scores to it: COMPLETE with a score, FAIL without one.
 
-    The k-th suggestion depends on the seed and on the scores of all but the `lag` - 1 suggestions before it, and on
-    nothing else: not on which trial was faster, nor on when a driver was killed. Optuna's history is therefore kept
-    in memory alone. A new launch asks again from the first suggestion on; a trial that has a result is not run again.
+    The k-th suggestion depends only on the seed and on the scores of all but the `lag` - 1 suggestions before it, not
+    on which trial was faster or on when a driver was killed. So Optuna's history is kept only in memory: a new launch
+    repeats all suggestions from the first, and a trial that has a result is not run again.
 
-    Results that this launch does not suggest (the study was edited, or a trial that had failed was run again) count
-    as trials of the sweep, and Optuna is told them before it suggests anything that no launch before could.
+    Results that this launch does not suggest (the study was edited, or a failed trial was run again) count as trials
+    of the sweep; they are reported to Optuna before its first suggestion that no earlier launch could have made.
 
     Args:
         space: what to search.
-        trials: how many runs.
+        trials: number of runs.
         seed: of the sampler.
-        identify: the identity of the trial that runs with these parameters.
+        identify: returns the identity of the trial with given parameters.
         finished: the parameters of each trial of the sweep that has a result, by identity.
 
     Attributes:
-        lag: trials at once; more would learn less from those before.
+        lag: maximum number of trials at once; with more, each suggestion uses fewer results.
         history: Optuna's study.
-        scores: what has been told, by identity.
+        scores: reported so far, by identity.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class AlphaSweep:
 
     @property
     def remaining(self) -> int:
-        """How many times `ask` still has an answer."""
+        """The number of suggestions left."""
         asked = {suggestion.identity for suggestion in self._suggested[: self._asked]}
         return max(0, self.trials - self._asked - len(self._finished.keys() - asked))
 
     def ask(self) -> Parameters | None:
-        """Parameters to run with; ``None`` while scores are missing, or when all trials have been asked for."""
+        """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
         if not self.remaining:
             return None
         self._suggest()
@@ -81,11 +81,11 @@ class AlphaSweep:
         return self._suggested[self._asked - 1].parameters
 
     def tell(self, identity: str, score: float | None) -> None:
-        """Note the score of a trial, lower is better; ``None`` if it has none. Optuna learns it in its turn."""
+        """Record the score of a trial, lower is better; ``None`` if it has none. Optuna receives scores in order."""
         self.scores.setdefault(identity, score)
 
     def _suggest(self) -> None:
-        """Let Optuna make every suggestion that the scores allow."""
+        """Make every suggestion whose scores are known."""
         while len(self._suggested) < self.trials and self._suggest_next():
             pass
         if self._adds_results and self._finished.keys() <= self.scores.keys():
@@ -94,7 +94,7 @@ class AlphaSweep:
             self._suggest()
 
     def _suggest_next(self) -> bool:
-        """Make the next suggestion, if the scores that it learns from are known."""
+        """Make the next suggestion, if the scores that it uses are known."""
         number, starts = len(self._suggested), self.space.starting_points()
         if number < len(starts):  # a starting point needs no scores
             self.history.enqueue_trial(starts[number])
@@ -112,14 +112,14 @@ class AlphaSweep:
         return True
 
     def _tell_optuna(self, due: int) -> None:
-        """Tell Optuna the scores of so many suggestions, from the first on."""
+        """Report the scores of the first ``count`` suggestions to Optuna."""
         for number, identity, _ in self._suggested[self._told : due]:
             score = self.scores[identity]
             self.history.tell(number, score, state=TrialState.FAIL if score is None else TrialState.COMPLETE)
         self._told = max(self._told, due)
 
     def _add_results(self) -> None:
-        """Add to Optuna's history the results that it has not suggested."""
+        """Add results to Optuna's history that it did not suggest."""
         suggested = {suggestion.identity for suggestion in self._suggested}
         probe = optuna.create_study().ask()
         self.space.suggest(probe)

@@ -1,4 +1,4 @@
-"""Successive halving of the static points: train all a little, go on with the best. Pure: decides, runs nothing."""
+"""Successive halving of the static points: train all for a few epochs, continue the best. Pure: runs nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hpo.core.trial import TrialResult
 class Halving:
     """Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016.
 
-    Every trial is trained to the first rung. Once all are there, the best share of ``1 / eta`` goes on to the next,
-    and so on; the others are stopped. Synchronous, so that which trials go on does not hang on which worker was
-    faster; how many go on at a rung hangs on how many there were at first, so that a study that was killed between
-    decisions does not decide twice.
+    Every trial is trained to the first rung. Once all have reached it, the best ``1 / eta`` of them continue to the
+    next rung, and so on; the rest are stopped. It is synchronous, so that the choice does not depend on the speed of
+    workers. The number that continues at a rung depends only on the initial number of trials, so that a study that
+    was killed between two decisions decides the same.
 
     Args:
         identities: of the trials.
         epochs: of a trial that goes to its end.
-        eta: of so many one goes on.
-        keep: how many reach the end at least.
+        eta: one in ``eta`` trials continues.
+        keep: minimum number of trials that reach the end.
 
     Attributes:
         rungs: the epochs at which trials wait, ascending.
@@ -30,7 +30,7 @@ class Halving:
         self._rung = dict.fromkeys(identities, 0)
         self._epochs = epochs
         self.rungs = rungs_of(epochs, eta)
-        self._places: list[int] = []  # that go on from each rung
+        self._places: list[int] = []  # trials that continue from each rung
         left = len(self._rung)
         for _ in self.rungs:
             left = min(left, max(keep, math.ceil(left / eta)))
@@ -38,28 +38,28 @@ class Halving:
         self._waiting: dict[str, TrialResult] = {}
 
     def until(self, identity: str) -> int:
-        """How many epochs a trial is to have when it comes back."""
+        """Return the epoch at which a trial returns."""
         rung = self._rung.get(identity, len(self.rungs))
         return self.rungs[rung] if rung < len(self.rungs) else self._epochs
 
     def pause(self, identity: str, result: TrialResult) -> None:
-        """A trial is at its rung."""
+        """Record that a trial has reached its rung."""
         self._waiting[identity] = result
 
     def waits(self, identity: str) -> bool:
-        """Whether a trial is at a rung that has not been decided."""
+        """Return whether a trial is at a rung that has not been decided."""
         return identity in self._waiting
 
     def at_rung(self, ended: Iterable[str]) -> dict[str, TrialResult]:
-        """The trials at a rung, once all that have not ended are there; else none."""
+        """Return the trials at a rung, once all trials that have not ended are there; otherwise none."""
         left = set(self._rung).difference(ended)
         return dict(self._waiting) if left and left == set(self._waiting) else {}
 
     def decide(self, scores: Mapping[str, float]) -> tuple[list[str], list[str]]:
-        """Who goes on, best first, and who is stopped.
+        """Return the trials that continue, best first, and those that are stopped.
 
         Args:
-            scores: of all trials at the rung, lower is better; without any that is finite, all go on.
+            scores: of all trials at the rung, lower is better; if none is finite, all continue.
         """
         rung = min(self._rung[identity] for identity in self._waiting)
         order = sorted(self._waiting, key=lambda identity: (not math.isfinite(scores[identity]), scores[identity]))
@@ -72,7 +72,7 @@ class Halving:
 
 
 def rungs_of(epochs: int, eta: int) -> list[int]:
-    """``epochs / eta``, ``epochs / eta**2``, ... down to 1, rounded up, ascending.
+    """Return ``epochs / eta``, ``epochs / eta**2``, ... down to 1, rounded up, ascending.
 
     >>> rungs_of(8, 3), rungs_of(9, 3), rungs_of(1, 2)
     ([1, 3], [1, 3], [])

@@ -1,4 +1,4 @@
-"""A plan as tables: what a study would run."""
+"""A study's plan as tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hpo.study.schedule import Schedule
 
 
 def phases_table(schedule: Schedule) -> pd.DataFrame:
-    """For each phase its arms and trials, at most, and what they are."""
+    """Return a table of the phases: maximum numbers of arms and trials, and a description."""
     rows = [(phase.name, *phase.size(), phase.describe()) for phase in schedule.phases]
     return pd.DataFrame(rows, columns=["phase", "arms", "trials", "what"])
 
 
 def points_table(plan: Plan) -> pd.DataFrame:
-    """The points of the static search: for each arm the weight of each task."""
+    """Return the points of the static search: for each arm the weight of each task."""
     rows = []
     for planned in static_trials(plan):
         weights = planned.config.settings.get("weights", dict.fromkeys(plan.tasks, 1.0))
@@ -25,7 +25,7 @@ def points_table(plan: Plan) -> pd.DataFrame:
 
 
 def epochs_in_words(schedule: Schedule) -> str:
-    """The epochs of a whole study, in words; at most, where points are stopped early."""
+    """Describe the epochs of a whole study; the maximum, where points are stopped early."""
     plan = schedule.plan
     total = sum(phase.most_epochs for phase in schedule.phases)
     most = "at most " if plan.study.search.halving else ""
@@ -36,7 +36,7 @@ def epochs_in_words(schedule: Schedule) -> str:
 
 
 def needs_in_words(plan: Plan) -> str:
-    """What each trial takes, and the margin that the verdict allows, in words."""
+    """Describe the resources of each trial and the equivalence margin of the verdict."""
     resources = plan.study.resources
     needs = f"{resources.cpu:g} CPU" + (f", {resources.gpu:g} GPU" if resources.gpu else "")
     return f"Each trial takes {needs}. Equivalence margin: {plan.study.margin:g} % of score."

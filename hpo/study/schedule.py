@@ -1,4 +1,4 @@
-"""Which trial runs next, independent of what runs them."""
+"""Decide which trial runs next, independently of the engine that runs it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Kind = tuple[int, int, int, bool, bool, str]
 
 
 class Next(Enum):
-    """What `Schedule.next` says when it has no trial to hand out."""
+    """The answer of `Schedule.next` when it has no trial to hand out."""
 
     WAIT = "wait"  # for a result
     FINISHED = "finished"
 
 
 class Schedule:
-    """Hands out trials in the order of the phases, as early as their inputs are there, each config once.
+    """Hands out trials in the order of the phases, as soon as their inputs exist, each config once.
 
     Args:
         plan: the study.
-        results: by identity what earlier launches have finished.
+        results: of earlier launches, by identity.
         configs: of these results.
-        runs: ``False`` runs nothing: the schedule then only reads ``results``.
+        runs: ``False`` runs no trials: the schedule then only reads ``results``.
 
     Attributes:
         phases: of the study, in order.
-        results: by identity, of this launch too.
+        results: by identity, including this launch's.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Schedule:
         self._so_far.phases = self.phases
         self.results = self._so_far.results
         self._begun: set[str] = set()
-        self._stopped: list[PlannedTrial] = []  # since they were last asked for
+        self._stopped: list[PlannedTrial] = []  # since the last call
 
     def next(self) -> PlannedTrial | Next:
-        """The next trial to run, which then counts as running."""
+        """Return the next trial to run, which then counts as running."""
         cohort = self.next_cohort(1, 1)
         return cohort if isinstance(cohort, Next) else cohort[0]
 
     def next_cohort(self, most: int, slots: int) -> list[PlannedTrial] | Next:
-        """The next trials to run, which then count as running; such as can be trained at once.
+        """Return the next trials that can be trained at once; they then count as running.
 
         Args:
-            most: trials in a cohort.
-            slots: workers that could take one; what there is to do is shared out among them.
+            most: maximum number of trials in a cohort.
+            slots: number of workers, among which the trials are divided.
         """
         self._settle()
         cohort: list[PlannedTrial] = []
@@ -78,7 +78,7 @@ class Schedule:
         return Next.WAIT if self._so_far.running else Next.FINISHED
 
     def _take(self, cohort: Sequence[PlannedTrial]) -> PlannedTrial | None:
-        """The next trial, if it can be trained at once with those before."""
+        """Return the next trial, if it can be trained at once with those before it."""
         kind = self._kind(cohort[0]) if cohort else None
         for phase in self.phases:
             planned = phase.next(None if kind is None else lambda planned: self._kind(planned) == kind)
@@ -87,25 +87,25 @@ class Schedule:
         return None
 
     def _kind(self, planned: PlannedTrial) -> Kind:
-        """What the trials of a cohort have in common. GradNorm's apart: they alone need the tasks' gradients of W."""
+        """Return what trials of a cohort have in common. GradNorm is separate: it needs gradients of W per task."""
         config = planned.config
         alone = "" if METHODS[config.method].stackable else config.identity
         return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: PlannedTrial, slots: int) -> int:
-        """How many trials each worker gets of those of this one's pool that have not ended."""
+        """Return each worker's share of the unfinished trials of a trial's pool."""
         pool = PHASES[first.phase].pool
         phases = [phase for phase in self.phases if phase.pool == pool]
         left = sum(not self._so_far.has_ended(planned) for phase in phases for planned in phase.trials())
         return math.ceil((left + sum(phase.remaining for phase in phases)) / max(1, slots))
 
     def largest_cohort(self) -> int:
-        """The most trials, of those that are known and still to run, that could be trained at once."""
+        """Return the maximum number of known trials still to run that could be trained at once."""
         left = [planned for phase in self.phases for planned in phase.queue if not self._so_far.has_ended(planned)]
         return max([*(phase.remaining for phase in self.phases), *Counter(map(self._kind, left)).values()])
 
     def sample(self) -> list[PlannedTrial]:
-        """The last trial per phase of those that most can be trained at once with, all of one kind."""
+        """Return the last trial per phase from the largest group that can be trained at once."""
         known = [planned for phase in self.phases if phase.is_search for planned in phase.trials()]
         (kind, _), *_ = Counter(map(self._kind, known)).most_common(1)
         one_per_phase = {planned.phase: planned for planned in known if self._kind(planned) == kind}
@@ -116,16 +116,16 @@ class Schedule:
         return list(self._so_far.running.values())
 
     def begun(self, identity: str) -> None:
-        """A worker has begun with a trial."""
+        """Record that a worker has started a trial."""
         if identity in self._so_far.running:
             self._begun.add(identity)
 
     def interrupted(self, identity: str) -> None:
-        """Its worker died; it waits for another."""
+        """Record that a trial's worker died; the trial waits for another."""
         self._begun.discard(identity)
 
     def finished(self, identity: str, result: TrialResult) -> None:
-        """A trial has come back: it has ended, whatever its status, or waits for the others of its phase."""
+        """Record that a trial has ended, with any status, or paused to wait for other trials of its phase."""
         planned = self._so_far.running.pop(identity, None)
         self._begun.discard(identity)
         if result.status.has_ended:
@@ -139,12 +139,12 @@ class Schedule:
         return min(phase.until(config) for phase in self.phases)
 
     def stopped(self) -> list[PlannedTrial]:
-        """The trials that others have beaten since this was last asked; they have a result now."""
+        """Return the trials that were stopped since the last call; they have a result now."""
         stopped, self._stopped = self._stopped, []
         return stopped
 
     def planned(self) -> Iterator[PlannedTrial]:
-        """Every trial known so far, finished or not; a config that two arms share comes under both."""
+        """Return every trial known so far; a config that two arms share appears under both."""
         self._settle()
         seen: set[tuple[str, str]] = set()
         for phase in self.phases:
@@ -155,7 +155,7 @@ class Schedule:
                     yield planned
 
     def progress(self) -> dict[str, dict[str, int]]:
-        """For each phase the number of trials total, done, running and failed (diverged trials are done)."""
+        """Return for each phase the numbers of all, done, running and failed trials (diverged trials are done)."""
         self._settle()
         counts: dict[str, dict[str, int]] = {}
         seen: set[str] = set()
@@ -175,7 +175,7 @@ class Schedule:
 
     @property
     def size(self) -> int:
-        """Trials of the whole study, at most."""
+        """The maximum number of trials of the whole study."""
         return sum(phase.size()[1] for phase in self.phases)
 
     @property
@@ -184,7 +184,7 @@ class Schedule:
         return all(count["done"] + count["failed"] >= count["total"] for count in self.progress().values())
 
     def table(self) -> pd.DataFrame:
-        """What `hpo.compare.compare` reads: one row for each trial with a result."""
+        """Return the input of `hpo.compare.compare`: one row for each trial with a result."""
         return trial_table(self._so_far.ended(self.planned()), self.plan.tasks)
 
     def _settle(self) -> None:

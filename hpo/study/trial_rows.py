@@ -1,4 +1,4 @@
-"""Trials as the rows of the table that `hpo.compare` reads."""
+"""Trials as rows of the table that `hpo.compare` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpo.study.plan import sweep_parameters
 
 
 def trial_table(trials: Iterable[tuple[PlannedTrial, TrialResult]], tasks: Sequence[str]) -> pd.DataFrame:
-    """One row for each trial."""
+    """Return one row per trial."""
     groups = ("train", "val", "test", *AVERAGES)
     columns = [
         *TRIAL_COLUMNS,

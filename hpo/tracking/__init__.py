@@ -1,3 +1,3 @@
-"""MLflow: a study's experiment, how a trial is written as a run and read back, and the way there."""
+"""MLflow: a study's experiment, the run format of a trial in both directions, and delivery to the backend."""
 
 import hpo.core.environment  # noqa: F401 - before mlflow, which reads it once

@@ -1,7 +1,8 @@
-"""The SQLite database of MLflow: whole or not there, whenever its making is killed.
+"""MLflow's SQLite database, created atomically: a kill at any moment leaves it complete or absent.
 
-MLflow makes its tables by some fifty migrations, which SQLite does not take as one transaction: a kill in between
-leaves a file that MLflow refuses for good. So the tables are made in a folder beside it, and the file is renamed.
+MLflow creates its tables by some fifty migrations, which SQLite cannot run as one transaction: a kill between two of
+them leaves a file that MLflow always refuses. So the tables are created in a folder beside it, and then the file is
+renamed.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from hpo.core.files import sync
 from hpo.tracking.backend import holds_no_study, sqlite_uri
 
-SCRATCH = ".mlflow.db-"  # what the names of folders begin with in which a database is made
+SCRATCH = ".mlflow.db-"  # prefix of the folders in which a database is created
 LOCK = ".mlflow.db.lock"
 SIDES = ("-journal", "-wal", "-shm")  # files of SQLite beside a database
-HALF = ".half-made"  # what is added to the name of a database whose making was killed
+HALF = ".half-made"  # suffix of a database whose creation was killed
 FIRST_ROWS = {"alembic_version": 1, "experiments": 1, "workspaces": 1}  # that MLflow itself writes
-LONGEST_STEP = 60.0  # seconds without a write, after which nobody is making a database any more
-LONGEST_MAKING = 600.0  # seconds to wait for another process that makes it
+LONGEST_STEP = 60.0  # seconds without a write, after which no process is creating the database any more
+LONGEST_MAKING = 600.0  # seconds to wait for another process that creates it
 
 
 def prepare_database(path: Path, artifacts: Path, making: Callable[[], object] = str) -> None:
-    """Make the database if it is not there, or if its making was killed before it held anything.
+    """Create the database if it is absent, or if its creation was killed before it held any data.
 
-    Waits while another process makes it. A file that holds anything, or that is not MLflow's, is never touched; one
-    that was left half made is kept under another name.
+    Waits while another process creates it. A file that holds data, or that is not MLflow's, is never touched; an
+    incomplete one is kept under another name.
 
     Args:
         path: of the database.
-        artifacts: the folder in which MLflow's own first experiment would keep files.
-        making: called before the database is made, which takes seconds.
+        artifacts: the artifact folder of MLflow's default experiment.
+        making: called before the database is created, which takes seconds.
 
     Raises:
-        OSError, sqlite3.Error: the folder cannot be written, or what is there cannot be read.
+        OSError, sqlite3.Error: the folder cannot be written, or an existing file cannot be read.
     """
     if path.exists() and not holds_no_study(path):
         return
@@ -62,7 +63,7 @@ def prepare_database(path: Path, artifacts: Path, making: Callable[[], object] =
 
 
 def write_ahead(path: Path) -> None:
-    """Let readers and the writer of a database not wait for each other.
+    """Switch a database to WAL mode, so that readers and the writer do not block each other.
 
     Raises:
         sqlite3.Error: it cannot be written.
@@ -72,9 +73,7 @@ def write_ahead(path: Path) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Give a half made database another name, and what SQLite has left beside it too: it would play a journal that
-    was left behind into the new file.
-    """
+    """Rename an incomplete database with its journal, which SQLite would otherwise replay into the new file."""
     for side in ("", *SIDES):
         old = path.with_name(f"{path.name}{side}")
         if old.exists():
@@ -82,13 +81,13 @@ def _set_aside(path: Path) -> None:
 
 
 def move_artifacts(path: Path, experiment: str, old: str, new: str) -> None:
-    """Have an experiment and its runs look for their artifacts elsewhere; MLflow fixes the place for good.
+    """Change the artifact location of an experiment and its runs; MLflow itself never changes it.
 
     Args:
         path: of the database.
         experiment: its id.
-        old: URI of the folder in which they were.
-        new: URI of the folder in which they are.
+        old: URI of the previous artifact folder.
+        new: URI of the present artifact folder.
 
     Raises:
         sqlite3.Error: the database cannot be written.
@@ -96,19 +95,19 @@ def move_artifacts(path: Path, experiment: str, old: str, new: str) -> None:
     with closing(sqlite3.connect(path)) as database, database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # names of ours
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # constants of this module
                 f"WHERE experiment_id = ? AND ({column} = ? OR substr({column}, 1, ?) = ?)",
                 (new, len(old) + 1, experiment, old, len(old) + 1, f"{old}/"),
             )
 
 
 def _is_half_made(path: Path, artifacts: Path) -> bool:
-    """Whether a database was left between two of MLflow's migrations, and nobody has used it since.
+    """Return whether a database was left between two of MLflow's migrations and has not been used since.
 
-    Its tables are MLflow's, none has a row but those that MLflow itself fills, nobody has written to it for a while,
-    and MLflow cannot work with a copy of it.
+    Such a database has only MLflow's tables, rows only in tables that MLflow itself fills, no recent write, and
+    MLflow cannot open a copy of it.
     """
-    if time.time() - path.stat().st_mtime < LONGEST_STEP:  # a server may be making it this moment
+    if time.time() - path.stat().st_mtime < LONGEST_STEP:  # a server may be creating it right now
         return False
     with closing(sqlite3.connect(path)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
@@ -122,20 +121,20 @@ def _is_half_made(path: Path, artifacts: Path) -> bool:
 
 
 def _works(path: Path, artifacts: Path) -> bool:
-    """Whether MLflow can work with a database, tried on a copy."""
+    """Return whether MLflow can open a database, tried on a copy."""
     with _scratch(path.parent) as folder:
         copy = folder / "copy.db"
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         try:
             _migrate(copy, artifacts)
-        except Exception:  # MLflow, SQLAlchemy and alembic each have their own
+        except Exception:  # MLflow, SQLAlchemy and alembic each raise their own
             return False
     return True
 
 
 def _migrate(path: Path, artifacts: Path) -> None:
-    """Let MLflow make its tables in a file, and close the file."""
+    """Let MLflow create its tables in a file, and close the file."""
     store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())
     store.engine.dispose()
     write_ahead(path)

@@ -1,4 +1,4 @@
-"""The driver's one thread that writes trials to MLflow, by way of an outbox that outlives server and driver."""
+"""The driver's writer thread: it writes trials to MLflow through an outbox on disk, so that a crash loses nothing."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hpo.tracking.experiment import OpenRun, StudyExperiment
 from hpo.tracking.experiment_base import now
 from hpo.tracking.outbox import EndedTrial, Outbox
 
-FLUSH_SECONDS = 1.0  # between two looks at what running trials have reported
-FLUSH_PACE = 20  # times what a round of them took must pass before the next: of a cohort, each has a run of its own
-BEAT_SECONDS = 10.0  # between two signs of life
-AWAY_SECONDS = 3.0  # between two attempts at a backend that does not answer
-CLOSE_SECONDS = 60.0  # to deliver what is left
+FLUSH_SECONDS = 1.0  # between two checks for reports of running trials
+FLUSH_PACE = 20  # pause between rounds, in durations of a round: each trial of a cohort has its own run
+BEAT_SECONDS = 10.0  # between two heartbeats
+AWAY_SECONDS = 3.0  # between two attempts to reach a backend that does not respond
+CLOSE_SECONDS = 60.0  # limit for delivering the remaining trials
 
 
 @dataclass
 class _Open:
-    """A trial that runs, or that has ended in this launch, and how much of it MLflow holds."""
+    """A trial that is running or has ended in this launch, and the part of it that MLflow holds."""
 
     planned: PlannedTrial
     started: int  # milliseconds
@@ -38,14 +38,14 @@ class _Open:
 
 
 class Heartbeat:
-    """Leaves a sign of life of a launch every few seconds while the block runs, whatever the driver is doing.
+    """Send a heartbeat of a launch every few seconds while the block runs, from a thread of its own.
 
     Args:
         tracking: the experiment.
         launch: the parent run.
 
     Attributes:
-        lost: set once another launch has taken the study over.
+        lost: set once another launch has taken over the study.
     """
 
     def __init__(self, tracking: StudyExperiment, launch: str) -> None:
@@ -60,7 +60,7 @@ class Heartbeat:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End; a request that is on its way is not waited for."""
+        """Stop without waiting for a pending request."""
         self._over.set()
 
     def _beat(self) -> None:
@@ -70,21 +70,21 @@ class Heartbeat:
             except LaunchLostError as error:
                 self.lost = error
                 return
-            except Exception:  # the backend is away; the writer says so
+            except Exception:  # the backend is unavailable; the writer reports it
                 continue
 
 
 class MlflowWriter:
     """A `hpo.execution.events.Listener` that writes trials to MLflow from one thread; it never raises.
 
-    A trial that ends is in the outbox before the driver goes on, and goes from there to MLflow, in order, when the
-    backend answers. What is left at the end waits in the outbox for the next command.
+    A trial that ends is in the outbox before the driver continues, and is delivered to MLflow, in order, when the
+    backend responds. Trials that remain at the end wait in the outbox for the next command.
 
     Args:
         tracking: the experiment.
         launch: the parent run.
         outbox: of the study.
-        delivered: told the identity of each trial that MLflow holds to its end.
+        delivered: called with the identity of each trial that MLflow holds completely.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class MlflowWriter:
         self._closing = threading.Event()
         self.faults = 0
         self.last_fault = ""
-        self.lost: LaunchLostError | None = None  # another launch owns the study: nothing is written any more
+        self.lost: LaunchLostError | None = None  # another launch owns the study: write nothing more
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
@@ -112,7 +112,7 @@ class MlflowWriter:
             trial.epochs.append(report)
 
     def trial_paused(self, planned: PlannedTrial) -> None:
-        """See `Listener`; its run stays open."""
+        """Keep the run of a paused trial open; see `Listener`."""
 
     def trial_ended(self, planned: PlannedTrial, result: TrialResult) -> None:
         """See `Listener`."""
@@ -120,20 +120,20 @@ class MlflowWriter:
         entry = EndedTrial(planned, self._launch, trial.started, now(), result, trial.epochs)
         try:
             entry = self._outbox.add(entry)
-        except OSError as error:  # MLflow may still take it
+        except OSError as error:  # MLflow may still accept it
             self._fault(f"{error.filename or self._outbox.folder} cannot be written: {error.strerror}")
-        except Exception as error:  # whatever pandas or pyarrow raise
+        except Exception as error:  # any exception of pandas or pyarrow
             self._fault(f"{self._outbox.folder} cannot be written: {type(error).__name__}: {error}")
         self._ended.append((entry, trial))
 
     def noticed(self, text: str) -> None:
-        """See `Listener`; MLflow holds nothing of it."""
+        """Do nothing: MLflow does not record it. See `Listener`."""
 
     def time_passed(self) -> None:
-        """See `Listener`; the writer has a thread of its own."""
+        """Do nothing: the writer has its own thread. See `Listener`."""
 
     def close(self) -> list[EndedTrial]:
-        """Write what is left and close the runs of trials that did not end. What MLflow did not take."""
+        """Write the remaining trials and close the runs of unfinished ones. Return what MLflow did not accept."""
         self._closing.set()
         self._thread.join(CLOSE_SECONDS + 30)
         return [entry for entry, _ in list(self._ended)]
@@ -148,13 +148,13 @@ class MlflowWriter:
         deadline = time.monotonic() + CLOSE_SECONDS
         with self._noted():
             while not self._deliver(deadline) and self.lost is None and time.monotonic() < deadline:
-                time.sleep(1.0)  # it refused; it may come back
+                time.sleep(1.0)  # it refused; it may recover
         if self.lost is None:
             self._kill_open()
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
-        """A fault of our own must not end the thread: what it holds would be lost."""
+        """Write until the end. A fault of our own must not end the thread, since its trials would be lost."""
         try:
             yield
         except LaunchLostError as error:
@@ -163,7 +163,7 @@ class MlflowWriter:
             self._fault(f"{type(error).__name__}: {error}")
 
     def _flush(self) -> bool:
-        """Write the epochs of running trials; false if the backend is away."""
+        """Write the epochs of running trials; return false if the backend is unavailable."""
         begin = time.monotonic()
         if begin < self._flush_from:
             return True
@@ -186,26 +186,26 @@ class MlflowWriter:
         trial.written = count
 
     def _deliver(self, deadline: float = math.inf) -> bool:
-        """Write the trials that have ended; false if any is left."""
+        """Write the trials that have ended; return false if any remains."""
         for _ in range(len(self._ended)):
             if time.monotonic() > deadline:
                 return False
             entry, trial = self._ended[0]
             if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
-                self._ended.popleft()  # first: what may fail below must not hold up the others
+                self._ended.popleft()  # first: a failure below must not delay other trials
                 self._outbox.remove(entry)
                 self._delivered(entry.planned.config.identity)
             elif self._away():
                 return False
             else:
-                self._ended.rotate(-1)  # if it is at fault, let others pass
+                self._ended.rotate(-1)  # if the entry is at fault, continue with the next ones
         return not self._ended
 
     def _done(self, call: Callable[[], object]) -> bool:
-        """Whether the backend took it.
+        """Write one entry; return whether the backend accepted it.
 
         Raises:
-            LaunchLostError: the study is another launch's.
+            LaunchLostError: the study belongs to another launch.
         """
         try:
             call()
@@ -221,7 +221,7 @@ class MlflowWriter:
         self.last_fault = text
 
     def _away(self) -> bool:
-        """Whether the backend itself does not answer; then the next attempt comes later."""
+        """Return whether the backend does not respond at all; the next attempt then comes later."""
         try:
             check_answers(self._tracking.uri)
         except TrackingError:
@@ -238,20 +238,20 @@ class MlflowWriter:
 
 
 def deliver(outbox: Outbox, tracking: StudyExperiment, delivered: Callable[[str], object] = str) -> list[str]:
-    """Deliver what waits in an outbox since an earlier command, oldest first. What the backend said against it.
+    """Deliver the entries that an earlier command left in an outbox, oldest first; return the backend's errors.
 
-    Only for who holds the study's lock.
+    Call it only while holding the study's lock.
     """
     faults = []
     outbox.tidy()
     deadline = time.monotonic() + CLOSE_SECONDS
     for entry in outbox.entries():
         try:
-            if not tracking.has_result(entry.planned.config.identity):  # else another launch has trained it since
+            if not tracking.has_result(entry.planned.config.identity):  # else another launch trained it
                 tracking.write(entry)
-        except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+        except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own
             faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
-            if time.monotonic() > deadline:  # a server that answers, but to nothing of this
+            if time.monotonic() > deadline:  # the server responds but rejects every entry
                 faults.append(f"{len(outbox)} trials wait in {outbox.folder} for the next command")
                 break
             continue

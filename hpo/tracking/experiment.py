@@ -1,8 +1,8 @@
-"""MLflow: one experiment a study, one parent run a launch, one child run a trial.
+"""MLflow: one experiment per study, one parent run per launch, one child run per trial.
 
-The driver alone writes, from one thread (`hpo.tracking.delivery`), in batches. A run is found again by the identity
-of its trial; metrics carry timestamps made from the run's start and the step, so writing a trial twice leaves one of
-each.
+Only the driver writes, from one thread (`hpo.tracking.delivery`), in batches. A run is found again by the identity
+of its trial. Timestamps of metrics are computed from the run's start and the step, so that writing a trial twice
+stores each point once.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class OpenRun:
 
     Attributes:
         run_id: MLflow's.
-        started: milliseconds; the times of its metrics count from here.
-        earlier: metrics that an earlier launch left.
-        ended: when the run ended before, in milliseconds; 0 if it never did.
-        artifacts: where it keeps artifacts.
+        started: milliseconds; timestamps of its metrics count from it.
+        earlier: metrics that an earlier launch wrote.
+        ended: time at which the run ended before, in milliseconds; 0 if it never ended.
+        artifacts: URI of its artifacts.
         has_params: whether its parameters have been written.
     """
 
@@ -67,17 +67,17 @@ class StudyExperiment(LaunchRuns):
         super()._forget()
         self._runs: dict[str, str] = {}  # identity -> run id
         self._knows_runs = False  # whether `records` has filled them
-        self._unsure: set[str] = set()  # identities whose run a request was to create that has failed
-        self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run held when it was read
+        self._unsure: set[str] = set()  # identities whose request to create a run failed
+        self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run had when it was read
 
     @or_tracking_error
     def records(self) -> list[Record]:
-        """Every trial of the experiment that has reached an end."""
+        """Return every trial of the experiment that has ended."""
         self._launches = frozenset(run.info.run_id for run in self._search(LAUNCH))
         records, ended = [], set()
         for run in self._search(TRIAL):
             identity = run.data.tags["gradsweep.identity"]
-            if identity in ended:  # two drivers that knew nothing of each other have left two runs
+            if identity in ended:  # two drivers unaware of each other created two runs
                 continue
             self._runs[identity] = run.info.run_id
             self._scores[identity] = {key: v for key, v in run.data.metrics.items() if key.startswith("score/")}
@@ -91,11 +91,11 @@ class StudyExperiment(LaunchRuns):
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them.
 
-        Nothing is asked of the backend if `records` has seen them all there: reading 1,000 runs takes seconds.
+        Makes no request if `records` has already read all of them: reading 1,000 runs takes seconds.
         """
         if all(self._scores.get(identity, {}).items() >= wanted.items() for identity, wanted in scores.items()):
             return
-        self._scores.clear()  # known no longer, from here on
+        self._scores.clear()  # unknown until the write succeeds
         for run in self._search(TRIAL):
             wanted = scores.get(run.data.tags["gradsweep.identity"], {})
             new = {name: value for name, value in wanted.items() if run.data.metrics.get(name) != value}
@@ -103,25 +103,25 @@ class StudyExperiment(LaunchRuns):
                 self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, now(), 0) for k, v in new.items()])
 
     def has_result(self, identity: str) -> bool:
-        """Whether MLflow holds a trial to an end that is a result, so that it need not run again."""
+        """Return whether MLflow holds a result of a trial, so that it does not have to run again."""
         for run in self.client.search_runs([self.experiment_id], f"tags.`gradsweep.identity` = '{identity}'"):
             if run.info.status == "FINISHED" and run.data.tags["gradsweep.status"] in FINAL_STATUSES:
                 return True
         return False
 
     def trajectory(self, identity: str) -> pd.DataFrame | None:
-        """The per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
+        """Return the per-step trajectory of a trial: columns ``step`` and ``w/<task>``, ``G/``, ``r/``, ``L/``."""
         run_id = self._runs.get(identity)
         if run_id is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return pd.read_parquet(self.client.download_artifacts(run_id, TRAJECTORY, folder))
-            except (MlflowException, OSError, ValueError):  # ValueError: a file that is torn
+            except (MlflowException, OSError, ValueError):  # ValueError: a truncated file
                 return None
 
     def links(self) -> dict[str, str]:
-        """For each trial the address of its run: of its page where a server shows it, else its id."""
+        """Return the address of each trial's run: its page on a tracking server, otherwise its id."""
         page = f"{public(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}/runs/"
         return {
             identity: f"{page}{run_id}?{UI_VIEW}" if is_server(self.uri) else run_id
@@ -129,12 +129,12 @@ class StudyExperiment(LaunchRuns):
         }
 
     def run_of(self, identity: str) -> str | None:
-        """The run of a trial that was ever begun."""
+        """Return the run of a trial that has been started."""
         return self._runs.get(identity)
 
     @as_owner
     def open(self, planned: PlannedTrial, launch: str, started: int) -> OpenRun:
-        """Find or create the run of a trial, which then is RUNNING."""
+        """Find or create the run of a trial and set it to RUNNING."""
         identity, tags = planned.config.identity, start_tags(planned, launch)
         known = self._runs.get(identity) or self._unknown_run(identity)
         run = self.client.get_run(known) if known else None
@@ -159,24 +159,24 @@ class StudyExperiment(LaunchRuns):
 
     @as_owner
     def write(self, entry: EndedTrial, run: OpenRun | None = None, written: int = 0) -> None:
-        """Write a trial to its end, in few calls: each is a transaction or a request. Twice leaves one of each.
+        """Write a complete trial in few calls, since each is a transaction or a request. Safe to repeat.
 
         Args:
             entry: the trial.
             run: its run, if it is open.
-            written: how many of its epochs the run holds.
+            written: number of epochs that the run holds.
         """
         run = run or self.open(entry.planned, entry.launch, entry.started)
         result = entry.result
         metrics = [metric for report in entry.epochs[written:] for metric in epoch_metrics(report, run.started)]
-        ended = max(entry.ended, run.ended + 1)  # a clock that went back must not let the values before count
+        ended = max(entry.ended, run.ended + 1)  # if the clock was set back, older values must not win
         metrics += [m for m in result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
         self._log(run, entry.planned, metrics, end_tags(result))
-        with tempfile.TemporaryDirectory() as folder:  # for an entry that the outbox could not keep
+        with tempfile.TemporaryDirectory() as folder:  # for an entry that the outbox could not store
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
         status = "FAILED" if result.status is TrialStatus.FAILED else "FINISHED"
-        self.client.set_terminated(run.run_id, status, ended)  # last: a run that has ended has everything
+        self.client.set_terminated(run.run_id, status, ended)  # last, so that a run that has ended is complete
 
     def _log(self, run: OpenRun, planned: PlannedTrial, metrics: list[Metric], tags: list[RunTag]) -> None:
         params = [] if run.has_params else run_params(planned.config)
@@ -185,7 +185,7 @@ class StudyExperiment(LaunchRuns):
         run.has_params = True
 
     def _unknown_run(self, identity: str) -> str | None:
-        """A run that `records` has not seen, or that a request has created whose answer was lost."""
+        """Find a run that `records` has not seen, or that was created by a request whose response was lost."""
         if self._knows_runs and identity not in self._unsure:
             return None
         wanted = f"tags.`gradsweep.identity` = '{identity}'"

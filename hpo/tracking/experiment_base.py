@@ -1,4 +1,4 @@
-"""A study's experiment in MLflow: open it, make it if need be, and search its runs."""
+"""A study's experiment in MLflow: open it, create it if needed, and search its runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hpo.tracking.backend import check_answers, first_line, holds_no_study, is_s
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
-logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs whole tracebacks of what we say in a line
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that we report in one line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ E = TypeVar("E", bound="Experiment")
 
 
 def or_tracking_error(method: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
-    """What a backend says against a request before any trial runs, in a line and without the URI's password."""
+    """Raise a backend's error as one line without the URI's password, before any trial runs."""
 
     @wraps(method)
     def asked(store: E, /, *arguments: P.args, **named: P.kwargs) -> R:
@@ -52,12 +52,13 @@ class Experiment:
     Args:
         uri: of the backend: ``http(s)://``, ``sqlite:///``, ``postgresql://``, ...
         study: name of the study and of the experiment.
-        output: folder whose ``artifacts/`` a local backend stores artifacts in.
-        create: make database and experiment if they are not there.
-        making: called before an SQLite database is made, which takes seconds.
+        output: folder in whose ``artifacts/`` a local backend stores artifacts.
+        create: create database and experiment if they do not exist.
+        making: called before an SQLite database is created, which takes seconds.
 
     Raises:
-        TrackingError: the backend does not answer or cannot be used; the study is not there and must not be created.
+        TrackingError: the backend does not respond or cannot be used, or the study does not exist and ``create`` is
+            false.
     """
 
     def __init__(
@@ -91,16 +92,16 @@ class Experiment:
         self._location: str = found.artifact_location
 
     def _forget(self) -> None:
-        """Set up what a subclass remembers of its runs, which is nothing yet; the one constructor calls it."""
+        """Initialise a subclass's record of its runs; called by the constructor."""
 
     def _create(self, output: Path) -> MlflowExperiment:
-        location = None  # a server has its own
+        location = None  # a server has its own artifact store artifact store
         if not is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
         if path := sqlite_path(self.uri):
             write_ahead(path)
         tags = {"gradsweep.version": __version__, "mlflow.experimentKind": "custom_model_development"}
-        with contextlib.suppress(MlflowException):  # another launch may have been first
+        with contextlib.suppress(MlflowException):  # another launch may have created it
             self.client.create_experiment(self.study, artifact_location=location, tags=tags)
         found = self.client.get_experiment_by_name(self.study)
         assert found is not None
@@ -108,9 +109,9 @@ class Experiment:
 
     @or_tracking_error
     def follow_move(self, output: Path) -> None:
-        """Look for artifacts beside the embedded database, wherever its folder was moved or copied to.
+        """Look for artifacts beside the embedded database, even after its folder was moved or copied.
 
-        Only for who holds the study's lock: a launch that runs knows the folder by the name that it has for it.
+        Call it only while holding the study's lock, because a running launch uses the previous location.
         """
         path, here = sqlite_path(self.uri), (output / "artifacts" / self.study).resolve()
         if path is None or path.parent.resolve() != output.resolve() or not here.is_dir():
@@ -120,11 +121,11 @@ class Experiment:
             self._location = here.as_uri()
 
     def fault(self, error: Exception) -> str:
-        """An error of the backend in one line."""
+        """Return an error of the backend in one line."""
         return f"{type(error).__name__}: {first_line(error, self.uri)}"
 
     def _create_run(self, **content: Any) -> Run:
-        """Ask once: a server that dies after it has made a run and before it says so would be asked for another."""
+        """Create a run without retries: if a server dies before it responds, a retry would create a second run."""
         with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             return self.client.create_run(self.experiment_id, **content)
 
@@ -147,7 +148,7 @@ class Experiment:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable that MLflow reads at each call."""
+    """Set an environment variable that MLflow reads at each call."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:
@@ -159,5 +160,5 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def now() -> int:
-    """Milliseconds since the epoch."""
+    """Return milliseconds since the epoch."""
     return int(time.time() * 1000)

@@ -1,8 +1,8 @@
-"""Trials that have ended and that MLflow does not hold yet, on this machine's disk: written first, delivered then.
+"""The outbox: ended trials on this machine's disk, written there first and then delivered to MLflow.
 
-Each is a folder, complete or not there, whose name gives the order. What is delivered is removed; a driver killed in
-between delivers once more, which MLflow's writer makes harmless. An entry carries the checksum of all that it holds:
-one that the disk has damaged is set aside, and its trial runs again.
+Each entry is a folder, complete or absent, whose name gives the order. A delivered entry is removed; if the driver is
+killed before that, the entry is delivered again, which is harmless because writing to MLflow is idempotent. Each
+entry has a checksum of its content: a damaged one is set aside, and its trial runs again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 
 TRAJECTORY = "trajectory.parquet"
 TRIAL = "trial.json"
-MAGIC = b"gradsweep trial 2 "  # then the sha256 of the rest and of the trajectory; version 1 was the JSON alone
-DAMAGED = "damaged"  # the folder, beside the outbox, for entries that cannot be trusted
+MAGIC = b"gradsweep trial 2 "  # then the sha256 of the rest and of the trajectory; version 1 was only the JSON
+DAMAGED = "damaged"  # the folder, beside the outbox, for damaged entries
 
 
 @dataclass
@@ -39,7 +39,7 @@ class EndedTrial:
         ended: the same.
         result: without its trajectory.
         epochs: its reports.
-        folder: where the outbox keeps it, and its trajectory if it has one.
+        folder: of the outbox entry, with the trajectory if there is one.
     """
 
     planned: PlannedTrial
@@ -52,7 +52,7 @@ class EndedTrial:
 
     @property
     def trajectory(self) -> Path | None:
-        """The file that goes to MLflow as an artifact."""
+        """The trajectory file, an artifact in MLflow."""
         return self.folder / TRAJECTORY if self.folder and (self.folder / TRAJECTORY).exists() else None
 
 
@@ -60,7 +60,7 @@ class Outbox:
     """Entries in a folder, oldest first.
 
     Args:
-        folder: made when there is something to keep.
+        folder: created with the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Outbox:
         self._count = 0
 
     def add(self, entry: EndedTrial) -> EndedTrial:
-        """Keep an entry, in place of older ones of its trial; returns it with its folder, without its trajectory.
+        """Store an entry in place of older ones of its trial; return it with its folder and without its trajectory.
 
         Raises:
             OSError: the folder cannot be written.
@@ -81,27 +81,27 @@ class Outbox:
             write_trajectory(entry.result, scratch)
             body = json.dumps(_content(kept)).encode()
             (scratch / TRIAL).write_bytes(_head(body, scratch) + b"\n" + body)
-        for folder in older:  # a trial that failed and ran again: were the failure delivered last, it would count
+        for folder in older:  # a trial that failed and ran again: a failure delivered last would win
             _forget(folder)
         return kept
 
     def entries(self) -> list[EndedTrial]:
-        """The waiting entries, oldest first; damaged ones are passed over."""
+        """Return the waiting entries, oldest first, without damaged ones."""
         return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
 
     def set_aside_damaged(self) -> list[Path]:
-        """Move the entries that cannot be read, or whose checksum is wrong, into a folder beside the outbox.
+        """Move unreadable entries and entries with a wrong checksum to a folder beside the outbox.
 
-        Only for who holds the study's lock.
+        Call it only while holding the study's lock.
 
         Returns:
-            Where each is now.
+            The new path of each.
         """
         moved = []
         for folder in self._folders():
             if _read(folder) is None and folder.exists():
                 target = self.folder.parent / DAMAGED / folder.name
-                with suppress(OSError):  # it stays where it is, and is passed over
+                with suppress(OSError):  # it stays there and is skipped
                     target.parent.mkdir(exist_ok=True)
                     moved.append(folder.rename(target))
         return moved
@@ -112,10 +112,10 @@ class Outbox:
         return sorted(path for path in self.folder.iterdir() if not path.name.startswith("."))
 
     def tidy(self) -> None:
-        """Remove what a killed driver left half written. Only for who holds the study's lock."""
+        """Remove incomplete entries of a killed driver. Call it only while holding the study's lock."""
         for half in self.folder.glob(".*"):
             shutil.rmtree(half, ignore_errors=True)
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError):  # not empty, or absent
             self.folder.rmdir()
 
     def __len__(self) -> int:
@@ -123,17 +123,17 @@ class Outbox:
         return len(self._folders())
 
     def remove(self, entry: EndedTrial) -> None:
-        """Forget an entry that was delivered."""
+        """Remove a delivered entry."""
         if entry.folder is not None:
             _forget(entry.folder)
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 self.folder.rmdir()
 
 
 def _forget(folder: Path) -> None:
-    """Remove an entry; one that cannot be removed is delivered once more, which does no harm."""
+    """Remove an entry; if that fails, it is delivered again, which is harmless."""
     with suppress(OSError):
-        (folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is no entry
+        (folder / TRIAL).unlink(missing_ok=True)  # first: without it the folder is not an entry
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -164,16 +164,16 @@ def _read(folder: Path) -> EndedTrial | None:
             folder,
         )
     except FileNotFoundError:
-        shutil.rmtree(folder, ignore_errors=True)  # delivered, and the driver killed while it removed it
+        shutil.rmtree(folder, ignore_errors=True)  # delivered, but the driver was killed while removing it
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _checked_content(folder: Path) -> Mapping[str, Any]:
-    """The JSON of an entry; ValueError if it is not what was written."""
+    """Read the JSON of an entry; raise ValueError if it is damaged."""
     body = (folder / TRIAL).read_bytes()
-    if not body.startswith(b"{"):  # as a version without checksums wrote it
+    if not body.startswith(b"{"):  # written by a version without checksums
         head, _, body = body.partition(b"\n")
         if head != _head(body, folder):
             raise ValueError("its checksum is wrong")
@@ -182,7 +182,7 @@ def _checked_content(folder: Path) -> Mapping[str, Any]:
 
 
 def _head(body: bytes, folder: Path) -> bytes:
-    """The first line of an entry: the checksum of its JSON and of its trajectory, if it has one."""
+    """Return the first line of an entry: the checksum of its JSON and of its trajectory, if it has one."""
     digest = hashlib.sha256(body)
     with suppress(FileNotFoundError):
         digest.update((folder / TRAJECTORY).read_bytes())
@@ -190,7 +190,7 @@ def _head(body: bytes, folder: Path) -> bytes:
 
 
 def write_trajectory(result: TrialResult, folder: Path) -> Path | None:
-    """Write the file that goes to MLflow as an artifact; ``None`` if the trial has no trajectory."""
+    """Write the artifact file of a trajectory; ``None`` if the trial has none."""
     if not result.trajectory:
         return None
     _table(result).to_parquet(folder / TRAJECTORY, index=False)

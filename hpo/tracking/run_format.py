@@ -1,4 +1,4 @@
-"""How a trial is written as an MLflow run, and read back from it."""
+"""The format of a trial as an MLflow run, in both directions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from hpo import __version__
 from hpo.core.text import storable
 from hpo.core.trial import AVERAGES, EpochReport, PlannedTrial, TrialConfig, TrialResult
 
-CONFIG_CHARACTERS = 8000  # MLflow cuts a longer tag
-ALARM_CHARACTERS = 500  # of one alarm
-MLFLOW_INFINITY = 1.7976931348623157e308  # what MLflow stores for it
+CONFIG_CHARACTERS = 8000  # MLflow cuts longer tags
+ALARM_CHARACTERS = 500  # per alarm
+MLFLOW_INFINITY = 1.7976931348623157e308  # MLflow's substitute for infinity
 LAUNCH = "launch"
 TRIAL = "trial"
 
 
 @dataclass
 class Record:
-    """A trial as MLflow holds it."""
+    """A trial read from MLflow."""
 
     run_id: str
     config: TrialConfig
@@ -36,7 +36,7 @@ class Record:
 
 
 def source_tags() -> dict[str, str]:
-    """Who ran it, from which commit, with which versions."""
+    """Return the user, commit and versions of a launch as tags."""
     tags = {"mlflow.user": _user(), "mlflow.source.name": "gradsweep", "mlflow.source.type": "LOCAL"}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
@@ -52,7 +52,7 @@ def _user() -> str:
 
 
 def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
-    """Tags of a trial that begins; `read_record` reads its config from them."""
+    """Return the tags of a starting trial; `read_record` reads its config from them."""
     config = planned.config
     return {
         "mlflow.parentRunId": launch,
@@ -73,14 +73,14 @@ def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
 
 
 def _config_tags(config: TrialConfig) -> dict[str, str]:
-    """The config as JSON, in as many tags as it needs."""
+    """Split the config's JSON into as many tags as needed."""
     text = json.dumps(asdict(config))
     starts = range(0, len(text), CONFIG_CHARACTERS)
     return {f"gradsweep.config{f'.{i}' if i else ''}": text[k : k + CONFIG_CHARACTERS] for i, k in enumerate(starts)}
 
 
 def _config_of(tags: Mapping[str, str]) -> TrialConfig:
-    """The inverse of `_config_tags`."""
+    """Read the config from its tags: the inverse of `_config_tags`."""
     text, i = tags["gradsweep.config"], 1
     while part := tags.get(f"gradsweep.config.{i}"):
         text, i = text + part, i + 1
@@ -88,7 +88,7 @@ def _config_of(tags: Mapping[str, str]) -> TrialConfig:
 
 
 def end_tags(result: TrialResult) -> list[RunTag]:
-    """Tags of a trial that has ended; with `result_metrics` all that `read_record` needs."""
+    """Return the tags of an ended trial; with `result_metrics` they are the input of `read_record`."""
     tags = {"gradsweep.status": str(result.status), "gradsweep.error": storable(result.error)[:4000]}
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
     tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
@@ -97,7 +97,7 @@ def end_tags(result: TrialResult) -> list[RunTag]:
 
 
 def _json_within(texts: Sequence[str]) -> str:
-    """Texts as JSON that no backend cuts in the middle, where it could not be read back; the last ones may go."""
+    """Return texts as JSON, short enough that no backend cuts it; the last texts may be dropped."""
     kept = [text if len(text) <= ALARM_CHARACTERS else f"{text[: ALARM_CHARACTERS - 3]}..." for text in texts]
     while len(json.dumps(kept)) > CONFIG_CHARACTERS:
         kept.pop()
@@ -105,7 +105,7 @@ def _json_within(texts: Sequence[str]) -> str:
 
 
 def run_params(config: TrialConfig) -> list[Param]:
-    """What decides the trial; nothing that a later launch may name otherwise."""
+    """Return the parameters that determine the trial, without names that a later launch may change."""
     flat: dict[str, Any] = {"method": config.method, "seed": config.seed, "epochs": config.epochs}
     for key, value in config.settings.items():
         flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
@@ -115,7 +115,7 @@ def run_params(config: TrialConfig) -> list[Param]:
 
 
 def epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
-    """Their times are made from run and epoch, so that a trial that begins again writes the same points."""
+    """Yield epoch metrics, timed by run and epoch so that a restarted trial writes the same points."""
     groups = {
         "loss": report.loss,
         "val": report.validation,
@@ -129,7 +129,7 @@ def epoch_metrics(report: EpochReport, started: int) -> Iterator[Metric]:
 
 
 def result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
-    """Their time is that of the end, so that of a trial that failed and ran again the last values count."""
+    """Yield final metrics with the time of the end, so that a rerun of a failed trial overrides earlier values."""
     yield Metric("steps", float(result.steps), ended, 0)
     yield Metric("seconds", result.seconds, ended, 0)
     groups = {"final_val": result.validation, "test": result.test, "train": result.train}
@@ -166,5 +166,5 @@ def read_record(run: Run) -> Record:
 
 
 def _finite_or_not(value: float) -> float:
-    """A number that MLflow has stored; it takes NaN, and the largest number for infinity."""
+    """Return a number from its MLflow form: MLflow stores NaN as it is and infinity as the largest number."""
     return math.copysign(math.inf, value) if abs(value) >= MLFLOW_INFINITY else value

@@ -1,4 +1,4 @@
-"""MLflow's own server, started here, and backends that must answer."""
+"""Start MLflow's own server and wait until it responds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO
 def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
     """Start MLflow's server over a database: one worker, no job runner, no signals from this terminal.
 
-    Its SIGTERM ends it with its worker. The URI travels in the environment, so that ``ps`` shows no password.
+    SIGTERM ends it together with its worker. The URI is passed in the environment, so that ``ps`` shows no password.
     """
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", host, "--port", str(port)]
@@ -22,7 +22,7 @@ def serve(uri: str, host: str, port: int, log: IO[bytes] | None = None) -> subpr
 
 
 def healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 60.0) -> bool:
-    """Wait until a server that was started answers; false if it ended or took too long."""
+    """Wait until a started server responds; return false if it ended or took too long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:

@@ -1,1 +1,1 @@
-"""Training one trial or a cohort of them. Needs torch alone."""
+"""Train one trial or a cohort of trials. Depends only on torch."""

@@ -17,7 +17,7 @@ from hpo.training.parts import Parts
 class Engine(Protocol):
     """The networks of K trials with their optimizer and balancers; K may be 1.
 
-    Members are numbered from 0, in the order of the configs; `keep` numbers those that stay anew.
+    Members are numbered from 0, in the order of the configs; `keep` renumbers the remaining ones.
 
     Attributes:
         mixes_tasks: whether the backward pass of a single-task trial also goes through the tasks that it leaves out,
@@ -27,31 +27,31 @@ class Engine(Protocol):
     mixes_tasks: ClassVar[bool]
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """Clear the gradients and return the losses of a batch, with graph."""
+        """Clear the gradients and return the losses of a batch with their graph."""
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
-        """The losses of the first step as numbers, for each member. Waits for the device."""
+        """Return the losses of the first step as numbers, for each member. Waits for the device."""
 
     def step(self, losses: Mapping[str, Tensor]) -> StepRecord:
         """Make a backward pass and an optimizer step; the record is of shape (T,), or (K, T) of stacked networks."""
 
     def end_epoch(self) -> None:
-        """Tell the balancers that an epoch has ended."""
+        """Notify the balancers of the end of an epoch."""
 
     def balancers(self) -> list[Balancer]:
-        """The balancer of each member, as its steps alone would have made it. Waits for the device."""
+        """Return the balancer of each member, as if it had been trained by itself. Waits for the device."""
 
     def network(self, k: int) -> nn.Module:
-        """The network of a member, valid until the next call or step."""
+        """Return the network of a member, valid until the next call or step."""
 
     def state(self, k: int) -> dict[str, Any]:
-        """``model`` and ``optimizer`` of a member for its checkpoint, in the form that they have alone."""
+        """Return a member's ``model`` and ``optimizer`` for its checkpoint, in the form of a single training."""
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Continue from a checkpoint for each member."""
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Continue with some of the members alone; at least one."""
+        """Continue with only some of the members; at least one."""
 
 
 EngineFactory = Callable[[Problem, Parts, Sequence[TrialConfig], torch.device], Engine]

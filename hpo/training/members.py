@@ -21,8 +21,8 @@ class Member:
         config: the trial.
         checkpoints: its own; ``None`` keeps none.
         until: the epochs after which it pauses.
-        state: the checkpoint to continue from, until it is loaded; ``None`` begins at the first step.
-        log: its recorder, there once the trial has begun.
+        state: the checkpoint to continue from, until it is loaded; ``None`` starts at the first step.
+        log: its recorder, set once the trial has started.
     """
 
     config: TrialConfig
@@ -37,12 +37,12 @@ class Member:
         return int(self.state["steps"]) if self.state else 0
 
     def begin(self, tasks: Sequence[str], together: int) -> None:
-        """Begin at the first step, as one of so many that are trained at once."""
+        """Start at the first step, as one of ``together`` trials that are trained at once."""
         self.log = TrialRecorder(self.config, tasks)
         self.log.result.together = together
 
     def told(self, tell: Callable[[TrialRecorder], Found]) -> Found | None:
-        """Tell the recorder something and return its answer; ``None`` if the trial has diverged."""
+        """Call the recorder and return its answer; ``None`` if the trial has diverged."""
         try:
             return tell(self.log)
         except Diverged as error:

@@ -1,4 +1,4 @@
-"""The methods a study can train with, by name. Needs torch alone."""
+"""The methods that a study can train with, by name. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balancers.torchjd_methods import installed, torchjd_balancer
 
 Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]
 
-# What a study's `recipes` may name. Each is told the tasks, W, alpha and, if it is searched, `lr`.
+# The recipes that a study may name. Each gets the tasks, W, alpha and, if it is searched, `lr`.
 RECIPES: dict[str, Callable[..., GradNorm]] = {
     "paper": GradNorm.paper,
     "robust": GradNorm.robust,
@@ -20,7 +20,7 @@ RECIPES: dict[str, Callable[..., GradNorm]] = {
     "direct": GradNorm.direct,
 }
 WITHOUT_RATE = ("direct",)  # recipes whose weights have no learning rate to search
-OVER_THE_RUN = ("annealed",)  # recipes that have to know how many steps a run has
+OVER_THE_RUN = ("annealed",)  # recipes that need the number of steps of a run
 
 
 def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any]) -> Balancer:
@@ -31,18 +31,18 @@ def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any])
 
 @dataclass(frozen=True)
 class Method:
-    """A way to weight losses that a study can train with.
+    """A method for weighting losses that a study can train with.
 
     Attributes:
-        name: what a study file, MLflow and the arms call it.
-        build: ``(tasks, shared layer, settings)`` to a balancer.
+        name: in study files, MLflow and arms.
+        build: builds a balancer from ``(tasks, shared layer, settings)``.
         label: its name in reports.
         reference: whether `references` of a study may name it.
-        stackable: whether `balancers.Stack` takes its balancer, so that trials with it are trained in a cohort. One
-            that cannot be stacked is trained by itself, and slows no other down.
-        call: the code that makes the balancer in production, where no weights file can hold what it does; ``tasks``
-            in it are the names of the tasks.
-        missing: what to install before it can run; empty if all is there.
+        stackable: whether `balancers.Stack` supports its balancer, so that its trials are trained in a cohort. Other
+            trials are trained one by one and do not slow down a cohort.
+        call: the code that creates the balancer in production, for methods that a weights file cannot represent;
+            ``tasks`` in it are the names of the tasks.
+        missing: returns the package to install before the method can run; empty if none is missing.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _table(*methods: Method) -> dict[str, Method]:
     return {method.name: method for method in methods}
 
 
-# One line joins a method: references, cohorts, labels and the report's advice read it here.
+# One line adds a method: references, cohorts, labels and the report's advice use it.
 METHODS = _table(
     Method(
         "static", lambda tasks, _, s: Static(tasks, s["weights"]), "fixed weights", reference=False, stackable=True
@@ -115,21 +115,21 @@ METHODS = _table(
 
 
 def reference_names() -> list[str]:
-    """What `references` in a study may name, next to ``single_task``: one network for each task."""
+    """Return the names that a study's `references` may contain besides ``single_task``, one network per task."""
     return [method.name for method in METHODS.values() if method.reference]
 
 
 def build_balancer(
     method: str, settings: Mapping[str, Any], tasks: Sequence[str], shared: Shared, steps: int
 ) -> Balancer:
-    """The balancer of a trial.
+    """Build the balancer of a trial.
 
     Args:
         method: a key of `METHODS`.
-        settings: what the method is told; its keys are the method's own.
+        settings: of the method.
         tasks: names, in the problem's order.
         shared: W.
-        steps: optimizer steps of the run; only the recipes `OVER_THE_RUN` read it.
+        steps: optimizer steps of the run; used only by the recipes in `OVER_THE_RUN`.
     """
     over_the_run = {"steps": steps} if settings.get("recipe") in OVER_THE_RUN else {}
     return METHODS[method].build(tasks, shared, {**settings, **over_the_run})

@@ -1,4 +1,4 @@
-"""Random generators of a training run: seed them, read their state and set it again. Needs torch alone."""
+"""Random generators and batch order of a training run: seed, save and restore them. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-_OTHERS = (random.Random, np.random.Generator, np.random.RandomState)  # which a dataset may have for itself
+_OTHERS = (random.Random, np.random.Generator, np.random.RandomState)  # which a dataset may own
 _NO_HOLDERS = (type, ModuleType, torch.Tensor)
-_LONGEST = 20  # transforms in a list; the first of a long one stand for the rest
+_LONGEST = 20  # transforms in a list; of a long list only the first ones are searched
 
 
 def seed_all(seed: int) -> None:
@@ -24,7 +24,7 @@ def seed_all(seed: int) -> None:
 
 
 def read_state(device: torch.device) -> dict[str, Any]:
-    """The state of the global generators, in what `torch.load` reads with ``weights_only=True``."""
+    """Return the state of the global generators, in types that `torch.load` reads with ``weights_only=True``."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     state = {
         "python": random.getstate(),
@@ -37,7 +37,7 @@ def read_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any], device: torch.device) -> None:
-    """The inverse of `read_state`."""
+    """Restore a state from `read_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -48,14 +48,14 @@ def set_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 class DataOrder:
-    """Goes through a loader epoch after epoch, and can be put back to where a checkpoint was written.
+    """Iterates over a loader epoch by epoch and can resume at the position of a checkpoint.
 
-    Of a `torch.utils.data.DataLoader` whose next epoch hangs on torch's generators alone, those are read. Any object
-    but a DataLoader that has ``state_dict`` and ``load_state_dict`` is asked what its next ``iter()`` starts from.
-    What is left, and is no list, is gone through again from the first epoch, without training.
+    For a `torch.utils.data.DataLoader` whose next epoch depends only on torch's generators, their state is saved. Any
+    other object with ``state_dict`` and ``load_state_dict`` saves its own position. All remaining loaders, except
+    lists, are iterated again from the first epoch, without training.
 
     Args:
-        loader: iterated once an epoch.
+        loader: iterated once per epoch.
         device: where the run trains.
     """
 
@@ -65,21 +65,21 @@ class DataOrder:
         self._count = 0
 
     def epoch(self) -> Iterator[Any]:
-        """The batches of the next epoch."""
+        """Iterate over the batches of the next epoch."""
         self._begin = {"global": read_state(self._device), "loader": self._loader_state()}
         self._count = 0
         return self._batches(self._start())
 
     def state(self) -> dict[str, Any]:
-        """Where in which epoch we are; the global generators as they were when it began and as they are now."""
+        """Return the position in the epoch, and the state of the global generators at its start and now."""
         return {"begin": self._begin, "batches": self._count, "now": read_state(self._device)}
 
     def resume(self, state: dict[str, Any], epochs: int) -> Iterator[Any]:
-        """The rest of the epoch in which ``state`` was read.
+        """Iterate over the rest of the epoch in which ``state`` was read.
 
         Args:
-            state: what `state` returned.
-            epochs: how many epochs had ended before that one.
+            state: returned by `state`.
+            epochs: number of epochs that ended before it.
         """
         self._begin, self._count = state["begin"], 0
         saved = self._begin["loader"]
@@ -111,7 +111,7 @@ class DataOrder:
         if isinstance(self._loader, list | tuple) or _hangs_on_torch_alone(self._loader):
             return {"generators": [generator.get_state() for generator in _own_generators(self._loader)]}
         if isinstance(self._loader, DataLoader):
-            return None  # torchdata's has a `state_dict`, but not of the generators that it shuffles by
+            return None  # torchdata's has a `state_dict`, but without the generators that it shuffles with
         if hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict"):
             return {"loader": self._loader.state_dict()}
         return None
@@ -123,10 +123,10 @@ class DataOrder:
 
 
 def _draws_as_it_goes(loader: Any) -> bool:
-    """Whether the next batch may hang on what the loader has drawn in this process since the epoch began.
+    """Return whether the next batch may depend on random numbers drawn by the loader since the start of the epoch.
 
-    A shuffle buffer does so. A DataLoader over a dataset with indices draws their order at once, and its workers draw
-    from generators of their own.
+    With a shuffle buffer it does. A DataLoader over an indexed dataset draws the order at once, and its workers have
+    their own generators.
     """
     if isinstance(loader, DataLoader):
         return isinstance(loader.dataset, IterableDataset) and loader.num_workers == 0
@@ -134,9 +134,9 @@ def _draws_as_it_goes(loader: Any) -> bool:
 
 
 def _apart(batches: Iterator[Any], seed: int) -> Iterator[Any]:
-    """Let a loader draw from global generators that what else draws, such as dropout, does not move.
+    """Give a loader its own state of the global generators, which other draws (for example dropout) do not change.
 
-    So the batches before a checkpoint can be gone through again without training, and those after it are the same.
+    So the batches before a checkpoint can be iterated again without training, and those after it are the same.
     """
     host = torch.device("cpu")
     others = read_state(host)
@@ -159,7 +159,7 @@ def _apart(batches: Iterator[Any], seed: int) -> Iterator[Any]:
 
 
 def _hangs_on_torch_alone(loader: Any) -> bool:
-    """Whether a DataLoader has samplers of torch, workers that end with the epoch, and no generator but torch's."""
+    """Return whether a DataLoader has only torch's samplers and generators, and workers that end with the epoch."""
     if not isinstance(loader, DataLoader) or type(loader).__iter__ is not DataLoader.__iter__:
         return False
     if loader.persistent_workers:
@@ -174,7 +174,7 @@ def _own_generators(loader: Any) -> list[torch.Generator]:
 
 
 def _held(part: Any, kinds: tuple[type, ...], depth: int = 6, seen: set[int] | None = None) -> list[Any]:
-    """The generators that an object holds, itself or in its samplers, data and transforms; each once."""
+    """Return the generators of an object, its samplers, data and transforms; each once."""
     seen = set() if seen is None else seen
     if id(part) in seen or isinstance(part, _NO_HOLDERS):
         return []

@@ -1,4 +1,4 @@
-"""The engine of one network, without `torch.func`: what any training loop does. Needs torch alone."""
+"""The engine of one network: an ordinary training step, without `torch.func`. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SingleEngine:
     """An `Engine` of one trial.
 
     Args:
-        problem: whose losses.
+        problem: computes the losses.
         parts: the network, its optimizer and its shared layer.
         configs: of the one trial.
         device: where to train.
@@ -34,12 +34,12 @@ class SingleEngine:
         self._balancer = parts.balancer(config, self._tasks)
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """Clear the gradients and return the losses of a batch, with graph."""
+        """Clear the gradients and return the losses of a batch with their graph."""
         self._optimizer.zero_grad(set_to_none=True)
         return self._problem.losses(self._model, to_device(batch, self._device))
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
-        """The losses of the first step as numbers; the balancer says what is wrong with one that is left out here."""
+        """Return the losses of the first step as numbers; the balancer reports invalid ones, omitted here."""
         found = {task: losses.get(task) for task in self._tasks}
         scalars = {task: loss for task, loss in found.items() if isinstance(loss, Tensor) and loss.numel() == 1}
         return [{task: float(loss.detach()) for task, loss in scalars.items()}]
@@ -52,11 +52,11 @@ class SingleEngine:
         return self._balancer.last
 
     def end_epoch(self) -> None:
-        """Tell the balancer that an epoch has ended."""
+        """Notify the balancer of the end of an epoch."""
         self._balancer.end_epoch()
 
     def balancers(self) -> list[Balancer]:
-        """The balancer, in a list."""
+        """Return the balancer, in a list."""
         return [self._balancer]
 
     def network(self, k: int) -> nn.Module:
@@ -65,7 +65,7 @@ class SingleEngine:
         return self._model
 
     def state(self, k: int) -> dict[str, Any]:
-        """``model`` and ``optimizer`` for the checkpoint."""
+        """Return ``model`` and ``optimizer`` for the checkpoint."""
         del k
         return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
 
@@ -77,5 +77,5 @@ class SingleEngine:
         self._balancer.load_state_dict(state["balancer"])
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Do nothing: there is no other member to leave out."""
+        """Do nothing: there is only one member."""
         assert list(numbers) == [0]

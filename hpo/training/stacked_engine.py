@@ -19,13 +19,13 @@ class StackedEngine:
     """An `Engine` of K trials.
 
     Args:
-        problem: whose losses.
+        problem: computes the losses.
         parts: of one network, which becomes the template of all.
         configs: of the trials.
         device: where to train.
 
     Raises:
-        NotStackable: the optimizer cannot be handed other parameters.
+        NotStackable: the optimizer cannot be given other parameters.
     """
 
     mixes_tasks: ClassVar[bool] = True
@@ -38,12 +38,12 @@ class StackedEngine:
         self._stack = Stack(balancers, self._network.shared)
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """Clear the gradients and return the losses of a batch: for each task shape (K,), with graph."""
+        """Clear the gradients and return the losses of a batch with their graph, shape (K,) per task."""
         self._network.optimizer.zero_grad(set_to_none=True)
         return self._network.losses(to_device(batch, self._device))
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
-        """The losses of the first step as numbers, for each member; without a task that is absent."""
+        """Return the losses of the first step as numbers, for each member, without absent tasks."""
         columns = {task: loss.detach().tolist() for task, loss in losses.items()}
         return [{task: column[k] for task, column in columns.items()} for k in range(self._count)]
 
@@ -55,18 +55,18 @@ class StackedEngine:
         return self._stack.last
 
     def end_epoch(self) -> None:
-        """Do nothing: no balancer that can be stacked counts in epochs."""
+        """Do nothing: no stackable balancer depends on epochs."""
 
     def balancers(self) -> list[Balancer]:
-        """The balancer of each member, as its steps alone would have made it. Waits for the device."""
+        """Return the balancer of each member, as if it had been trained by itself. Waits for the device."""
         return self._stack.balancers()
 
     def network(self, k: int) -> nn.Module:
-        """The network of a member: the template, filled."""
+        """Return the network of a member: the template with its parameters."""
         return self._network.member(k)
 
     def state(self, k: int) -> dict[str, Any]:
-        """``model`` and ``optimizer`` of a member, in the form that they have alone."""
+        """Return a member's ``model`` and ``optimizer`` in the form of a single training."""
         return self._network.state(k)
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -78,7 +78,7 @@ class StackedEngine:
         self._stack = Stack(balancers, self._network.shared)
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Continue with some of the members alone."""
+        """Continue with only some of the members."""
         self._count = len(numbers)
         self._network.keep(numbers)
         self._stack = self._stack.keep(numbers, self._network.shared)

@@ -1,6 +1,6 @@
-"""Names of torch that are not public, in `hpo.training` here alone.
+"""Private names of torch. In `hpo.training` only this module uses any.
 
-After an upgrade of torch `tests/hpo/training/test_torch_private.py` says which are gone.
+After an upgrade of torch, `tests/hpo/training/test_torch_private.py` reports which are missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _optimizer = sys.modules["torch.optim.optimizer"]  # `torch.optim` hides the mod
 
 
 def global_hooks() -> dict[tuple[str, str], Any]:
-    """The hooks that act on every module and every optimizer, and the flags beside them."""
+    """Return the hooks that act on every module and every optimizer, and their flags."""
     return {
         (owner.__name__, name): value
         for owner in (_module, _optimizer)
@@ -26,12 +26,12 @@ def global_hooks() -> dict[tuple[str, str], Any]:
 
 
 def read_hooks() -> dict[tuple[str, str], Any]:
-    """A copy of `global_hooks`."""
+    """Return a copy of `global_hooks`."""
     return {key: dict(value) if isinstance(value, dict) else value for key, value in global_hooks().items()}
 
 
 def write_hooks(found: dict[tuple[str, str], Any]) -> None:
-    """Set the global hooks as `read_hooks` found them."""
+    """Restore the global hooks from `read_hooks`."""
     for (owner, name), value in global_hooks().items():
         if isinstance(value, dict):
             value.clear()
@@ -45,19 +45,19 @@ def _device_context() -> Any:
 
 
 def default_device() -> torch.device | None:
-    """The device of `torch.set_default_device` in this thread; ``None`` if it was not called."""
+    """Return the device of `torch.set_default_device` in this thread; ``None`` if it was not called."""
     context = _device_context()
     return None if context is None else context.device
 
 
 def function_modes() -> list[Any]:
-    """The modes that act on every function of torch, such as ``with torch.device(...)``; not the default device."""
+    """Return the modes that act on every function of torch (``with torch.device(...)``), not the default device."""
     stack: list[Any] = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     return [mode for mode in stack if mode is not _device_context()]
 
 
 def set_function_modes(found: list[Any]) -> None:
-    """Set the modes as `function_modes` found them."""
+    """Restore the modes from `function_modes`."""
     own = _device_context()
     for _ in range(torch._C._len_torch_function_stack()):
         torch._C._pop_torch_function_stack()
@@ -66,5 +66,5 @@ def set_function_modes(found: list[Any]) -> None:
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer has hooks that run before its step."""
+    """Return whether an optimizer has hooks that run before its step."""
     return bool(optimizer._optimizer_step_pre_hooks)

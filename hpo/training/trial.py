@@ -1,4 +1,4 @@
-"""Train one trial: one problem, method, settings and seed. Needs torch alone, so that it can be profiled alone."""
+"""Train one trial: one problem, method, settings and seed. Depends only on torch, so that it can be profiled."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def run_trial(
     resumed: Callable[[int], object] = abs,
     until: int | None = None,
 ) -> TrialResult:
-    """Train a trial to its end; what goes wrong in the user's code or numbers comes back as a status.
+    """Train a trial to its end; errors of the user's code and values that are not finite are returned as a status.
 
     The process's global state is as it was before, whatever the user's code has done to it. What ``report`` and
     ``resumed`` raise, and a Ctrl-C in the main thread, are raised here too.
 
     Args:
-        config: what to train.
+        config: of the trial.
         problem: the instance that ``config.problem`` and ``config.arguments`` name.
         report: called after each epoch, and again for each epoch before the checkpoint that a trial continues from.
         device: where to train.
-        checkpoints: where to look for a checkpoint and to write more; ``None`` begins at the first step.
+        checkpoints: to resume from and to write; ``None`` starts at the first step and writes none.
         resumed: called with the steps of the checkpoint that it continues from.
-        until: leave a checkpoint after so many epochs and come back ``paused``; ``None`` trains to the end.
+        until: the epoch at which it writes a checkpoint and returns ``paused``; ``None`` trains to the end.
     """
     callbacks = _Functions(report, resumed)
     train_member(Member(config, checkpoints, until or config.epochs), problem, device, callbacks)
@@ -58,7 +58,7 @@ def train_member(member: Member, problem: Problem, device: torch.device, callbac
             loop.run()
         except Diverged as error:
             loop.end(TrialStatus.DIVERGED, str(error))
-        except BaseException as error:  # the study goes on and names the trial
+        except BaseException as error:  # the study continues and names the trial
             boundary.pass_on(error)
             loop.end(TrialStatus.FAILED, with_traceback(error))
         boundary.end_fork()
@@ -66,7 +66,7 @@ def train_member(member: Member, problem: Problem, device: torch.device, callbac
 
 
 class _Functions:
-    """The functions handed to `run_trial`, as callbacks of the loop."""
+    """The functions given to `run_trial`, as callbacks of the loop."""
 
     def __init__(self, report: Callable[[EpochReport], None], resumed: Callable[[int], object]) -> None:
         self._report, self._resumed = report, resumed

@@ -8,7 +8,7 @@ from hpo.study.phases.gradnorm_sweeps import GradNormSweeps
 from hpo.study.phases.references import References
 from hpo.study.phases.static_search import StaticSearch
 
-# in their order: what waits in an earlier one is handed out first
+# in order of priority: trials of an earlier phase are handed out first
 PHASES: dict[str, type[StudyPhase]] = {
     phase.name: phase for phase in (References, StaticSearch, GradNormSweeps, Confirm)
 }

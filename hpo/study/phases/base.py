@@ -1,4 +1,4 @@
-"""What a phase of a study is: the one interface that the schedule, `gradsweep plan` and the progress view know."""
+"""The interface of a study's phase, used by the schedule, `gradsweep plan` and the progress view."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Pair = tuple[PlannedTrial, TrialResult]
 
 
 class SoFar:
-    """How far a study is: what the phases read and the schedule keeps.
+    """The progress of a study, kept by the schedule and read by the phases.
 
     Attributes:
         plan: the study's.
-        results: by identity, of the trials that have ended.
+        results: of the trials that have ended, by identity.
         configs: of the results of earlier launches.
-        runs: whether trials are to run; else the phases only say what there is.
-        running: by identity, the trials that have been handed out and have no result.
+        runs: whether trials will run; if false, the phases only describe what exists.
+        running: the trials that have been handed out and have no result, by identity.
         phases: all of the study, in order.
     """
 
@@ -46,11 +46,11 @@ class SoFar:
         return planned.config.identity in self.running or self.has_ended(planned)
 
     def ended(self, trials: Iterable[PlannedTrial]) -> list[Pair]:
-        """The trials that have a result, with it."""
+        """The trials that have a result, with their results."""
         return [(planned, self.results[planned.config.identity]) for planned in trials if self.has_ended(planned)]
 
     def scores(self, trials: Sequence[Pair]) -> dict[str, float] | None:
-        """The validation score of each trial, by identity; ``None`` while a reference that scores need is missing."""
+        """Return the validation score of each trial, by identity; ``None`` while a reference is missing."""
         references = [planned for phase in self.phases if phase.is_reference for planned in phase.trials()]
         if not all(self.has_ended(planned) for planned in references):
             return None
@@ -58,7 +58,7 @@ class SoFar:
         return dict(zip(search["identity"], search["score"].astype(float), strict=True))
 
     def search(self) -> pd.DataFrame | None:
-        """The scored trials of the search seed, best first; ``None`` while one is to come."""
+        """Return the scored trials of the search seed, best first; ``None`` while one is missing."""
         phases = [phase for phase in self.phases if phase.is_search]
         trials = [planned for phase in phases for planned in phase.trials()]
         if any(phase.remaining for phase in phases) or not all(self.has_ended(planned) for planned in trials):
@@ -78,8 +78,8 @@ class StudyPhase(ABC):
 
     name: ClassVar[str]
     is_search: ClassVar[bool] = True  # on the search seed, reads no test split
-    is_reference: ClassVar[bool] = False  # its trials are what the others' scores are relative to
-    pool: ClassVar[str]  # phases of one pool are shared out among the workers together
+    is_reference: ClassVar[bool] = False  # scores of other trials are relative to its trials
+    pool: ClassVar[str]  # phases of one pool share the workers
 
     def __init__(self, so_far: SoFar) -> None:
         self.so_far, self.plan = so_far, so_far.plan
@@ -87,24 +87,24 @@ class StudyPhase(ABC):
 
     @abstractmethod
     def trials(self) -> Sequence[PlannedTrial]:
-        """Those known so far, handed out, ended or neither."""
+        """All trials known so far, also those that have been handed out or have ended."""
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """Arms and trials of the whole phase; at most, where they depend on results."""
+        """Return the numbers of arms and trials of the whole phase; the maximum, where they depend on results."""
 
     @abstractmethod
     def describe(self) -> str:
-        """What is trained, for a line of `gradsweep plan`."""
+        """Return a description of the trials, for a line of `gradsweep plan`."""
 
     @property
     def remaining(self) -> int:
-        """Trials that will come and are not known."""
+        """The number of trials that are not known yet."""
         return 0
 
     @property
     def total(self) -> int:
-        """Trials to count, of which the phase knows some only later."""
+        """The number of all trials, including those that are not known yet."""
         return len({planned.config.identity for planned in self.trials()}) + self.remaining
 
     @property
@@ -118,7 +118,7 @@ class StudyPhase(ABC):
         return self.size()[1] * self.epochs
 
     def next(self, fits: Fits | None = None) -> PlannedTrial | None:
-        """Take the first trial that waits and fits; ``None`` where there is none. Without ``fits`` any does."""
+        """Remove and return the first waiting trial that ``fits`` accepts; ``None`` if there is none."""
         while self.queue and self.so_far.is_out(self.queue[0]):
             self.queue.popleft()
         for place, planned in enumerate(self.queue):
@@ -128,13 +128,13 @@ class StudyPhase(ABC):
         return None
 
     def on_paused(self, identity: str, result: TrialResult) -> None:
-        """Take back a trial that waits for the others of its phase."""
+        """Take back a paused trial, which waits for other trials of its phase."""
         raise ValueError(f"trial {identity} of the {self.name} phase came back {result.status}")
 
     def settle(self) -> list[PlannedTrial]:
-        """Take note of the results so far; the trials that they have stopped."""
+        """Process the results so far; return the trials that are stopped because of them."""
         return []
 
     def until(self, config: TrialConfig) -> int:
-        """How many epochs a trial that is handed out is to have when it comes back."""
+        """Return the epoch at which a trial returns to the driver."""
         return config.epochs

@@ -1,4 +1,4 @@
-"""The confirm phase: arms of interest on seeds that no search has used, read on the test split."""
+"""The confirm phase: selected arms on seeds that no search has used, evaluated on the test split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpo.study.plan import EQUAL, Candidate, Plan
 
 
 class Confirm(StudyPhase):
-    """Arms that need no search, at once; the arms that the search has chosen, once it has ended."""
+    """Trains arms that need no search at once, and the arms that the search selects once it has ended."""
 
     name: ClassVar[str] = "confirm"
     is_search: ClassVar[bool] = False
@@ -32,7 +32,7 @@ class Confirm(StudyPhase):
         return [*self._fixed, *(self._chosen or [])]
 
     def size(self) -> tuple[int, int]:
-        """See `StudyPhase`; at most, since arms may coincide."""
+        """Return the maximum, since arms may coincide. See `StudyPhase`."""
         study = self.plan.study
         chosen = min(study.confirm.top_static, 1 + self.plan.points)
         chosen += len(study.gradnorm.recipes) * (1 + len(study.confirm.averages))
@@ -58,12 +58,12 @@ class Confirm(StudyPhase):
 
 
 def confirm_fixed(plan: Plan) -> list[PlannedTrial]:
-    """What is trained whatever the search finds, seed by seed."""
+    """Return the trials that do not depend on the search, seed by seed."""
     return _confirm(plan, plan.fixed_arms())
 
 
 def confirm_chosen(plan: Plan, search: pd.DataFrame) -> list[PlannedTrial]:
-    """What the search has chosen: the best static points, the best alpha and its E_t[w], seed by seed.
+    """Return the trials that the search selects: the best static points, the best alpha and its E_t[w], seed by seed.
 
     Args:
         plan: the study's.

@@ -14,7 +14,7 @@ from hpo.study.plan import Plan, sweep_parameters
 
 
 class GradNormSweeps(StudyPhase):
-    """GradNorm runs on the search seed, each suggested once the scores that it learns from are known."""
+    """GradNorm runs on the search seed, each suggested once the scores that it depends on are known."""
 
     name: ClassVar[str] = "sweep"
     pool: ClassVar[str] = "sweep"
@@ -54,11 +54,11 @@ class GradNormSweeps(StudyPhase):
 
     @property
     def total(self) -> int:
-        """See `StudyPhase`. A sweep that asks for one alpha twice runs it once, and so has fewer than planned."""
+        """The trials not known yet. A sweep that suggests one alpha twice runs it once. See `StudyPhase`."""
         return super().total if self.so_far.runs else max(super().total, self.size()[1])
 
     def next(self, fits: Fits | None = None) -> PlannedTrial | None:
-        """See `StudyPhase`; a trial of the first sweep that knows enough of those before."""
+        """Return a trial of the first sweep that has enough scores for its next suggestion. See `StudyPhase`."""
         for recipe, sweep in self.sweeps.items():
             if fits is not None and not fits(sweep_trial(self.plan, recipe, sweep.space.starting_points()[0])):
                 continue
@@ -71,7 +71,7 @@ class GradNormSweeps(StudyPhase):
         return None
 
     def settle(self) -> list[PlannedTrial]:
-        """Tell the sweeps the scores that are known: those whose references have ended."""
+        """Pass the known scores to the sweeps: those whose references have ended."""
         untold = [planned for planned in self._trials if planned.config.identity not in self._told]
         pairs = self.so_far.ended(untold)
         scores = self.so_far.scores(pairs) if pairs else None
@@ -94,12 +94,12 @@ class GradNormSweeps(StudyPhase):
 
 
 def sweep_trial(plan: Plan, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
-    """One run of a recipe's sweep."""
+    """Return one run of a recipe's sweep."""
     return plan.search_trial(GradNormSweeps.name, plan.gradnorm_arm(recipe, parameters))
 
 
 def sweep_recipe(plan: Plan, config: TrialConfig) -> str | None:
-    """The recipe whose sweep a trial belongs to; ``None`` if it is of another study or phase."""
+    """Return the recipe of a sweep's trial; ``None`` for trials of another study or phase."""
     recipe, parameters = config.settings.get("recipe"), sweep_parameters(config)
     if config.method != "gradnorm" or recipe not in plan.study.gradnorm.recipes:
         return None

@@ -1,4 +1,4 @@
-"""The references: single-task networks, which every score is relative to, and other methods."""
+"""The references: single-task networks, to which every score is relative, and other methods."""
 
 from __future__ import annotations
 
