@@ -101,7 +101,7 @@ def check_shared_layer(context: CheckContext) -> Notes:
         found = f"{every(blind)}: the loss does not depend on {layer}"
         yield "fault", found, "a layer that the loss of every task runs through"
         return
-    by_all = graph.by_all()
+    by_all = _reached_by_all(context, own)
     if partly := [names[one] for one in own - by_all]:
         yield "warning", f"not every task reaches {listed(sorted(partly))}", "weights that all tasks share"
     weights = [
@@ -111,6 +111,28 @@ def check_shared_layer(context: CheckContext) -> Notes:
         found = f"after {layer} every task also reaches {listed(names[id(weight)] for weight in after)}"
         yield "warning", found, "the last layer whose weights all tasks share"
     yield from _gradient_norms(context, layer, shared)
+
+
+def _reached_by_all(context: CheckContext, own: set[int]) -> set[int]:
+    """Return the ids of the parameters on which the gradient of every task is not zero.
+
+    An edge of the graph is not enough: where outputs are concatenated and taken apart again, every task has an edge
+    to the heads of the others, with a gradient of exactly zero. For a task whose gradient is zero on the whole shared
+    layer, as that of a head that starts at zero, the edges count; `_gradient_norms` names such a task.
+    """
+    parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+    reached = {id(parameter) for parameter in parameters}
+    for task, loss in context.losses.items():
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        nonzero = {id(one) for one, gradient in zip(parameters, found, strict=True) if _is_nonzero(gradient)}
+        reached &= context.graph.reached[task] if own.isdisjoint(nonzero) else nonzero
+    return reached
+
+
+def _is_nonzero(gradient: Tensor | None) -> bool:
+    if gradient is None:
+        return False
+    return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).any())
 
 
 def _gradient_norms(context: CheckContext, layer: str, shared: list[Tensor]) -> Notes:

@@ -320,6 +320,21 @@ class SharedIsEverything(Sound):
         return model
 
 
+class Concatenated(Sound):
+    """Its heads' outputs are one tensor, from which the losses take their columns, as most recommenders do."""
+
+    def losses(self, model, batch):
+        (x,) = batch
+        features = self.features(model, x)
+        near, far = torch.cat([model["near"](features), model["far"](features)], dim=1).unbind(1)
+        return {"near": (near - x[:, 0]).square().mean(), "far": 100 * (far - 2 * x[:, 1]).square().mean()}
+
+
+class SharedIsTheConcatenatedHeads(Concatenated):
+    def shared_layer(self, model):
+        return [*model["near"].parameters(), *model["far"].parameters()]
+
+
 class SharedIsDead(Sound):
     def features(self, model, x):
         return super().features(model, x) + 0 * model["last"](model["first"](x))

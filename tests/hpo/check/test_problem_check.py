@@ -127,6 +127,13 @@ BROKEN = [
         "not every task reaches far.bias, far.weight",
         "all tasks share",
     ),
+    (
+        "SharedIsTheConcatenatedHeads",
+        "warning",
+        "shared layer",
+        "not every task reaches far.bias, far.weight, near",
+        "",
+    ),
     ("SharedIsDead", "fault", "shared layer", "norm of the gradient: near 0$", "finite and > 0"),
     ("IdleParameters", "warning", "parameters", "no loss depends on unused.weight, unused.bias", "some task"),
     ("OptimizerOfHeads", "warning", "optimizer", "SGD does not have first.weight, .* and 2 more", "all parameters"),
@@ -157,6 +164,13 @@ def test_what_is_wrong_is_found(name, level, subject, found, allowed):
     assert len(matching) == 1, findings
     assert re.search(allowed, matching[0].allowed)
     assert "\n" not in matching[0].found
+
+
+def test_outputs_that_are_concatenated_raise_no_warning_for_the_right_layer():
+    found = {(finding.level, finding.found) for finding in check("Concatenated") if finding.subject == "shared layer"}
+    sound = {(finding.level, finding.found) for finding in check("Sound") if finding.subject == "shared layer"}
+    assert found == sound
+    assert {level for level, _ in found} == {"ok"}
 
 
 def test_what_a_fault_leaves_out_is_named():
