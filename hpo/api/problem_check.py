@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check has found.
+    """The findings of a check.
 
     Attributes:
         problem: its name.
-        findings: in the order in which things were looked at; each has a ``level``, ``subject``, ``found``, and
-            what is ``allowed`` instead.
+        findings: in the order of the checks; each has a ``level``, a ``subject``, what was ``found``, and what is
+            ``allowed`` instead.
     """
 
     problem: str
@@ -31,17 +31,17 @@ class CheckResult:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """With any of these a study fails or means nothing."""
+        """The findings with which a study fails or is meaningless."""
         return self._of("fault")
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """These may be meant."""
+        """The findings that may be intended."""
         return self._of("warning")
 
     @property
     def counts(self) -> str:
-        """How many faults and warnings there are, in words."""
+        """The numbers of faults and warnings as text."""
         return f"Faults: {len(self.faults)}, warnings: {len(self.warnings)}."
 
     def _of(self, level: str) -> tuple[Finding, ...]:
@@ -61,10 +61,10 @@ def check(problem: ProblemLike, *, device: str | None = None, tell: Callable[[st
     Args:
         problem: see `Study`.
         device: where to train: ``"cpu"``, ``"cuda:1"``, ...; default: a GPU if torch sees one.
-        tell: told the subject that is looked at next.
+        tell: called with the subject that is checked next.
 
     Raises:
-        StudyError, ProblemError: no such problem, or not with these arguments.
+        StudyError, ProblemError: the problem does not exist or refuses these arguments.
         OptionError: the device cannot be used.
     """
     import torch
@@ -90,7 +90,7 @@ def _device(name: str | None) -> torch.device:
         raise OptionError(f"--device: expected cpu, cuda, cuda:1, ..., got {chosen!r}") from None
     try:
         torch.zeros(1, device=device).item()
-    except (AssertionError, ImportError, RuntimeError) as error:  # a build of torch without CUDA asserts
+    except (AssertionError, ImportError, RuntimeError) as error:  # torch without CUDA raises AssertionError
         line = str(error).partition("\n")[0]
         raise OptionError(f"--device: {chosen} cannot be used: {line}") from None
     return device

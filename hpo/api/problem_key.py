@@ -1,4 +1,4 @@
-"""A problem as Python code names it: by its class or by its name."""
+"""The problem key of a study from Python: a class or a name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ProblemLike = str | type[Problem] | Mapping[str, Any]
 
 
 def named(problem: Any) -> Any:
-    """Name a problem as a study file does; what is no problem is left to the checks of studies."""
+    """Return a problem as a study file names it; other values are left to the validation of studies."""
     if isinstance(problem, Mapping):
         return {**problem, "name": named(problem["name"])} if "name" in problem else dict(problem)
     if isinstance(problem, Problem):

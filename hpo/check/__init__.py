@@ -1,1 +1,1 @@
-"""The checks of `gradsweep check`: one step of everything on a user's problem. Needs torch alone."""
+"""The checks of `gradsweep check`: one step of everything on a user's problem. Depends only on torch."""

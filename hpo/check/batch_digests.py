@@ -1,4 +1,4 @@
-"""Batches by their content: are two the same, and are examples of one split in another? Needs torch and numpy."""
+"""Digests of batches and examples, to find equal batches and examples that are in two splits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FIRST = 8  # batches whose content stands for the order of an epoch
-MOST_EXAMPLES = 20_000  # looked at in a split
+FIRST = 8  # batches whose content represents the order of an epoch
+MOST_EXAMPLES = 20_000  # limit per split
 MOST_BYTES = 2**30
 MOST_SECONDS = 5.0
 _DEPTH = 6  # of containers in a batch
@@ -21,15 +21,15 @@ _DEPTH = 6  # of containers in a batch
 
 @dataclass
 class Pass:
-    """What one pass over a split has seen, up to the first of its limits.
+    """The result of one pass over a split, up to the first of its limits.
 
     Attributes:
         first: digests of the first batches, in order.
         rows: digests of the examples.
-        examples: how many were looked at.
-        batches: how many batches they came in.
-        size: bytes of their tensors; 0 if there was none to compare.
-        complete: whether that is known to be all of the split.
+        examples: number of examples read.
+        batches: number of batches read.
+        size: bytes of their tensors; 0 if there are none to compare.
+        complete: whether the whole split was read.
     """
 
     first: list[int] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Pass:
 
 
 def go_through(batches: Iterable[Any]) -> Pass:
-    """Look at the batches of a split until all, or enough, have been seen."""
+    """Read the batches of a split up to the limits."""
     seen, end = Pass(), time.monotonic() + MOST_SECONDS
     for batch in batches:
         seen.batches += 1
@@ -52,18 +52,18 @@ def go_through(batches: Iterable[Any]) -> Pass:
         seen.examples += len(rows)
         seen.size += sum(tensor.nbytes for tensor in tensors_in(batch))
         if seen.examples >= MOST_EXAMPLES or seen.size >= MOST_BYTES or time.monotonic() > end:
-            seen.complete = False  # whether there are more is not looked at: the next may take as long
+            seen.complete = False  # do not check for more: the next may take as long
             break
     return seen
 
 
 def first_digests(batches: Iterable[Any]) -> list[int]:
-    """Digests of the first batches, in order."""
+    """Return digests of the first batches, in order."""
     return [digest(batch) for batch in islice(batches, FIRST)]
 
 
 def digest(batch: Any) -> int:
-    """A number that two batches of the same tensors share, within this process.
+    """Return a number that is equal for batches with equal tensors, within this process.
 
     >>> digest({"x": torch.zeros(2)}) == digest((torch.zeros(2), "anything"))
     True
@@ -72,7 +72,7 @@ def digest(batch: Any) -> int:
 
 
 def row_digests(batch: Any) -> list[int]:
-    """A number for each example: for each row of all the tensors that have as many rows as the first.
+    """Return a number per example: per row of all tensors with as many rows as the first.
 
     >>> first, second, third = row_digests((torch.tensor([[1, 2], [3, 4], [1, 2]]), torch.tensor([5, 5, 5])))
     >>> first == third, first == second

@@ -1,4 +1,4 @@
-"""What the autograd graph of the tasks' losses says: which task reaches which parameter, and what lies after W."""
+"""Read from the autograd graph of the losses which task reaches which parameter, and the layers after W."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balancers.torch_private import AccumulateGrad
 
-# Between a layer's operation and its parameter lie views and casts, which read nothing else.
+# Between a layer's operation and its parameter there are only views and casts, which have no other input.
 _VIEWS = frozenset(
     f"{name}Backward0"
     for name in ("T", "Transpose", "Permute", "View", "UnsafeView", "ReshapeAlias", "ToCopy", "Expand")
@@ -23,10 +23,10 @@ class LossGraph:
     """The graph below the losses of one batch.
 
     Args:
-        losses: for each task a scalar with its graph.
+        losses: a scalar with its graph per task.
 
     Attributes:
-        reached: for each task the ids of the leaves, parameters among them, that its loss hangs on.
+        reached: for each task the ids of the leaves (including parameters) that its loss depends on.
     """
 
     def __init__(self, losses: Mapping[str, Tensor]) -> None:
@@ -54,7 +54,7 @@ class LossGraph:
         return set.union(*self.reached.values())
 
     def after(self, shared: Sequence[Tensor], parameters: Iterable[Tensor]) -> list[Tensor]:
-        """The parameters that are applied to what comes out of W, nearer to the losses.
+        """Return the parameters that are applied to the output of W, nearer to the losses.
 
         Args:
             shared: the parameters that W consists of.
@@ -90,7 +90,7 @@ def _children(node: Node) -> list[Node]:
 
 
 def _closure(start: Iterable[Node], neighbours: Any) -> set[Node]:
-    """All nodes that a walk from these comes to, themselves too."""
+    """Return all nodes reachable from these, including themselves."""
     found = set(start)
     todo = list(found)
     while todo:

@@ -1,4 +1,4 @@
-"""One step of everything on a user's problem, before a study trains it many times. Needs torch alone."""
+"""One step of everything on a user's problem, before a study trains it many times. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpo.training.resumable_loader import read_state, set_state
 
 __all__ = ["Finding", "Level", "check_problem"]
 
-# What is looked at, in this order: its name, what must be without fault before, and the check.
+# The checks in order: subject, subjects that must have passed before, function.
 CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("tasks", (), data_checks.check_tasks),
     ("data", (), data_checks.check_data),
@@ -42,13 +42,13 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what `check_problem` has to say.
+    """One finding of `check_problem`.
 
     Attributes:
-        level: with a ``fault`` a study fails or means nothing; a ``warning`` may be meant.
-        subject: what was looked at.
+        level: with a ``fault`` a study fails or is meaningless; a ``warning`` may be intended.
+        subject: what was checked.
         found: what was found.
-        allowed: what is allowed instead, or what to do; empty where all is well.
+        allowed: what was expected, or what to do; empty if all is well.
     """
 
     level: Level
@@ -60,17 +60,17 @@ class Finding:
 def check_problem(
     name: str, arguments: Mapping[str, Any], device: torch.device, tell: Callable[[str], object] = str
 ) -> list[Finding]:
-    """Run one step of everything on a problem. Takes seconds, and as long as preparing and evaluating take.
+    """Run one step of everything on a problem. Takes seconds plus the time to prepare and to evaluate.
 
     Args:
         name: a registered name, or ``package.module:Class``.
         arguments: keyword arguments of the class.
         device: where trials would train.
-        tell: told the subject that is looked at next.
+        tell: called with the subject that is checked next.
 
     Returns:
-        What was found, in the order in which it was looked at; a check whose ground is missing is left out and named
-        at the end. What the user's own code raises is a fault with the file and the line.
+        The findings in the order of the checks; a check whose precondition failed is omitted and named at the end. An
+        exception of the user's own code is a fault with the file and the line.
 
     Raises:
         ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
@@ -81,7 +81,7 @@ def check_problem(
         with as_found():
             return _run(context, tell)
     finally:
-        set_state(before, device)  # the caller's generators are as they were
+        set_state(before, device)  # restore the caller's generators
 
 
 def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
@@ -106,9 +106,9 @@ def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
 def _guarded(
     subject: str, check: Callable[[CheckContext], Notes], context: CheckContext
 ) -> list[tuple[Level, str, str]]:
-    """The findings of a check, and the exception that the user's code raises on the way.
+    """Return the findings of a check, including an exception of the user's code.
 
-    Each check finds the global state that ``build_model()`` has left, as the rest of a trial does.
+    Each check runs in the global state after ``build_model()``, like the rest of a trial.
     """
     notes: list[tuple[Level, str, str]] = []
     with as_found():

@@ -19,7 +19,7 @@ from hpo.training.trial import run_trial
 
 @dataclass(frozen=True)
 class Limits:
-    """When a run ends: after so many steps, or so many seconds from the second step on, as the first may compile."""
+    """The end of a run: a number of steps, or of seconds from the second step on, since the first may compile."""
 
     steps: int
     seconds: float
@@ -27,10 +27,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ShortRun:
-    """A training run that was ended.
+    """A finished short training run.
 
     Attributes:
-        result: what `run_trial` gave; its one epoch is the whole run.
+        result: of `run_trial`; its one epoch is the whole run.
         seconds: from each step to the next, loading included.
     """
 
@@ -46,15 +46,15 @@ def train_shortly(
     limits: Limits,
     evaluate: bool = False,
 ) -> ShortRun:
-    """Train by a method, over the training data again and again until a limit is met.
+    """Train with a method, repeating the training data until a limit is reached.
 
     Args:
         problem: the user's.
         method: a key of `hpo.training.methods.METHODS`.
-        settings: what the method is told.
+        settings: of the method.
         device: where to train.
-        limits: when to end.
-        evaluate: whether the metrics on val are wanted at the end; else they are 0.
+        limits: of steps and seconds.
+        evaluate: whether to compute the metrics on val at the end; otherwise they are 0.
     """
     short = _Short(problem, device, limits, evaluate)
     result = run_trial(TrialConfig("", {}, "", method, settings, SEED, epochs=1), short, _ignore, device)
@@ -66,7 +66,7 @@ def _ignore(report: object) -> None:
 
 
 class _Short(Problem):
-    """The user's problem with one training epoch that ends when the run should."""
+    """The user's problem with one training epoch that ends at the limits."""
 
     def __init__(self, problem: Problem, device: torch.device, limits: Limits, evaluate: bool) -> None:
         self.tasks = problem.tasks
@@ -92,7 +92,7 @@ class _Short(Problem):
         return self._problem.evaluate(model, split) if self._evaluates else {task.name: 0.0 for task in self.tasks}
 
     def ends(self) -> bool:
-        """Note the time, at which the step before has ended; whether there should be no other."""
+        """Record the end of the previous step; return whether the run is over."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.stamps.append(time.perf_counter())
@@ -101,7 +101,7 @@ class _Short(Problem):
 
 
 class _ShortEpoch:
-    """Goes through a loader, epoch after epoch, until the run should end."""
+    """Iterates over a loader epoch by epoch until the run ends."""
 
     def __init__(self, loader: Iterable[Any], run: _Short) -> None:
         self._loader, self._run = loader, run
@@ -117,5 +117,5 @@ class _ShortEpoch:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """With it `hpo.training.resumable_loader.DataOrder` takes the loader as it is; no checkpoint is written."""
+        """Return an empty state, so that `DataOrder` uses the loader unchanged; no checkpoint is written."""
         return {}

@@ -1,4 +1,4 @@
-"""Where in the user's own code an exception came from, told in one line. Needs the standard library alone."""
+"""Report an exception of the user's own code in one line with its location. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Frame = tuple[str, int]  # file and line
 
 
 def folders_of(owner: type) -> list[Path]:
-    """Where the code around a class is: its package, which may be installed like any library; of ours its module."""
+    """Return the folder of a class's package, even an installed one; for gradsweep's own classes, the module."""
     if owner.__module__.startswith("hpo."):
         return [Path(inspect.getfile(owner)).resolve()]
     package: Any = sys.modules.get(owner.__module__.partition(".")[0])
@@ -31,11 +31,11 @@ def folders_of(owner: type) -> list[Path]:
 
 
 def told(error: BaseException, folders: Sequence[Path] = ()) -> str:
-    """An exception in one line: file and line of the user's code nearest to it, its type and its text.
+    """Return an exception in one line: the nearest file and line of the user's code, its type and its text.
 
     Args:
         error: the exception.
-        folders: of the user's package. All other code that is neither installed nor gradsweep's is the user's too.
+        folders: of the user's package. Other code, unless installed or gradsweep's, is the user's too.
     """
     line = message(error) if isinstance(error, ProblemError) else one_line(error)
     where = "" if isinstance(error, ProblemError) else place_of(error, folders)
@@ -43,14 +43,14 @@ def told(error: BaseException, folders: Sequence[Path] = ()) -> str:
 
 
 def place_of(error: BaseException, folders: Sequence[Path] = ()) -> str:
-    """``file:line`` of the user's frame nearest to where an exception was raised; empty if there is none."""
+    """Return ``file:line`` of the user's frame nearest to the exception; empty if there is none."""
     return _place(
         [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)], folders
     )
 
 
 def place_in(text: str, folders: Sequence[Path] = ()) -> str:
-    """The same, from a traceback as Python prints it."""
+    """Return the same from a traceback as printed by Python."""
     found = re.findall(r'^ *File "(.+)", line (\d+)', text, re.MULTILINE)
     return _place([(file, int(line)) for file, line in found], folders)
 

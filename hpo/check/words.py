@@ -1,4 +1,4 @@
-"""Lists of tasks and numbers in words, short enough for a cell of a table."""
+"""Lists of tasks and numbers as text, short enough for a table cell."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hpo.core.text import listed
 
 
 def every(names: Iterable[str]) -> str:
-    """All of the names."""
+    """Return all names as text."""
     return ", ".join(names)
 
 
 def values(numbers: Mapping[str, float]) -> str:
-    """A number for each of the first few tasks.
+    """Return the numbers of the first few tasks as text.
 
     >>> values({"income": 0.70123, "age": 1614.2})
     'income 0.701, age 1,614'
@@ -23,7 +23,7 @@ def values(numbers: Mapping[str, float]) -> str:
 
 
 def apart(numbers: Mapping[str, float]) -> str:
-    """How many times the largest is the smallest, where that is much; all are above 0.
+    """Return the ratio of the largest to the smallest value as text, if it is large; all values are above 0.
 
     >>> apart({"income": 0.7, "age": 1600.0}), apart({"income": 0.7, "age": 1.6})
     (' (2,286 times apart)', '')

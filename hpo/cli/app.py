@@ -51,7 +51,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: exit code 2 and a line for each thing that is wrong with the input, 130 after Ctrl-C."""
+    """Run the command line: exit code 2 with one line per fault of the input, 130 after Ctrl-C."""
     if wrong := _fault_in(sys.argv):
         _say(f"error: {wrong}")
         sys.exit(BAD_INPUT)
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _fault_in(arguments: Sequence[str]) -> str:
-    """A fault of a command line whatever the command, without its text, which errors of options would echo."""
+    """Return a fault of the arguments of any command, without their text, which may hold a secret."""
     for number, (before, argument) in enumerate(pairwise(arguments), 1):
         if found := commands_in(argument):
             return f"argument {number}: expected printable characters, got {printable(found)}"
@@ -85,7 +85,7 @@ def _say(line: str) -> None:
 
 
 def _without_secrets(text: str) -> str:
-    """Text without the secrets of what the environment names; each error sees to its own, this is for all others."""
+    """Remove the secrets of URIs in the environment from a text, for errors that do not mask them."""
     for name in ("MLFLOW_TRACKING_URI", "GRADSWEEP_STORAGE", "RAY_ADDRESS"):
         text = redacted(text, uri) if (uri := os.environ.get(name)) else text
     return text

@@ -40,7 +40,7 @@ def export(
 
 
 def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
-    """Describe an exported weights file; with a comparison also the better arm that cannot be exported."""
+    """Describe an exported weights file and, given a comparison, a better arm that cannot be exported."""
     weights = ", ".join(f"{task} {weight:g}" for task, weight in content["weights"].items())
     console.print(f"{file}: {content['arm']}: {weights}", highlight=False, soft_wrap=True)
     if comparison is not None:

@@ -1,4 +1,4 @@
-"""What a GradNorm trial's trajectory says against it. Needs numpy alone."""
+"""Diagnose a GradNorm trial from its trajectory. Depends only on numpy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-MOVED = 0.01  # a weight that changed by less than this share has not moved
-MET = 0.05  # a gradient norm within this share of its target has met it
-LONG_ENOUGH = 20  # measured steps below which nothing is said
-UNLIKE = 4.0  # times that a first loss may differ from the losses right after it
-NEXT = 10  # steps that "right after" means
+MOVED = 0.01  # a weight that changed by less than this share counts as constant
+MET = 0.05  # a gradient norm within this share of its target counts as on target
+LONG_ENOUGH = 20  # minimum number of measured steps
+UNLIKE = 4.0  # largest ratio of a first loss to the losses right after it
+NEXT = 10  # number of steps for "right after"
 
 
 def trajectory_alarms(trajectory: Mapping[str, Any], tasks: Sequence[str], alpha: float) -> Iterator[str]:
-    """Alarms on a finished GradNorm run, one line each.
+    """Return alarms on a finished GradNorm run, one line each.
 
     Args:
         trajectory: ``w``, ``G``, ``r``, ``L`` of shape (steps, T), NaN where not measured.
@@ -27,16 +27,16 @@ def trajectory_alarms(trajectory: Mapping[str, Any], tasks: Sequence[str], alpha
     w, G, r, L = (np.asarray(trajectory[name], dtype=np.float64) for name in ("w", "G", "r", "L"))
     yield from _first_losses(L, tasks)
     measured = np.flatnonzero(np.isfinite(G).all(axis=1) & np.isfinite(r).all(axis=1))
-    late = measured[len(measured) // 2 :]  # a run that begins on its targets may still leave them
+    late = measured[len(measured) // 2 :]  # a run that starts on its targets may still leave them
     if len(measured) < LONG_ENOUGH:
         return
     powers = r[late] ** alpha
     with np.errstate(divide="ignore", invalid="ignore"):
-        # targets as far as they can be met: mean_i r_i**alpha is not 1, but the mean of G_i / mean_j G_j is
+        # attainable targets: mean_i r_i**alpha is not 1, but the mean of G_i / mean_j G_j is
         off = (G[late] / G[late].mean(axis=1, keepdims=True)) / (powers / powers.mean(axis=1, keepdims=True)) - 1
     sides = {"below": (off < -MET).all(axis=0), "above": (off > MET).all(axis=0)}
     still = (np.ptp(w, axis=0) <= MOVED * np.abs(w).mean(axis=0)).all()
-    if still and (np.abs(off.mean(axis=0)) > MET).any():  # else they stood where they should
+    if still and (np.abs(off.mean(axis=0)) > MET).any():  # otherwise they were already on target
         yield f"the weights never moved by more than {MOVED:.0%}: a larger learning_rate of GradNorm, or more steps"
     for side, missed in sides.items():
         if missed.any():
@@ -48,9 +48,9 @@ def trajectory_alarms(trajectory: Mapping[str, Any], tasks: Sequence[str], alpha
 
 
 def _first_losses(L: np.ndarray, tasks: Sequence[str]) -> Iterator[str]:
-    """Tasks whose L_i(0), the first batch's, is unlike those of the next batches: the training rates r_i rest on it.
+    """Report tasks whose first loss L_i(0), on which the training rates r_i depend, is unlike the following losses.
 
-    Not against the epoch's mean, as a network that learns fast leaves its first loss far behind within an epoch.
+    The comparison is not with the epoch's mean, since the loss of a fast learner falls far within one epoch.
     """
     if len(L) <= NEXT:
         return
