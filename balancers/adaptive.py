@@ -1,4 +1,4 @@
-"""What the balancers share whose weights move: averages, and a count of refused steps."""
+"""Common base of the balancers whose weights move: averages, and a count of refused steps."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ class Balancer(ABC):
         """Take the settings in which balancers that take their steps together may differ."""
 
     def notes(self) -> list[str]:
-        """What training met and what was done then, a line for each cause. Waits for the device."""
+        """Return what training met and how it was handled, one line per cause. Waits for the device."""
         return [text for _, text in self._notes()]
 
     def _notes(self) -> Iterator[tuple[str, str]]:

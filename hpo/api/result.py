@@ -1,4 +1,4 @@
-"""What a study has found, finished or not."""
+"""The result of a study, finished or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verdict(str):
 
 
 class Result:
-    """What a study has found.
+    """The result of a study.
 
     Args:
         outcome: the study with its comparison.
@@ -99,7 +99,7 @@ class Result:
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong beside the trials."""
+        """Faults beside those of trials."""
         return list(self.finished.faults) if self.finished else []
 
     def trajectory(self, arm: str, seed: int | None = None) -> pd.DataFrame:

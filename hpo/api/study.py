@@ -173,7 +173,7 @@ class Study:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study would run.
+    """The plan of a study.
 
     Attributes:
         title: the study, its problem and the number of tasks.

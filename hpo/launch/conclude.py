@@ -51,7 +51,7 @@ class Outcome:
 
     @property
     def comparison(self) -> Comparison:
-        """What was found."""
+        """The comparison."""
         return self.data.comparison
 
     def weights_content(self, arm: str | None = None) -> dict[str, Any]:

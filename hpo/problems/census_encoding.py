@@ -117,7 +117,7 @@ class Encoding:
 
     @property
     def names(self) -> list[str]:
-        """What each encoded column means: ``"capital_gains"``, ``"sex=Female"``."""
+        """The meaning of each encoded column: ``"capital_gains"``, ``"sex=Female"``."""
         one_hot = [f"{column}={value}" for column, values in self.categories.items() for value in values]
         return [*self.means, *one_hot]
 

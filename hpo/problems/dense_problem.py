@@ -1,4 +1,4 @@
-"""What the built-in dense problems share: depth or height, surface normals and a class at every pixel."""
+"""Common base of the built-in dense problems: depth or height, surface normals and a class at every pixel."""
 
 from __future__ import annotations
 
