@@ -74,7 +74,7 @@ def balanced(w: Tensor, values: Tensor, norms: Tensor, waiting: Tensor) -> tuple
 def task_notes(
     tasks: Sequence[str], found: Mapping[str, tuple[list[int], list[int]]], alpha: float | Tensor
 ) -> Iterator[tuple[str, str]]:
-    """What a task met that GradNorm alone minds: each cause with its line.
+    """Yield each cause that matters to GradNorm alone, with its line.
 
     Args:
         tasks: T names.

@@ -45,10 +45,6 @@ class LossGraph:
         self._leaves |= leaves
         return set(leaves)
 
-    def by_all(self) -> set[int]:
-        """The ids of the leaves that every task reaches."""
-        return set.intersection(*self.reached.values())
-
     def by_any(self) -> set[int]:
         """The ids of the leaves that some task reaches."""
         return set.union(*self.reached.values())

@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 def answers(comparison: Comparison) -> list[Answer]:
-    """What to train with, whether the search was worth it, what it cost; in the order in which people ask."""
+    """Answer the questions in the order in which people ask them: weights, worth, cost."""
     moving = moving_winner(comparison)
     return [_weights(comparison), *([moving] if moving else []), _worth(comparison), _cost(comparison)]
 

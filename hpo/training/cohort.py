@@ -114,7 +114,7 @@ def _train_stacked(
     left, spoilt = loop.members, loop.spoilt
     del loop  # its memory is wanted
     if why is not None and len(left) > 2 and _is_out_of_memory(why):
-        callbacks.on_alone(len(left), f"the memory does not do for {len(left)} at once, half of them are tried")
+        callbacks.on_alone(len(left), f"the memory is too small for {len(left)} at once: trying half of them")
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             _train_together(half, problem, device, callbacks)
     elif why is not None:

@@ -42,7 +42,7 @@ def _each_step_writes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Interrupt(KeyboardInterrupt):
-    """What ends a process, as far as `run_trial` can tell."""
+    """An exception that ends the process, as far as `run_trial` can tell."""
 
 
 @dataclass

@@ -276,7 +276,7 @@ class LosesMemory(Precise):
 def test_where_the_memory_does_not_do_halves_are_tried() -> None:
     configs = cohort_of(*ONE_OF_EACH[:4])
     heard = train(configs, LosesMemory())
-    assert heard.whys == ["4: the memory does not do for 4 at once, half of them are tried"]
+    assert heard.whys == ["4: the memory is too small for 4 at once: trying half of them"]
     for config in configs:
         check_same(heard, config, Precise(), 2)
 
