@@ -13,7 +13,7 @@ from balancers.adaptive import Adaptive
 from balancers.balance import Measurement, balance, take_part
 from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
-from balancers.gradnorm_settings import Name, check_settings, parametrization_of
+from balancers.gradnorm_settings import Name, check_accumulate, check_settings, parametrization_of
 from balancers.gradnorm_start import balanced, first_losses, refuse_first_losses, task_notes
 from balancers.losses import StepLosses, known
 from balancers.measured_backward import Path, measured_backward
@@ -173,6 +173,23 @@ class GradNorm(Adaptive):
         first, since the graph has no place where the tasks' gradients could be told apart.
         """
         return self._path
+
+    @property
+    def accumulate(self) -> int:
+        """Backward passes that make one step. Setting another number ends a step that is under way."""
+        return self._window.size
+
+    @accumulate.setter
+    def accumulate(self, passes: int) -> None:
+        check_accumulate(passes)
+        if passes != self._window.size:
+            self.end_epoch()
+            self._window.size = passes
+
+    @property
+    def passes(self) -> int:
+        """Backward passes so far of a step that is under way; 0 between steps."""
+        return self._window.seen
 
     def __call__(self, losses: Mapping[str, Any]) -> Tensor:
         """The weighted sum ``sum_i w_i(t) L_i``, a scalar; its ``backward()`` moves w to w(t+1).

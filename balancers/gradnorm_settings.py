@@ -25,8 +25,13 @@ def check_settings(
         fail("freeze_after", ">= 0 or None", freeze_after)
     if not 0 < floor < 1:
         fail("floor", "in (0, 1)", floor)
-    if accumulate < 1:
-        fail("accumulate", ">= 1", accumulate)
+    check_accumulate(accumulate)
+
+
+def check_accumulate(passes: int) -> None:
+    """Refuse a number of backward passes in a step below 1."""
+    if passes < 1:
+        fail("accumulate", ">= 1", passes)
 
 
 def parametrization_of(

@@ -51,7 +51,7 @@ class Window:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._seen = 0
+        self.seen = 0  # of the step that is under way
         self._sums = Sums(torch.zeros(0), torch.zeros(0), [])
 
     def add(self, values: Tensor, gradients: Sequence[Tensor]) -> Sums | None:
@@ -65,21 +65,21 @@ class Window:
             The sums of the whole step, if it ends here.
         """
         now, before = Sums.of(values, gradients), self._sums
-        if self._seen and len(now.rows) == len(before.rows):
+        if self.seen and len(now.rows) == len(before.rows):
             rows = [a + b for a, b in zip(before.rows, now.rows, strict=True)]
             now = Sums(before.values + now.values, before.counts + now.counts, rows)
-        elif self._seen:  # W was frozen or thawed inside the step
+        elif self.seen:  # W was frozen or thawed inside the step
             now = Sums(before.values + now.values, before.counts + now.counts, [])
         self._sums = now
-        self._seen += 1
-        return self.close() if self._seen == self.size else None
+        self.seen += 1
+        return self.close() if self.seen == self.size else None
 
     def close(self) -> Sums | None:
         """What there is, where a step ends before its window is full; ``None`` if nothing is there."""
-        if not self._seen:
+        if not self.seen:
             return None
         whole = self._sums
-        self._seen, self._sums = 0, Sums(torch.zeros(0), torch.zeros(0), [])
+        self.seen, self._sums = 0, Sums(torch.zeros(0), torch.zeros(0), [])
         return whole
 
     def to(self, like: Tensor) -> None:
@@ -91,7 +91,7 @@ class Window:
         """The sums so far."""
         return {
             "size": self.size,
-            "seen": self._seen,
+            "seen": self.seen,
             "values": self._sums.values.clone(),
             "counts": self._sums.counts.clone(),
             "gradients": [row.clone() for row in self._sums.rows],
@@ -101,10 +101,10 @@ class Window:
         """Continue from `state_dict`.
 
         Raises:
-            ValueError: the state is of windows of another size.
+            ValueError: the state is in the middle of a window of another size.
         """
-        if int(state["size"]) != self.size:
+        if state["seen"] and int(state["size"]) != self.size:
             fail("accumulate", f"{state['size']}, as in the state", self.size)
-        self._seen, values = int(state["seen"]), state["values"].clone()
-        counts = state.get("counts", torch.full_like(values, float(self._seen)))  # of version 0.1: every pass
+        self.seen, values = int(state["seen"]), state["values"].clone()
+        counts = state.get("counts", torch.full_like(values, float(self.seen)))  # of version 0.1: every pass
         self._sums = Sums(values, counts.clone(), [row.clone() for row in state["gradients"]])

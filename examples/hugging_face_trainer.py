@@ -5,11 +5,11 @@ What is overridden is `compute_loss`; the Trainer owns backward(), accumulation,
 
 import tempfile
 
-import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from balancers import GradNorm
+from balancers.frameworks.transformers import BalancerCallback
 from examples.own_problem import Digits  # your network and your data
 
 PARTS = 2  # batches in a step
@@ -27,23 +27,13 @@ class Network(nn.Module):
         return self.problem.losses(self.parts, (images, digits))
 
 
-class EndOfEpoch(TrainerCallback):
-    """The Trainer's last step of an epoch may have fewer batches."""
-
-    def __init__(self, balancer):
-        self.balancer = balancer
-
-    def on_epoch_end(self, args, state, control, **_):
-        self.balancer.end_epoch()
-
-
 class BalancedTrainer(Trainer):
     """A Trainer whose loss a balancer weighs."""
 
     def __init__(self, *args, balancer, **settings):
         super().__init__(*args, **settings)
         self.balancer = balancer
-        self.add_callback(EndOfEpoch(balancer))
+        BalancerCallback(balancer).add_to(self)  # checkpoints, accumulation, ends of epochs, logs of w
         self.model_accepts_loss_kwargs = False  # then the Trainer divides by the accumulation
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -51,25 +41,20 @@ class BalancedTrainer(Trainer):
         loss = self.balancer(losses) if model.training else sum(losses.values())
         return (loss, losses) if return_outputs else loss
 
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        torch.save(self.balancer.state_dict(), f"{output_dir or self.args.output_dir}/balancer.pt")
 
-
-def train(folder, parts=PARTS, batch=50, recipe=GradNorm.robust, **settings):
-    """Train; takes the Trainer's own settings (`bf16`, `max_grad_norm`, `save_steps`, ...)."""
+def train(folder, parts=PARTS, batch=50, recipe=GradNorm.robust, checkpoint=None, **settings):
+    """Train, from a checkpoint if one is given; takes the Trainer's own settings (`bf16`, `save_steps`, ...)."""
     set_seed(0)
     problem = Digits()
     network = Network(problem)
-    balancer = recipe(["digit", "ink"], problem.shared_layer(network.parts), alpha=0.5, accumulate=parts)
+    balancer = recipe(["digit", "ink"], problem.shared_layer(network.parts), alpha=0.5)
     batches = problem.loader("train", seed=0)
     rows = [{"images": x, "digits": y} for images, digits in batches for x, y in zip(images, digits, strict=True)]
     given = {"num_train_epochs": 30, "per_device_train_batch_size": batch, "learning_rate": 1e-3, "report_to": []}
-    arguments = TrainingArguments(
-        folder, **given | settings, gradient_accumulation_steps=parts, use_cpu=True, save_strategy="no"
-    )
+    given |= {"gradient_accumulation_steps": parts, "save_strategy": "no", "use_cpu": True}
+    arguments = TrainingArguments(folder, **given | settings)
     trainer = BalancedTrainer(network, arguments, train_dataset=rows, balancer=balancer)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
 
 

@@ -1,12 +1,13 @@
 """GradNorm in Lightning, with manual and with automatic optimisation: python -m examples.lightning_loops
 
-Both accumulate two batches into a step; both keep the balancer in Lightning's checkpoints.
+Both accumulate two batches into a step; the callback keeps the balancer in Lightning's checkpoints, in both.
 """
 
 import lightning
 from torch.utils.data import DataLoader
 
 from balancers import GradNorm
+from balancers.frameworks.lightning import BalancerCallback
 from examples.own_problem import Digits  # your network and your data
 
 PARTS = 2  # batches in a step
@@ -21,22 +22,16 @@ class Automatic(lightning.LightningModule):
         self.problem = Digits()
         self.model = self.problem.build_model(seed=0)
         shared = self.problem.shared_layer(self.model)
-        self.balancer = GradNorm.robust(["digit", "ink"], shared, alpha=0.5, accumulate=PARTS)
+        self.balancer = GradNorm.robust(["digit", "ink"], shared, alpha=0.5)
+
+    def configure_callbacks(self):
+        return [BalancerCallback(self.balancer)]  # checkpoints, accumulation, ends of epochs, logs of w
 
     def training_step(self, batch, _):
         return self.balancer(self.problem.losses(self.model, batch))  # w moves when Lightning runs it backward
 
     def configure_optimizers(self):
         return self.problem.build_optimizer(self.model)
-
-    def on_train_epoch_end(self):
-        self.balancer.end_epoch()  # Lightning's last step of an epoch may have fewer batches
-
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["balancer"] = self.balancer.state_dict()
-
-    def on_load_checkpoint(self, checkpoint):
-        self.balancer.load_state_dict(checkpoint["balancer"])
 
 
 class Manual(Automatic):
@@ -45,6 +40,7 @@ class Manual(Automatic):
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
+        self.balancer.accumulate = PARTS  # as the loop below does
 
     def training_step(self, batch, index):
         optimizer = self.optimizers()
