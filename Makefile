@@ -38,7 +38,7 @@ test-quick: $(VENV)/.dev ## the tests that take seconds
 
 # What no lowest version is named for is left out: browsers, database servers, torchjd, other frameworks, clusters.
 LOWEST_TESTS := tests/balancers tests/search_spaces tests/hpo balancers search_spaces hpo/core hpo/study hpo/problems
-LOWEST_LESS := tests/hpo/report/test_html_page.py tests/hpo/report/test_images.py \
+LOWEST_LESS := balancers/frameworks tests/balancers/frameworks tests/hpo/report/test_html_page.py tests/hpo/report/test_images.py \
   tests/hpo/tracking/test_experiment.py tests/hpo/execution tests/hpo/launch
 
 test-lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in an environment of its own

@@ -83,9 +83,11 @@ def test_the_trainer_accumulates_to_the_large_batch(tmp_path):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_the_trainer_in_mixed_precision_saves_the_balancer(tmp_path):
-    trainer = train_with_trainer(str(tmp_path), num_train_epochs=1, bf16=True, disable_tqdm=True)
-    trainer.save_model(str(tmp_path / "model"))
-    state = torch.load(tmp_path / "model" / "balancer.pt", weights_only=True)
-    assert state["step"] == trainer.balancer.step > 0
-    assert trainer.balancer.weights.isfinite().all()
+def test_the_trainer_continues_the_balancer_from_its_checkpoint_in_mixed_precision(tmp_path):
+    settings = {"num_train_epochs": 2, "bf16": True, "disable_tqdm": True, "save_strategy": "steps", "save_steps": 6}
+    whole = train_with_trainer(str(tmp_path / "whole"), **settings)
+    again = train_with_trainer(str(tmp_path / "again"), checkpoint=tmp_path / "whole" / "checkpoint-6", **settings)
+    assert again.balancer.step == whole.balancer.step == 24
+    assert torch.equal(again.balancer.weights, whole.balancer.weights)
+    for left, right in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(left, right)

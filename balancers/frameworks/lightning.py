@@ -15,10 +15,10 @@ from balancers.weights import fail
 class BalancerCallback(Callback):
     """Keep a balancer in step with a Lightning ``Trainer``, and its state in the checkpoints.
 
-    - The state is saved with every checkpoint and loaded by ``trainer.fit(..., ckpt_path=...)``, in a new process too:
-      training then continues bit for bit. ``validate``, ``test`` and ``predict`` leave the balancer as it is.
-    - With automatic optimization ``accumulate`` of `GradNorm` follows ``accumulate_grad_batches``. A balancer that was
-      given another number is corrected, with one warning. With manual optimization ``accumulate`` is yours; one warning
+    - The state is saved with every checkpoint and loaded by ``trainer.fit(..., ckpt_path=...)``, in a new process
+      too: training then continues bit for bit. ``validate``, ``test`` and ``predict`` leave the balancer as it is.
+    - With automatic optimization ``accumulate`` of `GradNorm` follows ``accumulate_grad_batches``; one warning says
+      if the balancer was built with another number. With manual optimization ``accumulate`` is yours; one warning
       says if the balancer's steps are not those of the optimizer.
     - `end_epoch` is called after the last batch of an epoch, before a checkpoint is written.
     - w(t) is logged as ``w/<task>``, every ``log_every_n_steps``.

@@ -46,7 +46,9 @@ class LoopSteps:
         if not isinstance(balancer, GradNorm):
             if steps > 1 and isinstance(balancer, Adaptive):
                 name = type(balancer).__name__
-                self._tell(f"{name} moved its weights {steps} times in one step of the optimizer: it cannot accumulate.")
+                self._tell(
+                    f"{name} moved its weights {steps} times in one step of the optimizer: it cannot accumulate."
+                )
         elif steps > 1 or balancer.passes:
             done = f"{steps} steps" if steps > 1 else f"{balancer.passes} of {balancer.accumulate} passes of a step"
             self._tell(

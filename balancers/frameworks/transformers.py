@@ -32,13 +32,13 @@ class _StateInJson:
         return base64.b64encode(file.getvalue()).decode()
 
 
-class BalancerCallback(TrainerCallback):  # type: ignore[misc]
+class BalancerCallback(TrainerCallback):
     """Keep a balancer in step with the Hugging Face ``Trainer``, and its state in the checkpoints.
 
     - The state is saved in ``trainer_state.json`` of every checkpoint and loaded by
       ``trainer.train(resume_from_checkpoint=...)``, in a new process too: training then continues bit for bit.
-    - ``accumulate`` of `GradNorm` follows ``gradient_accumulation_steps``. A balancer that was given another number is
-      corrected, with one warning.
+    - ``accumulate`` of `GradNorm` follows ``gradient_accumulation_steps``; one warning says if the balancer was built
+      with another number.
     - `end_epoch` is called after the last step of an epoch, before a checkpoint is written.
     - w(t) is logged as ``w/<task>`` with the training loss.
 

@@ -220,11 +220,31 @@ def test_the_end_of_an_epoch_closes_a_window_that_is_not_full(style):
         torch.testing.assert_close(balancer.weights, whole.weights)
 
 
-def test_refuses_the_state_of_another_window():
+def test_another_accumulation_ends_the_step_that_is_under_way():
+    network, other = TinyNetwork(), TinyNetwork()
+    balancer = GradNorm(list(TASKS), network.shared, alpha=0.5, accumulate=4)
+    whole = GradNorm(list(TASKS), other.shared, alpha=0.5, accumulate=3)
+    for losses in micro_batches(network, 0, 3):
+        balancer.backward(losses)
+    assert balancer.passes == 3
+    for losses in micro_batches(other, 0, 3):
+        whole.backward(losses)
+    balancer.accumulate = 3
+    assert (balancer.accumulate, balancer.passes, balancer.step) == (3, 0, 1)
+    torch.testing.assert_close(balancer.weights, whole.weights)
+    with pytest.raises(ValueError, match=r"`accumulate` should be >= 1\. Found `accumulate = 0`"):
+        balancer.accumulate = 0
+
+
+def test_the_state_of_another_accumulation_is_refused_in_the_middle_of_a_step_alone():
     network = TinyNetwork()
-    state = GradNorm(list(TASKS), network.shared, accumulate=2).state_dict()
-    with pytest.raises(ValueError, match="accumulate"):
-        GradNorm(list(TASKS), network.shared, accumulate=3).load_state_dict(state)
+    balancer, other = (GradNorm(list(TASKS), network.shared, accumulate=parts) for parts in (2, 3))
+    balancer.backward(network.losses())
+    with pytest.raises(ValueError, match="`accumulate` should be 2, as in the state"):
+        other.load_state_dict(balancer.state_dict())
+    balancer.backward(network.losses())
+    other.load_state_dict(balancer.state_dict())
+    assert (other.step, other.accumulate) == (1, 3)
 
 
 def test_refuses_to_accumulate_less_than_once():

@@ -1,10 +1,11 @@
-"""A balancer in Lightning: resumed as if never stopped, in step with the Trainer's accumulation, its weights logged."""
+"""A balancer in Lightning: resumed as if never stopped, in step with the Trainer, its weights logged."""
 
 from __future__ import annotations
 
 import csv
 import os
 import warnings
+from pathlib import Path
 
 import lightning
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 
 from balancers import BalancerWarning, GradNorm, Static, Uncertainty
 from balancers.frameworks.lightning import BalancerCallback
-from balancers.testing import TASKS, TinyNetwork
+from balancers.testing import TASKS
 from balancers.torchjd_methods import torchjd_balancer
 
 pytestmark = pytest.mark.filterwarnings(
@@ -41,8 +42,9 @@ class Loader:
         return BATCHES
 
     def __iter__(self):
-        for self.place in range(self.place % BATCHES + 1, BATCHES + 1):
-            yield self.batches[self.place - 1]
+        for index in range(self.place % BATCHES, BATCHES):
+            self.place = index + 1
+            yield self.batches[index]
 
     def state_dict(self):
         return {"place": self.place}
@@ -71,7 +73,8 @@ class Module(lightning.LightningModule):
 
     def training_step(self, batch, _):
         features = self.net(batch)
-        return self.balancer({t: 30.0**i * (self.heads[t](features) - 1).square().mean() for i, t in enumerate(TASKS)})
+        outputs = {task: self.heads[task](features) for task in TASKS}
+        return self.balancer({task: 30.0**i * (outputs[task] - 1).square().mean() for i, task in enumerate(TASKS)})
 
     def validation_step(self, batch, index):
         self.log("loss", self.training_step(batch, index), batch_size=len(batch))
@@ -199,7 +202,7 @@ def test_weights_are_logged_every_so_many_steps(kind, accumulate, tmp_path):
     module = kind(accumulate=2)
     logger = CSVLogger(tmp_path)
     fit(module, tmp_path, logger=logger, log_every_n_steps=2, accumulate_grad_batches=accumulate)
-    with open(f"{logger.log_dir}/metrics.csv") as file:
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = 2 * BATCHES if kind is Manual else 2 * (BATCHES // 2 + 1)
     assert [row["step"] for row in rows] == list(range(1, steps, 2))
@@ -241,7 +244,7 @@ def test_a_checkpoint_of_another_balancer_is_refused_in_one_line(made, read, mes
 def test_validation_with_a_checkpoint_leaves_the_balancer(tmp_path):
     checkpoint = save(Module(), tmp_path)
     for module in (Module(), Without()):
-        trainer = lightning.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path)
+        trainer = lightning.Trainer(logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
         trainer.validate(module, Loader(), ckpt_path=checkpoint, verbose=False)
         assert module.balancer.step == 0
 

@@ -36,14 +36,15 @@ def rows():
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(4, 40, (ROWS, 12), generator=generator)
     masked = torch.where(torch.rand(words.shape, generator=generator) < 0.2, 3, words)
-    return [{"input_ids": m, "labels": w, "next_sentence_label": w[0] % 2} for m, w in zip(masked, words, strict=True)]
+    columns = {"input_ids": masked, "labels": words, "next_sentence_label": words[:, 0] % 2}
+    return [{name: column[row] for name, column in columns.items()} for row in range(ROWS)]
 
 
 def trainer_of(folder, recipe=GradNorm.robust, callbacks=(), add=True, tasks=TASKS, **settings):
     """A small BERT with dropout and tied embeddings, whose layers are computed again in the backward pass."""
     set_seed(0)
-    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    model = BertForPreTraining(config)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForPreTraining(BertConfig(vocab_size=40, hidden_size=16, **layers))
     given = {"num_train_epochs": 2, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": PARTS}
     given |= {"gradient_checkpointing": True, "learning_rate": 1e-3, "warmup_steps": 2, "logging_steps": 1}
     given |= {"save_strategy": "steps", "save_steps": 1, "report_to": [], "disable_tqdm": True, "use_cpu": True}
@@ -137,7 +138,7 @@ def told(function):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (lambda tasks, W: GradNorm.robust(tasks, W, accumulate=2), "accumulate: expected 3, as `gradient_accumulation"),
+        (lambda tasks, W: GradNorm.robust(tasks, W, accumulate=2), "accumulate: expected 3, as `gradient"),
         (lambda tasks, _: Uncertainty(tasks), "Uncertainty moved its weights 3 times in one step of the optimizer"),
     ],
 )
