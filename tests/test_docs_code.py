@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader
 from typer.main import get_command
 
 from hpo.cli.app import app
@@ -55,11 +56,14 @@ def readers_names() -> dict[str, Any]:
     """Make what pages take for granted: a model, its data, its losses and its optimizer."""
     torch.manual_seed(0)
     model = Network()
+    batches: Any = [(torch.randn(6, 4), torch.randn(6, 1), torch.randn(6, 3)) for _ in range(3)]
     return {
         "Network": Network,
         "model": model,
         "optimizer": torch.optim.Adam(model.parameters(), lr=1e-3),
-        "loader": [(torch.randn(6, 4), torch.randn(6, 1), torch.randn(6, 3)) for _ in range(3)],
+        "mse_loss": mse_loss,
+        "dataset": [{"x": torch.randn(4), "depth": torch.randn(1), "normals": torch.randn(3)} for _ in range(6)],
+        "loader": DataLoader(batches, batch_size=None),
         "depth_loss": lambda model, batch: mse_loss(model(batch[0])[0], batch[1]),
         "normals_loss": lambda model, batch: mse_loss(model(batch[0])[1], batch[2]),
         "losses_of": lambda out, batch: {"depth": mse_loss(out[0], batch[1]), "normals": mse_loss(out[1], batch[2])},

@@ -32,10 +32,10 @@ def train(folder, checkpoint=None):
             with accelerator.accumulate(model):
                 network.inputs, network.targets = x, {task: torch.ones(len(x), 1) for task in TASKS}
                 accelerator.backward(balancer(network.losses()))
-                if accelerator.sync_gradients:
-                    balancer.end_epoch()
                 optimizer.step()
                 optimizer.zero_grad()
+            if accelerator.gradient_state.end_of_dataloader:
+                balancer.end_epoch()
             if accelerator.sync_gradients:
                 accelerator.save_state(f"{folder}/{balancer.step}")
     return network, balancer
