@@ -45,7 +45,7 @@ class LoopSteps:
         steps, self._step = balancer.step - self._step, balancer.step
         if not isinstance(balancer, GradNorm):
             if steps > 1 and isinstance(balancer, Adaptive):
-                name = type(balancer).__name__
+                name = balancer._kind()
                 self._tell(
                     f"{name} moved its weights {steps} times in one step of the optimizer: it cannot accumulate."
                 )

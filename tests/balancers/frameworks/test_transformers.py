@@ -66,7 +66,7 @@ def assert_same(one, two):
         assert torch.equal(left, right)
 
 
-@pytest.mark.filterwarnings("ignore:Scalarized moved its weights")
+@pytest.mark.filterwarnings("ignore:.*dwa.* moved its weights")
 @pytest.mark.parametrize(
     ("recipe", "steps"),
     [(GradNorm.robust, (2, 3)), (lambda tasks, _: torchjd_balancer("dwa", tasks), (3,))],
