@@ -63,8 +63,8 @@ fuzz: $(VENV)/.dev ## 10,980 fuzzed study files and 14,400 weights files; FUZZ_S
 	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/cli/test_fuzz.py --timeout 3000 \
 	  --numprocesses 2 -k "any_bytes or any_value or other_values or damaged or at_its_worst or as_ratios"
 
-chaos: $(VENV)/.dev ## 20 kills of trials, nodes, drivers and the MLflow server in one study; `make test` takes 10
-	@GRADSWEEP_CHAOS_KILLS=20 $(BIN)/pytest tests/hpo/execution/test_chaos.py
+chaos: $(VENV)/.dev ## 20 kills of trials, nodes, drivers and the MLflow server in one study; `make test` takes 6
+	@GRADSWEEP_CHAOS_KILLS=20 $(BIN)/pytest tests/hpo/execution/test_chaos.py tests/hpo/execution/test_deaths.py
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it
 	@$(BIN)/pip install -q pip-audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from pathlib import Path
@@ -114,7 +115,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a dozen workers die
-@pytest.mark.parametrize("cohort", [1, 4])
+@pytest.mark.parametrize("cohort", [1, 4] if "GRADSWEEP_CHAOS_KILLS" in os.environ else [4])
 def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
     cohort: int,
     undisturbed: dict[str, Run],
