@@ -396,6 +396,10 @@ class TestCommand:
                 "problem: 'toy' refused its arguments: functions: expected an integer >= 1, got 'x'",
             ),
             (
+                ["toy", "--set", "functions=1e1"],
+                "problem: 'toy' refused its arguments: functions: expected an integer >= 1, got 10.0",
+            ),
+            (
                 ["toy", "--set", "functions"],
                 "--set: expected KEY=VALUE, the key an argument of the problem, got 'f",
             ),
