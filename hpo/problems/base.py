@@ -134,12 +134,20 @@ class Problem(ABC):
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor inside tuples, lists and mappings to a device; anything else passes through."""
+    """Move a batch to a device.
+
+    An object whose class has a method ``to``, such as a batch of PyG, a tokenizer's ``BatchEncoding`` or a dataclass
+    of yours, is moved by ``batch.to(device)``, whatever else it is. Tuples, lists and mappings are moved part by part;
+    anything else passes through.
+    """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if callable(getattr(type(batch), "to", None)):
+        moved = batch.to(device)
+        return batch if moved is None else moved  # some move themselves and return nothing
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+        parts = [to_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
