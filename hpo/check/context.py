@@ -17,7 +17,9 @@ from hpo.core.user_calls import is_interrupt
 from hpo.problems import load_problem
 from hpo.problems.base import Problem, Split
 from hpo.training.global_state import GlobalState, as_found
+from hpo.training.parts import autocast, losses_of
 from hpo.training.resumable_loader import DataOrder, seed_all
+from hpo.training.updates import Updates
 
 Level = Literal["ok", "warning", "fault"]
 Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allowed
@@ -42,7 +44,7 @@ class CheckContext:
         batch: the first one to train on.
         model: a network with its initial parameters.
         losses: of that network on that batch, with their graph, which is ``graph``.
-        trained: a network and its optimizer after one step.
+        trained: a network and its optimizers after one step.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
         state: the global state that ``build_model()`` leaves for all that a trial does later.
@@ -56,7 +58,7 @@ class CheckContext:
     model: nn.Module
     losses: dict[str, Tensor]
     graph: LossGraph
-    trained: tuple[nn.Module, torch.optim.Optimizer]
+    trained: tuple[nn.Module, Updates]
 
     def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
         self._name, self._arguments, self.device = name, arguments, device
@@ -97,10 +99,19 @@ class CheckContext:
         seed_all(seed)
         return DataOrder(self.problem.loader(split, seed), self.device)
 
+    def losses_of(self, model: nn.Module) -> Any:
+        """The losses of a network on `batch`, as the user's code returns them."""
+        return losses_of(self.problem, model, self.batch, self.device)
+
+    def at_most(self, steps: int) -> int:
+        """So many steps, or those of a trial: a schedule that follows steps may end with it."""
+        whole = self.steps * self.problem.epochs if self.steps else steps
+        return min(steps, whole) if self.problem.schedule_per == "step" else steps
+
     def measure(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a network."""
         model.eval()
-        with as_found(), self.watched("evaluate"), torch.no_grad():
+        with as_found(), self.watched("evaluate"), torch.no_grad(), autocast(self.problem, self.device):
             return {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
 
     @contextmanager

@@ -21,6 +21,7 @@ from hpo.problems.base import to_device
 from hpo.training.global_state import GlobalState
 from hpo.training.methods import build_balancer
 from hpo.training.resumable_loader import seed_all
+from hpo.training.updates import Updates
 
 GRADNORM = {"recipe": "robust", "alpha": 0.5}
 
@@ -60,7 +61,7 @@ def check_losses(context: CheckContext) -> Notes:
     """One scalar for each task, as every balancer takes it."""
     context.batch = to_device(next(context.order().epoch()), context.device)
     context.model.train()
-    losses: Any = context.problem.losses(context.model, context.batch)
+    losses: Any = context.losses_of(context.model)
     if not isinstance(losses, Mapping):
         yield "fault", f"losses() gives {type(losses).__name__}", "a mapping from each task to its loss"
         return
@@ -159,19 +160,18 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def check_optimizer(context: CheckContext) -> Notes:
     """It has all of the model's parameters."""
-    optimizer: Any = context.problem.build_optimizer(context.model)
-    kind = type(optimizer).__name__
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        yield "fault", f"build_optimizer() gives {kind}", "a torch.optim.Optimizer"
-        return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    updates = Updates(context.problem, context.model)
+    kind = every(type(optimizer).__name__ for optimizer in updates.optimizers)
+    held = {id(parameter) for parameter in updates.parameters()}
     missing = [name for name, parameter in _trainable(context.model) if id(parameter) not in held]
     if held.isdisjoint(map(id, context.model.parameters())):
         yield "fault", f"{kind} has no parameter of the model", "the parameters of the model it was given"
     elif missing:
         yield "warning", f"{kind} does not have {listed(missing)}", "all parameters that require grad"
     else:
-        yield "ok", f"{kind} has every parameter", ""
+        per = context.problem.schedule_per
+        schedules = "".join(f"; {type(one).__name__} steps once per {per}" for one in updates.schedules)
+        yield "ok", f"{kind} has every parameter{schedules}", ""
 
 
 def check_gradnorm(context: CheckContext) -> Notes:
@@ -179,16 +179,16 @@ def check_gradnorm(context: CheckContext) -> Notes:
     context.forget_graph()
     model = context.build().train()
     balancer = build_balancer("gradnorm", GRADNORM, context.tasks, context.problem.shared_layer(model), steps=1)
-    optimizer = context.problem.build_optimizer(model)
+    updates = Updates(context.problem, model)
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
-    balancer.backward(context.problem.losses(model, context.batch))
+    balancer.backward(context.losses_of(model))
     if bad := [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]:
         found = f"the gradient of {listed(bad)} is not finite in the first step"
         yield "fault", found, "losses with a finite gradient; sqrt, log and norm have none at 0"
         return
-    optimizer.step()
-    context.trained = model, optimizer
+    updates.step()
+    context.trained = model, updates
     assert isinstance(balancer, GradNorm)
     assert balancer.path is not None
     yield "ok", f"{balancer.path.name}: {balancer.path.why}", ""
@@ -203,10 +203,11 @@ def _is_finite(gradient: Tensor | None) -> bool:
 
 def check_memory(context: CheckContext) -> Notes:
     """What the parameters take, and all that goes with them."""
-    model, optimizer = context.trained
+    model, updates = context.trained
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    held = [tensor for held in optimizer.state.values() for tensor in held.values() if isinstance(tensor, Tensor)]
+    states = [state for optimizer in updates.optimizers for state in optimizer.state.values()]
+    held = [tensor for state in states for tensor in state.values() if isinstance(tensor, Tensor)]
     alone = sum(parameter.nbytes for parameter in parameters)
     together = alone + sum(tensor.nbytes for tensor in [*gradients, *held])
     found = f"{memory(alone)} of parameters, {memory(together)} with gradients and the optimizer's state"

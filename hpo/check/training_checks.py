@@ -78,7 +78,7 @@ def _evaluate_train(context: CheckContext, model: nn.Module) -> Notes:
 
 def check_learning(context: CheckContext) -> Notes:
     """Each task, trained alone, learns, and its metric goes where its direction says."""
-    limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(context.tasks)))
+    limits = Limits(context.at_most(TRAINED_STEPS), min(MOST_SECONDS, MOST_TRAINING / len(context.tasks)))
     good: dict[str, str] = {}
     for task in context.problem.tasks:
         run = train_shortly(
@@ -134,9 +134,10 @@ def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
 def check_time(context: CheckContext) -> Notes:
     """How long a step, an epoch and a trial take."""
     medians = []
+    limits = Limits(context.at_most(TIMED_STEPS), MOST_SECONDS)
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     for method, settings in methods:
-        run = train_shortly(context.problem, method, settings, context.device, Limits(TIMED_STEPS, MOST_SECONDS))
+        run = train_shortly(context.problem, method, settings, context.device, limits)
         if run.result.status is TrialStatus.FAILED:
             yield _failed(context, run)
             return

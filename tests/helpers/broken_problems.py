@@ -370,6 +370,23 @@ class NoOptimizer(Sound):
         return None
 
 
+class LBFGS(Sound):
+    def build_optimizer(self, model):
+        return torch.optim.LBFGS(model.parameters())
+
+
+class Scheduled(Sound):
+    """Its schedule ends with a trial's last step, which the short runs of a check must not go beyond."""
+
+    schedule_per = "step"
+    clip_norm = 1.0
+    autocast = torch.bfloat16
+
+    def build_optimizer(self, model):
+        optimizer = super().build_optimizer(model)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=self.epochs * 4)
+
+
 class GradientIsNan(Sound):
     """sqrt at 0: the loss is finite."""
 
