@@ -61,7 +61,7 @@ class CheckContext:
     trained: tuple[nn.Module, Updates]
 
     def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
-        self._name, self._arguments, self.device = name, arguments, device
+        self.name, self.arguments, self.device = name, arguments, device
         self.problem = self.load()
         self.folders = folders_of(type(self.problem))
         self.tasks = [task.name for task in self.problem.tasks]
@@ -80,14 +80,14 @@ class CheckContext:
             ProblemError: what the user's module or constructor raises is told with the file and the line.
         """
         try:
-            return load_problem(self._name, self._arguments)
+            return load_problem(self.name, self.arguments)
         except ProblemError as error:
             where = place_of(error.__cause__) if error.__cause__ else ""
             raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise ProblemError(f"problem: {self._name!r} cannot be made: {told(error)}") from error
+            raise ProblemError(f"problem: {self.name!r} cannot be made: {told(error)}") from error
 
     def build(self, seed: int = SEED) -> nn.Module:
         """A new network."""

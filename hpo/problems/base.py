@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint
+from hpo.problems.data_digest import attribute_texts
 
 Split = Literal["train", "val", "test"]
 Optimizer = torch.optim.Optimizer
@@ -108,8 +109,13 @@ class Problem(ABC):
         """Make what every trial on this machine shares (a cache on disk). Called once before any trial."""
 
     def data_hash(self) -> str:
-        """Name the data: the same hash, the same examples. Default: of the class and its arguments."""
-        text = json.dumps([type(self).__qualname__, {k: repr(v) for k, v in sorted(vars(self).items())}])
+        """Name the data: the same hash, the same examples, in every process.
+
+        The default is made from the class's name and the attributes of the instance: plain values, tensors, arrays,
+        sets, datasets and dataclasses by their content, functions by their code, any other object by its type. Define
+        your own where data are in files that may change, or where reading all of them takes long.
+        """
+        text = json.dumps([type(self).__qualname__, attribute_texts(self)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @abstractmethod

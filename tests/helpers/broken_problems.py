@@ -108,8 +108,32 @@ class PrepareRaises(Sound):
 
 
 class HashOfAnAddress(Sound):
+    def data_hash(self):
+        return f"data at {id(self)}"
+
+
+class Tags:
+    """Tells its tags in the order that they have in this process."""
+
+    def __repr__(self) -> str:
+        return f"Tags {set('abcdefgh')}"
+
+
+class HashOfOneProcess(Sound):
     def __init__(self) -> None:
-        self.helper = object()  # its repr has its address
+        self.tags, self.extra = Tags(), 1
+
+
+class KeepsObjects(Sound):
+    """What the default hash takes in by content or by type."""
+
+    def __init__(self) -> None:
+        self.transform, self.names, self.helper, self.numbers = (
+            (lambda x: x),
+            set("abcdefgh"),
+            object(),
+            torch.ones(3),
+        )
 
 
 class HashThatChanges(Sound):
