@@ -28,6 +28,7 @@ TIMED_STEPS, WARM_STEPS = 100, 5
 MOST_SECONDS = 5.0  # of any one run
 MOST_TRAINING = 20.0  # of a run for each task, together
 QUICK = 1.0  # seconds for val, above which nobody waits for train
+NEAR = 0.1  # a metric nearer to 0 than this share of its own change is near 0
 WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
 
 
@@ -122,7 +123,10 @@ def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str
             f"{alone}, yet {task.metric} went {way}",
             f"a metric to {task.direction}; should it be {other}?",
         )
-    return "ok", f"{task.metric} {way} in {result.steps} steps", ""
+    note = ""
+    if task.direction == "maximize" and abs(after) < NEAR * abs(after - before):
+        note = " (near 0; the score divides by what a trial of this task alone ends with, and is large if that is so)"
+    return "ok", f"{task.metric} {way} in {result.steps} steps{note}", ""
 
 
 def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
