@@ -41,10 +41,11 @@ class CheckContext:
         hash: what ``data_hash()`` gave at first.
         passes: what a pass over each split has seen.
         steps: in an epoch, where that is known.
-        batch: the first one to train on.
+        batch: one to train on, of the first ones that with the most tasks.
         model: a network with its initial parameters.
-        losses: of that network on that batch, with their graph, which is ``graph``.
+        losses: of that network, of each task the first, with their graph, which is ``graph``.
         trained: a network and its optimizers after one step.
+        curves: the losses of each task trained alone, step by step.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
         state: the global state that ``build_model()`` leaves for all that a trial does later.
@@ -68,6 +69,7 @@ class CheckContext:
         self.hash = ""
         self.passes: dict[Split, Pass] = {}
         self.steps: int | None = None
+        self.curves: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
         self.evaluation = 0.0
         self.state: GlobalState | None = None
@@ -99,9 +101,9 @@ class CheckContext:
         seed_all(seed)
         return DataOrder(self.problem.loader(split, seed), self.device)
 
-    def losses_of(self, model: nn.Module) -> Any:
-        """The losses of a network on `batch`, as the user's code returns them."""
-        return losses_of(self.problem, model, self.batch, self.device)
+    def losses_of(self, model: nn.Module, batch: Any) -> Any:
+        """The losses of a network on a batch, as the user's code returns them."""
+        return losses_of(self.problem, model, batch, self.device)
 
     def at_most(self, steps: int) -> int:
         """So many steps, or those of a trial: a schedule that follows steps may end with it."""

@@ -19,7 +19,7 @@ class Sound(Problem):
     """Two regressions from three numbers, through two shared layers."""
 
     tasks = (Task("near", "MSE"), Task("far", "R2", "maximize"))
-    epochs = 3
+    epochs = 50
 
     def __init__(self, extra: Any = None) -> None:
         self.extra = extra
@@ -265,6 +265,60 @@ class LossMissing(Sound):
         return {"near": losses["near"], "fra": losses["far"]}
 
 
+class AbsentAtFirst(Sound):
+    """Every second batch has no example of ``far``, the first one too; there ``near`` is once exactly 0."""
+
+    def __init__(self, absent: str = "missing") -> None:
+        self.absent, self.calls = absent, 0
+
+    def data_hash(self):
+        return self.absent
+
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        self.calls += 1
+        if not model.training or self.calls % 2 == 0:
+            return losses
+        values = {"none": None, "nan": 0 * losses["far"] / 0, "zero": 0 * losses["far"], "number": 0.0}
+        return {"near": losses["near"]} | ({} if self.absent == "missing" else {"far": values[self.absent]})
+
+
+class LossIsInfiniteInTheThirdBatch(AbsentAtFirst):
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        return losses | {"near": losses["near"] / 0} if self.calls == 3 else losses
+
+
+class OutOfReach(Sound):
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        return losses | {"far": 1e5 * losses["far"]}
+
+
+class SharesATrunk(Sound):
+    """Keeps one trunk for all networks."""
+
+    trunk = nn.Linear(3, 8)
+
+    def build_model(self, seed):
+        model = super().build_model(seed)
+        model["first"] = self.trunk
+        return model
+
+
+class FewSteps(Sound):
+    epochs = 2
+
+
+class EndsEarly(OneBatch):
+    """Its loss still falls at the end of a trial."""
+
+    epochs = 30
+
+    def build_optimizer(self, model):
+        return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
 class LossesAreATuple(Sound):
     def losses(self, model, batch):
         return tuple(super().losses(model, batch).values())
@@ -399,16 +453,17 @@ class LBFGS(Sound):
         return torch.optim.LBFGS(model.parameters())
 
 
-class Scheduled(Sound):
+class Scheduled(OneBatch):
     """Its schedule ends with a trial's last step, which the short runs of a check must not go beyond."""
 
+    epochs = 30
     schedule_per = "step"
     clip_norm = 1.0
     autocast = torch.bfloat16
 
     def build_optimizer(self, model):
         optimizer = super().build_optimizer(model)
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=self.epochs * 4)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=self.epochs)
 
 
 class GradientIsNan(Sound):
