@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint
-from hpo.problems.data_digest import attribute_texts
 
 Split = Literal["train", "val", "test"]
 Optimizer = torch.optim.Optimizer
@@ -115,6 +114,8 @@ class Problem(ABC):
         sets, datasets and dataclasses by their content, functions by their code, any other object by its type. Define
         your own where data are in files that may change, or where reading all of them takes long.
         """
+        from hpo.problems.data_digest import attribute_texts
+
         text = json.dumps([type(self).__qualname__, attribute_texts(self)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
