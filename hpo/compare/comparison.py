@@ -114,5 +114,5 @@ def compare(
         cost=cost(trials),
         recommended=recommended,
         winner=winner(confirm, recommended),
-        alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),
+        alarms=tuple(alarms(trials, search, confirm, arms, equals, directions)),
     )

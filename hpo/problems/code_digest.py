@@ -28,12 +28,12 @@ def code_digest(described: type) -> str:
     goes into it. Of values, numbers, text, collections, arrays, tensors, datasets and dataclasses count by content;
     all else counts by its type.
     """
-    text = json.dumps(_Walk(described.__module__).describe(described))
+    text = json.dumps(ValueWalk(described.__module__).describe(described))
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
-class _Walk:
-    """Describes values as JSON, each once.
+class ValueWalk:
+    """Describes values as JSON, each once; subclasses may know more kinds of values.
 
     Args:
         home: the module whose functions and classes are described in full; all others are by name.
@@ -104,6 +104,11 @@ class _Walk:
             return [self.describe(one) for one in wrapped]
         if is_dataclass(value) or isinstance(value, Dataset) or type(value).__module__ == self._home:
             return [self.describe(type(value)), self.describe(dict(getattr(value, "__dict__", {})))]
+        return self._other(value)
+
+    def _other(self, value: Any) -> Any:
+        """The parts of a value of any other kind: none."""
+        del value
         return []
 
     @staticmethod

@@ -12,10 +12,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint, message, one_line
 from hpo.core.user_calls import is_interrupt
-from hpo.problems.arguments import check_count, check_positive, shown
+from hpo.problems.arguments import check_choice, check_count, check_positive, shown
 from hpo.problems.base import Problem, Task
 from hpo.problems.by_value import SCRIPT, kept_class
 
@@ -217,9 +219,20 @@ def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, 
 def _check_problem(name: str, problem: Problem) -> Problem:
     _check_tasks(name, getattr(problem, "tasks", None))
     check_count(f"epochs of problem {name!r}", problem.epochs)
+    _check_training(name, problem)
     if problem.known_weights is not None:
         _check_known_weights(name, problem.known_weights, [task.name for task in problem.tasks])
     return problem
+
+
+def _check_training(name: str, problem: Problem) -> None:
+    check_choice(f"schedule_per of problem {name!r}", problem.schedule_per, ("epoch", "step"))
+    if problem.clip_norm is not None:
+        check_positive(f"clip_norm of problem {name!r}", problem.clip_norm)
+    if problem.autocast not in (None, torch.bfloat16):
+        raise ProblemError(
+            complaint(f"autocast of problem {name!r}", "None or torch.bfloat16", shown(problem.autocast))
+        )
 
 
 def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:

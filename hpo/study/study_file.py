@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,16 @@ class _Loader(yaml.SafeLoader):
             if node.tag not in _SCALARS:
                 raise
             raise _Refused(node, expected(_SCALARS[node.tag], quoted(node.value))) from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Plain YAML that `read_yaml` reads as it was: text that looks like a number is quoted."""
+
+
+# PyYAML follows YAML 1.1, which takes 1e-3 and 1.5e3 for text; in YAML 1.2, in JSON and in Python they are numbers.
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _check_nodes(root: yaml.Node) -> None:
@@ -158,7 +169,7 @@ def study_from(content: Mapping[str, Any]) -> StudyFile:
     plain = _plain(content)
     study = _checked(plain, "")
     try:
-        return StudyFile(study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        return StudyFile(study, yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
     except yaml.YAMLError as error:
         raise StudyError(f"a study is plain data: {' '.join(str(error).split())}") from None
 

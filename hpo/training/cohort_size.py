@@ -17,7 +17,7 @@ from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.global_state import as_found
-from hpo.training.parts import Parts, of_length
+from hpo.training.parts import Parts, losses_of, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 from hpo.training.stacking_check import check_stackable
@@ -105,12 +105,11 @@ class StepTimer:
     def alone(self) -> float:
         """Seconds a step."""
         parts, balancer = self._parts(), Equal(self._tasks)
-        model, optimizer = parts.model, parts.optimizer
 
         def step(batch: Any) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            balancer.backward(self.problem.losses(model, batch))
-            optimizer.step()
+            parts.updates.zero_grad()
+            balancer.backward(losses_of(self.problem, parts.model, batch, self.device))
+            parts.updates.step_optimizers()  # for as many steps as it takes, beyond a schedule's end
 
         return self._timed(parts, step)
 
@@ -122,9 +121,9 @@ class StepTimer:
         stack = Stack([Equal(self._tasks) for _ in range(size)], network.shared)
 
         def step(batch: Any) -> None:
-            network.optimizer.zero_grad(set_to_none=True)
+            network.updates.zero_grad()
             stack.backward(network.losses(batch))
-            network.optimizer.step()
+            network.updates.step_optimizers()
 
         seconds = self._timed(parts, step)
         self._each = max(self._each, (self._used() - start) / size)

@@ -13,6 +13,7 @@ from balancers.shared_layer import parameters_of
 from hpo.problems.base import Problem
 from hpo.training.parts import Parts
 from hpo.training.torch_private import has_step_hooks
+from hpo.training.updates import clip_each
 
 _optim = torch.optim
 FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default
@@ -53,16 +54,22 @@ class StackedNetwork:
         count: K.
 
     Raises:
-        NotStackable: the optimizer cannot be handed other parameters.
+        NotStackable: the optimizer cannot be handed other parameters; autocast is on.
     """
 
     def __init__(self, problem: Problem, parts: Parts, count: int) -> None:
+        if problem.autocast is not None:
+            raise NotStackable("it has autocast on, which vmap leaves out in some layers")
         self._parts, self._losses = parts, _Losses(problem, parts.model)
         self.count = count
         trained = {name: value for name, value in self._losses.named_parameters() if value.requires_grad}
         self._parameters = {name: _copies(value, count).requires_grad_() for name, value in trained.items()}
         self._buffers = {name: _copies(value, count) for name, value in self._losses.named_buffers()}
-        self.optimizer = parts.optimizer
+        self.updates = parts.updates
+        if len(self.updates.optimizers) > 1:
+            raise NotStackable("it has several optimizers")
+        (self.optimizer,) = self.updates.optimizers
+        self.updates.clip = clip_each
         by_original = {id(value): self._parameters[name] for name, value in trained.items()}
         self._shared = [by_original[id(value)] for value in parameters_of(parts.shared) if id(value) in by_original]
         self._hand_over(by_original)
@@ -99,7 +106,7 @@ class StackedNetwork:
             for place, parts in whole["state"].items()
         }
         groups = [group | self._flags for group in whole["param_groups"]]
-        return {"model": model, "optimizer": {"state": state, "param_groups": groups}}
+        return {"model": model, **self.updates.state_with([{"state": state, "param_groups": groups}])}
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on from K states."""
@@ -112,6 +119,7 @@ class StackedNetwork:
         }
         groups = [group | self._fast for group in first["param_groups"]]
         self.optimizer.load_state_dict({"state": merged, "param_groups": groups})
+        self.updates.load_schedules(states[0])
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Go on with some of the networks alone."""
@@ -140,6 +148,9 @@ class StackedNetwork:
         kind = type(self.optimizer)
         if kind not in ELEMENTWISE:
             raise NotStackable(f"its optimizer {kind.__name__} is none that is known to act on each number by itself")
+        for schedule in self.updates.schedules:
+            if type(schedule).__module__ != _optim.lr_scheduler.__name__:
+                raise NotStackable(f"its schedule {type(schedule).__name__} is none of torch's")
         if has_step_hooks(self.optimizer):
             raise NotStackable("its optimizer has hooks before a step, which would see all networks as one")
         if self.optimizer.state:

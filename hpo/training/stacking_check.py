@@ -15,7 +15,7 @@ from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
 from hpo.training.global_state import as_found
-from hpo.training.parts import Parts, of_length
+from hpo.training.parts import Parts, losses_of, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 
@@ -56,7 +56,7 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
 def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.device, boundary: Boundary) -> None:
     alone = [_Alone(problem, config, device, boundary) for config in configs]
     stacked = _Stacked(problem, configs, device, boundary)
-    for _ in range(STEPS):
+    for number in range(STEPS):
         stacked.measure()
         for k, lane in enumerate(alone):
             lane.measure()
@@ -68,6 +68,9 @@ def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.dev
             start = lane.state()
             lane.step()
             _same("optimizer steps", _change(start, lane.state()), _change(start, stacked.state_of(k)), CLOSE_STEP)
+        if number == 0:  # schedules that follow epochs move for the second step
+            for updates in [lane.parts.updates for lane in (stacked, *alone)]:
+                updates.end_epoch()
 
 
 class _Lane:
@@ -103,8 +106,8 @@ class _Alone(_Lane):
 
     def measure(self) -> None:
         with self._own_generators():
-            self.parts.optimizer.zero_grad(set_to_none=True)
-            losses = self.problem.losses(self.parts.model, self._batch())
+            self.parts.updates.zero_grad()
+            losses = losses_of(self.problem, self.parts.model, self._batch(), self.device)
             self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
             self._balancer.backward(losses)
@@ -118,7 +121,7 @@ class _Alone(_Lane):
                 value.grad = gradients[name].clone()
 
     def step(self) -> None:
-        self.parts.optimizer.step()
+        self.parts.updates.step()
 
     def state(self) -> dict[str, Tensor]:
         return _numbers(self.parts.model.state_dict())
@@ -135,7 +138,7 @@ class _Stacked(_Lane):
 
     def measure(self) -> None:
         with self._own_generators():
-            self._network.optimizer.zero_grad(set_to_none=True)
+            self._network.updates.zero_grad()
             losses = self._network.losses(self._batch())
             self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
@@ -145,7 +148,7 @@ class _Stacked(_Lane):
         return {name: gradient[k] for name, gradient in self._network.gradients().items()}
 
     def step(self) -> None:
-        self._network.optimizer.step()
+        self._network.updates.step()
 
     def state_of(self, k: int) -> dict[str, Tensor]:
         return _numbers(self._network.member(k).state_dict())

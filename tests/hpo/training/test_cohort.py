@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -354,7 +354,26 @@ def test_and_trained_one_after_another(kind: type[Precise], why: str) -> None:
         check_same(heard, config, kind(), 1, close=1e-12)
 
 
-@pytest.mark.parametrize("kind", [Small, Precise, Normed, Frozen])
+@dataclass
+class Examples:
+    """A batch of a class of the user's."""
+
+    x: Tensor
+    y: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Examples:
+        return Examples(self.x.to(device), {task: y.to(device) for task, y in self.y.items()})
+
+
+class OwnBatches(Precise):
+    def loader(self, split: Any, seed: int) -> Any:
+        return [Examples(x, y) for x, y in super().loader(split, seed)]
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return super().losses(model, (batch.x, batch.y))
+
+
+@pytest.mark.parametrize("kind", [Small, Precise, Normed, Frozen, OwnBatches])
 def test_what_can_be_stacked_is_found_and_random_generators_stay(kind: type[Small]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
