@@ -1,4 +1,4 @@
-"""What has changed in a study file since an earlier launch, and what is kept all the same."""
+"""Changes in a study file since an earlier launch, and the trials that are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTED = 8  # changes named one by one
 
 
 def changes(before: Path, now: Study) -> list[str]:
-    """The fields that differ, each as ``field: old -> new``; empty if none does.
+    """Return the fields that differ, each as ``field: old -> new``; empty if none does.
 
     Args:
         before: the earlier study file.
@@ -30,7 +30,7 @@ def changes(before: Path, now: Study) -> list[str]:
 
 
 def describe_changed_data(before: str, now: str, count: int) -> str:
-    """The data have changed: what they were, what they are, and what becomes of the trials so far."""
+    """Describe a change of the data and its effect on the trials so far."""
     return (
         f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
         "earlier data are not part of this study any more; MLflow keeps what it holds, and every trial runs again."
@@ -38,7 +38,7 @@ def describe_changed_data(before: str, now: str, count: int) -> str:
 
 
 def describe_changes(differing: list[str], kept: int, missing: int, others: int) -> str:
-    """What changed and what is kept, in a few sentences.
+    """Describe in a few sentences what has changed and what is kept.
 
     Args:
         differing: of `changes`.
