@@ -25,7 +25,7 @@ def hidden() -> str:
 
 
 def main() -> None:
-    """Run the command, once it is sure whose packages it imports."""
+    """Run the command after a check that it imports gradsweep's own packages."""
     if text := hidden():
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
