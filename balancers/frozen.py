@@ -1,4 +1,4 @@
-"""Weights read off the first step and then kept: what GradNorm has to beat at no cost at all."""
+"""Weights that are set by the first step and then constant: a baseline for GradNorm that costs nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from balancers.weights import close, fail
 class Frozen(Balancer):
     """Static weights that the first step sets: ``w_i`` proportional to ``1/L_i(0)`` or to ``1/||grad_W L_i(0)||``.
 
-    A task that is absent from the first step, or has no gradient there, has its weight set by the first step that it
-    is in, and a mean one before.
+    The weight of a task that is absent from the first step, or has no gradient in it, is set by the first step that
+    has it; until then it is the mean weight.
 
     Args:
         tasks: names of the tasks.

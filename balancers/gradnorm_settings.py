@@ -1,4 +1,4 @@
-"""The settings of GradNorm: their ranges, and the parametrisation that they name."""
+"""The settings of GradNorm: their ranges, and the parametrisation that they select."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Name = Literal["linear", "log", "direct"]
 def check_settings(
     alpha: float, smoothing: float, update_every: int, freeze_after: int | None, floor: float, accumulate: int
 ) -> None:
-    """Refuse settings of `GradNorm` out of their range."""
+    """Refuse settings of `GradNorm` that are out of range."""
     if not 0 <= alpha < float("inf"):
         fail("alpha", ">= 0", alpha)
     if not 0 <= smoothing < 1:

@@ -18,7 +18,7 @@ from balancers.weights_file import read_weights
 
 
 class Static(Balancer):
-    """Fixed loss weights: what a grid search tries, and what production trains with.
+    """Fixed loss weights, as in a grid search and in production training.
 
     Args:
         tasks: names of the tasks.
@@ -52,7 +52,7 @@ class Static(Balancer):
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] | None = None) -> Self:
-        """The weights file that ``gradsweep export`` wrote. Needs torch alone.
+        """Read a weights file that ``gradsweep export`` has written. Depends only on torch.
 
         Args:
             path: the JSON file.

@@ -25,7 +25,7 @@ def read_weights(path: str | Path) -> dict[str, float]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: cannot be read, not JSON, an unknown schema or version, no tasks, a missing or repeated task, a
-            weight that is not a finite number above 0; the message names the file, the field and the find.
+            weight that is not a finite number above 0; the message names the file, the field and the value.
     """
     path = Path(path)
     try:
@@ -67,7 +67,7 @@ def _checked(path: Path, tasks: Any, weights: Any) -> dict[str, float]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of a key that comes twice, JSON readers disagree on which value counts."""
+    """Build an object and refuse repeated keys, whose value differs between JSON readers."""
     content = dict(pairs)
     if len(content) != len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
@@ -87,7 +87,7 @@ def _cut(text: str) -> str:
 
 
 def write_weights(path: str | Path, weights: dict[str, float]) -> None:
-    """Write a weights file that `read_weights` reads; it appears whole or not at all.
+    """Write a weights file that `read_weights` reads, atomically.
 
     Args:
         path: the JSON file.
