@@ -128,6 +128,6 @@ def first_line(error: BaseException, uri: str) -> str:
 
 @event.listens_for(Engine, "connect")
 def _relax_sqlite(connection: Any, _: Any) -> None:
-    """Skip the fsync of each transaction: in WAL mode a power cut loses at most the last second of an intact database."""
+    """Skip the fsync of each transaction: in WAL mode a power cut loses at most the last second of data."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=normal")
