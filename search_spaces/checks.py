@@ -1,4 +1,4 @@
-"""The one grammar of complaints about bad input, and the checks that several files share."""
+"""The one grammar of messages about bad input, and the checks that several files share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_number(parameter: str, found: float) -> None:
 
 
 def check_sizes(tasks: int, points: int, seed: int) -> None:
-    """Raise a `ValueError` unless a design can be asked for ``points`` points of ``tasks`` weights."""
+    """Raise a `ValueError` unless a design can draw ``points`` points of ``tasks`` weights."""
     check_integer("tasks", tasks, 1)
     check_integer("points", points, 1)
     check_integer("seed", seed, 0)
@@ -49,7 +49,7 @@ def check_ratio(ratio: float) -> None:
 
 
 def checked_array(parameter: str, found: object) -> Array:
-    """``found`` as a float64 array of shape (..., n), n >= 1, all finite; else a `ValueError` that says where not."""
+    """Return ``found`` as a finite float64 array (..., n), n >= 1; a `ValueError` names the first bad entry."""
     try:
         array = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
@@ -61,7 +61,7 @@ def checked_array(parameter: str, found: object) -> Array:
 
 
 def checked_weights(parameter: str, found: object) -> Array:
-    """``found`` as weights of shape (..., T), all > 0; else a `ValueError` that says where not."""
+    """Return ``found`` as weights of shape (..., T), all > 0; a `ValueError` names the first bad entry."""
     weights = checked_array(parameter, found)
     if weights.shape[-1] == 0:
         fail(parameter, "at least one weight", weights.tolist())
