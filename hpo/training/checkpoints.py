@@ -55,9 +55,7 @@ class Checkpoints:
             kept = [name for name in names if name <= written][-KEPT:]  # later ones belong to an abandoned run
             for name in set(names).difference(kept):
                 self._storage.remove(f"{self._folder}/{name}")
-        except (
-            BaseException
-        ) as error:  # from the storage, or from torch, which cannot write every state of user code
+        except BaseException as error:  # from the storage, or from torch, which cannot write every state of user code
             if is_interrupt(error):
                 raise
             self._broken = True  # do not try again: each failure takes as long
