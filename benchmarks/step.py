@@ -76,7 +76,7 @@ def ours_called(network: Shape) -> Backward:
 
 
 def by_hand(double: bool) -> Callable[[Shape], Backward]:
-    """Return Algorithm 1 as a careful user writes it: in closed form, or through L_grad's own graph (create_graph)."""
+    """Return Algorithm 1 as a careful user writes it: in closed form, or through L_grad (create_graph)."""
 
     def make(network: Shape) -> Backward:
         T, W = len(network.tasks), list(network.shared.parameters())
