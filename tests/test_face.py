@@ -72,7 +72,7 @@ def test_it_is_the_command_too():
 
 
 @pytest.mark.parametrize("name", ["balancers", "search_spaces", "hpo"])
-def test_a_package_of_the_user_s_that_hides_ours_is_told_in_a_line(name, tmp_path):
+def test_a_user_s_package_that_hides_ours_is_reported_in_one_line(name, tmp_path):
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").touch()
     done = run("-m", "gradsweep", "--help", cwd=tmp_path)

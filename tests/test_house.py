@@ -133,7 +133,7 @@ def test_lists_of_our_packages_agree():
     assert {*face.PACKAGES, "gradsweep"} == PACKAGES
 
 
-def test_the_version_is_said_once():
+def test_the_version_is_defined_once():
     """hpo/__init__.py says it; the built package, the citation and the changelog follow."""
     assert "version" in pyproject()["project"]["dynamic"]
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())

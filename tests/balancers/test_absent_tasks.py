@@ -71,7 +71,7 @@ def test_paper_recipe_follows_the_algorithm_of_the_tasks_that_are_there(kind, al
 
 @pytest.mark.parametrize("kind", ["missing", "0 that is a leaf", "0 times the loss", "NaN of no example"])
 @recipes
-def test_a_device_decides_as_the_host_does(recipe, kind, double_precision):
+def test_masks_on_a_device_give_the_same_numbers_as_the_host(recipe, kind, double_precision):
     """Losses that are 0 or NaN are told by masks where the host may not look; the numbers are the same."""
     found = []
     for where in WHERE.values():
@@ -97,7 +97,7 @@ def test_no_step_waits_for_the_device_once_each_task_has_been_there(recipe, kind
 
 
 @recipes
-def test_steps_of_one_task_leave_no_trace_in_the_balance(recipe, place, double_precision):
+def test_steps_of_a_single_task_do_not_change_the_balance(recipe, place, double_precision):
     """With two tasks, a run with such steps between has the weights of a run without them; direct has seen more."""
 
     def run(present):
@@ -204,7 +204,7 @@ def stacked(network, count):
     return {name: torch.stack([p.detach()] * count).requires_grad_() for name, p in network.named_parameters()}
 
 
-def test_a_stack_does_what_each_does_alone(place, double_precision):
+def test_a_stack_gives_the_same_weights_as_each_balancer_alone(place, double_precision):
     def every(W):
         return [
             Static(TASKS, {"near": 1.0, "far": 0.1, "odd": 5.0}),
@@ -260,7 +260,7 @@ def test_a_pass_of_an_accumulated_step_may_lack_a_task(recipe, place, double_pre
 
 
 @recipes
-def test_goes_on_from_a_state_in_which_a_task_still_waits(recipe, place):
+def test_continues_from_a_state_in_which_a_task_has_not_started(recipe, place):
     def part(balancer, network, present):
         return train(balancer, network, present, "0 times the loss")[-1]
 
@@ -276,7 +276,7 @@ def test_goes_on_from_a_state_in_which_a_task_still_waits(recipe, place):
 
 
 class TestDivergence:
-    def test_a_network_whose_losses_are_all_nan_is_refused_and_told(self, place):
+    def test_a_step_whose_losses_are_all_nan_is_refused_with_a_note(self, place):
         network = TinyNetwork()
         balancer = GradNorm.robust(TASKS, network.shared)
         balancer.backward(network.losses())
@@ -290,7 +290,7 @@ class TestDivergence:
     @pytest.mark.parametrize(
         "make", [lambda W: Static(TASKS, dict.fromkeys(TASKS, 1.0)), lambda W: GradNorm.paper(TASKS, W)]
     )
-    def test_a_loss_that_stays_nan_is_told_by_name(self, make, place):
+    def test_a_loss_that_stays_nan_is_reported_with_its_task(self, make, place):
         network = TinyNetwork()
         balancer = make(network.shared)
         for step in range(120):
@@ -309,7 +309,7 @@ class TestDivergence:
         assert balancer.not_finite_steps == 1
 
 
-def test_a_task_without_a_value_but_with_no_graph_is_no_absent_one():
+def test_a_loss_with_a_value_but_without_graph_is_refused():
     network = TinyNetwork()
     losses = network.losses()
     with pytest.raises(ValueError, match="`far` should have a graph"):

@@ -126,7 +126,7 @@ def test_a_number_that_is_not_finite_refuses_the_step(where, bad):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-7, 7).map(lambda k: 2.0**k), st.sampled_from([0.0, 0.5, 1.5]))
-def test_robust_recipe_does_not_see_the_unit_of_a_loss(factor, alpha):
+def test_robust_recipe_does_not_depend_on_the_unit_of_a_loss(factor, alpha):
     """Scaling L_i by c scales w_i(t) by 1/c, up to the common scale and what Adam remembers of it."""
 
     def path(scale):
@@ -209,7 +209,7 @@ def test_update_every_and_freeze_after():
     assert moved == [True, False, False, True, False, False, True, False, False, False, False, False]
 
 
-def test_annealed_weights_come_to_rest_when_the_run_ends():
+def test_annealed_weights_stop_moving_at_the_end_of_the_run():
     network = TinyNetwork()
     path = train(GradNorm.annealed(list(TASKS), network.shared, 0.5, decay_steps=40), network, 50, 1e-5)
     moves = path.log().diff(dim=0).abs().amax(1)[1:]  # the first is the balanced start
@@ -231,7 +231,7 @@ def test_annealing_changes_the_rate_and_nothing_else():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
-def test_direct_weights_put_every_norm_in_proportion_to_its_target(alpha):
+def test_direct_weights_make_every_norm_proportional_to_its_target(alpha):
     """Without smoothing, G_i of the same batch at w(t+1) is in proportion to r_i^alpha."""
     network = TinyNetwork()
     balancer = GradNorm.direct(list(TASKS), network.shared, alpha, smoothing=0.0)
@@ -248,7 +248,7 @@ def test_direct_weights_put_every_norm_in_proportion_to_its_target(alpha):
 
 @pytest.mark.filterwarnings("ignore:Task `falls` was absent in 1 steps")  # its loss is exactly 0 on its way down
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
-def test_direct_weights_stay_where_a_loss_below_zero_has_no_rate(alpha):
+def test_direct_weights_stay_when_a_loss_below_zero_has_no_rate(alpha):
     x = nn.Parameter(torch.ones(4))
     balancer = GradNorm.direct(["falls", "stays"], x, alpha)
     for step in range(200):
@@ -269,7 +269,7 @@ def test_direct_weights_stay_where_a_task_has_no_gradient_yet():
     assert balancer.weights[0] < balancer.weights[1]
 
 
-def test_direct_weights_rest_on_means_freed_of_their_start():
+def test_direct_weights_use_bias_corrected_means():
     """The oracle: 1 - smoothing times the sum of smoothing**age times the measurement, over the same of ones."""
     network, smoothing = TinyNetwork(), 0.8
     balancer = GradNorm.direct(list(TASKS), network.shared, 0.5, smoothing=smoothing)

@@ -144,7 +144,7 @@ def test_every_balancer_moves_as_it_does_alone(kind):
 
 
 @pytest.mark.filterwarnings("ignore::balancers.BalancerWarning")
-def test_a_stack_goes_on_where_balancers_alone_were_and_the_other_way_round():
+def test_states_move_between_a_stack_and_single_balancers():
     network = networks_of(Network)
     data = batches()
     reference = [copy.deepcopy(network) for _ in every_kind(network.shared)]
@@ -184,7 +184,7 @@ def test_one_network_that_is_not_finite_leaves_the_others_alone():
     assert bool(second.isfinite().all())
 
 
-def test_some_of_a_stack_go_on_without_the_others():
+def test_some_networks_of_a_stack_continue_without_the_others():
     network = networks_of(Network)
     alphas = (0.0, 0.4, 0.8)
     whole = Together(copy.deepcopy(network), [GradNorm.direct(TASKS, network.shared, a) for a in alphas])

@@ -56,7 +56,7 @@ def test_a_state_of_version_0_1_loads(kind):
     torch.testing.assert_close(other._w, balancer._w)
 
 
-def test_each_cause_is_told_once_and_notes_have_the_last_count():
+def test_each_cause_warns_once_and_notes_have_the_last_count():
     network = TinyNetwork()
     balancer = GradNorm.robust(list(TASKS), network.shared)
     balancer.backward(network.losses())

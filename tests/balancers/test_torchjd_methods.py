@@ -101,7 +101,7 @@ def test_dwa_weighs_by_the_mean_losses_of_the_two_epochs_before():
     torch.testing.assert_close(balancer.last.weights, torch.autograd.grad(oracle(leaf), leaf)[0])
 
 
-def test_famo_is_told_the_losses_of_the_next_batch():
+def test_famo_gets_the_losses_of_the_next_batch():
     balancer, oracle, x = torchjd_balancer("famo", ["a", "b"]), FAMO(2), torch.ones(2, requires_grad=True)
     for step in range(5):
         values = torch.tensor([1.0 / (1 + step), 5.0 - 0.1 * step], requires_grad=True)
@@ -112,7 +112,7 @@ def test_famo_is_told_the_losses_of_the_next_batch():
         torch.testing.assert_close(balancer.last.weights, wanted)
 
 
-def test_imtl_l_learns_scales_that_level_the_losses():
+def test_imtl_l_learns_scales_that_equalise_the_losses():
     network = TinyNetwork()
     balancer = torchjd_balancer("imtl_l", list(TASKS))
     for _ in range(300):

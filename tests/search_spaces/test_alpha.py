@@ -50,7 +50,7 @@ def test_a_study_begins_with_the_starting_points_and_stays_in_the_range():
 
 
 @pytest.mark.parametrize("learning_rate", [None, (1e-3, 1e-1)])
-def test_the_seed_settles_the_search(learning_rate):
+def test_the_seed_determines_the_search(learning_rate):
     space = AlphaSpace(learning_rate=learning_rate)
     assert run(space) == run(space)
     assert run(space) != run(space, seed=1)

@@ -45,9 +45,7 @@ def deaths_of(cohort: list[Any], culprits: set[Any], one_by_one: bool) -> tuple[
 
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))), st.booleans())
-def test_those_that_kill_fail_by_their_own_deaths_and_all_others_finish(
-    case: tuple[int, set[int]], one_by_one: bool
-) -> None:
+def test_only_trials_that_kill_their_worker_fail(case: tuple[int, set[int]], one_by_one: bool) -> None:
     count, culprits = case
     failed, finished, attempts = deaths_of(list(range(count)), culprits, one_by_one)
     assert failed == dict.fromkeys(culprits, RETRIES + 1)
@@ -55,7 +53,7 @@ def test_those_that_kill_fail_by_their_own_deaths_and_all_others_finish(
     assert attempts <= 1 + len(culprits) * (RETRIES + 2 * count.bit_length() + 3)
 
 
-def test_a_cohort_is_tried_once_more_as_it_is_then_in_halves() -> None:
+def test_a_cohort_is_retried_once_unchanged_and_then_in_halves() -> None:
     trials: list[Any] = list("abcde")
     assert next_attempts(Attempt(trials, 1), trials) == [(trials, 1)]
     assert next_attempts(Attempt(trials, 2), trials) == [(["a", "b", "c"], 2), (["d", "e"], 2)]
@@ -65,7 +63,7 @@ def test_a_cohort_is_tried_once_more_as_it_is_then_in_halves() -> None:
     assert next_attempts(Attempt(["e"], 3), ["e"]) == []
 
 
-def test_a_cohort_that_takes_too_long_goes_on_in_halves() -> None:
+def test_a_cohort_that_takes_too_long_continues_in_halves() -> None:
     trials: list[Any] = list("abc")
     assert next_attempts(Attempt(trials, 1, late=True), trials) == [(["a", "b"], 1), (["c"], 0)]
 
@@ -115,7 +113,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a dozen workers die
 @pytest.mark.parametrize("cohort", [1, 4])
-def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
+def test_hostile_trials_fail_by_name_and_the_others_are_unaffected(
     cohort: int,
     undisturbed: dict[str, Run],
     tmp_path: Path,

@@ -42,7 +42,7 @@ class TestFaults:
         assert len(set(identities)) == len(identities) > DIES - 2  # arms that coincide are one trial
         assert [run.info.status for run in case.runs("launch")] == ["FAILED"]
 
-    def test_mlflow_holds_what_went_wrong(self, case):
+    def test_mlflow_holds_the_errors_of_failed_trials(self, case):
         runs = case.runs()
         errors = [run.data.tags["gradsweep.error"] for run in runs if run.info.status == "FAILED"]
         assert len([error for error in errors if "resources.minutes" in error]) == 1
@@ -50,7 +50,7 @@ class TestFaults:
         assert [run.data.tags["gradsweep.status"] for run in runs].count("diverged") == 1
         assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
 
-    def test_the_same_command_mends_all_but_what_diverged(self, case, capsys, monkeypatch):
+    def test_the_same_command_runs_failed_trials_again_but_not_diverged_ones(self, case, capsys, monkeypatch):
         case.study(seeds=1, resources={"minutes": 60})  # now nothing hangs, and a busy machine may be slow
         case.steer()
         monkeypatch.chdir(case.folder)

@@ -99,7 +99,7 @@ class Own(Counted):
 '''
 
 
-def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, head, tmp_path):
+def test_trials_continue_from_s3_on_other_nodes_with_uploaded_code(bucket, head, tmp_path):
     case = Case(tmp_path / "driver")
     case.study(
         problem={"name": "own_problem:Own", "folder": str(tmp_path / "control")},
@@ -214,7 +214,7 @@ def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
     assert_complete(case.runs(), 12)
 
 
-def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):
+def test_a_trial_too_large_for_every_node_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):
     case = Case(tmp_path)
     case.study(resources={"cpu": 3})
     monkeypatch.chdir(tmp_path)

@@ -63,7 +63,7 @@ def test_its_report_and_weights_are_the_same(folder, capsys):
 
 
 @pytest.mark.slow
-def test_it_goes_on_with_one_more_seed(folder):
+def test_it_continues_with_one_more_seed(folder):
     before = comparison(folder / "gradsweep-output" / NAME)
     study = yaml.safe_load(Path("study.yaml").read_text())
     Path("study.yaml").write_text(yaml.safe_dump(study | {"seeds": study["seeds"] + 1}))

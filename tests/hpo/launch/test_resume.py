@@ -165,7 +165,7 @@ class TestInterrupted:
 class TestDiverged:
     """Trials whose numbers are not finite; what else may go wrong is in test_faults.py."""
 
-    def test_a_diverged_trial_is_an_outcome_and_a_report_in_the_way_is_none(self, tmp_path):
+    def test_a_diverged_trial_is_a_result_and_an_unwritable_report_is_an_error(self, tmp_path):
         case = Case(tmp_path, workers=1)
         case.study(seeds=1)
         case.steer(nan=[4])

@@ -146,7 +146,7 @@ def test_a_build_that_fails_leaves_nothing(own_cache: Path) -> None:
     assert list(own_cache.iterdir()) == []
 
 
-def test_whoever_stores_second_takes_what_is_there(own_cache: Path) -> None:
+def test_the_second_process_uses_the_arrays_of_the_first(own_cache: Path) -> None:
     build = Build()
 
     def build_while_another_finishes() -> dict[str, np.ndarray]:

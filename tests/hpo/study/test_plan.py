@@ -281,7 +281,7 @@ def test_the_order_of_task_names_in_a_point_makes_no_other_trial() -> None:
     assert one.config.identity == two.config.identity
 
 
-def test_what_is_written_is_what_is_trained() -> None:
+def test_the_weights_shown_are_those_trained_with() -> None:
     weights = short_weights(TASKS, np.array([1 / 3, 1e-7 / 3, 3 - 1 / 3]))
     assert weights == {"near": 0.333333, "far": 3.33333e-08, "tiny": 2.66667}
     planned = static_trials(make_plan(static=[list(weights.values())]))[1]

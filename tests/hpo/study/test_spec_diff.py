@@ -55,7 +55,7 @@ def test_each_field_that_differs_is_named(tmp_path, old, new, found):
     assert differing(tmp_path, BEFORE.replace(old, new)) == found
 
 
-def test_a_file_that_can_no_longer_be_read_is_said_to_be(tmp_path):
+def test_a_file_that_can_no_longer_be_read_is_reported(tmp_path):
     (tmp_path / "before.yaml").write_text("name: one\nproblem: toy\nof_another_version: 1\n")
     (tmp_path / "after.yaml").write_text(BEFORE)
     found = changes(tmp_path / "before.yaml", load_study(tmp_path / "after.yaml"))

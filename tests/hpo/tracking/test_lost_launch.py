@@ -77,7 +77,7 @@ def test_no_write_goes_through(owner, folder, name):
     assert state(other) == before
 
 
-def test_a_run_that_was_made_in_the_very_moment_is_removed(owner, folder, monkeypatch):
+def test_a_run_created_while_the_study_was_taken_over_is_removed(owner, folder, monkeypatch):
     create = owner._create_run
 
     def after_a_long_sleep(**content):
@@ -171,7 +171,7 @@ def test_launches_that_were_found_dead_are_closed(owner, folder):
     assert late.open_launches() == []
 
 
-def test_a_launch_shows_that_it_lives_whatever_the_driver_is_doing(owner, folder, monkeypatch):
+def test_a_launch_sends_heartbeats_whatever_the_driver_is_doing(owner, folder, monkeypatch):
     monkeypatch.setattr("hpo.tracking.delivery.BEAT_SECONDS", 0.1)
     (first,) = owner.open_launches()
     with Heartbeat(owner, owner._launch) as heart:
@@ -218,7 +218,7 @@ def test_a_trial_that_had_failed_is_delivered_once_it_has_a_result(owner, folder
 
 
 @pytest.mark.slow
-def test_a_suspended_driver_that_wakes_up_doubles_nothing(tmp_path):
+def test_a_suspended_driver_that_resumes_writes_nothing_twice(tmp_path):
     case, server = Case(tmp_path / "case", workers=1), Server(tmp_path)
     case.study(seeds=1, checkpoint_seconds=0)
     forks = Forks(case.folder, case.mark, HASTY)

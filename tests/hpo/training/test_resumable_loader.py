@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_can_stop_and_go_on_again(name: str) -> None:
     assert go_on(LOADERS[name], through_a_file(order.state()), 1)[0] == rest[2:] == seen[7:]
 
 
-def test_a_loader_that_tells_its_state_is_not_gone_through_again() -> None:
+def test_a_loader_with_a_state_dict_is_not_iterated_again() -> None:
     _, states = train(Telling)
     made: list[Telling] = []
 
@@ -91,7 +91,7 @@ def test_a_loader_that_tells_its_state_is_not_gone_through_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["ShuffledBatches", "list", "global generator", "own generator", "batch sampler"])
-def test_what_torch_itself_draws_is_set_and_not_gone_through_again(name: str) -> None:
+def test_a_loader_of_torch_generators_is_restored_and_not_iterated_again(name: str) -> None:
     state = train(LOADERS[name])[1][0]
     assert state["begin"]["loader"] is not None
 

@@ -333,7 +333,7 @@ def test_a_metric_that_turns_nan() -> None:
 
 
 @pytest.mark.parametrize("where", ["loss_from", "metric_from"])
-def test_a_single_task_trial_does_not_care_for_the_other_tasks(where: str) -> None:
+def test_a_single_task_trial_ignores_the_other_tasks(where: str) -> None:
     others = run(config("single_task", test=True, task="near"), Nan(**{where: 0}))
     assert others.status == "finished"
     assert math.isfinite(others.validation["near"])
@@ -356,7 +356,7 @@ class LacksLoss(Small):
         return losses
 
 
-def test_a_task_that_no_step_of_an_epoch_has_is_told() -> None:
+def test_a_task_absent_from_a_whole_epoch_is_reported() -> None:
     result = run(config(), LacksLoss())
     assert (result.status, result.error) == ("diverged", "the training loss is not finite after 8 steps: far = nan")
 
