@@ -128,7 +128,7 @@ def test_tests_mirror_the_packages():
 
 
 def test_lists_of_our_packages_agree():
-    """What nodes are sent, what must not be hidden by a user's package, and what the wheel holds."""
+    """The packages sent to nodes, those that a user's package must not hide, and those in the wheel are the same."""
     assert set(code_upload.OURS) == PACKAGES
     assert {*face.PACKAGES, "gradsweep"} == PACKAGES
 

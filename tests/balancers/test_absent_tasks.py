@@ -1,4 +1,4 @@
-"""Tasks absent from a step: the paper's algorithm of those that are there, in every path that a step can take."""
+"""Tasks absent from a step: the paper's algorithm over the present tasks, in every path that a step can take."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ kinds = pytest.mark.parametrize("kind", ABSENT)
 
 @pytest.fixture(params=WHERE)
 def place(request):
-    """Where the balancer decides: by numbers that the host knows, or by masks on the device."""
+    """Choose how the balancer decides: by numbers that the host knows, or by masks on the device."""
     with WHERE[request.param]():
         yield request.param
 
@@ -72,7 +72,7 @@ def test_paper_recipe_follows_the_algorithm_of_the_tasks_that_are_there(kind, al
 @pytest.mark.parametrize("kind", ["missing", "0 that is a leaf", "0 times the loss", "NaN of no example"])
 @recipes
 def test_masks_on_a_device_give_the_same_numbers_as_the_host(recipe, kind, double_precision):
-    """Losses that are 0 or NaN are told by masks where the host may not look; the numbers are the same."""
+    """Losses of 0 or NaN are found by masks if the host may not read them; the numbers are the same."""
     found = []
     for where in WHERE.values():
         network = TinyNetwork()

@@ -127,7 +127,7 @@ def test_a_number_that_is_not_finite_refuses_the_step(where, bad):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(-7, 7).map(lambda k: 2.0**k), st.sampled_from([0.0, 0.5, 1.5]))
 def test_robust_recipe_does_not_depend_on_the_unit_of_a_loss(factor, alpha):
-    """Scaling L_i by c scales w_i(t) by 1/c, up to the common scale and what Adam remembers of it."""
+    """Scaling L_i by c scales w_i(t) by 1/c, up to the common scale and Adam's memory of it."""
 
     def path(scale):
         network = TinyNetwork(("a", "b"))

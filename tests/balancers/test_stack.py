@@ -1,4 +1,4 @@
-"""K balancers that take their steps together do what each does alone."""
+"""Balancers that take their steps together have the same results as each alone."""
 
 import copy
 

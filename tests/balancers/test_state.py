@@ -1,4 +1,4 @@
-"""What a balancer says of itself: its state, its warnings, its weights file."""
+"""The outputs of a balancer: its state, its warnings, its weights file."""
 
 import warnings
 
@@ -41,7 +41,7 @@ def test_a_state_of_another_recipe_is_refused(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_state_of_version_0_1_loads(kind):
-    """It lacks what was added since."""
+    """It lacks entries that were added later."""
     network = TinyNetwork()
     balancer = KINDS[kind](list(TASKS), network.shared)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What any design must do; a new one is tested here by being registered."""
+"""Properties of every design; a new one is tested here once it is registered."""
 
 import inspect
 import re

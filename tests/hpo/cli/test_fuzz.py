@@ -1,4 +1,4 @@
-"""Files at their worst: whatever the bytes, a study file and a weights file work or are refused in plain lines."""
+"""Damaged and malicious files: for any bytes, a study file or weights file works or is refused in plain lines."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ QUICK = [key for key in SNIPPETS if key not in ("deep list", "deep mapping", "lo
 
 
 def places(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in nested mappings and lists there is something to replace."""
+    """Return the paths of all values in nested mappings and lists."""
     parts = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     return [at for key, part in parts for at in ((*above, key), *places(part, (*above, key)))]
 
@@ -498,7 +498,7 @@ def test_points_that_differ_in_the_seventh_digit_alone_are_one_trial(folder: Pat
 
 
 def assert_inside(name: str) -> None:
-    """Where a study of this name keeps its files: right below the output folder, by itself."""
+    """Check that a study of this name keeps its files in a folder directly below the output folder."""
     where = place(Path("output"), None)
     assert where.folder(name).resolve().parent == where.output
     assert (where.output / "artifacts" / name).resolve().parent == where.output / "artifacts"

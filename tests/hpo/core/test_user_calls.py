@@ -62,7 +62,7 @@ class AtTest(Small):
 
 
 def in_thread(call: Callable[[], Any]) -> Any:
-    """What a call gives in a thread such as Tune's."""
+    """Return the result of a call in a thread such as Tune's."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()

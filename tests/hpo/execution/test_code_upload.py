@@ -1,4 +1,4 @@
-"""What is sent to a cluster's nodes: code and small settings, not data, outputs or what is installed."""
+"""The upload to a cluster's nodes: code and small settings, no data, outputs or installed packages."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports of a project is forgotten after it."""
+    """Forget the modules that a test imports from a project after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield

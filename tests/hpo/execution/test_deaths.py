@@ -1,4 +1,4 @@
-"""Trials that kill their worker: which of a cohort it was is found out, and it alone fails; over Ray too."""
+"""Trials that kill their worker: the one of a cohort that does is identified, and only it fails; over Ray too."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class TestFaults:
 
 
 def named(out: str, heading: str) -> list[str]:
-    """What the end says of each trial below a heading that counts them."""
+    """Return the lines about each trial at the end, below a heading that counts them."""
     found = re.search(f"^{heading}\n((?:  .*\n)+)", out, re.MULTILINE)
     assert found, out
     lines = [re.sub(r"^  .*? seed \d: ", "", line) for line in found[2].splitlines()]

@@ -78,7 +78,7 @@ def head() -> Iterator[str]:
 
 
 def communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
-    """What a command printed to its end; if it does not end, where it hangs."""
+    """Return the output of a command at its end; if it hangs, fail with the place."""
     try:
         return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What others wrote never commands the terminal: it is escaped, wherever it is printed."""
+"""Text from others cannot control the terminal: it is escaped wherever it is printed."""
 
 from __future__ import annotations
 

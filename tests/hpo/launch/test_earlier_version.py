@@ -39,7 +39,7 @@ def run() -> Finished:
 
 
 def comparison(folder: Path) -> dict[str, Any]:
-    """What the report says, without its wording, and without where and by which version it was written."""
+    """Return the content of the report without its wording, place and version."""
     content = json.loads((folder / "report" / "comparison.json").read_text())
     del content["provenance"], content["verdict"]["sentences"]
     return content

@@ -166,7 +166,7 @@ def whole(folder: Path) -> list[Path]:
 
 
 def busy(command: Command) -> bool:
-    """Whether a command has worked for some hundredths of a second: it is in the middle of something."""
+    """Return whether a command has used some hundredths of a second of CPU, and so is in the middle of its work."""
     try:
         return psutil.Process(command.pid).cpu_times().user > 0.05
     except psutil.NoSuchProcess:

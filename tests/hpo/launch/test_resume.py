@@ -1,4 +1,4 @@
-"""Studies that are stopped, killed or go wrong in parts, and what the same command makes of them afterwards."""
+"""Studies that are stopped or killed, or whose trials fail, and the result of the same command afterwards."""
 
 import os
 import pty
@@ -63,7 +63,7 @@ def assert_same(case: Case, undisturbed: tuple[pd.DataFrame, dict[str, float]]) 
 
 
 def blocked(case: Case, process: subprocess.Popen[str], ended: int) -> bool:
-    """Whether as many trials as there are workers wait for the end of the block, and MLflow has those before."""
+    """Return whether a trial per worker waits for the end of the block, and MLflow has the earlier ones."""
     assert process.poll() is None, process.communicate()
     if not (case.folder / "blocked").exists() or len((case.folder / "blocked").read_text().split()) < WORKERS:
         return False

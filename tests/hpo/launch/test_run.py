@@ -264,7 +264,7 @@ def test_a_stage_shows_any_text_as_it_is(terminal):
 
 
 class TestView:
-    """What is drawn while a study runs."""
+    """The progress view of a running study."""
 
     @pytest.fixture
     def schedule(self, tmp_path) -> Schedule:

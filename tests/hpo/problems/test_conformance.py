@@ -1,4 +1,4 @@
-"""What every built-in problem must do, whatever its data."""
+"""Properties of every built-in problem, whatever its data."""
 
 from __future__ import annotations
 

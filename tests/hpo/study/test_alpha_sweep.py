@@ -1,4 +1,4 @@
-"""The alpha sweep: what it asks, what it tells Optuna, and that neither order nor a killed driver changes it."""
+"""The alpha sweep: its suggestions and its reports to Optuna depend neither on order nor on a killed driver."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_reports_scores_to_optuna_in_the_order_of_suggestions() -> None:
     assert found.ask() is None
     assert states(found) == {TrialState.RUNNING: 3}
     found.tell(identify({"alpha": 0.0}), -3.5)
-    found.tell(identify({"alpha": 0.0}), 99.0)  # told twice: the first stays
+    found.tell(identify({"alpha": 0.0}), 99.0)  # reported twice: the first score stays
     found.tell(identify({"alpha": 1.5}), 2.0)
     assert len(asked(found)) == 1
     trials = found.history.get_trials()

@@ -1,4 +1,4 @@
-"""Static points that are stopped early: who goes on, that nothing hangs on timing, that a paused trial is itself."""
+"""Static points that are stopped early: the choice does not depend on timing; a paused trial continues exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a changed study file changes, and what is kept."""
+"""Changes of a study file, and the trials that are kept."""
 
 import re
 from io import StringIO

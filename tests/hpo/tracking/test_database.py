@@ -1,4 +1,4 @@
-"""MLflow's SQLite database is whole or not there, whenever its making is killed."""
+"""MLflow's SQLite database is complete or absent, whenever its creation is killed."""
 
 from __future__ import annotations
 

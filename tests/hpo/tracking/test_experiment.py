@@ -1,4 +1,4 @@
-"""MLflow: what the writer leaves there, whatever the backend does, and other backends than SQLite."""
+"""The runs in MLflow, whatever the backend does, and backends other than SQLite."""
 
 from pathlib import Path
 

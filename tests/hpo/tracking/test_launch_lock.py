@@ -42,7 +42,7 @@ def launched(store: StudyExperiment, **tags: str) -> str:
 
 
 def checked(store: StudyExperiment) -> str:
-    """What the check says, if it lets the launch run."""
+    """Return the output of the check if it allows the launch."""
     console = Console(file=StringIO(), width=200)
     refuse_other_launch(store, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def checked(store: StudyExperiment) -> str:
 
 @contextmanager
 def beating(store: StudyExperiment, launch: str) -> Iterator[None]:
-    """A driver elsewhere that shows that it lives."""
+    """A driver elsewhere that sends heartbeats."""
     stop = threading.Event()
 
     def beat() -> None:

@@ -16,7 +16,7 @@ from tests.helpers.forks import Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import Server, planned, report, result, trial_runs, write
 
-# Signs of life, and how long the next launch looks for them, in seconds.
+# Between two heartbeats, and how long the next launch waits for them, in seconds.
 HASTY = {"hpo.tracking.delivery.BEAT_SECONDS": 1.0, "hpo.tracking.launch_lock.WATCH_SECONDS": 4.0}
 
 
@@ -91,7 +91,7 @@ def test_a_run_created_while_the_study_was_taken_over_is_removed(owner, folder, 
 
 
 def test_a_run_that_the_other_launch_has_taken_for_its_own_stays(owner, folder, monkeypatch):
-    """This launch was suspended when it had made the run and had not yet looked once more."""
+    """This launch was suspended after it had created the run and before the next check."""
     create, others = owner._create_run, []
 
     def before_a_long_sleep(**content):
@@ -131,7 +131,7 @@ def test_a_run_whose_check_failed_is_found_again_and_not_made_twice(owner, monke
 
 
 def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(owner, folder, tmp_path):
-    """It had found nobody, and then the owner began."""
+    """It had found no other launch, and then the owner began."""
     late = StudyExperiment(owner.uri, owner.study, folder)
     late.take_over([])
     journal = Outbox(tmp_path / "undelivered")

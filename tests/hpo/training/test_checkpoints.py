@@ -1,4 +1,4 @@
-"""Trials that are interrupted go on from their checkpoints bit for bit, whatever has become of the files."""
+"""Interrupted trials continue from their checkpoints bit for bit, whatever has happened to the files."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ Make = Callable[[Breaks], Drawn]
 
 @dataclass
 class Run:
-    """How a trial ended, after how many attempts that did not end."""
+    """The end of a trial and the number of attempts before it."""
 
     result: TrialResult
     reports: list[EpochReport]
@@ -210,7 +210,7 @@ class Run:
         return repr(replace(self.result, seconds=0.0, resumed=[], trajectory={})), arrays
 
     def epochs(self) -> dict[int, set[str]]:
-        """What was told of each epoch."""
+        """Return the reports of each epoch."""
         told: dict[int, set[str]] = {report.epoch: set() for report in self.reports}
         for report in self.reports:
             told[report.epoch].add(repr(replace(report, seconds=0.0)))
@@ -578,7 +578,7 @@ TARGET = "tests.helpers.problems:Steered"
 
 
 def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steered-4") -> list[dict[str, Any]]:
-    """What a worker reports of these trials."""
+    """Return a worker's reports of these trials."""
     trials = [TrialConfig(TARGET, {"folder": str(folder)}, data_hash, "equal", {}, seed, 2) for seed in seeds]
     told: list[dict[str, Any]] = []
     task = WorkerTask(

@@ -1,4 +1,4 @@
-"""Trials that are trained at once end as each does alone, whatever becomes of the others."""
+"""Trials that are trained at once have the same results as alone, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_final_scores_are_within_seed_noise() -> None:
     assert (np.abs(together - apart).max(axis=0) < 0.25 * apart.std(axis=0, ddof=1)).all()
 
 
-# --- what becomes of trials that go wrong
+# --- trials that go wrong
 
 
 class Steep(Precise):
@@ -320,7 +320,7 @@ class Elsewhere(Precise):
 
 
 class CountsCalls(Precise):
-    """Its losses hang on how often they were asked for."""
+    """Its losses depend on the number of calls."""
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         self.step += 1
@@ -367,7 +367,7 @@ def test_problems_that_can_be_stacked_are_detected_and_random_generators_stay(ki
 
 
 class Interrupt(KeyboardInterrupt):
-    """What ends a process."""
+    """An exception that ends a process."""
 
 
 class Breaks(Normed):

@@ -1,4 +1,4 @@
-"""A trial that leaves global state changed spoils no other: not in its process, its cohort or its worker."""
+"""A trial that leaves global state changed affects no other: not in its process, its cohort or its worker."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Spoiling(Small):
 
 
 def bits(result: TrialResult) -> Any:
-    """All of a result that does not hang on the clock."""
+    """Return all of a result that does not depend on the clock."""
     numbers = {name: value.tobytes() for name, value in result.trajectory.items()}
     found = vars(result) | {"seconds": 0.0, "trajectory": numbers}
     return repr(found)

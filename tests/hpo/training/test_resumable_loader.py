@@ -1,4 +1,4 @@
-"""Where a run is in its data: put back, every loader gives what it would have given."""
+"""The position of a run in its data: after a restore, every loader continues with the same batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.loaders import CPU, EPOCHS, LOADERS, WITH_WORKERS, Telling
 
 
 def step(batch: Any) -> list[Any]:
-    """What a training step sees: its batch, and dropout and other noise from the global generators."""
+    """Return the inputs of a training step: its batch, and random numbers of the global generators."""
     return [*(part.tolist() for part in batch), torch.rand(2).tolist(), random.gauss(0, 1), float(np.random.randn())]
 
 
@@ -28,7 +28,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], list[dict[str, Any]]]:
-    """What each step saw, and the state after each."""
+    """Return the inputs of each step, and the state after each."""
     seed_all(0)
     order, seen, states = DataOrder(make(), CPU), [], []
     for _ in range(EPOCHS):
@@ -40,7 +40,7 @@ def train(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], list[dict[str, 
 
 
 def go_on(make: Callable[[], Iterable[Any]], state: dict[str, Any], epochs: int) -> tuple[list[Any], DataOrder]:
-    """What each step sees after a state, in a process that has drawn other numbers since it began with its seed."""
+    """Return the inputs of each step after a state, in a process that has drawn other numbers since its start."""
     seed_all(0)
     order, seen = DataOrder(make(), CPU), []
     for epoch in range(epochs, EPOCHS):
