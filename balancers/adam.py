@@ -29,7 +29,7 @@ class VectorAdam:
 
     def __init__(self, size: int, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         if not lr > 0:
-            fail("lr", "> 0", lr)
+            fail("lr", "a number > 0", lr)
         self.lr: float | Tensor = lr
         self._betas, self._eps = betas, eps
         self._moments = [torch.zeros(size), torch.zeros(size)]

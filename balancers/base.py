@@ -64,7 +64,7 @@ class Balancer(ABC):
         if isinstance(tasks, str) or not self.tasks or not all(isinstance(t, str) for t in self.tasks):
             fail("tasks", "a list of at least one name", repr(tasks))
         if len(set(self.tasks)) != len(self.tasks):
-            fail("tasks", "a list of names that differ", self.tasks)
+            fail("tasks", "a list of names, each once", self.tasks)
         self.last: StepRecord | None = None
         self._step = 0
         self._w = torch.ones(len(self.tasks))
@@ -103,8 +103,8 @@ class Balancer(ABC):
             return
         empty = self._read(dict.fromkeys(losses))
         if evaluated(losses, self.tasks, self._w) is not None:
-            found = "`requires_grad = False` of all" if torch.is_grad_enabled() else "`torch.no_grad()`"
-            raise ValueError(f"Losses should have a graph, else call `balancer(losses)`. Found {found}.")
+            found = "requires_grad = False for all" if torch.is_grad_enabled() else "torch.no_grad()"
+            fail("losses", "a loss with a graph; without one, call balancer(losses)", found)
         self._join(empty)
 
     @abstractmethod
@@ -172,7 +172,7 @@ class Balancer(ABC):
         if kind not in ("arithmetic", "geometric"):
             fail("kind", "'arithmetic' or 'geometric'", repr(kind))
         if not 0.0 <= start < 1.0:
-            fail("start", "in [0, 1)", start)
+            fail("start", "a number in [0, 1)", start)
         self._report()
         return self._mean(kind, start)
 
@@ -196,12 +196,12 @@ class Balancer(ABC):
             ValueError: the state is of other tasks, of another kind of balancer, or of another recipe.
         """
         if state.get("tasks") != self.tasks:
-            fail("state", f"of the tasks {self.tasks}", state.get("tasks"))
+            fail("state", f"a state of the tasks {self.tasks}", f"one of the tasks {state.get('tasks')}")
         if state.get("kind", self._kind()) != self._kind():
-            fail("state", f"of {self._kind()}", state["kind"])
+            fail("state", f"a state of {self._kind()}", f"one of {state['kind']}")
         missing = sorted(set(self.state_dict()) - set(state) - self.optional)
         if missing:
-            fail("state", f"of a {type(self).__name__}, which has {missing}", sorted(state))
+            fail("state", f"a state of {type(self).__name__} with {missing}", f"one with {sorted(state)}")
         self._step = int(state["step"])
         self._w = state["w"].clone()
         self._troubles.load(state.get("troubles"), self._w)

@@ -34,12 +34,12 @@ def refuse_first_losses(values: Tensor, alpha: float | Tensor, tasks: Sequence[s
     for task, loss, strength in zip(names, values.flatten().tolist(), reads, strict=True):
         if strength > 0 and loss < 0:
             rule = (
-                "above 0 in the first step, since training rates are relative to it: a loss that may be below 0 "
-                "needs `alpha=0`, which reads no loss, or `initial_losses`"
+                "a number > 0 in the first step, to which training rates are relative (a loss that may be below 0 "
+                "needs alpha=0, which reads no loss, or initial_losses)"
             )
             fail(f"losses[{task!r}]", rule, loss)
         if strength > 0 and math.isinf(loss):
-            fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
+            fail(f"losses[{task!r}]", "a finite number > 0 in the first step", loss)
 
 
 def balanced(w: Tensor, values: Tensor, norms: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from balancers.ranks import several_ranks
+from balancers.weights import fail
 
 Losses = Mapping[str, Tensor | float | None]
 """For each task a scalar loss with its graph. A task is absent from a step if it is missing, ``None``, 0 or NaN."""
@@ -117,7 +118,7 @@ def read_losses(losses: Losses, tasks: Sequence[str], like: Tensor, trusted: set
     """
     unknown = [task for task in losses if task not in tasks]
     if unknown:
-        raise ValueError(f"Parameter `losses` should have the tasks {list(tasks)}. Found unknown {unknown}.")
+        fail("losses", f"losses of the tasks {list(tasks)}", f"unknown {unknown}")
     graphs, given = [], []
     for number, task in enumerate(tasks):
         loss = losses.get(task)
@@ -197,7 +198,7 @@ def _check_scalar(task: str, loss: Any) -> None:
     if (isinstance(loss, Tensor) and loss.numel() == 1) or isinstance(loss, int | float):
         return
     found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-    raise ValueError(f"Loss of task `{task}` should be a scalar tensor. Found {found}.")
+    fail(f"losses[{task!r}]", "a scalar tensor", f"a {found}" if isinstance(found, str) else f"the shape {found}")
 
 
 def _check_without_graph(task: str, loss: Tensor | float, trusted: set[str]) -> None:
@@ -206,5 +207,5 @@ def _check_without_graph(task: str, loss: Tensor | float, trusted: set[str]) -> 
         return
     value = float(loss)
     if value != 0 and not math.isnan(value):
-        raise ValueError(f"Loss of task `{task}` should have a graph. Found `requires_grad = False`.")
+        fail(f"losses[{task!r}]", "a loss with a graph", "requires_grad = False")
     trusted.add(task)

@@ -171,8 +171,8 @@ def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
 def independent(task: str) -> ValueError:
     """Return the error for a loss that does not depend on W."""
     return ValueError(
-        f"Loss of task `{task}` should depend on the shared layer. Found no gradient there: W is the last layer that "
-        "all tasks use; hand over the module, not its parameters, if these are replaced."
+        f"losses[{task!r}]: expected a loss that depends on the shared layer, got no gradient there; W is the last "
+        "layer that all tasks use; pass the module, not its parameters, if these are replaced"
     )
 
 

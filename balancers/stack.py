@@ -52,13 +52,14 @@ class Stack:
     def __init__(self, balancers: Sequence[Balancer], shared: Iterable[Tensor]) -> None:
         self._members = list(balancers)
         if not self._members:
-            fail("balancers", "a list of at least one", [])
+            fail("balancers", "a list of at least one balancer", [])
         self.tasks = self._members[0].tasks
         for balancer in self._members:
             if type(balancer) not in STACKABLE or getattr(getattr(balancer, "_window", None), "size", 1) != 1:
-                fail("balancers", "of " + ", ".join(kind.__name__ for kind in STACKABLE), type(balancer).__name__)
+                rule = f"objects of {', '.join(kind.__name__ for kind in STACKABLE)}"
+                fail("balancers", rule, type(balancer).__name__)
             if balancer.tasks != self.tasks:
-                fail("balancers", f"of the tasks {self.tasks}", balancer.tasks)
+                fail("balancers", f"the same tasks in all, {self.tasks}", balancer.tasks)
         self._shared, self._trusted = list(shared), set[str]()
         self._groups = [_Group(self._members, numbers) for numbers in _alike(self._members)]
         self.last: StepRecord | None = None
@@ -75,7 +76,7 @@ class Stack:
         """
         unknown = [task for task in losses if task not in self.tasks]
         if unknown:
-            raise ValueError(f"Parameter `losses` should have the tasks {self.tasks}. Found unknown {unknown}.")
+            fail("losses", f"losses of the tasks {self.tasks}", f"unknown {unknown}")
         pairs = [(number, losses.get(task)) for number, task in enumerate(self.tasks)]
         given = [(number, loss) for number, loss in pairs if loss is not None and loss.requires_grad]
         numbers, graphs = [number for number, _ in given], [loss for _, loss in given]

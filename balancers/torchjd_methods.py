@@ -227,7 +227,7 @@ class Aggregated(_Library):
         if several_ranks():
             there = (step.values.abs() > 0).float() + 1  # above 0, so that the mean is over all ranks
             if not torch.equal(mean_over_ranks(there), there):
-                raise ValueError("Losses should be of the same tasks on all ranks. Found some absent on one.")
+                fail("losses", "the same tasks on all ranks", "some that are absent on one")
         values = step.values.tolist()
         if all(map(math.isnan, values)):
             return list(range(len(step.numbers)))  # diverged: the step is refused below
@@ -294,11 +294,11 @@ def _leaves(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]
     try:
         shared, own = leaves_of(losses)
     except NoCut as reason:
-        raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
+        raise ValueError(f"losses: expected results of operations, got a graph where {reason}") from None
     if not shared:
-        raise ValueError("Losses should share parameters. Found none that two of them depend on.")
+        fail("losses", "parameters that at least two losses depend on", "none")
     if any(has_hooks(p) for p in [*shared, *(p for leaves in own for p in leaves)]):
-        raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
+        fail("losses", "parameters without hooks (register_hook)", "one with a hook, which would run twice")
     return shared, own
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def fail(parameter: str, rule: str, found: object) -> NoReturn:
     """Raise the `ValueError` of our one grammar for bad input."""
-    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found}`.")
+    raise ValueError(f"{parameter}: expected {rule}, got {found}")
 
 
 def close(w: Tensor) -> Tensor:
@@ -47,5 +47,5 @@ def per_task(parameter: str, numbers: Mapping[str, float], tasks: Sequence[str])
         fail(parameter, f"a number for each of {list(tasks)}", dict(numbers))
     for task, number in numbers.items():
         if not 0 < number < float("inf"):
-            fail(f"{parameter}[{task!r}]", "finite and > 0", number)
+            fail(f"{parameter}[{task!r}]", "a finite number > 0", number)
     return torch.tensor([float(numbers[task]) for task in tasks])

@@ -54,9 +54,9 @@ class AlphaSpace:
         check_number("low", self.low)
         check_number("high", self.high)
         if self.low < 0.0:
-            fail("low", ">= 0", self.low)
+            fail("low", "a number >= 0", self.low)
         if self.high < self.low:
-            fail("high", f">= low = {self.low}", self.high)
+            fail("high", f"a number >= low = {self.low}", self.high)
         if self.learning_rate is not None:
             self._check_learning_rate(self.learning_rate)
 

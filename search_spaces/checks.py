@@ -17,7 +17,7 @@ LARGEST_RATIO = 1e300
 
 def fail(parameter: str, rule: str, found: object) -> NoReturn:
     """Raise the `ValueError` of our one grammar for bad input."""
-    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found!r}`.")
+    raise ValueError(f"{parameter}: expected {rule}, got {found!r}")
 
 
 def check_integer(parameter: str, found: int, low: int) -> None:
@@ -45,7 +45,7 @@ def check_ratio(ratio: float) -> None:
     """Raise a `ValueError` unless ``ratio`` can be the largest ratio of two weights of a design."""
     check_number("ratio", ratio)
     if not 1.0 < ratio <= LARGEST_RATIO:
-        fail("ratio", f"> 1 and <= {LARGEST_RATIO:g}", ratio)
+        fail("ratio", f"a number > 1 and <= {LARGEST_RATIO:g}", ratio)
 
 
 def checked_array(parameter: str, found: object) -> Array:
@@ -56,7 +56,7 @@ def checked_array(parameter: str, found: object) -> Array:
         fail(parameter, "an array of numbers", found)
     if array.ndim == 0:
         fail(parameter, "an array of numbers", found)
-    _check_entries(parameter, array, np.isfinite(array), "finite")
+    _check_entries(parameter, array, np.isfinite(array), "a finite number")
     return array
 
 
@@ -65,7 +65,7 @@ def checked_weights(parameter: str, found: object) -> Array:
     weights = checked_array(parameter, found)
     if weights.shape[-1] == 0:
         fail(parameter, "at least one weight", weights.tolist())
-    _check_entries(parameter, weights, weights > 0.0, "> 0")
+    _check_entries(parameter, weights, weights > 0.0, "a number > 0")
     check_spread(parameter, weights, np.log(weights))
     return weights
 
@@ -75,7 +75,7 @@ def check_spread(parameter: str, found: Array, logarithms: Array) -> None:
     spread = np.asarray(np.ptp(logarithms, axis=-1))
     if spread.max(initial=0.0) > math.log(LARGEST_RATIO) + 1e-9:
         worst = found[np.unravel_index(spread.argmax(), spread.shape)]
-        rule = f"such that no two weights are more than a factor of {LARGEST_RATIO:g} apart"
+        rule = f"weights of which no two are more than a factor of {LARGEST_RATIO:g} apart"
         fail(parameter, rule, worst.tolist())
 
 

@@ -76,14 +76,14 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
     allowed = DESIGNS[design].options
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        rule = f"among {allowed}" if allowed else "empty"
+        rule = f"options among {allowed}" if allowed else "no options"
         fail("options", f"{rule} for the design {design!r}", unknown)
     equal = np.ones((1, tasks))
     found = np.empty((0, tasks))
     drawn = points
     while len(found) < points:
         if drawn > MOST_REPEATS * points:
-            rule = f"<= {len(found)}, all directions found in the design {design!r} with these options"
+            rule = f"at most {len(found)}, all directions of the design {design!r} with these options"
             fail("points", rule, points)
         found = _distinct(np.concatenate([equal, DESIGNS[design].draw(tasks, drawn, seed, **options)]))
         drawn *= 2

@@ -43,13 +43,13 @@ def dirichlet(tasks: int, points: int, seed: int = 0, *, concentration: float = 
     check_sizes(tasks, points, seed)
     check_number("concentration", concentration)
     if concentration <= 0.0:
-        fail("concentration", "> 0", concentration)
+        fail("concentration", "a number > 0", concentration)
     rng = np.random.default_rng(seed)
     kept = np.empty((0, tasks))
     draws = 0
     while len(kept) < points:
         if draws == MOST_DRAWS:
-            rule = f"large enough that {tasks} random weights stay above {SMALLEST:.1e}"
+            rule = f"a number large enough that {tasks} random weights stay above {SMALLEST:.1e}"
             fail("concentration", rule, concentration)
         drawn = rng.dirichlet(np.full(tasks, concentration), size=points)
         kept = np.concatenate([kept, drawn[(drawn >= SMALLEST).all(axis=1)]])

@@ -151,7 +151,8 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
         else:
             found = points(spec.design, len(tasks), spec.points, seed, **spec.options)
     except ValueError as error:
-        raise StudyError(f"static: {error}") from None
+        fault = str(error)
+        raise StudyError(f"static{fault.removeprefix('rows') if rows else f'.{fault}'}") from None
     if (least := found.min()) < SMALLEST:  # it would be 0 in training
         raise StudyError(f"static: expected weights >= {SMALLEST:.2g}, as float32 holds, got {least:.2g}")
     return found

@@ -47,7 +47,7 @@ class StepBuffer:
             ValueError: there are none.
         """
         if not (blocks := self.read()):
-            raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
+            raise ValueError("loader('train'): expected an iterable that gives batches in each epoch, got no batch")
         self._blocks = []
         return blocks[0]
 
@@ -151,7 +151,7 @@ class TrialRecorder:
             Diverged: a metric is not finite.
         """
         if metrics.keys() != set(self.tasks):
-            raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
+            raise ValueError(f"evaluate(): expected a metric for each of {self.tasks}, got {sorted(metrics)}")
         self._check(f"the metric on {split}", metrics)
         return {task: metrics[task] for task in self.tasks}  # the user's keys may be a subclass of str
 

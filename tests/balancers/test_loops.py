@@ -248,5 +248,5 @@ def test_the_state_of_another_accumulation_is_refused_in_the_middle_of_a_step_al
 
 
 def test_refuses_to_accumulate_less_than_once():
-    with pytest.raises(ValueError, match=r"`accumulate` should be >= 1\. Found `accumulate = 0`"):
+    with pytest.raises(ValueError, match="accumulate: expected a number >= 1, got 0"):
         GradNorm(list(TASKS), TinyNetwork().shared, accumulate=0)

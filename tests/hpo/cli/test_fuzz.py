@@ -252,7 +252,7 @@ def assert_plain(lines: list[str], prefixes: tuple[str, ...]) -> None:
         assert len(line) <= LONGEST, line
 
 
-ABOUT = ("study.yaml: ", "problem: ", "static: ", "static[")
+ABOUT = ("study.yaml: ", "problem: ", "static: ", "static.", "static[")
 
 
 def open_it(raw: bytes) -> bool:
@@ -659,26 +659,26 @@ ONE = f'{{{HEAD}, "tasks": ["a"], "weights": {{"a": %s}}}}'
 DEEP = {levels: f'{{{HEAD}, "tasks": ["a"], "weights": {nested("[", "]", levels)}}}' for levels in (10, 10_000)}
 BAD_WEIGHTS = {
     "mark at the beginning": ("\ufeff" + ONE % 1, "Unexpected UTF-8 BOM"),
-    "nan": (ONE % "NaN", "weight of task 'a' should be finite and > 0. Found nan."),
-    "infinity": (ONE % "Infinity", "Found inf."),
-    "minus infinity": (ONE % "-Infinity", "Found -inf."),
-    "large float": (ONE % "1e400", "Found inf."),
-    "zero": (ONE % "1e-400", "Found 0.0."),
-    "minus zero": (ONE % "-0", "Found 0."),
-    "large integer": (ONE % ("1" + "0" * 400), f"Found 1{'0' * 196}...."),
+    "nan": (ONE % "NaN", "weights['a']: expected a finite number > 0, got nan"),
+    "infinity": (ONE % "Infinity", "got inf"),
+    "minus infinity": (ONE % "-Infinity", "got -inf"),
+    "large float": (ONE % "1e400", "got inf"),
+    "zero": (ONE % "1e-400", "got 0.0"),
+    "minus zero": (ONE % "-0", "got 0"),
+    "large integer": (ONE % ("1" + "0" * 400), f"got 1{'0' * 196}..."),
     "larger integer": (ONE % ("1" + "0" * 5000), "Exceeds the limit (4300 digits) for integer string conversion"),
-    "larger integer elsewhere": (ONE.replace("a", "a") % 1 + " " + "9" * 5000, "Found "),
-    "flag": (ONE % "true", "Found True."),
-    "text": (ONE % '"1"', "Found '1'."),
+    "larger integer elsewhere": (ONE.replace("a", "a") % 1 + " " + "9" * 5000, "got "),
+    "flag": (ONE % "true", "got True"),
+    "text": (ONE % '"1"', "got '1'"),
     "deep": (DEEP[10_000], "maximum recursion depth exceeded"),
-    "not so deep": (DEEP[10], "`weights` should be an object"),
+    "not so deep": (DEEP[10], "weights: expected an object"),
     "weight twice": (ONE % '1, "a": 2', "the key 'a' twice"),
     "weights twice": ((ONE % 1)[:-1] + ', "weights": {"a": 2}}', "the key 'weights' twice"),
-    "task twice": ((ONE % 1).replace('["a"]', '["a", "a"]'), "`tasks` should be names that differ."),
-    "task of no text": ((ONE % 1).replace('["a"]', "[1]"), "`tasks` should be a list of at least one name."),
-    "another schema": ((ONE % 1).replace(SCHEMA, "x" * 9999), "`schema`, `version` should be "),
-    "lines in a name": ((ONE % 1).replace('["a"]', '["\\n\\u001b[31m"]'), r"Found missing ['\n\x1b[31m'], unknown "),
-    "half a surrogate pair": ((ONE % 1).replace('["a"]', '["\\ud800"]'), r"Found missing ['\ud800'], unknown ['a']."),
+    "task twice": ((ONE % 1).replace('["a"]', '["a", "a"]'), "tasks: expected names, each once, got ['a', 'a']"),
+    "task of no text": ((ONE % 1).replace('["a"]', "[1]"), "tasks: expected a list of at least one name, got [1]"),
+    "another schema": ((ONE % 1).replace(SCHEMA, "x" * 9999), "schema, version: expected "),
+    "lines in a name": ((ONE % 1).replace('["a"]', '["\\n\\u001b[31m"]'), r"got missing ['\n\x1b[31m'], unknown "),
+    "half a surrogate pair": ((ONE % 1).replace('["a"]', '["\\ud800"]'), r"got missing ['\ud800'], unknown ['a']"),
 }
 
 
@@ -711,7 +711,7 @@ def test_weights_that_float32_cannot_hold_together_are_refused(tmp_path: Path) -
     path = tmp_path / "weights.json"
     content = {**WEIGHTS, "tasks": ["a", "b"], "weights": {"a": 1.0, "b": 1e-60}}
     assert read_it(path, as_json(content)) == {"a": 1.0, "b": 1e-60}
-    with pytest.raises(ValueError, match=r"weights.json: Parameter `weights` should be near enough .* torch.float32"):
+    with pytest.raises(ValueError, match=r"weights.json: weights: expected numbers near enough .* torch.float32"):
         Static.load(path)
 
 
@@ -726,7 +726,7 @@ def test_a_weights_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.json"):
         Static.load(tmp_path / "none.json")
     for path in (tmp_path, tmp_path / "file" / "weights.json"):
-        with pytest.raises(ValueError, match=r"should be a weights file in JSON\. Found .*directory") as caught:
+        with pytest.raises(ValueError, match=r"expected a weights file in JSON, got .*directory") as caught:
             Static.load(path)
         assert str(caught.value).startswith(f"{path}: ")
 

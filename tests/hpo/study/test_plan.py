@@ -86,7 +86,7 @@ TASK_LIST = "expected a number for each of the tasks near, far, tiny"
         ([[1, 2, 3], [1, 2]], f"static[1]: {TASK_LIST}, got (1.0, 2.0)"),
         ([{"near": 1, "far": 2}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0}}"),
         ([{"near": 1, "far": 2, "big": 3}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0, 'big': 3.0}}"),
-        ({"ratio": 0.5}, "static: Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 0.5`."),
+        ({"ratio": 0.5}, "static.ratio: expected a number > 1 and <= 1e+300, got 0.5"),
     ],
 )
 def test_points_that_do_not_fit_the_tasks(static: Any, message: str) -> None:

@@ -408,10 +408,10 @@ class OneShot(Small):
     ("problem", "steps", "line"),
     [
         (Raises, 5, "KeyError: 'column `age` is gone'"),
-        (VectorLoss, 0, "ValueError: Loss of task `far` should be a scalar tensor. Found (2,)."),
-        (LacksMetric, 8, "ValueError: evaluate() should return a metric for each of ['near', 'far', 'tiny']. "),
-        (NoBatch, 0, "ValueError: loader('train') gave no batch"),
-        (OneShot, 8, "ValueError: loader('train') gave no batch"),
+        (VectorLoss, 0, "ValueError: losses['far']: expected a scalar tensor, got the shape (2,)"),
+        (LacksMetric, 8, "ValueError: evaluate(): expected a metric for each of ['near', 'far', 'tiny'], got "),
+        (NoBatch, 0, "ValueError: loader('train'): expected an iterable that gives batches"),
+        (OneShot, 8, "ValueError: loader('train'): expected an iterable that gives batches"),
     ],
 )
 def test_a_fault_of_the_problem_is_a_failed_trial(problem: type[Small], steps: int, line: str) -> None:
