@@ -109,7 +109,7 @@ def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, o
     result = trial.result()
     writer.trial_ended(planned, result)
     if writer.close():
-        raise RuntimeError(f"MLflow did not take {planned.name}: {writer.last_fault}")
+        raise RuntimeError(f"MLflow did not accept {planned.name}: {writer.last_fault}")
     return result
 
 

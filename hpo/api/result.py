@@ -181,7 +181,7 @@ class Result:
     def __repr__(self) -> str:
         lines = [str(self.verdict)]
         if not self.complete:
-            lines.append("The study is not complete: run() goes on with it.")
+            lines.append("The study is not complete: run() continues it.")
         lines += [f"{kind}: {name}: {error.partition(chr(10))[0]}" for kind, name, error in self._without_score()]
         lines += self.faults
         if self.finished:

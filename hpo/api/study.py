@@ -133,7 +133,7 @@ class Study:
         except KeyboardInterrupt:
             finished = None
         if finished is None or not finished.complete:
-            raise KeyboardInterrupt("Stopped. What has finished is kept; the same call goes on from here.") from None
+            raise KeyboardInterrupt("Stopped. Finished trials are kept; the same call continues the study.") from None
         if console is None:
             for fault in finished.faults:
                 shown.print(fault, style="bold red", soft_wrap=True)

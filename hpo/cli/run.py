@@ -60,7 +60,7 @@ def run(
         places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
         finished = Study.load(study).run(address, wait=wait, console=console, **places).finished
     if finished is None:
-        console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
+        console.print("\nStopped. Finished trials are kept; the same command continues the study.", style="bold")
         raise typer.Exit(STOPPED)
     if not finished.ran:
         console.print("Every trial of this study has finished; nothing was run.")

@@ -29,7 +29,7 @@ def message(error: BaseException, most: int = 300) -> str:
     try:
         return shortened(str(error), most)
     except BaseException as fault:  # of the user's `__str__`; it may be a SystemExit too
-        return f"its text cannot be told, since __str__ raised {_type_name(fault)}"
+        return f"its text cannot be read, since __str__ raised {_type_name(fault)}"
 
 
 def with_traceback(error: BaseException) -> str:
@@ -37,7 +37,7 @@ def with_traceback(error: BaseException) -> str:
     try:
         trace = "".join(traceback.format_exception(error))
     except BaseException as fault:  # of a cause or a note that cannot be read
-        trace = f"Traceback that cannot be told, since telling it raised {_type_name(fault)}"
+        trace = f"Traceback that cannot be read, since formatting it raised {_type_name(fault)}"
     half = LONGEST_TRACEBACK // 2
     if len(trace) > 2 * half:
         trace = f"{trace[:half]}\n... {len(trace) - 2 * half:,} characters left out ...\n{trace[-half:]}"

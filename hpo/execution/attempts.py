@@ -166,7 +166,7 @@ class Attempts:
 
     def all_over(self, error: str) -> None:
         """End every attempt, because Tune has given up."""
-        self.tell("noticed", "a node died with a report on its way; every trial goes on from its last checkpoint")
+        self.tell("noticed", "a node died with a report on its way; every trial continues from its last checkpoint")
         for trial_id in list(self.attempts):
             self.over(trial_id, error)
 
@@ -191,4 +191,4 @@ def _death(error: str) -> str:
     """Return the cause of a worker's repeated deaths: one line, then Ray's full error."""
     lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
     why = next((words for text, words in _CAUSES.items() if text in error), lines[-1] if lines else "no reason given")
-    return f"the worker ended {RETRIES + 1} times without getting further: {why}\n\n{error}"
+    return f"the worker ended {RETRIES + 1} times without progress: {why}\n\n{error}"

@@ -96,7 +96,7 @@ class ProgressView:
     def trial_started(self, planned: PlannedTrial) -> None:
         """See `Listener`."""
         if planned.config.identity in self._started:
-            self._tell(f"worker died: {planned.name} goes on from its last checkpoint, if it has one", "yellow")
+            self._tell(f"worker died: {planned.name} continues from its last checkpoint, if it has one", "yellow")
         self._started.add(planned.config.identity)
         self.time_passed()
 
@@ -121,7 +121,7 @@ class ProgressView:
         for alarm in result.alarms:
             if kind_of(alarm) not in self._alarms:
                 self._alarms.add(kind_of(alarm))
-                self._tell(f"{planned.name}: {alarm} (told once; the end names all)", "yellow")
+                self._tell(f"{planned.name}: {alarm} (shown once; the end lists all)", "yellow")
         self.time_passed()
 
     def noticed(self, text: str) -> None:

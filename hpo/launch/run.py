@@ -104,7 +104,7 @@ def _open_store(study: str, where: Workspace, console: Console) -> StudyExperime
     """Open the study's experiment; create its database if needed."""
 
     def making() -> None:
-        console.print("making MLflow's database, which takes some seconds ...", highlight=False)
+        console.print("creating MLflow's database, which takes some seconds ...", highlight=False)
 
     with stage(console, f"{study}: opening MLflow at {where.shown}"):
         return StudyExperiment(where.uri, study, where.output, making=making)
@@ -171,7 +171,7 @@ def _together(study: Study, sizing: CohortSizing | None, console: Console) -> in
     """Return the number of trials to train at once."""
     if sizing is None:
         return 1 if study.cohort == "auto" else study.cohort
-    with stage(console, "trying out how many trials to train at once"):
+    with stage(console, "measuring how many trials to train at once"):
         size, why = sizing.result()
     console.print(f"trials in each worker: {why}", highlight=False, markup=False, soft_wrap=True)
     return size
@@ -200,11 +200,11 @@ def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, c
     if waiting:
         assert waiting[0].folder is not None
         faults.append(
-            f"MLflow did not take {_some(waiting)} ({writer.last_fault}). "
+            f"MLflow did not accept {_some(waiting)} ({writer.last_fault}). "
             f"Nothing is lost: they wait in {waiting[0].folder.parent}, and the next command delivers them"
         )
     if gone:
-        faults.append(f"MLflow and the disk did not take {_some(gone)}, which will run again ({writer.last_fault})")
+        faults.append(f"MLflow and the disk did not accept {_some(gone)}, which will run again ({writer.last_fault})")
     return faults
 
 

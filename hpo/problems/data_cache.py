@@ -98,7 +98,7 @@ def verify(path: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise ProblemError(
-            f"data: {path} has the sha256 {found}, expected is {sha256}; the file is damaged or of another version, "
+            f"data: {path}: expected the sha256 {sha256}, got {found}; the file is damaged or of another version, "
             "install its package again or point the environment variable at an intact copy"
         )
 

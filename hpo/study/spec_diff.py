@@ -33,7 +33,7 @@ def describe_changed_data(before: str, now: str, count: int) -> str:
     """Describe a change of the data and its effect on the trials so far."""
     return (
         f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
-        "earlier data are not part of this study any more; MLflow keeps what it holds, and every trial runs again."
+        "earlier data are not part of this study any more but stay in MLflow, and every trial runs again."
     )
 
 
@@ -50,7 +50,7 @@ def describe_changes(differing: list[str], kept: int, missing: int, others: int)
         f" and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
     )
     are = "1 earlier trial is" if others == 1 else f"{others} earlier trials are"
-    rest = f" {are} not part of it any more; MLflow keeps what it holds." if others else ""
+    rest = f" {are} no longer part of it, but kept in MLflow." if others else ""
     return (
         f"The study file has changed since the last launch: {named}. {kept} trials are kept, {missing} to run.{rest}"
     )

@@ -41,7 +41,7 @@ def refuse_other_launch(store: StudyExperiment, console: Console, own: str | Non
             lives = False  # no wait is needed; a restarted container may have the same process number as before
         else:
             console.print(
-                f"A launch of study {store.study!r} on {launch.host} has not ended; watching it for signs of life "
+                f"A launch of study {store.study!r} on {launch.host} has not ended; watching it for heartbeats "
                 f"for {WATCH_SECONDS:.0f} s",
                 highlight=False,
                 soft_wrap=True,

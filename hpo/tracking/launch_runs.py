@@ -138,7 +138,7 @@ class LaunchRuns(Experiment):
         self.interrupt(own.info.run_id)
         raise LaunchLostError(
             f"another launch of study {self.study!r} has begun while this one started (it was suspended, or Ray took "
-            "long); the same command goes on from what that one leaves"
+            "long); the same command continues the study"
         )
 
     def check_owner(self) -> None:
@@ -173,7 +173,7 @@ class LaunchRuns(Experiment):
         newest = max(self.open_launches(), key=lambda launch: launch.started, default=None)
         who = f"on {newest.host} (process {newest.pid}) " if newest else ""
         return LaunchLostError(
-            f"another launch of study {self.study!r} {who}has taken it over, since this one gave no sign of life for "
+            f"another launch of study {self.study!r} {who}has taken it over, since this one sent no heartbeat for "
             "a while (it was suspended, or cut off from MLflow)"
         )
 

@@ -80,7 +80,7 @@ class Checkpoints:
             try:
                 return _decoded(self._storage.read(f"{self._folder}/{name}"))
             except (OSError, ValueError) as error:
-                self._warn(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
+                self._warn(f"checkpoint {name} is damaged and was skipped: {_line(error)}")
         return None
 
     def remove(self) -> None:

@@ -86,7 +86,7 @@ def _choose(bench: StepTimer, most: int) -> CohortSize:
             why = ""
             break
         size = min(GROWTH * size, most)
-    told = f"{1e3 * seconds:.2g} ms a step and trial, alone {1e3 * alone:.2g} ms"
+    told = f"{1e3 * seconds:.2g} ms per step and trial, alone {1e3 * alone:.2g} ms"
     if best == 1 or seconds > WORTH * alone:
         return CohortSize(1, f"one at a time, since trials at once would gain little ({told})")
     return CohortSize(best, f"{best} at once ({told}{why})")

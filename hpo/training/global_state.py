@@ -89,7 +89,7 @@ class Scope:
         if not self.stuck:
             return []
         return [
-            f"changed {', '.join(self.stuck)} of its process, which cannot be put back: "
+            f"changed {', '.join(self.stuck)} of its process, which cannot be restored: "
             "trials that ran in it later may differ"
         ]
 

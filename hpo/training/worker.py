@@ -79,7 +79,7 @@ def size_cohort(task: WorkerTask, most: int) -> tuple[int, str]:
         found = choose_size(problem, trials, device, most, round(1 / min(1.0, share)))
     except BaseException as error:  # each trial will report it
         boundary.end_fork()
-        return 1, f"one at a time, since trying it out failed: {one_line(error)}"
+        return 1, f"one at a time, since the measurement failed: {one_line(error)}"
     return found.size, found.why
 
 
@@ -162,7 +162,7 @@ def _not_shared(storage: Storage) -> list[str]:
         storage.read(MARKER)
     except FileNotFoundError:
         found = (
-            f"its node does not share {storage} with the driver, so that no other node can go on from its checkpoints"
+            f"its node does not share {storage} with the driver, so no other node can continue from its checkpoints"
         )
         return [f"{found}: name a shared folder or a bucket with --storage"]
     except OSError:

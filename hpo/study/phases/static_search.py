@@ -47,7 +47,7 @@ class StaticSearch(StudyPhase):
         """See `StudyPhase`."""
         spec = self.plan.study
         design = "explicit points" if spec.static.explicit else spec.static.design
-        rungs = f"; of {spec.search.halving} one goes on, rung by rung" if spec.search.halving else ""
+        rungs = f"; one in {spec.search.halving} continues at each rung" if spec.search.halving else ""
         full = f"; {len(self._full)} of them to the end too" if self._full else ""
         return f"{design}; seed {spec.seed}{rungs}{full}"
 

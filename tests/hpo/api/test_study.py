@@ -156,7 +156,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
             target=lambda: wait_until(blocked.exists) and os.kill(os.getpid(), signal.SIGINT)
         )
         interrupt.start()
-        with pytest.raises(KeyboardInterrupt, match="What has finished is kept; the same call goes on from here"):
+        with pytest.raises(KeyboardInterrupt, match="Finished trials are kept; the same call continues the study"):
             study.run(output=case.output, console=console)
         interrupt.join()
         starts, partial = case.starts(), study.result(output=case.output, console=console)
@@ -183,7 +183,7 @@ class TestRun:
     def test_an_interrupted_study_is_read_and_resumed(self, ran):
         assert (ran.partial.complete, ran.partial.weights, ran.partial.recommended) == (False, {}, "")
         assert 0 < len(ran.partial.trials) < TRIALS
-        assert "The study is not complete: run() goes on with it." in repr(ran.partial)
+        assert "The study is not complete: run() continues it." in repr(ran.partial)
         assert_complete(ran.case.runs())
         assert len(ran.case.runs("launch")) == 2
 

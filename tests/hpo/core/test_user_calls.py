@@ -32,7 +32,7 @@ from tests.helpers.small_problem import Small, config
 
 RAISING = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "unspeakable", "long", "odd"]
 WHERE = ["build_model", "shared_layer", "build_optimizer", "loader", "losses", "evaluate"]
-UNSPEAKABLE = "UnspeakableError: its text cannot be told, since __str__ raised SystemExit"
+UNSPEAKABLE = "UnspeakableError: its text cannot be read, since __str__ raised SystemExit"
 
 
 class Ends(Small):
@@ -86,7 +86,7 @@ def test_a_trial_fails_by_name(deed: str, where: str) -> None:
     first, _, trace = result.error.partition("\n\n")
     if deed == "unspeakable":
         assert first == UNSPEAKABLE
-        assert trace.startswith("Traceback that cannot be told")
+        assert trace.startswith("Traceback that cannot be read")
     else:
         kind = "ValueError" if deed in ("long", "odd") else deed
         assert first.startswith(kind)

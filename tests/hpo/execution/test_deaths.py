@@ -72,7 +72,7 @@ def test_a_cohort_that_takes_too_long_continues_in_halves() -> None:
 
 POINTS = [0.2, 0.4, 0.6, 0.8, 1.2, 1.4, 1.6, 1.7, 1.75, 1.8, 1.9]  # weights of `near`
 HOSTILE = dict(zip(map(str, POINTS), list(DEEDS), strict=True))
-CRASHES = "the worker ended 3 times without getting further: "
+CRASHES = "the worker ended 3 times without progress: "
 FAILS = {
     "exits at once": CRASHES,
     "crashes": CRASHES,
@@ -80,7 +80,7 @@ FAILS = {
     "KeyboardInterrupt": "KeyboardInterrupt: a signal that was none",
     "GeneratorExit": "GeneratorExit",
     "StopIteration": "StopIteration",
-    "unspeakable": "UnspeakableError: its text cannot be told, since __str__ raised SystemExit",
+    "unspeakable": "UnspeakableError: its text cannot be read, since __str__ raised SystemExit",
     "long": "ValueError: xxx",
     "odd": "ValueError: \\ud800 \\x00 ",
     "spoils": "RuntimeError: ",  # its own next step finds what it has left behind

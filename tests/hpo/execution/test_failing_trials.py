@@ -30,7 +30,7 @@ class TestFaults:
         assert failed.count(late) == 1
         assert len([line for line in failed if re.match(r"RuntimeError: .*(allocate|enough) memory", line)]) == 1
         assert failed.count("OSError: [Errno 28] No space left on device") == 1
-        dead = [line for line in failed if line.startswith("the worker ended 3 times without getting further: ")]
+        dead = [line for line in failed if line.startswith("the worker ended 3 times without progress: ")]
         assert dead
         assert len(failed) == 4 + len(dead)
         assert "SIGKILL" in dead[0]

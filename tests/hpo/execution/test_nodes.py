@@ -136,7 +136,7 @@ def test_trials_continue_from_s3_on_other_nodes_with_uploaded_code(bucket, head,
             node.kill()
     assert (process.returncode, err) == (0, ""), out
     assert "the cluster has changed: " in out
-    assert "goes on from its last checkpoint" in out
+    assert "continues from its last checkpoint" in out
     runs = case.runs()
     assert_complete(runs, 12)
     resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs]
@@ -210,7 +210,7 @@ def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
         cluster.shutdown()
     assert process.returncode == 0, err
     assert "Traceback" not in err  # Ray itself writes a line of its own about the loss
-    assert "a node died with a report on its way; every trial goes on from its last checkpoint" in out
+    assert "a node died with a report on its way; every trial continues from its last checkpoint" in out
     assert_complete(case.runs(), 12)
 
 

@@ -126,5 +126,5 @@ def test_a_signal_while_the_command_starts_ray_ends_it_cleanly(tmp_path, number)
     assert err == ""
     *stages, empty, stopped = out.splitlines()
     assert_only_stages("\n".join(stages))
-    assert (empty, stopped) == ("", "Stopped. What has finished is kept; the same command goes on from here.")
+    assert (empty, stopped) == ("", "Stopped. Finished trials are kept; the same command continues the study.")
     wait_until(lambda: not case.processes(), 30, "Ray to end")

@@ -120,6 +120,6 @@ def test_errors_of_a_trial_are_escaped_in_the_output_and_the_report(case):
     assert (done.returncode, err) == (1, "")
     assert r"\x1b]0;owned\x07\x1b[2J" in out
     assert "\x1b" not in out
-    assert "MLflow did not take" not in out
+    assert "MLflow did not accept" not in out
     for path in case.results.glob("report/*"):
         assert b"\x1b" not in path.read_bytes(), path

@@ -177,7 +177,7 @@ class TestDatabase:
         again = forks.run("run", "study.yaml", "--output", str(output))
         assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() - starts == TRIALS
-        assert "making MLflow's database" in again.printed()
+        assert "creating MLflow's database" in again.printed()
 
 
 class TestFolder:

@@ -25,7 +25,7 @@ from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
 pytestmark = pytest.mark.slow
 
 WORKERS = os.cpu_count() or 1  # trials that are in flight when a study stops
-STOPPED = "Stopped. What has finished is kept; the same command goes on from here."
+STOPPED = "Stopped. Finished trials are kept; the same command continues the study."
 
 
 @pytest.fixture(scope="class")

@@ -311,7 +311,7 @@ class TestView:
             assert console.file.getvalue().splitlines() == [
                 "diverged: single_task/near seed 0: the first loss is not finite",
                 "failed: single_task/far off seed 0: OSError: full",
-                "equal seed 0: was given 0.5 GPU that torch cannot see (told once; the end names all)",
+                "equal seed 0: was given 0.5 GPU that torch cannot see (shown once; the end lists all)",
             ]
             monkeypatch.setattr("hpo.launch.progress.PLAIN_SECONDS", 0.0)
             view.trial_started(schedule.next())

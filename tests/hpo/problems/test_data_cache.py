@@ -94,7 +94,7 @@ def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path: Path) -> None:
     verify(path, right)
     path.write_bytes(b"wrong")
     wrong = hashlib.sha256(b"wrong").hexdigest()
-    with pytest.raises(ProblemError, match=rf"a\.csv has the sha256 {wrong}, expected is {right}; .*install"):
+    with pytest.raises(ProblemError, match=rf"a\.csv: expected the sha256 {right}, got {wrong}; .*install"):
         verify(path, right)
 
 

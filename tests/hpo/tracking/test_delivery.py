@@ -155,7 +155,7 @@ class TestWriter:
         assert {run.data.tags["gradsweep.seed"] for run in runs} == {"2", "3"}
         assert [entry.planned for entry in journal.entries()] == [bad]
         (fault,) = deliver(journal, store)
-        assert fault.startswith(f"MLflow did not take {bad.name}: ")
+        assert fault.startswith(f"MLflow did not accept {bad.name}: ")
         assert len(journal) == 1
 
     def test_a_fault_of_our_own_does_not_hold_up_the_others(self, store, journal):
@@ -301,7 +301,7 @@ class TestJournal:
         assert len(deliver(journal, store)) == 3
         monkeypatch.setattr("hpo.tracking.delivery.CLOSE_SECONDS", -1.0)
         refused, waiting = deliver(journal, store)
-        assert refused.startswith(f"MLflow did not take {planned(0).name}: ")
+        assert refused.startswith(f"MLflow did not accept {planned(0).name}: ")
         assert waiting == f"3 trials wait in {journal.folder} for the next command"
 
     def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):

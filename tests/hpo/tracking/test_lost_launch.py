@@ -175,7 +175,7 @@ def test_a_launch_sends_heartbeats_whatever_the_driver_is_doing(owner, folder, m
     monkeypatch.setattr("hpo.tracking.delivery.BEAT_SECONDS", 0.1)
     (first,) = owner.open_launches()
     with Heartbeat(owner, owner._launch) as heart:
-        wait_until(lambda: owner.open_launches()[0].alive != first.alive, 30, "a sign of life")
+        wait_until(lambda: owner.open_launches()[0].alive != first.alive, 30, "a heartbeat")
         take_over(owner, folder)
         wait_until(lambda: heart.lost, 30, "the heartbeat to notice")
 
@@ -239,7 +239,7 @@ def test_a_suspended_driver_that_resumes_writes_nothing_twice(tmp_path):
         assert "Traceback" not in first.printed()
         case.steer()
         assert (second.wait(), second.errors()) == (0, ""), second.printed()
-        assert "watching it for signs of life" in second.printed()
+        assert "watching it for heartbeats" in second.printed()
         assert_complete(case.runs(uri=server.url), 15)
         launches = [run.info.status for run in case.runs("launch", server.url)]
         assert launches == ["KILLED", "FINISHED"]

@@ -405,7 +405,7 @@ def test_a_file_truncated_anywhere_is_skipped(stopped: list[Path], storage: Stor
         assert state is not None
         assert state["steps"] == expected
         (warning,) = checkpoints.warnings
-        assert warning.startswith(f"checkpoint {last.name} is damaged and was passed over: ")
+        assert warning.startswith(f"checkpoint {last.name} is damaged and was skipped: ")
         assert "\n" not in warning
 
 
@@ -448,7 +448,7 @@ def test_a_damaged_file_costs_one_step_and_an_alarm(damage: str, stopped: list[P
     assert without_alarms(found) == without_alarms(undisturbed())
     assert found.epochs() == undisturbed().epochs()
     (alarm,) = set(found.result.alarms) - set(undisturbed().result.alarms)
-    assert alarm.startswith(f"checkpoint {last.name} is damaged and was passed over: ")
+    assert alarm.startswith(f"checkpoint {last.name} is damaged and was skipped: ")
     assert problem.trained == STEPS - int(before.stem)
 
 

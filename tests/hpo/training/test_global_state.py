@@ -193,7 +193,7 @@ def test_state_that_cannot_be_restored_is_an_alarm(tmp_path: Path, monkeypatch: 
     result = trial(Spoiling("evaluate", leave))
     assert result.status == "finished"
     (alarm,) = result.alarms
-    assert alarm.startswith("changed current folder of its process, which cannot be put back: ")
+    assert alarm.startswith("changed current folder of its process, which cannot be restored: ")
     gone.mkdir()
     os.chdir(gone)
     heard = Heard()
