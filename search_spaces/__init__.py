@@ -1,4 +1,4 @@
-"""What to try: points on the simplex of loss weights, and the range of GradNorm's alpha.
+"""Search spaces: points on the simplex of loss weights, and the range of GradNorm's alpha.
 
 Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it:
 
@@ -7,9 +7,9 @@ Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it
 (16, 3)
 
 A weighting is T numbers > 0 with sum T, one for each task. The designs (`log_lattice`, `dirichlet`, `sobol`,
-`uniform`) are functions of the number of tasks, of points, and a seed; `points` calls one by name, puts equal weights
-first and leaves no direction in twice; `explicit` does so with a list of your own. `AlphaSpace` is the other search,
-over one number however many tasks there are. `clr`, `ilr` and their inverses turn weightings into log-ratios.
+`uniform`) are functions of the numbers of tasks and points and of a seed. `points` calls one by name, puts equal
+weights first and removes repeated directions; `explicit` does the same with your own list. `AlphaSpace` is the search
+over alpha, a single number for any number of tasks. `clr`, `ilr` and their inverses convert weightings to log-ratios.
 """
 
 from search_spaces.alpha import AlphaSpace

@@ -42,10 +42,10 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Run one step of everything on a problem and say what is missing, before a study trains it many times.
+    """Run one step of everything on a problem and report faults, before a study trains it many times.
 
-    Exit code 2 if there is a fault, which a study would fail by; a warning may be meant. Nothing is written but what
-    the problem itself prepares.
+    The exit code is 2 if there is a fault, with which a study would fail; a warning may be intended. Nothing is
+    written except the data that the problem itself prepares.
     """
     arguments = _arguments(settings or [])
     with _spinner() as tell:
@@ -109,7 +109,7 @@ def _arguments(settings: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], object]]:
-    """Something moves while a check takes its time; what it yields is told which."""
+    """Show a spinner while checks run; yield a function that is called with the name of each check."""
     if not console.is_terminal:
         yield str
         return

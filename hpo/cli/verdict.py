@@ -1,4 +1,4 @@
-"""The end of `run` and `report`: verdict, arms, what to do, and where things are."""
+"""The output at the end of `run` and `report`: verdict, arms, advice, and the places of the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_answers(comparison: Comparison) -> None:
-    """Print which weights to train with, whether the search was worth it and what it cost, with lines to copy."""
+    """Print the weights to train with, whether the search was worth it and its cost, with code to copy."""
     from hpo.report import answers, recommended_weights
 
     for place, answer in enumerate(answers(comparison)):
@@ -29,7 +29,7 @@ def print_answers(comparison: Comparison) -> None:
 
 
 def print_answer(answer: Answer) -> None:
-    """Print a question and its answer, and in a line of its own, to copy, the code."""
+    """Print a question and its answer, and the code to copy on a separate line."""
     console.print(answer.question, style="bold", markup=False, highlight=False, end=" ")
     console.print(" ".join(answer.sentences), markup=False, highlight=False)
     if answer.code:
@@ -37,7 +37,7 @@ def print_answer(answer: Answer) -> None:
 
 
 def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Print the end of a study: the answers, the arms, where things are; exit code 1 if anything failed."""
+    """Print the answers, the arms and the places of the files; raise exit code 1 if anything failed."""
     from hpo.report import terminal
 
     console.print()
@@ -74,7 +74,7 @@ def _diverged(diverged: Mapping[str, str]) -> None:
 
 
 def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Where report and weights file are, and the command that opens the UI on the same backend."""
+    """Print the places of report and weights file, and the command that opens the UI on the same backend."""
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
         whole = shown(tracking_uri) == tracking_uri

@@ -1,4 +1,4 @@
-"""Finding problems: by a registered name, or as ``package.module:Class``."""
+"""The registry of problems: finding them by a registered name, or as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ GROUP = "gradsweep.problems"
 
 @dataclass(frozen=True)
 class ProblemInfo:
-    """What ``gradsweep problems`` prints about one registered problem.
+    """The entry of one registered problem in ``gradsweep problems``.
 
     Attributes:
-        name: what a study file calls it.
+        name: its name in study files.
         summary: first line of the class's docstring.
         arguments: each argument of the constructor with its default as Python writes it, or ``"required"``.
         tasks: the tasks with default arguments; empty where an argument is required.
-        error: why it cannot be used, ``None`` where it can.
+        error: why it cannot be used, ``None`` if it can.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ProblemInfo:
 
 
 def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
-    """Make the problem that a study names.
+    """Create the problem that a study names.
 
     Args:
         name: an entry point of the group ``gradsweep.problems`` (built in: ``census``, ``earth``, ``multi_fashion``,
@@ -67,7 +67,7 @@ def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
 
 
 def target_of(name: str) -> str:
-    """A problem as ``package.module:Class``, so that a node without its entry point finds it too.
+    """Return a problem's name as ``package.module:Class``, so that a node without its entry point finds it too.
 
     Raises:
         ProblemError: see `load_problem`.
@@ -76,7 +76,7 @@ def target_of(name: str) -> str:
 
 
 def available() -> dict[str, ProblemInfo]:
-    """Every registered problem by name, sorted; one that cannot be loaded is listed with its error."""
+    """Return every registered problem, sorted by name; one that cannot be loaded has its error."""
     return {name: _describe(name) for name in sorted({point.name for point in entry_points(group=GROUP)})}
 
 
@@ -140,7 +140,7 @@ def _owners(points: Iterable[EntryPoint]) -> str:
 
 
 def _search_current_folder() -> None:
-    """Make modules beside the study importable, behind everything that is installed."""
+    """Make modules in the current folder importable, after everything that is installed."""
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
@@ -260,5 +260,5 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """An exception in one line: its text, with the type's name where that says more than ProblemError would."""
+    """Describe an exception in one line: its text, with the type's name unless it is a `ProblemError`."""
     return message(error, 1000) if isinstance(error, ProblemError) else one_line(error, 1000)

@@ -1,4 +1,4 @@
-"""K copies of a network as one, by `torch.func`: stacked parameters, one pass for all, one optimizer. Torch alone."""
+"""K copies of a network trained as one by `torch.func`: stacked parameters, one optimizer. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hpo.training.torch_private import has_step_hooks
 from hpo.training.updates import clip_each
 
 _optim = torch.optim
-FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default
-# Act on each number by itself, so that K networks in one tensor do not see each other. A class of the user's may not.
+FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # with a fused kernel on CPUs that is not the default
+# Elementwise optimizers, with which K networks in one tensor stay independent. A class of the user's may not be one.
 ELEMENTWISE = (*FUSED, _optim.Adadelta, _optim.Adamax, _optim.NAdam, _optim.RAdam, _optim.RMSprop, _optim.Rprop)
 
 
@@ -26,7 +26,7 @@ class NotStackable(Exception):  # noqa: N818 - an answer, not an error
 
 
 class _Losses(nn.Module):
-    """The problem's losses as a module, so that `functional_call` can put other parameters in."""
+    """The problem's losses as a module, so that `functional_call` can replace its parameters."""
 
     def __init__(self, problem: Problem, model: nn.Module) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class StackedNetwork:
     """K copies of a problem's network, trained at once.
 
     A trainable parameter of shape (\\*shape) becomes one of shape (K, \\*shape), and so do the buffers; the problem's
-    own optimizer trains them in place of the originals. What is drawn at random in a step, as by dropout, is the same
-    for all K, as it would be in K runs with one seed.
+    own optimizer trains them in place of the originals. Random numbers of a step (dropout) are the same for all K, as
+    in K runs with one seed.
 
     Args:
-        problem: whose losses.
+        problem: provides the losses.
         parts: of one network, which becomes the template that `member` fills.
         count: K.
 
@@ -81,16 +81,16 @@ class StackedNetwork:
         return self._shared
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The losses of all K on one batch: for each task shape (K,), with graph."""
+        """Compute the losses of all K networks on one batch: for each task shape (K,), with graph."""
         found: dict[str, Tensor] = self._run(self._parameters, self._buffers, batch)
         return found
 
     def gradients(self) -> dict[str, Tensor]:
-        """What the last backward pass left, by the parameter's name in the model."""
+        """The gradients of the last backward pass, by the parameter's name in the model."""
         return {_plain(name): value.grad for name, value in self._parameters.items() if value.grad is not None}
 
     def member(self, k: int) -> nn.Module:
-        """The k-th network: the template, whose parameters and buffers are views of the stacked ones."""
+        """Return the k-th network: the template with views of the stacked parameters and buffers."""
         for name, value in [*self._losses.named_parameters(), *self._losses.named_buffers()]:
             stacked = self._parameters.get(name, self._buffers.get(name))
             if stacked is not None:
@@ -98,7 +98,7 @@ class StackedNetwork:
         return self._parts.model
 
     def state(self, k: int) -> dict[str, Any]:
-        """The k-th network and its optimizer, as `torch.nn.Module.state_dict` and the optimizer's would have them."""
+        """Return the state dicts of the k-th network and its optimizer, as of a network trained alone."""
         model = {name: _own(value) for name, value in self.member(k).state_dict().items()}
         whole = self.optimizer.state_dict()
         state = {
@@ -109,7 +109,7 @@ class StackedNetwork:
         return {"model": model, **self.updates.state_with([{"state": state, "param_groups": groups}])}
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from K states."""
+        """Continue from K states."""
         for k, state in enumerate(states):
             self.member(k).load_state_dict(state["model"])  # writes through the views
         first, rest = states[0]["optimizer"], [state["optimizer"]["state"] for state in states]
@@ -122,7 +122,7 @@ class StackedNetwork:
         self.updates.load_schedules(states[0])
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Go on with some of the networks alone."""
+        """Keep only some of the networks."""
         old = list(self._parameters.values())
         self._parameters = {name: _some(value, numbers).requires_grad_() for name, value in self._parameters.items()}
         self._buffers = {name: _some(value, numbers) for name, value in self._buffers.items()}
@@ -144,7 +144,7 @@ class StackedNetwork:
         return found
 
     def _hand_over(self, by_original: Mapping[int, Tensor]) -> None:
-        """Give the optimizer the stacked parameters."""
+        """Replace the optimizer's parameters by the stacked ones."""
         kind = type(self.optimizer)
         if kind not in ELEMENTWISE:
             raise NotStackable(f"its optimizer {kind.__name__} is none that is known to act on each number by itself")
@@ -172,14 +172,14 @@ class StackedNetwork:
         return torch.stack(list(values)) if whole else values[0]
 
     def _trained(self, place: int) -> Tensor:
-        """The parameter that an optimizer's state calls by a number."""
+        """Return the parameter of a number in an optimizer's state."""
         every: list[Tensor] = [value for group in self.optimizer.param_groups for value in group["params"]]
         return every[place]
 
 
 def _fused(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of an optimizer that are to change and how: on a CPU one kernel where torch has it, which is not
-    its default there. Nothing where the user has chosen."""
+    """Return an optimizer's options before and after switching to the fused CPU kernel, which is not torch's default
+    there. Both are empty if there is no such kernel or the user has chosen one."""
     groups = optimizer.param_groups
     values = [value for group in groups for value in group["params"]]
     chosen = any(group.get(name) for group in groups for name in ("fused", "foreach", "capturable", "differentiable"))
@@ -205,7 +205,7 @@ def _is_like(value: Any, stacked: Tensor) -> bool:
 
 
 def _own(value: Any) -> Any:
-    """A copy that shares no memory with the stack: `torch.save` would write all of it."""
+    """Copy a tensor, so that `torch.save` does not write the whole stack that it is a view of."""
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 

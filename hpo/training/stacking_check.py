@@ -1,4 +1,4 @@
-"""Whether a problem's trials can be trained stacked, found by training two both ways for two steps. Torch alone."""
+"""A check that a problem's trials can be trained stacked, on two trials and two steps. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpo.training.parts import Parts, losses_of, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 
-STEPS = 2  # the second sees what the first has left in buffers and in the optimizer
+STEPS = 2  # the second depends on the buffers and optimizer state after the first
 CLOSE = 1e-2  # relative, of gradients: TF32 convolutions differ by 1e-3
 CLOSE_STEP = 1e-3  # relative, of an optimizer's steps from the same gradients
 
@@ -27,11 +27,11 @@ CLOSE_STEP = 1e-3  # relative, of an optimizer's steps from the same gradients
 def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: torch.device) -> None:
     """Train two trials for two steps, stacked and each alone, and compare losses, gradients, parameters and buffers.
 
-    Alone, a network takes the stacked gradients to its optimizer, so that steps can be compared closely: Adam makes a
-    whole step of a gradient that is nothing but rounding.
+    The networks trained alone use the stacked gradients in their optimizers, so that the steps can be compared
+    closely: Adam takes a full step even for a gradient that is only rounding error.
 
     Args:
-        problem: what is trained.
+        problem: the problem to train.
         configs: of one seed; the first and the last are compared.
         device: where to train.
 
@@ -46,7 +46,7 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
     except NotStackable as reason:
         boundary.end_fork()
         raise NotStackable(message(reason)) from None
-    except BaseException as error:  # of vmap, for what it does not know; of the user's code, for what alone fails too
+    except BaseException as error:  # from vmap, or from user code that would fail alone too
         boundary.pass_on(error)
         raise NotStackable(f"its training step cannot be vectorised: {one_line(error)}") from None
     finally:
@@ -74,7 +74,7 @@ def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.dev
 
 
 class _Lane:
-    """A training run with random generators of its own."""
+    """A training run with its own random generators."""
 
     def __init__(self, problem: Problem, config: TrialConfig, device: torch.device, boundary: Boundary) -> None:
         self.problem, self.device, self.boundary = problem, device, boundary
@@ -117,7 +117,7 @@ class _Alone(_Lane):
 
     def take(self, gradients: Mapping[str, Tensor]) -> None:
         for name, value in self.parts.model.named_parameters():
-            if value.grad is not None:  # what has none, as the heads that a single-task trial leaves out, stays
+            if value.grad is not None:  # parameters without a gradient (other heads of a single-task trial) stay
                 value.grad = gradients[name].clone()
 
     def step(self) -> None:
@@ -167,7 +167,7 @@ def _change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[s
 
 
 def _same(what: str, alone: Mapping[str, Tensor], stacked: Mapping[str, Tensor], close: float) -> None:
-    """Whether tensors are the same but for rounding, each and as one long vector.
+    """Check that tensors are equal to within rounding, each of them and all as one vector.
 
     Raises:
         NotStackable: they are not.

@@ -535,7 +535,7 @@ class MetricStays(Sound):
 
 
 class LossRises(Sound):
-    """What one calls a loss is a score."""
+    """Returns a score in place of a loss."""
 
     def losses(self, model, batch):
         losses = super().losses(model, batch)

@@ -295,7 +295,7 @@ def test_several_faults_are_as_many_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_find_is_cut(tmp_path: Path) -> None:
+def test_a_long_value_is_shortened(tmp_path: Path) -> None:
     (line,) = faults(tmp_path, f"{BASE}gradnorm: {list(range(1000))}\n")
     assert ", got [0, 1, 2, " in line
     assert len(line) < 200
