@@ -36,6 +36,8 @@ def test_w_may_be_frozen_and_thawed(recipe):
     with pytest.warns(BalancerWarning, match="No parameter of the shared layer required grad in 1 steps"):
         assert torch.equal(balancer.weights, before)
     network.shared.requires_grad_(True)
+    with torch.no_grad():  # else a balanced start has no reason to move
+        next(network.heads.parameters()).mul_(2)
     balancer.backward(network.losses())
     torch.testing.assert_close(measured(balancer), true_norms(network.losses(), list(network.shared.parameters())))
     assert not torch.equal(balancer.weights, before)
