@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.options import BAD_INPUT, console
-from hpo.core.errors import OptionError
-from hpo.core.text import complaint
+from hpo.cli.options import BAD_INPUT, console, settings_of
 
 
 def check(
@@ -43,7 +41,7 @@ def check(
     Exit code 2 if there is a fault, which a study would fail by; a warning may be meant. Nothing is written but what
     the problem itself prepares.
     """
-    arguments = _arguments(settings or [])
+    arguments = settings_of(settings or [])
     with _spinner() as tell:
         from hpo.api import check as look
 
@@ -59,34 +57,6 @@ def check(
     console.print(result.counts, style="bold", highlight=False)
     if result.faults:
         raise typer.Exit(BAD_INPUT)
-
-
-def _arguments(settings: Sequence[str]) -> dict[str, Any]:
-    """Read the values of ``--set``, checked as those of a study file."""
-    if not settings:
-        return {}
-    import yaml
-    from pydantic import ValidationError
-
-    from hpo.study.spec import ProblemSpec
-    from hpo.study.study_file import read_yaml
-
-    arguments: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not key or not equals or key == "name":
-            raise OptionError(f"--set: expected KEY=VALUE, the key an argument of the problem, got {text!r}")
-        if key in arguments:
-            raise OptionError(f"--set: expected each key once, got {key!r} twice")
-        try:
-            arguments[key] = read_yaml(value)
-            ProblemSpec.model_validate({"name": "any", key: arguments[key]})
-        except ValidationError as error:
-            told = error.errors()[0].get("ctx", {}).get("error", "text")
-            raise OptionError(complaint(f"--set: {key!r}", str(told), repr(value))) from None
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
-    return arguments
 
 
 @contextmanager
