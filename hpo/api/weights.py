@@ -22,6 +22,7 @@ def find_weights(
     problem: ProblemLike,
     *,
     baseline: str | Mapping[str, float] | None = None,
+    refine: int = 0,
     seeds: int = 3,
     name: str | None = None,
     output: str | Path = DEFAULT_OUTPUT,
@@ -35,6 +36,7 @@ def find_weights(
     Args:
         problem: see `Study`.
         baseline: the weights that you train with today: for each task its weight, or ``"equal"``.
+        refine: number of further points that Bayesian optimisation tries around the shortlist's best; 0, or at least 4.
         seeds: number of confirm seeds, on which the best arms, equal weights and the baseline are compared.
         name: of the study; default: ``weights-`` and the problem's name.
         output: see `Study.run`.
@@ -45,14 +47,18 @@ def find_weights(
         InputError: something that was given cannot be used, or `check` finds a fault with the problem.
         KeyboardInterrupt: see `Study.run`.
     """
-    study = weights_study(problem, seeds, name, baseline)
+    study = weights_study(problem, seeds, name, refine, baseline)
     refuse_faults(problem)
     keep_study(study, Path(output))
     return study.run(output=output, console=console, **places)
 
 
 def weights_study(
-    problem: ProblemLike, seeds: int, name: str | None, baseline: str | Mapping[str, float] | None = None
+    problem: ProblemLike,
+    seeds: int,
+    name: str | None,
+    refine: int = 0,
+    baseline: str | Mapping[str, float] | None = None,
 ) -> Study:
     """Describe the study that `find_weights` runs."""
     key = named(problem)
@@ -61,6 +67,8 @@ def weights_study(
     settings: dict[str, Any] = {"seeds": seeds, "static": "off", "gradnorm": "off"}
     if baseline is not None:
         settings["baseline"] = baseline
+    if refine:
+        settings["refine"] = {"trials": refine}
     return Study(name or f"weights-{short}"[:80], problem, **settings)
 
 

@@ -40,6 +40,10 @@ def weights(
         typer.Option("--set", metavar="KEY=VALUE", help="An argument of the problem; may be given several times."),
     ] = None,
     baseline: Baseline = None,
+    refine: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Try up to N more points around the best so far; 0, or at least 4."),
+    ] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds on which the best arms are compared.")] = 3,
     file: Annotated[
         Path | None,
@@ -63,7 +67,7 @@ def weights(
     from hpo.api.weights import keep_study, refuse_faults, weights_study
 
     key = {"name": problem, **settings_of(settings or [])}
-    study = weights_study(key, seeds, name, **baseline_of(baseline))
+    study = weights_study(key, seeds, name, refine, **baseline_of(baseline))
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"

@@ -9,7 +9,15 @@ from typing import Any
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that represent GradNorm
 BASELINE = "baseline"  # the arm and kind of the weights that the user trains with today
-FIXED = ("static", "equal", BASELINE, "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
+REFINED = "refined"  # the kind of a point that the refinement has proposed
+FIXED = (
+    "static",
+    "equal",
+    BASELINE,
+    "frozen",
+    "gradnorm_static",
+    REFINED,
+)  # kinds of arm that a weights file can hold
 KNOWN = "known_optimum"  # the arm and kind of the weights that are best by the problem's construction
 FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
 REFERENCE = "single_task"  # the kind of arm that defines the score and has no score itself
@@ -23,8 +31,8 @@ class Arm:
     """The parts of an arm; parts that its kind does not have are empty.
 
     Attributes:
-        kind: ``static``, ``full``, ``single_task``, ``frozen``, ``gradnorm``, ``gradnorm_static``, ``known_optimum``,
-            or the name of a method.
+        kind: ``static``, ``full``, ``refined``, ``baseline``, ``single_task``, ``frozen``, ``gradnorm``,
+            ``gradnorm_static``, ``known_optimum``, or the name of a method.
         task: of ``single_task``.
         rule: of ``frozen``: ``loss`` or ``gradient``.
         number: of a static point, from 1; 0 for other kinds.
@@ -81,6 +89,7 @@ def _parameters(text: str) -> dict[str, float]:
 
 _PARTS: dict[tuple[str, int], Any] = {  # (kind, parts after it) -> these as arguments of `Arm`
     ("static", 1): lambda number: {"number": int(number)},
+    (REFINED, 1): lambda number: {"number": int(number)},
     (FULL, 1): lambda number: {"number": int(number)},
     (REFERENCE, 1): lambda task: {"task": task},
     ("frozen", 1): lambda rule: {"rule": rule},

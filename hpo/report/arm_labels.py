@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpo.core.arm import BASELINE, KNOWN, REFERENCE, Arm
+from hpo.core.arm import BASELINE, KNOWN, REFERENCE, REFINED, Arm
 from hpo.training.methods import METHODS
 
 _RULES = {"loss": "1 / first loss", "gradient": "1 / first gradient norm"}
@@ -30,6 +30,7 @@ def _run(arm: Arm) -> str:
 _NAMES = {"learning_rate": "lr"}
 _WORDS: dict[str, Callable[[Arm], str]] = {
     "static": lambda arm: f"static point {arm.number:02d}",
+    REFINED: lambda arm: f"refined point {arm.number:02d}",
     REFERENCE: lambda arm: f"single task {arm.task}",
     "frozen": lambda arm: f"frozen weights ({_RULES.get(arm.rule, arm.rule)})",
     BASELINE: lambda _: "the weights of today",

@@ -22,7 +22,7 @@ from hpo.core.text import cut, unquoted
 from hpo.core.trial import AVERAGES
 from hpo.problems.base import RECORDABLE, is_recordable
 from hpo.training.methods import METHODS, RECIPES, WITHOUT_RATE, reference_names
-from search_spaces import DESIGNS, AlphaSpace
+from search_spaces import DESIGNS, SAMPLERS, AlphaSpace
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_TOGETHER = 1024
@@ -228,6 +228,17 @@ class ShortlistSpec(_Strict):
     """Seeds of the race in all: close arms are trained on a second seed, the closest on further ones."""
 
 
+class RefineSpec(_Strict):
+    """Bayesian optimisation of fixed weights around the best ones that the phases before it have found."""
+
+    trials: Annotated[Whole, Field(ge=4, le=MOST_TRIALS)] = 16
+    """Maximum number of points. Two batches of four without a better score end the search early."""
+    sampler: Annotated[str, _one_of(SAMPLERS)] = "gp"
+    """How points are proposed: `gp` (Gaussian process), `tpe` or `random`."""
+    span: Annotated[Number, Field(gt=1, le=1e6)] = 8.0
+    """Factor by which a log-ratio of weights may move away from the start, in either direction."""
+
+
 class ConfirmSpec(_Strict):
     """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
 
@@ -334,6 +345,8 @@ class Study(_Strict):
     """The static search: which fixed weights are tried. `off`: none, and arms are compared with the baseline."""
     search: SearchSpec = SearchSpec()
     """A cheaper search."""
+    refine: Annotated[RefineSpec | None, _or_off(RefineSpec)] = None
+    """A search by Bayesian optimisation around the best fixed weights so far. By default it is off."""
     gradnorm: Annotated[GradNormSpec | None, _or_off(GradNormSpec)] = GradNormSpec()
     """The alpha sweep of GradNorm, or `off`."""
     confirm: ConfirmSpec = ConfirmSpec()
@@ -370,9 +383,7 @@ class Study(_Strict):
                 need = "needs" if len(needing) == 1 else "need"
                 raise ValueError(f"static: expected a static search, which {' and '.join(needing)} {need}, got off")
         if self.static is None and self.gradnorm is None and self.shortlist is None:
-            raise ValueError(
-                "shortlist: expected a shortlist, a static search or an alpha sweep, got all of them off"
-            )
+            raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
         return self
 
     @property

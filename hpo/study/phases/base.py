@@ -128,6 +128,10 @@ class StudyPhase(ABC):
         """
         return []
 
+    def provisional(self) -> list[Candidate]:
+        """Return the arms that this phase has found best by itself, best first; none while it has not decided."""
+        return []
+
     @property
     def most_chosen(self) -> int:
         """The maximum number of arms in `chosen`."""

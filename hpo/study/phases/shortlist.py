@@ -84,7 +84,12 @@ class Shortlist(StudyPhase):
 
     def chosen(self, search: pd.DataFrame) -> list[Candidate]:  # noqa: ARG002 - it has scores of more seeds
         """The best arm with fixed weights and, if its weights move, the best of all. See `StudyPhase`."""
-        return [self._arms[key] for key in dict.fromkeys(self.pick()) if key in self._arms]
+        return self.provisional()
+
+    def provisional(self) -> list[Candidate]:
+        """See `StudyPhase`."""
+        picked = self.pick() if self._decided else []
+        return [self._arms[key] for key in dict.fromkeys(picked) if key in self._arms]
 
     @property
     def most_chosen(self) -> int:

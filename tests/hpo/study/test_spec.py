@@ -128,7 +128,7 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, baseline, references, shortlist, static, search, gradnorm, confirm, "
+    "name, problem, seed, seeds, epochs, baseline, references, shortlist, static, search, refine, gradnorm, confirm, "
     "resources, cohort, checkpoint_seconds, margin"
 )
 LIST = "a list of at least one, each once"
@@ -217,6 +217,10 @@ FAULTS = {
     "shortlist: {alphas: [-1]}": "shortlist.alphas[0]: expected a number >= 0, got -1",
     "shortlist: {alphas: [1, 1]}": f"shortlist.alphas: expected {LIST}, got [1, 1]",
     "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
+    # the refinement
+    "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
+    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random, got 'grid'",
+    "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
     # the baseline
     "baseline: [1, 2]": f"baseline: expected {BASELINE}, got [1, 2]",
     "baseline: {near: 1, far: 0}": f"baseline: expected {BASELINE}, got {{'near': 1, 'far': 0}}",
