@@ -39,7 +39,7 @@ def excess(tasks: int, noise: float, sampler: str, seed: int) -> float:
 
 
 def main() -> None:
-    """Print a table: for each number of tasks and noise, each sampler's mean and median, and its seconds per point."""
+    """Print each sampler's mean and median and its seconds per point, by number of tasks and noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=20, help="surfaces per row")
     studies = parser.parse_args().studies
