@@ -48,7 +48,7 @@ def find_weights(
         KeyboardInterrupt: see `Study.run`.
     """
     study = weights_study(problem, seeds, name, refine, baseline)
-    refuse_faults(problem)
+    refuse_faults(study, problem)
     keep_study(study, Path(output))
     return study.run(output=output, console=console, **places)
 
@@ -72,12 +72,13 @@ def weights_study(
     return Study(name or f"weights-{short}"[:80], problem, **settings)
 
 
-def refuse_faults(problem: ProblemLike) -> None:
-    """Raise what `check` calls a fault, in its words.
+def refuse_faults(study: Study, problem: ProblemLike) -> None:
+    """Raise what is wrong with the study, or what `check` calls a fault, in its words.
 
     Raises:
-        ProblemError: one line per fault.
+        StudyError, ProblemError: one line per fault.
     """
+    study.plan()
     faults = check(problem).faults
     if faults:
         raise ProblemError(

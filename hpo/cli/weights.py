@@ -73,7 +73,7 @@ def weights(
         title = f"gradsweep {__version__}: weights for {problem}"
         console.print(title, highlight=False, markup=False, soft_wrap=True)
         console.print("checking the problem ...", highlight=False)
-        refuse_faults(key)
+        refuse_faults(study, key)
         path = keep_study(study, output)
         places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
         finished = study.run(address, wait=wait, console=console, **places).finished
