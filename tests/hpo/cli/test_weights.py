@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,11 @@ PROBLEM = "tests.helpers.problems:Steered"
 
 
 @pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "GRADSWEEP_STORAGE"):
         monkeypatch.delenv(name, raising=False)
-    yield Case(tmp_path, name="weights-Steered", database=False)
+    return Case(tmp_path, name="weights-Steered", database=False)
 
 
 @pytest.mark.slow
