@@ -36,7 +36,7 @@ def find_weights(
     Args:
         problem: see `Study`.
         baseline: the weights that you train with today: for each task its weight, or ``"equal"``.
-        refine: number of further points that Bayesian optimisation tries around the shortlist's best: 0, or 4 or more.
+        refine: number of further points to try around the shortlist's best: 0, or 4 or more.
         seeds: number of confirm seeds, on which the best arms, equal weights and the baseline are compared.
         name: of the study; default: ``weights-`` and the problem's name.
         output: see `Study.run`.
