@@ -1,4 +1,4 @@
-"""What to try: points on the simplex of loss weights, and the range of GradNorm's alpha.
+"""Search spaces: points on the simplex of loss weights, and the range of GradNorm's alpha.
 
 Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it:
 

@@ -1,4 +1,4 @@
-"""Studies from Python: what a notebook or a script imports, and what the command line calls."""
+"""Studies from Python: the classes and functions that notebooks, scripts and the command line use."""
 
 from hpo.api.problem_check import CheckResult, check
 from hpo.api.result import Result, Verdict

@@ -52,7 +52,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: exit code 2 with one line per fault of the input, 130 after Ctrl-C."""
+    """Run the command line. Exit codes: 2, with one line per fault of the input; 130 after Ctrl-C."""
     if wrong := _fault_in(sys.argv):
         _say(f"error: {wrong}")
         sys.exit(BAD_INPUT)

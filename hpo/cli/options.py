@@ -126,7 +126,7 @@ def settings_of(settings: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a preempted machine or a closed terminal end a command as Ctrl-C does, not in the middle of things."""
+    """Let SIGTERM (a preempted machine) and SIGHUP (a closed terminal) end a command as cleanly as Ctrl-C does."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler == signal.SIG_DFL:  # else nohup, or a caller's own

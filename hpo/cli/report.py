@@ -33,7 +33,7 @@ def report(
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Write report and tables again, from what MLflow holds, finished or not."""
+    """Write report and tables again from the trials in MLflow, whether the study is finished or not."""
     from hpo.api import Study
 
     found = Study.load(study, **baseline_of(baseline))

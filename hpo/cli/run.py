@@ -34,10 +34,11 @@ def run(
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Run a study, or what is left of it: the same command again resumes, whatever was killed.
+    """Run a study, or the rest of it: the same command again resumes an interrupted study.
 
-    No finished trial runs twice, an interrupted one goes on from its last checkpoint. Ctrl-C stops cleanly. Ends with
-    the verdict and with where report, weights file and MLflow UI are; exit code 1 if a trial failed or diverged.
+    No finished trial runs twice; an interrupted trial continues from its last checkpoint. Ctrl-C stops cleanly. At
+    the end the command prints the verdict and the places of report, weights file and MLflow UI. The exit code is 1 if
+    a trial failed or diverged.
     """
     from hpo.launch.output_lock import refuse_second_launch
 
@@ -51,7 +52,7 @@ def run(
         found = Study.load(study, **baseline_of(baseline))
         finished = found.run(address, wait=wait, console=console, **places).finished
     if finished is None:
-        console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
+        console.print("\nStopped. Finished trials are kept; the same command continues the study.", style="bold")
         raise typer.Exit(STOPPED)
     if not finished.ran:
         console.print("Every trial of this study has finished; nothing was run.")

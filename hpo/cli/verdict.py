@@ -1,4 +1,4 @@
-"""The end of `run` and `report`: verdict, arms, what to do, and where things are."""
+"""The output at the end of `run` and `report`: verdict, arms, advice, and the places of the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_answers(comparison: Comparison) -> None:
-    """Print which weights to train with, whether the search was worth it and what it cost, with lines to copy."""
+    """Print the weights to train with, whether the search was worth it and its cost, with code to copy."""
     from hpo.report import answers, recommended_weights
 
     for place, answer in enumerate(answers(comparison)):
@@ -29,7 +29,7 @@ def print_answers(comparison: Comparison) -> None:
 
 
 def print_answer(answer: Answer) -> None:
-    """Print a question and its answer, and in a line of its own, to copy, the code."""
+    """Print a question and its answer, and the code to copy on a separate line."""
     console.print(answer.question, style="bold", markup=False, highlight=False, end=" ")
     console.print(" ".join(answer.sentences), markup=False, highlight=False)
     if answer.code:

@@ -137,5 +137,5 @@ def compare(
         recommended=recommended,
         baseline_gain=gain_over(confirm, recommended, baseline),
         winner=winner(confirm, recommended),
-        alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),
+        alarms=tuple(alarms(trials, search, confirm, arms, equals, directions)),
     )

@@ -151,7 +151,7 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
     except LaunchLostError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own; the files are written
-        fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
+        fault = f"MLflow did not accept the report ({store.fault(error)}); later: gradsweep report"
         finished = replace(finished, faults=[fault])
     if figures:  # last, because it may fail for lack of a Chrome
         try:

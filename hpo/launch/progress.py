@@ -1,4 +1,4 @@
-"""The live view of a running study: one line a phase, trials done, running and failed, time left."""
+"""The live view of a running study: one line per phase, trials done, running and failed, time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELL_SECONDS = 1.0  # and in a notebook, where each is a message
 
 @contextmanager
 def stage(console: Console, text: str) -> Iterator[None]:
-    """Say what is being done while nothing trains: something that moves on a terminal, else a line."""
+    """Show what is being done while nothing trains: a spinner on a terminal, otherwise a line."""
     if console.is_terminal:
         with console.status(Text(printable(text))):
             yield
@@ -46,13 +46,13 @@ class _Counts(ProgressColumn):
 
 
 class ProgressView:
-    """A `hpo.execution.events.Listener` that draws what it is told; on a pipe it prints a line every ten seconds.
+    """A `hpo.execution.events.Listener` that draws the progress; on a pipe it prints a line every ten seconds.
 
-    A notebook has its drawing in one output of the cell.
+    In a notebook the drawing is one output of the cell.
 
     Args:
-        schedule: whose counts to show.
-        console: where to.
+        schedule: provides the counts.
+        console: the output.
     """
 
     def __init__(self, schedule: Schedule, console: Console) -> None:
@@ -96,7 +96,7 @@ class ProgressView:
     def trial_started(self, planned: PlannedTrial) -> None:
         """See `Listener`."""
         if planned.config.identity in self._started:
-            self._tell(f"worker died: {planned.name} goes on from its last checkpoint, if it has one", "yellow")
+            self._tell(f"worker died: {planned.name} continues from its last checkpoint, if it has one", "yellow")
         self._started.add(planned.config.identity)
         self.time_passed()
 
@@ -121,7 +121,7 @@ class ProgressView:
         for alarm in result.alarms:
             if kind_of(alarm) not in self._alarms:
                 self._alarms.add(kind_of(alarm))
-                self._tell(f"{planned.name}: {alarm} (told once; the end names all)", "yellow")
+                self._tell(f"{planned.name}: {alarm} (shown once; the end lists all)", "yellow")
         self.time_passed()
 
     def noticed(self, text: str) -> None:
@@ -167,7 +167,7 @@ class ProgressView:
             self._cell.draw(self._bars.get_renderable())
 
     def _shares(self, phase: str) -> list[float]:
-        """For each trial of a phase that runs, how much of it is trained."""
+        """The trained share of each running trial of a phase."""
         running = {planned.config.identity for planned in self._schedule.running() if planned.phase == phase}
         return [report.epoch / report.epochs for identity, report in self._epochs.items() if identity in running]
 
@@ -190,7 +190,7 @@ class ProgressView:
         return ended + sum(report.epoch for report in self._epochs.values())
 
     def _left(self) -> str:
-        """Elapsed and left, by the mean pace of this launch."""
+        """The elapsed time and an estimate of the remaining time, from the mean pace of this launch."""
         elapsed = time.monotonic() - self._start
         total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._counts().items())
         trained = self._trained()

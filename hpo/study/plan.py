@@ -1,4 +1,4 @@
-"""From a study and its problem to arms and trials. Pure: decides, runs nothing."""
+"""The arms and trials of a study. Pure: runs nothing."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Plan:
     Args:
         study: the spec.
         problem: the problem it names, prepared.
-        text: the study file as it was read; what is done to it later changes nothing.
+        text: the study file as it was read; later edits of the file have no effect.
 
     Raises:
-        StudyError: points or options that the design refuses for this number of tasks.
+        StudyError: the design refuses the points or options for this number of tasks.
     """
 
     def __init__(self, study: Study, problem: Problem, text: str = "") -> None:
@@ -76,11 +76,11 @@ class Plan:
 
     @property
     def points(self) -> int:
-        """Static points beside equal weights."""
+        """The number of static points without equal weights."""
         return len(self._points)
 
     def search_trial(self, phase: str, candidate: Candidate, epochs: int | None = None) -> PlannedTrial:
-        """A trial on the search seed; without ``epochs`` as long as the search's are."""
+        """Return a trial on the search seed; the default for ``epochs`` is the search's."""
         return self._planned(phase, candidate, self.study.seed, epochs or self.search_epochs, test=False)
 
     def race_trial(self, phase: str, candidate: Candidate, place: int) -> PlannedTrial:
@@ -89,15 +89,15 @@ class Plan:
         return self._planned(phase, candidate, seed, self.search_epochs, test=False)
 
     def confirm_trial(self, phase: str, candidate: Candidate, seed: int) -> PlannedTrial:
-        """A trial that is trained to the end and reads the test split."""
+        """Return a trial that is trained to the end and evaluated on the test split."""
         return self._planned(phase, candidate, seed, self.epochs, test=True)
 
     def point(self, kind: str, number: int) -> Candidate:
-        """A point of the static search, counted from 1."""
+        """Return a point of the static search, counted from 1."""
         return Candidate(Arm(kind, number=number), "static", {"weights": self._points[number - 1]})
 
     def reference_arms(self) -> list[Candidate]:
-        """The methods that the study names as references."""
+        """Return the arms of the methods that the study names as references."""
         arms: list[Candidate] = []
         for reference in self.study.references:
             if reference == REFERENCE:
@@ -138,7 +138,7 @@ class Plan:
         return self.study.gradnorm.ranges(recipe) if self.study.gradnorm else {}
 
     def gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
-        """GradNorm with parameters, four digits of each."""
+        """Return the arm of GradNorm with parameters, rounded to four digits."""
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
         for name, (low, high) in self.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
@@ -169,17 +169,17 @@ class Plan:
 
 
 def sweep_parameters(config: TrialConfig) -> dict[str, float]:
-    """What Optuna chose for a GradNorm trial."""
+    """Return the parameters that Optuna suggested for a GradNorm trial."""
     return {name: config.settings[name] for name in ("alpha", "learning_rate") if name in config.settings}
 
 
 def short_weights(tasks: Sequence[str], w: Sequence[float] | Any) -> dict[str, float]:
-    """Weights by task with six digits: what a person can read is exactly what is trained with."""
+    """Return weights by task, rounded to six digits, so that the weights shown are exactly those trained with."""
     return {task: float(f"{value:.6g}") for task, value in zip(tasks, w, strict=True)}
 
 
 def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
-    """The points of the static search, shape (n, T); the first is equal weights."""
+    """Return the points of the static search, shape (n, T); the first is equal weights."""
     rows = [_row(k, point, tasks) for k, point in enumerate(spec.explicit)]
     try:
         if rows:
@@ -187,7 +187,8 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
         else:
             found = points(spec.design, len(tasks), spec.points, seed, **spec.options)
     except ValueError as error:
-        raise StudyError(f"static: {error}") from None
+        fault = str(error)
+        raise StudyError(f"static{fault.removeprefix('rows') if rows else f'.{fault}'}") from None
     if (least := found.min()) < SMALLEST:  # it would be 0 in training
         raise StudyError(f"static: expected weights >= {SMALLEST:.2g}, as float32 holds, got {least:.2g}")
     return found
@@ -209,7 +210,7 @@ def _baseline(study: Study, tasks: Sequence[str]) -> Candidate | None:
 
 
 def _row(k: int, point: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
-    """An explicit point in the order of the tasks."""
+    """Return an explicit point in the order of the tasks."""
     w: dict[Any, float] = dict(point if isinstance(point, Mapping) else enumerate(point))
     keys = tasks if isinstance(point, Mapping) else range(len(tasks))
     if w.keys() != set(keys):

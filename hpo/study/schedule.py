@@ -145,7 +145,7 @@ class Schedule:
         self._settle()
 
     def until(self, config: TrialConfig) -> int:
-        """How many epochs a trial that is handed out is to have when it comes back."""
+        """Return the epoch at which a trial returns to the driver."""
         return min(phase.until(config) for phase in self.phases)
 
     def stopped(self) -> list[PlannedTrial]:
@@ -190,7 +190,7 @@ class Schedule:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every trial of the study has a result."""
+        """True if every trial of the study has a result."""
         return all(count["done"] + count["failed"] >= count["total"] for count in self.progress().values())
 
     def table(self) -> pd.DataFrame:

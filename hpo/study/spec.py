@@ -1,4 +1,4 @@
-"""The study file: what the user writes, checked before anything runs."""
+"""The models of the study file, which check it before anything runs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _cohort(value: Any) -> Any:
 
 
 def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
-    """A point of weights: a number for each task, in their order or by name."""
+    """Check a point of weights: a number for each task, in their order or by name."""
     named = isinstance(value, Mapping) and all(isinstance(task, str) for task in value)
     if named or isinstance(value, list | tuple):
         try:
@@ -83,7 +83,7 @@ def _baseline(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """Arguments decide a trial's identity, which is a hash of JSON."""
+    """Check that arguments are JSON, of which a trial's identity is a hash."""
     try:
         same = json.loads(json.dumps(value, allow_nan=False)) == value
     except (TypeError, ValueError):
@@ -144,7 +144,7 @@ class ProblemSpec(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is told."""
+        """The arguments of the class."""
         return dict(self.model_extra or {})
 
 
@@ -169,15 +169,15 @@ class StaticSpec(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the design is told beside the number of points."""
+        """The options of the design besides the number of points."""
         return dict(self.model_extra or {})
 
 
 class GradNormSpec(_Strict):
-    """The alpha sweep: for each recipe so many trials over the range of alpha.
+    """The alpha sweep: for each recipe a number of trials over the range of alpha.
 
-    The defaults are what docs/results.md speaks for: the paper's recipe to compare with, the one that did best, and
-    the alphas that did no harm.
+    The defaults follow docs/results.md: the paper's recipe for comparison, the recipe that did best, and the range of
+    alpha that did no harm.
     """
 
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "direct")
@@ -190,12 +190,12 @@ class GradNormSpec(_Strict):
     """Number of trials per recipe."""
 
     def ranges(self, recipe: str) -> dict[str, tuple[float, float]]:
-        """What the sweep of a recipe searches, and where."""
+        """Return the range of each parameter that the sweep of a recipe searches."""
         rate = None if recipe in WITHOUT_RATE else self.learning_rate
         return {"alpha": self.alpha} | ({"learning_rate": rate} if rate else {})
 
     def space(self, recipe: str) -> AlphaSpace:
-        """The same for Optuna."""
+        """Return the same as a search space for Optuna."""
         return AlphaSpace(*self.alpha, learning_rate=self.ranges(recipe).get("learning_rate"))
 
     @field_validator("alpha")
@@ -240,7 +240,7 @@ class RefineSpec(_Strict):
 
 
 class ConfirmSpec(_Strict):
-    """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
+    """The arms of the confirm phase: the number of static points, and the averages for E_t[w]."""
 
     top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
     """How many of the best static points are trained on the confirm seeds."""
@@ -249,7 +249,7 @@ class ConfirmSpec(_Strict):
 
 
 class SearchSpec(_Strict):
-    """A cheaper search: shorter runs, points that are stopped early. By default every trial goes to its end."""
+    """A cheaper search: shorter runs, points that are stopped early. By default every trial is trained to its end."""
 
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     """Epochs of every trial of the search, where they are to be shorter than those of the confirm phase."""
@@ -260,7 +260,7 @@ class SearchSpec(_Strict):
 
 
 class Resources(_Strict):
-    """What one trial needs, and how many minutes it may take."""
+    """Resources of one trial, and its time limit in minutes."""
 
     cpu: Annotated[Number, Field(gt=0)] = 1.0
     """CPU cores per trial, and the number of torch threads."""
@@ -397,5 +397,5 @@ class Study(_Strict):
 
     @property
     def confirm_seeds(self) -> range:
-        """Seeds that no search trial has used."""
+        """The seeds of the confirm phase, which no search trial has used."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from balancers import Balancer
 from balancers.shared_layer import Shared
@@ -20,6 +21,7 @@ from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
 from hpo.training.recorder import TrialRecorder
 from hpo.training.resumable_loader import DataOrder, read_state, seed_all, set_state
+from hpo.training.updates import Updates
 
 
 def of_length(problem: Problem, epochs: int) -> Problem:
@@ -38,14 +40,14 @@ class Parts:
     Attributes:
         model: on the device.
         shared: W.
-        optimizer: of the model.
+        updates: the optimizers of the model.
         loader: of the training batches.
         order: goes through them.
     """
 
     model: nn.Module
     shared: Shared
-    optimizer: torch.optim.Optimizer
+    updates: Updates
     loader: Any
     order: DataOrder
 
@@ -55,9 +57,9 @@ class Parts:
         seed_all(seed)
         model = problem.build_model(seed).to(device)
         shared = problem.shared_layer(model)
-        optimizer = problem.build_optimizer(model)
+        updates = Updates(problem, model)
         loader = problem.loader("train", seed)
-        return cls(model, shared, optimizer, loader, DataOrder(loader, device))
+        return cls(model, shared, updates, loader, DataOrder(loader, device))
 
     def balancer(self, config: TrialConfig, tasks: list[str]) -> Balancer:
         """The balancer of a trial with these parts."""
@@ -76,13 +78,24 @@ class Parts:
             ) from None
 
 
-def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]:
+def autocast(problem: Problem, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which ``losses`` and ``evaluate`` of a problem are called."""
+    return torch.autocast(device.type, problem.autocast) if problem.autocast else nullcontext()
+
+
+def losses_of(problem: Problem, model: nn.Module, batch: Any, device: torch.device) -> Mapping[str, Tensor]:
+    """The losses of a batch, which is on the device, as the user's code returns them."""
+    with autocast(problem, device):
+        return problem.losses(model, batch)
+
+
+def evaluate(problem: Problem, model: nn.Module, split: Any, device: torch.device) -> dict[str, float]:
     """The metrics of a split, as the user's code returns them.
 
     Of a cohort one trial is evaluated after another, so that nothing that this leaves behind may reach the next.
     """
     model.eval()
-    with as_found(), torch.no_grad():
+    with as_found(), torch.no_grad(), autocast(problem, device):
         return {task: float(value) for task, value in problem.evaluate(model, split).items()}
 
 

@@ -76,7 +76,7 @@ def test_parameters_of_a_module_may_be_replaced():
     torch.testing.assert_close(measured(balancer), true_norms(network.losses(), list(network.shared.parameters())))
     stale = GradNorm.paper(TASKS, [network.shared.weight])
     network.shared.weight = nn.Parameter(network.shared.weight.detach())
-    with pytest.raises(ValueError, match="hand over the module, not its parameters, if these are replaced"):
+    with pytest.raises(ValueError, match="pass the module, not its parameters, if these are replaced"):
         stale.backward(network.losses())
 
 
@@ -148,5 +148,5 @@ class TestForms:
         with pytest.raises(ValueError, match="a list with str, int"):
             SharedLayer([nn.Linear(2, 2), "trunk", 3])
         for nothing in (nn.ReLU(), [nn.ReLU(), nn.ReLU()], []):
-            with pytest.raises(ValueError, match="`shared` should be a module or parameters with at least one"):
+            with pytest.raises(ValueError, match="shared: expected a module or parameters with at least one"):
                 SharedLayer(nothing)

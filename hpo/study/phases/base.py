@@ -38,11 +38,11 @@ class SoFar:
         self.phases: list[StudyPhase] = []
 
     def has_ended(self, planned: PlannedTrial) -> bool:
-        """Whether a trial has a result."""
+        """Return whether a trial has a result."""
         return planned.config.identity in self.results
 
     def is_out(self, planned: PlannedTrial) -> bool:
-        """Whether a trial has been handed out or has ended."""
+        """Return whether a trial has been handed out or has ended."""
         return planned.config.identity in self.running or self.has_ended(planned)
 
     def ended(self, trials: Iterable[PlannedTrial]) -> list[Pair]:

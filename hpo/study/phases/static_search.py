@@ -18,7 +18,7 @@ from hpo.study.plan import EQUAL, Candidate, Plan
 
 
 class StaticSearch(StudyPhase):
-    """Every point of the design; with `search.halving` the best of them are trained on, rung by rung."""
+    """Trains every point of the design; with `search.halving` only the best continue at each rung."""
 
     name: ClassVar[str] = "static"
     pool: ClassVar[str] = "search"
@@ -51,7 +51,7 @@ class StaticSearch(StudyPhase):
         if spec.static is None:
             return "off"
         design = "explicit points" if spec.static.explicit else spec.static.design
-        rungs = f"; of {spec.search.halving} one goes on, rung by rung" if spec.search.halving else ""
+        rungs = f"; one in {spec.search.halving} continues at each rung" if spec.search.halving else ""
         full = f"; {len(self._full)} of them to the end too" if self._full else ""
         return f"{design}; seed {spec.seed}{rungs}{full}"
 
@@ -75,7 +75,7 @@ class StaticSearch(StudyPhase):
         self._halving.pause(identity, result)
 
     def settle(self) -> list[PlannedTrial]:
-        """Once all points that are left have come to their rung, let the best go on and stop the others."""
+        """Once all remaining points have reached their rung, continue the best and stop the others."""
         at_rung = self._halving.at_rung(self.so_far.results)
         stopped = {i: replace(result, status=TrialStatus.STOPPED) for i, result in at_rung.items()}
         scores = self.so_far.scores([(self._points[i], result) for i, result in stopped.items()]) if at_rung else None
@@ -96,7 +96,7 @@ def static_trials(plan: Plan) -> list[PlannedTrial]:
 
 
 def full_trials(plan: Plan) -> list[PlannedTrial]:
-    """Points that are also trained to the end, where the search does not: how far its order is right."""
+    """Return the points that are also trained to the end in a shortened search, to measure how good its order is."""
     if plan.search_epochs == plan.epochs:
         return []
     count = min(plan.study.search.full, plan.points)
@@ -106,7 +106,7 @@ def full_trials(plan: Plan) -> list[PlannedTrial]:
 
 
 def halving(plan: Plan, points: Sequence[PlannedTrial]) -> Halving:
-    """Which points are trained on; without `search.halving` all are, to the end."""
+    """Return the successive halving of the points; without `search.halving` all are trained to the end."""
     eta = plan.study.search.halving
     identities = [planned.config.identity for planned in points if planned.arm != EQUAL.arm.key] if eta else []
     return Halving(identities, plan.search_epochs, eta or 2, plan.study.confirm.top_static)

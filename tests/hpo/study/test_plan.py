@@ -92,7 +92,7 @@ TASK_LIST = "expected a number for each of the tasks near, far, tiny"
         ([[1, 2, 3], [1, 2]], f"static[1]: {TASK_LIST}, got (1.0, 2.0)"),
         ([{"near": 1, "far": 2}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0}}"),
         ([{"near": 1, "far": 2, "big": 3}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0, 'big': 3.0}}"),
-        ({"ratio": 0.5}, "static: Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 0.5`."),
+        ({"ratio": 0.5}, "static.ratio: expected a number > 1 and <= 1e+300, got 0.5"),
     ],
 )
 def test_points_that_do_not_fit_the_tasks(static: Any, message: str) -> None:
@@ -287,7 +287,7 @@ def test_the_order_of_task_names_in_a_point_makes_no_other_trial() -> None:
     assert one.config.identity == two.config.identity
 
 
-def test_what_is_written_is_what_is_trained() -> None:
+def test_the_weights_shown_are_those_trained_with() -> None:
     weights = short_weights(TASKS, np.array([1 / 3, 1e-7 / 3, 3 - 1 / 3]))
     assert weights == {"near": 0.333333, "far": 3.33333e-08, "tiny": 2.66667}
     planned = static_trials(make_plan(static=[list(weights.values())]))[1]
