@@ -27,13 +27,13 @@ if TYPE_CHECKING:
         Uncertainty,
     )
     from hpo import __version__
-    from hpo.api import Result, Study, check
+    from hpo.api import Result, Study, check, find_weights
     from hpo.problems import Problem, ProblemError, Split, Task
 
 # All names but these are those of `balancers`.
 _ELSEWHERE = (
     dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems")
-    | dict.fromkeys(("Result", "Study", "check"), "hpo.api")
+    | dict.fromkeys(("Result", "Study", "check", "find_weights"), "hpo.api")
     | {"__version__": "hpo"}
 )
 
@@ -56,6 +56,7 @@ __all__ = [
     "Uncertainty",
     "__version__",
     "check",
+    "find_weights",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.api.problem_key import ProblemLike, named
 from hpo.api.result import Result
-from hpo.study.study_file import StudyFile, read_study_file, study_from
+from hpo.study.study_file import StudyFile, read_study_file, read_yaml, study_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,14 +50,20 @@ class Study:
         self._file = self._described()
 
     @classmethod
-    def load(cls, path: str | Path) -> Study:
+    def load(cls, path: str | Path, **settings: Any) -> Study:
         """Read a study file.
+
+        Args:
+            path: of the file.
+            **settings: keys that take the place of those in the file.
 
         Raises:
             StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
         """
         study = cls.__new__(cls)
         study._keys, study._file = None, read_study_file(Path(path))
+        if settings:
+            study._file = study_from(read_yaml(study._file.text) | settings)
         return study
 
     @property

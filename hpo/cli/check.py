@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.options import BAD_INPUT, console
-from hpo.core.errors import OptionError
-from hpo.core.text import complaint
+from hpo.cli.options import BAD_INPUT, console, settings_of
 
 if TYPE_CHECKING:
     from hpo.check.problem_check import Finding
@@ -47,7 +45,7 @@ def check(
     The exit code is 2 if there is a fault, with which a study would fail; a warning may be intended. Nothing is
     written except the data that the problem itself prepares.
     """
-    arguments = _arguments(settings or [])
+    arguments = settings_of(settings or [])
     with _spinner() as tell:
         from hpo.api import check as look
 
@@ -77,34 +75,6 @@ def _row(finding: Finding) -> Table:
     row.add_column(overflow="fold")
     row.add_row(Text(finding.level, STYLES[finding.level]), finding.subject, Text(found))
     return row
-
-
-def _arguments(settings: Sequence[str]) -> dict[str, Any]:
-    """Read the values of ``--set``, checked as those of a study file."""
-    if not settings:
-        return {}
-    import yaml
-    from pydantic import ValidationError
-
-    from hpo.study.spec import ProblemSpec
-    from hpo.study.study_file import read_yaml
-
-    arguments: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not key or not equals or key == "name":
-            raise OptionError(f"--set: expected KEY=VALUE, the key an argument of the problem, got {text!r}")
-        if key in arguments:
-            raise OptionError(f"--set: expected each key once, got {key!r} twice")
-        try:
-            arguments[key] = read_yaml(value)
-            ProblemSpec.model_validate({"name": "any", key: arguments[key]})
-        except ValidationError as error:
-            told = error.errors()[0].get("ctx", {}).get("error", "text")
-            raise OptionError(complaint(f"--set: {key!r}", str(told), repr(value))) from None
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
-    return arguments
 
 
 @contextmanager

@@ -36,8 +36,15 @@ def print_answer(answer: Answer) -> None:
         console.print(f"  {answer.code}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Print the answers, the arms and the places of the files; raise exit code 1 if anything failed."""
+def print_verdict(finished: Any, output: Path, tracking_uri: str | None, study: Path | None = None) -> None:
+    """Print the end of a study: the answers, the arms, where things are; exit code 1 if anything failed.
+
+    Args:
+        finished: the result of the command.
+        output: the output folder.
+        tracking_uri: MLflow's backend.
+        study: a study file that the command has written, to go on with.
+    """
     from hpo.report import terminal
 
     console.print()
@@ -47,7 +54,7 @@ def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
     console.print()
-    _places(finished, output, tracking_uri)
+    _places(finished, output, tracking_uri, study)
     for text in finished.faults:
         console.print(f"\n{text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     if finished.failed:
@@ -73,13 +80,18 @@ def _diverged(diverged: Mapping[str, str]) -> None:
         console.print(f"  {name}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Print the places of report and weights file, and the command that opens the UI on the same backend."""
+def _places(finished: Any, output: Path, tracking_uri: str | None, study: Path | None) -> None:
+    """Where report, weights and study file are, and the command that opens the UI on the same backend."""
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
         whole = shown(tracking_uri) == tracking_uri
         options = f" --tracking-uri {shlex.quote(tracking_uri)}" if whole else ""
     where = [("Report", str(finished.report))]
     where += [("Weights", str(finished.weights))] if finished.weights else []
-    for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:
+    where += [("MLflow UI", f"gradsweep ui{options}")]
+    if study is not None:
+        where += [
+            ("Study file", f"{study}; raise `seeds` there for more certainty, then: gradsweep run {study}{options}")
+        ]
+    for name, place in where:
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)

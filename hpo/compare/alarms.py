@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpo.compare.arms_table import better_on_test
 from hpo.compare.flatness import flat_optimum
-from hpo.compare.scores import baseline
+from hpo.compare.scores import on_search_seed, reference_metrics
 from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
@@ -43,10 +43,10 @@ def alarms(
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
     for phase, table, split in (
-        ("search", trials[trials["search"].astype(bool)], "val"),
+        ("search", on_search_seed(trials), "val"),
         ("confirm", confirm, "test"),
     ):
-        reference = baseline(table, tasks, split)
+        reference = reference_metrics(table, tasks, split)
         yield from _references(phase, reference) if len(table) else ()
         yield from _near_zero(phase, table, reference, directions, split)
     if len(arms) and arms["seeds"].max() < FEW_SEEDS:

@@ -97,7 +97,14 @@ class Finished:
 def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Workspace) -> Outcome:
     """Compare the finished trials."""
     trials = schedule.table()
-    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
+    comparison = compare(
+        trials,
+        plan.directions,
+        plan.study.margin,
+        plan.random_points,
+        baseline=plan.baseline.arm.key if plan.baseline else "",
+        searched=plan.study.static is not None,
+    )
     return Outcome(
         plan,
         store,
@@ -181,7 +188,7 @@ def _report_data(
 ) -> ReportData:
     search = comparison.search
     trajectories: dict[str, pd.DataFrame] = {}
-    for recipe in plan.study.gradnorm.recipes:
+    for recipe in plan.study.recipes:
         best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
         path_of = None if best is None else store.trajectory(best["identity"])
         if path_of is not None:

@@ -59,8 +59,8 @@ class ProgressView:
         self._schedule, self._console = schedule, console
         self._cell = NotebookCell() if console.is_jupyter else None
         self._start = self._printed = time.monotonic()
-        self._epochs = dict[str, EpochReport]()  # the last report of each running trial
-        self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases}  # epochs per trial
+        self._epochs = dict[str, EpochReport]()  # of the trials that run, the last that each has reported
+        self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases if phase.size()[1]}  # of a trial
         self._before = self._trained()
         self._alarms, self._started = set[str](), set[str]()
         self._bars = Progress(
@@ -138,9 +138,14 @@ class ProgressView:
         elif now - self._printed > PLAIN_SECONDS:
             self._print_line()
 
+    def _counts(self) -> dict[str, dict[str, int]]:
+        """The progress of the phases that the study has."""
+        counts = self._schedule.progress()
+        return {name: counts[name] for name in self._epochs_of}
+
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        counts = self._schedule.progress()
+        counts = self._counts()
         phases = ", ".join(f"{phase} {count['done']}/{count['total']}" for phase, count in counts.items())
         self._console.print(f"{phases}; {self._running()}{self._left()}", highlight=False, soft_wrap=True)
 
@@ -148,7 +153,7 @@ class ProgressView:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self) -> None:
-        counts = self._schedule.progress()
+        counts = self._counts()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
         lines: list[tuple[str, dict[str, int]]] = [*counts.items(), ("all", whole)]
         for name, count in lines:
@@ -167,8 +172,8 @@ class ProgressView:
         return [report.epoch / report.epochs for identity, report in self._epochs.items() if identity in running]
 
     def _running(self) -> str:
-        """The number of running trials and their epochs: "24 running, epoch 3 of 10; "."""
-        running = sum(count["running"] for count in self._schedule.progress().values())
+        """The trials that run and how far they are: "24 running, epoch 3 of 10; "."""
+        running = sum(count["running"] for count in self._counts().values())
         if not running:
             return ""
         handed_out = {planned.config.identity for planned in self._schedule.running()}
@@ -179,15 +184,15 @@ class ProgressView:
         return f"{running} running{f', epoch {span} of {most[1]}' if epochs else ''}; "
 
     def _trained(self) -> float:
-        """The number of epochs trained so far, in ended and in running trials."""
-        counts = self._schedule.progress()
+        """Epochs that have been trained, of trials that have ended and of those that run."""
+        counts = self._counts()
         ended = sum((count["done"] + count["failed"]) * self._epochs_of[phase] for phase, count in counts.items())
         return ended + sum(report.epoch for report in self._epochs.values())
 
     def _left(self) -> str:
         """The elapsed time and an estimate of the remaining time, from the mean pace of this launch."""
         elapsed = time.monotonic() - self._start
-        total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._schedule.progress().items())
+        total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._counts().items())
         trained = self._trained()
         new = trained - self._before
         left = f", about {_clock(elapsed / new * max(0.0, total - trained))} left" if new > 0 else ""

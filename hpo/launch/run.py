@@ -18,6 +18,7 @@ from hpo.core.errors import LaunchLostError
 from hpo.launch.conclude import Finished, assess, conclude
 from hpo.launch.output_lock import locked
 from hpo.launch.progress import ProgressView, stage
+from hpo.launch.provisional import ProvisionalAnswer
 from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
@@ -91,7 +92,8 @@ def run_study(
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
-                faults += _run(schedule, job, writer, heart, console)
+                early = ProvisionalAnswer(schedule, folder / "weights.json", console)
+                faults += _run(schedule, job, writer, heart, console, early)
         with stage(console, f"{study}: comparing, writing the report"):
             finished = conclude(assess(plan, schedule, store, where), folder, launch)
         if finished.complete:
@@ -177,7 +179,9 @@ def _together(study: Study, sizing: CohortSizing | None, console: Console) -> in
     return size
 
 
-def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, console: Console) -> list[str]:
+def _run(
+    schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, console: Console, early: ProvisionalAnswer
+) -> list[str]:
     """Run the schedule; return the faults other than failed trials.
 
     Raises:
@@ -191,7 +195,7 @@ def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, c
     view = ProgressView(schedule, console)
     try:
         with view.shown():
-            faults = list(dict.fromkeys(run(schedule, job, [writer, view], lambda: lost() is not None)))
+            faults = list(dict.fromkeys(run(schedule, job, [writer, view, early], lambda: lost() is not None)))
     finally:
         left = writer.close()
     if (error := lost()) is not None:

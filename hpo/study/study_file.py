@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import (
@@ -226,6 +226,8 @@ def _line(fault: Any) -> str:
         return f"{field}: missing, required here: {', '.join(required)}"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
+        if not location:  # of the study as a whole, which names the field itself
+            return text
         whole = text.startswith(("unknown key", "unusable argument"))
         return f"{field}: {text if whole else expected(text, found)}"
     limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
@@ -233,8 +235,13 @@ def _line(fault: Any) -> str:
     return complaint(field, allowed, found)
 
 
+def _model(annotation: Any) -> Any:
+    """The model of a field, which may be switched off."""
+    return next((one for one in get_args(annotation) if one is not type(None)), annotation)
+
+
 def _fields(location: tuple[Any, ...]) -> dict[str, Any]:
     model: Any = Study
     for part in location:
-        model = model.model_fields[part].annotation
+        model = _model(model.model_fields[part].annotation)
     return dict(model.model_fields)

@@ -113,6 +113,7 @@ class Case:
             "problem": {"name": "tests.helpers.problems:Steered", "folder": str(self.folder)},
             "seeds": 2,
             "references": ["single_task", "equal"],
+            "shortlist": "off",
             "static": {"points": 3},
             "gradnorm": {"recipes": ["robust"], "trials": 2},
             "confirm": {"top_static": 1, "averages": ["tail"]},

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 
-from hpo.core.arm import FULL
+from hpo.compare import static_points
+from hpo.core.arm import FULL, Arm
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.halving import Halving
 from hpo.study.phases.base import SoFar, StudyPhase
-from hpo.study.plan import EQUAL, Plan
+from hpo.study.plan import EQUAL, Candidate, Plan
 
 
 class StaticSearch(StudyPhase):
@@ -46,10 +48,23 @@ class StaticSearch(StudyPhase):
     def describe(self) -> str:
         """See `StudyPhase`."""
         spec = self.plan.study
+        if spec.static is None:
+            return "off"
         design = "explicit points" if spec.static.explicit else spec.static.design
         rungs = f"; one in {spec.search.halving} continues at each rung" if spec.search.halving else ""
         full = f"; {len(self._full)} of them to the end too" if self._full else ""
         return f"{design}; seed {spec.seed}{rungs}{full}"
+
+    def chosen(self, search: pd.DataFrame) -> list[Candidate]:
+        """The best points of the search. See `StudyPhase`."""
+        best = [Arm.parse(key) for key in static_points(search)["arm"].head(self.most_chosen)]
+        return [EQUAL if arm == EQUAL.arm else self.plan.point("static", arm.number) for arm in best]
+
+    @property
+    def most_chosen(self) -> int:
+        """See `StudyPhase`."""
+        study = self.plan.study
+        return min(study.confirm.top_static, 1 + self.plan.points) if study.static else 0
 
     def until(self, config: TrialConfig) -> int:
         """See `StudyPhase`."""
@@ -73,7 +88,9 @@ class StaticSearch(StudyPhase):
 
 
 def static_trials(plan: Plan) -> list[PlannedTrial]:
-    """Return a trial of the search seed for every point of the design; the first is equal weights."""
+    """Every point of the design on the search seed; the first is equal weights. None if the search is off."""
+    if plan.study.static is None:
+        return []
     arms = [EQUAL, *(plan.point("static", number) for number in range(1, plan.points + 1))]
     return [plan.search_trial(StaticSearch.name, candidate) for candidate in arms]
 

@@ -55,7 +55,8 @@ def test_a_whole_study(slots: int) -> None:
     table = schedule.table()
     counts = table.drop_duplicates("identity").groupby("phase").size().to_dict()
     size = {phase: trials for phase, (_, trials) in sizes(plan).items()}
-    assert {phase: counts[phase] for phase in list(PHASES)[:3]} == {phase: size[phase] for phase in list(PHASES)[:3]}
+    searching = [phase for phase in PHASES if phase != "confirm"]
+    assert {phase: counts.get(phase, 0) for phase in searching} == {phase: size[phase] for phase in searching}
     # arithmetic and geometric average agree in this study, and equal weights are a reference and a good point
     shared = 2 * len(plan.study.gradnorm.recipes) + 2 * ("equal" in top_static(schedule, plan))
     assert counts["confirm"] == size["confirm"] - shared
@@ -79,7 +80,7 @@ def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended(
     while isinstance(planned := schedule.next(), PlannedTrial):
         first.append(planned)
     assert planned is Next.WAIT
-    assert {p.phase for p in first} == set(PHASES)
+    assert {p.phase for p in first} == set(PHASES) - {"shortlist"}
     assert sum(p.phase == "sweep" for p in first) == 6  # the three starting points of each recipe
 
 

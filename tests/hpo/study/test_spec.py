@@ -160,11 +160,12 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, references, static, search, gradnorm, confirm, resources, cohort, "
-    "checkpoint_seconds, margin"
+    "name, problem, seed, seeds, epochs, baseline, references, shortlist, static, search, refine, gradnorm, confirm, "
+    "resources, cohort, checkpoint_seconds, margin"
 )
 LIST = "a list of at least one, each once"
-STATIC = "a mapping of design, points and options, or a list of at least one point"
+BASELINE = "equal, or a mapping from each task to a number > 0"
+STATIC = "a mapping of design, points and options, a list of at least one point, or off"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
 FAULTS = {
     # unknown keys, at each level
@@ -233,8 +234,30 @@ FAULTS = {
         "gradnorm.learning_rate: expected [lowest, highest] with 0 < lowest <= highest, got [0, 1]"
     ),
     # mappings
-    "gradnorm: [1]": "gradnorm: expected a mapping, got [1]",
-    "gradnorm:": "gradnorm: expected a mapping, got nothing",
+    "gradnorm: [1]": "gradnorm: expected a mapping, or off, got [1]",
+    "gradnorm:": "gradnorm: expected a mapping, or off, got nothing",
+    "shortlist: 3": "shortlist: expected a mapping, or off, got 3",
+    # what is off, and what needs it
+    "static: off\nsearch: {halving: 3}\nconfirm: {top_static: 1}": (
+        "static: expected a static search, which search.halving and confirm.top_static need, got off"
+    ),
+    "static: off\nsearch: {full: 3}": "static: expected a static search, which search.full needs, got off",
+    "static: off\ngradnorm: off\nshortlist: off": (
+        "shortlist: expected a shortlist, a static search or an alpha sweep, got none"
+    ),
+    # the shortlist
+    "shortlist: {alphas: [-1]}": "shortlist.alphas[0]: expected a number >= 0, got -1",
+    "shortlist: {alphas: [1, 1]}": f"shortlist.alphas: expected {LIST}, got [1, 1]",
+    "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
+    # the refinement
+    "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
+    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random, got 'grid'",
+    "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
+    # the baseline
+    "baseline: [1, 2]": f"baseline: expected {BASELINE}, got [1, 2]",
+    "baseline: {near: 1, far: 0}": f"baseline: expected {BASELINE}, got {{'near': 1, 'far': 0}}",
+    "baseline: {near: 1, far: x}": f"baseline: expected {BASELINE}, got {{'near': 1, 'far': 'x'}}",
+    "baseline: today": f"baseline: expected {BASELINE}, got 'today'",
     # static points
     "static: {points: 0}": "static.points: expected a number >= 1, got 0",
     "static: {ratio: big}": "static.ratio: expected a number, got 'big'",
