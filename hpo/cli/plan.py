@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from hpo.cli.options import Baseline, StudyFile, baseline_of, console
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def plan(study: StudyFile, baseline: Baseline = None) -> None:
@@ -20,10 +25,15 @@ def plan(study: StudyFile, baseline: Baseline = None) -> None:
     table.add_section()
     table.add_row("all", "", str(found.trials), found.epochs)
     console.print(table)
-    points = Table(title="static points", title_justify="left")
-    for column in map(str, found.points):
-        points.add_column(column, justify="left" if column == "arm" else "right")
-    for _, (arm, *weights) in found.points.iterrows():
-        points.add_row(arm, *(f"{weight:.4g}" for weight in weights))
-    console.print(points)
+    if len(found.points):
+        console.print(_points(found.points))
     console.print(found.needs)
+
+
+def _points(found: pd.DataFrame) -> Table:
+    table = Table(title="static points", title_justify="left")
+    for column in map(str, found):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for _, (arm, *weights) in found.iterrows():
+        table.add_row(arm, *(f"{weight:.4g}" for weight in weights))
+    return table

@@ -10,8 +10,8 @@ from hpo.study.schedule import Schedule
 
 
 def phases_table(schedule: Schedule) -> pd.DataFrame:
-    """Return a table of the phases: maximum numbers of arms and trials, and a description."""
-    rows = [(phase.name, *phase.size(), phase.describe()) for phase in schedule.phases]
+    """Return a table of the phases that the study has: maximum numbers of arms and trials, and a description."""
+    rows = [(phase.name, *phase.size(), phase.describe()) for phase in schedule.phases if phase.size()[1]]
     return pd.DataFrame(rows, columns=["phase", "arms", "trials", "what"])
 
 
