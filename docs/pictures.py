@@ -1,6 +1,6 @@
-"""Draw the pictures of the README from a finished study: python docs/pictures.py [OUTPUT] [STUDY]
+"""Take the pictures of README and docs from a finished study: python docs/pictures.py [OUTPUT] [STUDY]
 
-Starts MLflow's server over the output folder, and a headless Chromium. Default: gradsweep-output census-quick.
+Starts MLflow's server on the output folder, and a headless Chromium. Default: gradsweep-output census-quick.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ PORT = 5097
 
 
 def report(page: Page, output: Path, study: str) -> None:
-    """The verdict and the figures of the report."""
+    """Take pictures of the report's first screen and of three figures."""
     page.set_viewport_size({"width": 1180, "height": 900})
     page.goto((output / study / "report" / "report.html").resolve().as_uri())
-    page.locator(".plotly .main-svg").first.wait_for()
-    page.screenshot(path=IMAGES / "report.png", clip={"x": 0, "y": 0, "width": 1180, "height": 620})
     page.locator("body[data-drawn]").wait_for()
+    hero = page.locator(".hero").bounding_box()
+    assert hero is not None
+    clip = {"x": 0, "y": 0, "width": 1180, "height": hero["y"] + hero["height"] + 16}
+    page.screenshot(path=IMAGES / "report.png", clip=clip)
     for name, part in {"trajectories": "trajectories", "static-points": "static_points", "budget": "budget"}.items():
         figure = page.locator(f"#{part} figure")
         figure.scroll_into_view_if_needed()
@@ -34,7 +36,7 @@ def report(page: Page, output: Path, study: str) -> None:
 
 
 def ui(page: Page, output: Path, study: str, address: str) -> None:
-    """The curves of a GradNorm trial in MLflow's UI."""
+    """Take a picture of the curves of a GradNorm trial in MLflow's UI."""
     client = MlflowClient(embedded_uri(output))
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None
@@ -47,12 +49,12 @@ def ui(page: Page, output: Path, study: str, address: str) -> None:
     page.locator(".js-plotly-plot .main-svg").nth(3).wait_for()
     close = page.get_by_role("button", name="Close")
     if close.count():
-        close.first.click()  # MLflow's assistant, which takes a third of the page
+        close.first.click()  # MLflow's assistant, which covers a third of the page
     page.screenshot(path=IMAGES / "mlflow-metrics.png")
 
 
 def main() -> None:
-    """Make every picture."""
+    """Take every picture."""
     output, study = Path(sys.argv[1] if len(sys.argv) > 1 else "gradsweep-output"), "census-quick"
     study = sys.argv[2] if len(sys.argv) > 2 else study
     IMAGES.mkdir(exist_ok=True)

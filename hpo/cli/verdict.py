@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.text import Text
 
 from hpo.cli.options import DEFAULT_OUTPUT, FAILED, console
 from hpo.core.uris import shown
@@ -30,8 +31,7 @@ def print_answers(comparison: Comparison) -> None:
 
 def print_answer(answer: Answer) -> None:
     """Print a question and its answer, and the code to copy on a separate line."""
-    console.print(answer.question, style="bold", markup=False, highlight=False, end=" ")
-    console.print(" ".join(answer.sentences), markup=False, highlight=False)
+    console.print(Text.assemble((answer.question, "bold"), " ", " ".join(answer.sentences)))
     if answer.code:
         console.print(f"  {answer.code}", markup=False, highlight=False, soft_wrap=True)
 

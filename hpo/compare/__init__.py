@@ -1,6 +1,6 @@
 """The comparison: statistics on DataFrames, pure functions, each with its formula and source.
 
-Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
+Input is a table of trials (`TRIAL_COLUMNS`), one row per trial:
 
 =====================  ==================================================================================
 ``identity``           hash of the trial's config
@@ -9,8 +9,8 @@ Everything starts from a table of trials (`TRIAL_COLUMNS`), one row a trial:
 ``kind``               first part of the arm's name
 ``recipe``, ``alpha``  of GradNorm arms, else empty and NaN
 ``seed``, ``status``   ``finished``, ``stopped`` (early, by the search), ``diverged``, ``failed``
-``steps``, ``seconds`` what training it took
-``alarms``             what the trial itself had to say, a line each
+``steps``, ``seconds`` length of its training: optimizer steps, measured seconds
+``alarms``             alarms of the trial itself, one per line
 ``val/<task>``         metric on the validation split; ``test/<task>`` and ``train/<task>`` on the others, NaN
                        outside confirm
 ``arithmetic/<task>``  E_t[w]; also ``geometric/``, ``tail/``, ``geometric_tail/``; the weights themselves if fixed

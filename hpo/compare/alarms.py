@@ -1,4 +1,4 @@
-"""Alarms: what a reader must know before he believes the rest, one line each."""
+"""Alarms: facts that limit how far the results of a study can be trusted, one line each."""
 
 from __future__ import annotations
 
@@ -28,59 +28,65 @@ def alarms(
     equals: pd.DataFrame,
     directions: Mapping[str, int],
 ) -> Iterator[str]:
-    """All alarms of a study, the gravest first.
+    """Yield all alarms of a study, the most serious first.
 
     Args:
-        trials: all of them.
+        trials: the whole table of trials.
         search: the scored trials of the search seed.
         confirm: the scored trials of the confirm seeds.
         arms: the table of arms.
-        equals: the static points not distinguishable from the best one.
+        equals: the static points that cannot be distinguished from the best one.
         directions: for each task +1 (minimize) or -1 (maximize).
     """
     tasks = tuple(directions)
     for status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
-    for phase, table, split in (
-        ("search", on_search_seed(trials), "val"),
-        ("confirm", confirm, "test"),
+    for seeds, table, split in (
+        ("search seed", on_search_seed(trials), "val"),
+        ("confirm seeds", confirm, "test"),
     ):
         reference = reference_metrics(table, tasks, split)
-        yield from _references(phase, reference) if len(table) else ()
-        yield from _near_zero(phase, table, reference, directions, split)
+        yield from _references(seeds, reference) if len(table) else ()
+        yield from _near_zero(seeds, table, reference, directions, split)
     if len(arms) and arms["seeds"].max() < FEW_SEEDS:
-        yield f"only {arms['seeds'].max()} seed(s): no interval is worth much below {FEW_SEEDS}"
+        yield _few_seeds(int(arms["seeds"].max()))
     steps = confirm["steps"].unique()
     if len(steps) > 1:
-        yield f"arms took unequal numbers of steps: {sorted(int(s) for s in steps)}"
+        yield f"arms were trained for different numbers of steps, from {steps.min():.0f} to {steps.max():.0f}"
     yield from cheaper_search(search)
     yield from _disagreement(arms, confirm)
-    if len(arms) and arms["seeds"].max() >= FEW_SEEDS:  # below, the noise that the points are judged by is a guess
+    if len(arms) and arms["seeds"].max() >= FEW_SEEDS:  # fewer seeds do not estimate the noise
         yield from flat_optimum(search, equals, arms, tasks)
     yield from _edge(search, equals, arms, tasks)
-    yield from _told(trials)
+    yield from _alarms_of_trials(trials)
 
 
 def kind_of(alarm: str) -> str:
-    """An alarm without its numbers, names like "f1" kept: many trials may tell the same with other figures."""
+    """Return an alarm without its numbers, so that the same alarm of many trials is listed once; "f1" stays."""
     return re.sub(r"(?<![\w.-])\d[\d.,]*(?!\w)", "", alarm)
 
 
-def _references(phase: str, reference: pd.Series) -> Iterator[str]:
+def _few_seeds(seeds: int) -> str:
+    plural = "" if seeds == 1 else "s"
+    return f"only {seeds} confirm seed{plural}: intervals from fewer than {FEW_SEEDS} seeds are unreliable"
+
+
+def _references(seeds: str, reference: pd.Series) -> Iterator[str]:
     for task, value in reference.items():
         if value == 0 or not np.isfinite(value):
-            yield (
-                f"{phase} seeds: the single-task reference of {task} "
-                f"{'is 0' if value == 0 else 'did not finish'}, so the task is left out of every score there"
-            )
+            fault = "is 0" if value == 0 else "did not finish"
+            yield f"the single-task reference of {task} {fault} on the {seeds}: scores there leave this task out"
 
 
 def _near_zero(
-    phase: str, table: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str
+    seeds: str, table: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str
 ) -> Iterator[str]:
-    """References so near 0 that one task decides the score: the other trials have the other sign, or, where larger is
-    better, more than twice as much. An error may be many times larger without being near 0."""
+    """Yield alarms on references so near 0 that one task decides the score.
+
+    That is, the other trials have the opposite sign or, if larger is better, more than twice as much. An error may be
+    many times larger without being near 0.
+    """
     scored = table[(table["kind"] != REFERENCE) & (table["status"] == TrialStatus.FINISHED)]
     for task, direction in directions.items():
         value, others = reference[task], scored[f"{split}/{task}"].median() if len(scored) else np.nan
@@ -88,9 +94,9 @@ def _near_zero(
             continue
         if others / value < 0 or (direction < 0 and abs(others) > 2 * abs(value)):
             yield (
-                f"{phase} seeds: the single-task reference of {task} is {value:.2g}, near 0 beside the {others:.2g} "
-                "of other trials; the score divides by it, so that this task decides the score: measure the task by "
-                "an error, or by another metric that is far from 0"
+                f"the single-task reference of {task} on the {seeds} is {value:.2g}, near zero compared with "
+                f"the {others:.2g} of other trials. The score divides by it, so that this task decides the score. "
+                "Measure the task by an error, or by another metric that is far from zero"
             )
 
 
@@ -99,14 +105,14 @@ def _disagreement(arms: pd.DataFrame, confirm: pd.DataFrame) -> Iterator[str]:
     arm, gain = better_on_test(arms, confirm, FIXED, recommended) if recommended else ("", 0.0)
     if arm:
         yield (
-            f"validation and test disagree on the order: validation chose {recommended}, and on test {arm} is better "
-            f"by {-gain:.2g} percentage points, beyond what seeds explain; is the validation split like the test "
-            "split, and large enough?"
+            f"validation and test disagree: validation chose {recommended}, but on test {arm} is better by "
+            f"{-gain:.2g} percentage points, more than the variation between seeds explains. Check that the "
+            "validation split resembles the test split and is large enough"
         )
 
 
 def _edge(search: pd.DataFrame, equals: pd.DataFrame, arms: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
-    """What lies on the edge of the region that the static search covered, or outside."""
+    """Yield alarms on weights at the edge of the region that the static search covered, or outside it."""
     points = static_points(search)
     w = weight_columns(points, tasks, "geometric")
     if len(points) < 3 or len(tasks) < 2 or not (w > 0).all():
@@ -114,17 +120,17 @@ def _edge(search: pd.DataFrame, equals: pd.DataFrame, arms: pd.DataFrame, tasks:
     searched = SearchedRegion(w)
     best = next(iter(arms.loc[arms["best_static"], "arm"]), "") or str(points["arm"].iloc[0])
     good = weight_columns(equals, tasks, "geometric")
-    if len(good) and (sides := searched.touched(good)):  # a point as good that lies further in would do
+    if len(good) and (sides := searched.touched(good)):  # no alarm if an equally good point lies further in
         yield (
-            f"the best static point, {best}, is on the edge of the searched region (beyond it: "
-            f"{_directions(sides, tasks)}): widen the search, better weights may lie beyond"
+            f"the best static point, {best}, is on the edge of the searched region. Better weights may lie beyond "
+            f"it ({_directions(sides, tasks)}): widen the search"
         )
     for recipe, run in best_runs(search).items():
         mean = weights_of(run, tasks, "geometric")
         if (mean > 0).all() and (sides := searched.beyond(mean)):
             yield (
-                f"E_t[w] of the {recipe} recipe lies outside the searched region ({_directions(sides, tasks)}): "
-                "the static search has not tried such weights"
+                f"E_t[w] of the {recipe} recipe is outside the searched region ({_directions(sides, tasks)}): the "
+                "static search has not tried such weights. Widen the search"
             )
 
 
@@ -132,16 +138,16 @@ def _directions(sides: Sequence[Vector], tasks: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(direction_words(side, tasks) for side in sides))
 
 
-def _told(trials: pd.DataFrame) -> Iterator[str]:
-    """What the trials had to say, one line for all that say the same."""
-    told = trials.assign(alarm=trials["alarms"].str.split("\n")).explode("alarm")
-    told = told[told["alarm"].fillna("") != ""]
-    for _, group in told.groupby(told["alarm"].map(kind_of), sort=False):
+def _alarms_of_trials(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield the alarms of single trials, one line for all trials with the same alarm."""
+    lines = trials.assign(alarm=trials["alarms"].str.split("\n")).explode("alarm")
+    lines = lines[lines["alarm"].fillna("") != ""]
+    for _, group in lines.groupby(lines["alarm"].map(kind_of), sort=False):
         yield f"{_trials(group)}: {group['alarm'].iloc[0]}"
 
 
 def _trials(trials: pd.DataFrame) -> str:
-    """How many trials, of which arms: "3 trials (static/07, gradnorm/paper/alpha=0)"."""
+    """Return the number of trials and their arms: "3 trials (static/07, gradnorm/paper/alpha=0)"."""
     arms, count = list(dict.fromkeys(trials["arm"])), trials["identity"].nunique()
     shown = ", ".join(arms[:4]) + (f" and {len(arms) - 4} more arms" if len(arms) > 4 else "")
     return f"{count} trial{'s' if count > 1 else ''} ({shown})"

@@ -14,11 +14,11 @@ from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weight_distances import mean_weights
 from hpo.core.arm import FIXED, OUTSIDE
 
-SMALLEST = 1e-6  # percentage points; below lies rounding
+SMALLEST = 1e-6  # percentage points; smaller differences are rounding
 
 
 def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float, found: Verdict) -> pd.DataFrame:
-    """One row an arm, best validation score first.
+    """Build the table of arms, one row per arm, best validation score first.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
@@ -27,7 +27,7 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
         found: the verdict, which names the best static arm.
 
     Returns:
-        See `hpo.compare.Comparison.arms`.
+        The columns of `hpo.compare.Comparison.arms`.
     """
     tasks = tuple(directions)
     confirm = confirm.assign(gap=generalisation_gap(confirm, directions))
@@ -63,10 +63,11 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
 
 
 def dominated_by(arms: pd.DataFrame, directions: Mapping[str, int]) -> list[str]:
-    """For each arm the best arm (by test score) that is at least as good on every task and better on one; else empty.
+    """Return for each arm the arm that dominates it: at least as good on every task and better on one; else empty.
 
-    On the means over seeds of the test metrics. Arms without such a dominator form the Pareto front (single-task
-    networks, each of which solves one task only, and arms without all metrics are neither compared nor marked).
+    Compared are means over seeds of the test metrics; of several dominating arms, the one with the best test score is
+    named. The other arms form the Pareto front. Single-task networks, which solve one task each, and arms without all
+    metrics take no part.
     """
     columns = [f"test/{task}" for task in directions]
     if arms.empty:
@@ -96,16 +97,19 @@ def _against(group: pd.DataFrame, static: pd.DataFrame | None, margin: float) ->
 
 
 def order_agreement(arms: pd.DataFrame) -> float:
-    """Spearman's rho of the arms' validation and test scores; NaN below three arms, or if either is constant."""
+    """Return Spearman's rho of the arms' validation and test scores; NaN below three arms or for constant scores."""
     scored = arms.dropna(subset=["score_val", "score_test"])
     return float(spearman(scored["score_val"], [scored["score_test"]])[0])
 
 
 def better_on_test(arms: pd.DataFrame, confirm: pd.DataFrame, kinds: Sequence[str], chosen: str) -> tuple[str, float]:
-    """An arm that test calls better than the one that validation chose: (arm, mean regret against it), or ("", 0).
+    """Find an arm that is better on test than the one that validation chose.
 
-    Paired t intervals at 95% for all arms together (Bonferroni); the arm with the lowest mean of those that lie below
-    0. It is a warning, not a choice: choosing on test would use it up.
+    An arm counts as better if its paired t interval lies below 0, at 95% for all arms together (Bonferroni). The
+    result is a warning only: a choice made on the test split would bias the test score.
+
+    Returns:
+        The arm with the lowest mean regret against the chosen one, and that regret; ("", 0) if there is none.
     """
     others = [str(arm) for arm in arms.loc[arms["kind"].isin(kinds), "arm"] if arm != chosen]
     reference = confirm[confirm["arm"] == chosen]

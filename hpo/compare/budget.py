@@ -1,4 +1,4 @@
-"""How many static points a search must try to match GradNorm, and what GradNorm saves or costs against that."""
+"""Size and cost of a static search whose best point is as good as GradNorm."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from hpo.compare.ranks import clopper_pearson
 from hpo.compare.trial_table import Vector, best_runs, static_points
 from hpo.core.arm import SEARCHED
 
-EXACT_BANDS = 100  # points up to which the tighter of two bands is made; its time grows with the square
+EXACT_BANDS = 100  # most points for the tighter of two bands, whose run time grows with their square
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Attributes:
-    curve: ``k, expected, low, high``: best score to expect of k static points, with a 95% band.
-    table: for each recipe, what `match` says.
+    """The expected best of k static points, and the k that matches GradNorm.
+
+    Attributes:
+        curve: ``k, expected, low, high``: expected best score of k static points, with a 95% band.
+        table: for each recipe ``recipe, score``, the result of `match`, and for ``steps`` and ``seconds`` what k
+            static points take, in multiples of the recipe's alpha sweep (``_sweep``) and of its best run
+            (``_run``); ``_low`` is the same for k_low.
     """
 
     curve: pd.DataFrame
@@ -31,12 +35,12 @@ class Budget:
 
 
 def expected_best(scores: ArrayLike) -> Vector:
-    """Expected lowest score of k points drawn from n without replacement, for k = 1 .. n; shape (n,).
+    """Compute the expected lowest score of k points drawn from n without replacement, k = 1 .. n; shape (n,).
 
     ``E_k = sum_i y_(i) C(n - i, k - 1) / C(n, k)``, y_(i) the i-th lowest: among the C(n, k) sets of k points,
-    y_(i) is the lowest of those that take k - 1 of the n - i above it. (The unbiased form of the estimator of Dodge
-    et al., "Show Your Work", EMNLP 2019, given by Tang et al., "Showing Your Work Doesn't Always Work", ACL 2020.)
-    In logarithms, since opda's `u_tuning_curve` overflows from n = 1030 on.
+    y_(i) is the lowest of those that take k - 1 of the n - i above it. This is the unbiased form of the estimator of
+    Dodge et al., "Show Your Work", EMNLP 2019, given by Tang et al., "Showing Your Work Doesn't Always Work", ACL
+    2020. It is computed in logarithms, because opda's `u_tuning_curve` overflows from n = 1030 on.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(y)
@@ -52,19 +56,19 @@ def _log_choose(n: ArrayLike, k: ArrayLike) -> Vector:
 
 
 def best_of_k(scores: ArrayLike) -> pd.DataFrame:
-    """`expected_best` with a 95% band for points drawn at random: columns ``k, expected, low, high``.
+    """Compute `expected_best` with a 95% band for points drawn at random: columns ``k, expected, low, high``.
 
     The band comes from simultaneous bands of the distribution of scores, within the range of scores seen (Lourie,
     Cho, He, "Show Your Work with Confidence", NAACL 2024; package opda): Learned-Miller and DeStefano's up to 100
-    points, Kolmogorov and Smirnov's above. Better points than the best one seen may exist, and of those the band
-    knows nothing: its lower end holds in 95 of 100 searches up to k = n / 4 or so, and ever less beyond
-    (tests/hpo/compare/test_budget.py); its upper end holds throughout.
+    points, Kolmogorov and Smirnov's above. The band cannot account for points that are better than the best one seen:
+    its lower end covers in 95 of 100 searches up to about k = n / 4 and in fewer for larger k
+    (tests/hpo/compare/test_budget.py); its upper end covers for all k.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     k = np.arange(1, len(y) + 1)
     if len(y) < 2:
         return pd.DataFrame({"k": k, "expected": y, "low": y, "high": y})
-    expected = expected_best(y)  # without replacement, so that at k near n it can be a hair below the band
+    expected = expected_best(y)  # without replacement: near k = n it can be slightly below the band
     low, high = (
         EmpiricalDistribution(y, ws=shares, a=y[0], b=y[-1]).average_tuning_curve(k, minimize=True)
         for shares in _band_shares(len(y))
@@ -74,7 +78,7 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
 
 @lru_cache(maxsize=64)
 def _band_shares(n: int) -> tuple[Vector, Vector]:
-    """What share of all scores each of n sorted ones stands for, at either end of the band: n alone decides it."""
+    """Return the probability of each of n sorted scores at both ends of the band, which depends on n alone."""
     method = "ld_equal_tailed" if n <= EXACT_BANDS else "ks"
     places = np.arange(n, dtype=np.float64)
     few, _, many = EmpiricalDistribution.confidence_bands(
@@ -84,7 +88,7 @@ def _band_shares(n: int) -> tuple[Vector, Vector]:
 
 
 def budget(search: pd.DataFrame) -> Budget:
-    """The curve, and for each recipe how many static points match its alpha sweep; all on the search seed."""
+    """Compute the curve and, for each recipe, how many static points match its alpha sweep, on the search seed."""
     points = static_points(search, stopped=True)
     curve = best_of_k(points["score"])
     searched = search[search["kind"].isin(SEARCHED)]
@@ -95,7 +99,7 @@ def budget(search: pd.DataFrame) -> Budget:
         found = match(curve, float(best["score"]), hits)
         row: dict[str, object] = {"recipe": recipe, "score": float(best["score"]), **found}
         for unit in ("steps", "seconds"):
-            each = float(searched[unit].sum()) / len(points)  # those that diverged were tried too
+            each = float(searched[unit].sum()) / len(points)  # trials that diverged count as tried
             for way, spent in (("sweep", float(runs[unit].sum())), ("run", float(best[unit]))):
                 row[f"{unit}_{way}"] = found["k"] * each / spent if spent else math.nan
                 row[f"{unit}_{way}_low"] = found["k_low"] * each / spent if spent else math.nan
@@ -106,20 +110,22 @@ def budget(search: pd.DataFrame) -> Budget:
 
 
 def match(curve: pd.DataFrame, score: float, hits: int) -> dict[str, float | bool]:
-    """The fewest points k whose best is expected to be as good as a score: ``min {k: E_k <= score}``.
+    """Find the fewest points k whose best is expected to be as good as a score: ``min {k: E_k <= score}``.
 
-    ``k_low`` is the smaller of two: the k at which the lower end of the band gets there; and, since the band knows
-    nothing of points better than the best one seen, the k whose best is as good with probability 1/2 if as large a
-    share of all points is as good as Clopper and Pearson's 95% interval allows, ``ln(1/2) / ln(1 - share)``.
+    ``k_low`` is the smaller of two values: the k at which the lower end of the band reaches the score; and the k
+    whose best reaches it with probability 1/2, ``ln(1/2) / ln(1 - share)``, where share is the upper end of Clopper
+    and Pearson's 95% interval of the share of points that are as good. The second is needed because the band does not
+    account for points that are better than the best one seen.
 
     Args:
         curve: of n points, from `best_of_k`.
-        score: to match.
-        hits: how many of the n points are as good.
+        score: the score to match.
+        hits: number of the n points that are as good.
 
     Returns:
-        ``k``; ``k_low``; ``k_high``, where the upper end of the band gets there; ``beyond``, true if not even all n
-        points match it. Then, and where an end never gets there, ``k`` and ``k_high`` are n, meaning n or more.
+        ``k``; ``k_low``; ``k_high``, where the upper end of the band reaches the score; ``beyond``, true if even
+        all n points together do not match it. A ``k`` or ``k_high`` that is never reached is n, which means n or
+        more.
     """
     n = len(curve)
     reached = {name: np.flatnonzero(curve[name].to_numpy() <= score + 1e-12) for name in ("expected", "low", "high")}

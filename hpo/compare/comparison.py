@@ -26,38 +26,39 @@ from hpo.core.arm import OUTSIDE, SEARCHED, Arm
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that the report shows.
+    """Everything that the report shows.
 
     Attributes:
         tasks: names; ``directions``: +1 where a smaller metric is better, -1 where a larger one is.
-        margin: regret that counts as equivalent; ``random_points`` whether the static points were drawn at random.
+        margin: regret that counts as equivalent; ``random_points``: true if the static points were drawn at random.
         baseline: the arm of the weights that the user trains with today; empty if the study names none.
-        searched: whether the study has a static search. Without, regrets are against the baseline or equal weights.
+        searched: true if the study has a static search. Without one, regrets are against the baseline or equal
+            weights.
         search: the trials on the search seed with ``score`` (validation), best first.
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
-        arms: one row a confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
+        arms: one row per confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
             score_test, low, high, score_seeds`` (of score_test), ``regret, regret_low, regret_high, regret_seeds,
-            verdict`` (each arm by itself
-            against the best static arm, not corrected for selection), ``recommended, best_static, chosen`` (share of
-            resamples in which it is the best of its side), ``gap`` (test against train), ``dominated_by`` and for
-            each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over seeds) and ``w/<task>``.
+            verdict`` (of this arm alone against the best static arm, not corrected for selection), ``recommended,
+            best_static, chosen`` (share of resamples in which it is the best of its side), ``gap`` (test against
+            train), ``dominated_by`` and for each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over
+            seeds) and ``w/<task>``.
         verdict: on the best GradNorm arm against the best static arm.
         noise: sigma of a validation score from seed to seed, and its degrees of freedom.
-        region: the static points that one seed cannot tell from the best one, rows of ``search``.
+        region: the static points that cannot be distinguished from the best one by one seed, rows of ``search``.
         shortlist: the arms that need no search, compared on validation (`hpo.compare.shortlist.shortlist`).
         distances: for each recipe and average E_t[w] of the best alpha, its `Distance` to the best static arm and to
             the region, and to the weights known to be best.
         ranks: for each recipe the rank of its best run among the static points, on the search seed.
         surface: the response surface over the static points.
-        budget: expected best of k static points, and how many match GradNorm.
+        budget: expected best of k static points, and the k that matches GradNorm.
         figure4: Spearman's rho of the paper's Figure 4 and its percentile among reference points.
         agreement: Spearman's rho of the arms' validation and test scores.
         cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
-        baseline_gain: test score of the baseline minus that of the recommended arm, paired by seed: above 0 where the
-            recommended arm is better; not corrected for selection.
-        recommended: the arm to train with if weights are to be fixed, chosen on validation; empty if there is none.
-        winner: the best arm of all that one can train with, chosen on validation.
-        alarms: what a reader must know before he believes the rest.
+        baseline_gain: test score of the baseline minus that of the recommended arm, paired by seed: above 0 if the
+            recommended arm is better; not corrected for selection bias.
+        recommended: the arm with the best fixed weights, chosen on validation; empty if there is none.
+        winner: the best arm of all that can train a network, chosen on validation.
+        alarms: facts that limit how far the results can be trusted.
     """
 
     tasks: tuple[str, ...]
@@ -94,15 +95,15 @@ def compare(
     baseline: str = "",
     searched: bool = True,
 ) -> Comparison:
-    """Everything from the table of trials; works on an unfinished study as far as its trials carry it.
+    """Compare the arms of a study; of an unfinished study, as far as its trials allow.
 
     Args:
-        trials: see `hpo.compare`.
+        trials: the table described in `hpo.compare`.
         directions: for each task +1 (minimize) or -1 (maximize), in the problem's order.
         margin: regret in percent of score that counts as equivalent.
-        random_points: whether the static points were drawn at random, so that they stand for all points like them.
+        random_points: true if the static points were drawn at random and so are a sample of all points.
         baseline: the arm of the weights of today; empty if there is none.
-        searched: whether the study has a static search.
+        searched: true if the study has a static search.
     """
     tasks = tuple(directions)
     search, confirm = scored_search(trials, directions), scored_confirm(trials, directions)

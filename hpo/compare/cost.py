@@ -1,4 +1,4 @@
-"""What finding weights took."""
+"""Cost of finding weights, in steps and seconds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ ONE_FIXED = "one run with fixed weights"
 
 
 def cost(trials: pd.DataFrame) -> pd.DataFrame:
-    """The steps and measured seconds of each way to find weights, and their ratios to the static search.
+    """Sum the optimizer steps and measured seconds of each way to find weights, and divide by the static search's.
 
-    The ways are all alpha sweeps together, each recipe's sweep, one run of it (all that is left once alpha is known),
-    and the whole search, references and retrainings included. One run with fixed weights is what a user pays today.
+    The ways are the static search, all alpha sweeps together, each recipe's sweep, one GradNorm run (the cost once
+    alpha is known), and the whole search with references and retrainings. One run with fixed weights is the cost of
+    training today.
     """
     every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist
     search = on_search_seed(trials)

@@ -1,4 +1,4 @@
-"""A mean over seeds, its interval, the four words, and how many seeds a word would take."""
+"""A mean over seeds, its interval, the verdict on it, and the number of seeds that a verdict needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from scipy.special import ndtr
 
-MOST_SEEDS = 1000  # beyond this many we only say "more"
-QUANTILES = 64  # of the scatter seen, over which a power is integrated
+MOST_SEEDS = 1000  # larger numbers are reported as "more"
+QUANTILES = 64  # of the standard deviation, for integrating the power
 
 
 class Interval(NamedTuple):
@@ -28,7 +28,7 @@ NO_INTERVAL = Interval(math.nan, math.nan, math.nan, 0)
 
 
 def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean with Student's t interval, ``mean +- t_{n-1} s / sqrt(n)``."""
+    """Compute the mean with Student's t interval, ``mean +- t_{n-1} s / sqrt(n)``."""
     x = np.asarray(values, dtype=float)
     n, mean = len(x), float(np.mean(x)) if len(x) else math.nan
     if n < 2:
@@ -38,22 +38,22 @@ def interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def regret(arm: pd.DataFrame, static: pd.DataFrame, split: str) -> pd.Series:
-    """Score of an arm minus score of the best static arm, on the seeds that both have; index: seed."""
+    """Subtract the score of the best static arm from an arm's, on the seeds that both have; index: seed."""
     column = f"score_{split}"
     return (arm.set_index("seed")[column] - static.set_index("seed")[column]).dropna()
 
 
 def judge(found: Interval, margin: float, level: float = 0.05) -> str:
-    """One of four words on a regret paired by seed, from its interval of confidence ``1 - level``.
+    """Return one of four verdicts on a regret paired by seed, from its interval of confidence ``1 - level``.
 
     *equivalent*: two one-sided t tests both reject a regret outside +-margin (TOST: Schuirmann, J. Pharmacokinetics
     and Biopharmaceutics 15, 1987), which is the same as the interval of confidence ``1 - 2 level`` lying inside. It
-    comes first: a difference inside the margin was declared not to matter. *better*, *worse*: the interval lies
+    is tested first, because the margin defines which differences do not matter. *better*, *worse*: the interval lies
     below or above 0. *inconclusive*: none of these, or fewer than two seeds.
 
     Args:
         found: mean and interval over n seeds.
-        margin: what does not matter, in the units of the regret.
+        margin: the largest regret that does not matter, in the units of the regret.
         level: of each of the tests.
     """
     if found.seeds < 2:
@@ -68,12 +68,12 @@ def judge(found: Interval, margin: float, level: float = 0.05) -> str:
 
 
 def seeds_needed(mean: float, s: float, margin: float, level: float = 0.05, power: float = 0.8) -> int:
-    """The fewest seeds that give a verdict with probability ``power``, if mean and scatter are what was seen.
+    """Compute the fewest seeds that give a verdict with probability ``power``, for a given mean and deviation s.
 
-    No verdict is a mean m that `judge` finds neither within the margin nor away from 0,
+    There is no verdict if `judge` finds the mean m neither within the margin nor different from 0,
     ``margin - t_{1-level} S / sqrt(n) <= |m| <= t_{1-level/2} S / sqrt(n)``, with m normal and, independent of it,
-    ``(n - 1) S^2 / s^2`` chi-squared: normal probabilities given S, integrated over its quantiles (the way of Owen,
-    "A Special Case of a Bivariate Non-Central t-Distribution", Biometrika 52, 1965, that exact power of TOST goes).
+    ``(n - 1) S^2 / s^2`` chi-squared: normal probabilities given S, integrated over its quantiles (as for the exact
+    power of TOST: Owen, "A Special Case of a Bivariate Non-Central t-Distribution", Biometrika 52, 1965).
 
     Returns:
         n, or 0 if more than `MOST_SEEDS` are needed.

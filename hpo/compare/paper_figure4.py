@@ -1,4 +1,4 @@
-"""The paper's Figure 4 as a number: do static points get worse with their distance to E_t[w]?"""
+"""The paper's Figure 4 as a number: rank correlation of the static points' score and distance to E_t[w]."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KINDS = ("aitchison", "l2")
 
 
 def figure4(search: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
-    """Spearman's rho between the static points' scores and their distance to E_t[w], and what it is worth.
+    """Compute Spearman's rho of the static points' scores and their distance to E_t[w], and its percentile.
 
-    The GradNorm paper (section 5.4, Figure 4) shows the plot for one E_t[w] as evidence. But a score that is a bowl
-    over the weights correlates with the distance to any point near its middle. So rho is also taken to each of 200
-    reference points drawn from the searched region (log-ratios of T static points mixed with Dirichlet(1) shares),
-    and ``percentile`` says for how many of 100 of them rho is smaller: near 50, E_t[w] is no better than a guess.
+    The GradNorm paper (section 5.4, Figure 4) shows the plot for one E_t[w] as evidence. But a bowl-shaped score
+    correlates with the distance to any point near its minimum. Therefore rho is also computed for 200 reference
+    points drawn from the searched region (log-ratios of T static points mixed with Dirichlet(1) shares), and
+    ``percentile`` is the percentage of them with a smaller rho: near 50, E_t[w] is no better than a random point.
 
     Args:
         search: scored trials of the search seed.
@@ -55,7 +55,7 @@ def figure4(search: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
 
 
 def reference_points(w: Vector, count: int = REFERENCES) -> Vector:
-    """Points of the region that the rows of ``w`` (n, T) span, drawn the same in every call; shape (count, T)."""
+    """Draw points from the region spanned by the rows of ``w`` (n, T), the same in every call; shape (count, T)."""
     random = np.random.default_rng(0)
     n, T = w.shape
     corners = random.integers(n, size=(count, T))
@@ -64,6 +64,6 @@ def reference_points(w: Vector, count: int = REFERENCES) -> Vector:
 
 
 def _rhos(targets: Sequence[Vector], w: Vector, score: Vector) -> Vector:
-    """Spearman's rho of score and distance for each target and kind of distance, shape (targets, 2)."""
+    """Compute Spearman's rho of score and distance for each target and kind of distance, shape (targets, 2)."""
     far = np.concatenate([distances_to(target, w)[: len(KINDS)] for target in targets])
     return spearman(score, np.where(np.isfinite(far), far, np.nan)).reshape(-1, len(KINDS))

@@ -1,4 +1,4 @@
-"""A race over seeds: arms that may still be the best are trained on one seed more, the others are left behind."""
+"""A race over seeds: arms that may still be the best are trained on one more seed, the others are dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLOSE = 2.0  # standard errors of a difference
 def survivors(scores: pd.DataFrame) -> list[str]:
     """Return the arms that are worth another seed, best first; fewer than two if the race is decided.
 
-    After one seed the noise is not known: the best half goes on, at most four. Later, an arm goes on if its mean is
+    After one seed the noise is unknown: the best half continues, at most four. Later, an arm continues if its mean is
     within two standard errors of the leader's, at most three. The standard error of a difference of two means over S
     seeds is ``sqrt(2 s**2 / S)``, with s**2 the residual variance of the two-way table, seeds by arms.
 
@@ -53,7 +53,7 @@ def leader(scores: pd.DataFrame, among: Collection[str] | None = None) -> str:
 
 
 def _in_race(scores: pd.DataFrame) -> pd.DataFrame:
-    """The arms with scores on the most seeds, on those seeds."""
+    """Return the arms with scores on the most seeds, on those seeds."""
     counts = scores.notna().sum()
     most = int(counts.max()) if len(counts) else 0
     return scores.loc[:, counts == most].dropna() if most else scores.iloc[:0, :0]

@@ -1,4 +1,4 @@
-"""Whether two readings put the same things in the same order."""
+"""Rank correlation: agreement of two orders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from hpo.compare.trial_table import Vector
 
 
 def spearman(one: ArrayLike, others: ArrayLike) -> Vector:
-    """Spearman's rho of one variable with each of many: Spearman, "The Proof and Measurement of Association between
-    Two Things", American Journal of Psychology 15 (1904). Ties have their mean rank.
+    """Compute Spearman's rho of one variable with each of many. Ties have their mean rank.
+
+    Spearman, "The Proof and Measurement of Association between Two Things", American Journal of Psychology 15 (1904).
 
     Args:
         one: shape (n,).

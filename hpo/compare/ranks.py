@@ -1,4 +1,4 @@
-"""Where one GradNorm run stands among the static points, with what can be said of all points like them."""
+"""Rank of one GradNorm run among the static points, with an interval."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ RESAMPLES = 4000
 
 
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a share: Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the
-    Case of the Binomial", Biometrika 26 (1934).
+    """Compute the exact interval of a share.
+
+    Clopper and Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial",
+    Biometrika 26 (1934).
 
     Args:
-        hits: of ``n`` independent draws.
-        n: how many draws.
+        hits: number of hits in ``n`` independent draws.
+        n: number of draws.
         confidence: two-sided.
     """
     if n == 0:
@@ -29,13 +31,13 @@ def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
 
 
 def ranks(search: pd.DataFrame, noise: tuple[float, float], random_points: bool) -> pd.DataFrame:
-    """For each recipe the rank of its best run: 1 + how many static points have a lower validation score, same seed.
+    """Rank each recipe's best run: 1 + the number of static points with a lower validation score, on the search seed.
 
-    Points drawn at random stand for all points of their design: ``better`` is the share of them that is better than
-    the run, with a Clopper-Pearson interval (equal weights, which were not drawn, left out). A lattice is all there
-    is, and only the seed is chance: ``rank_low, rank_high`` are the 2.5 and 97.5% quantiles of the rank when every
-    score is moved by noise of the size that seeds make (`seed_noise`; a parametric bootstrap, since the search has
-    one seed).
+    Points drawn at random are a sample of all points of their design: ``better`` is the share of them that is better
+    than the run, with a Clopper-Pearson interval (without equal weights, which were not drawn). A lattice is not a
+    sample, and only the seed is random: ``rank_low, rank_high`` are the 2.5 and 97.5% quantiles of the rank when
+    noise of the size of the variation between seeds is added to every score (`seed_noise`; a parametric bootstrap,
+    since the search has one seed).
 
     Returns:
         ``recipe, alpha, score, rank, points, better, better_low, better_high, rank_low, rank_high``; NaN where it

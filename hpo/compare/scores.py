@@ -1,4 +1,4 @@
-"""Scores: metrics of many units made one number, relative to networks trained on one task alone."""
+"""Scores: all metrics of a trial as one number, relative to networks trained on one task alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpo.core.trial import TrialStatus
 
 
 def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
-    """The single-task reference b_i: for each task the metric of the network trained on it alone, mean over seeds.
+    """Return the single-task reference b_i: the metric of the network trained on task i alone, mean over seeds.
 
     NaN for a task whose reference did not finish.
     """
@@ -24,12 +24,12 @@ def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) ->
 
 
 def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str) -> pd.Series:
-    """Delta_m of each trial in percent, lower is better: ``100 / T sum_i d_i (m_i - b_i) / |b_i|``.
+    """Compute Delta_m of each trial in percent, lower is better: ``100 / T sum_i d_i (m_i - b_i) / |b_i|``.
 
     Maninis, Radosavovic, Kokkinos, "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, equation 5, with its
     sign turned. ``b_i`` is a mean over seeds, so that the mean of the scores over seeds is the score of the mean
-    metrics: per-task mean first, then over tasks. Tasks without a reference are left out; single-task trials and
-    trials that diverged or failed have no score. One that was stopped early has that of its last epoch.
+    metrics. Tasks without a reference are left out. Single-task trials and trials that diverged or failed have no
+    score; a trial that was stopped early has the score of its last epoch.
 
     Args:
         trials: with columns ``<split>/<task>``.
@@ -51,27 +51,27 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
 
 
 def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
-    """The trials of the search seed with their validation ``score``, best first, those without one last."""
+    """Return the trials of the search seed with their validation ``score``, best first, those without one last."""
     scored = scored_validation(on_search_seed(trials), directions)
     return scored.sort_values("score", kind="stable").reset_index(drop=True)
 
 
 def scored_validation(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
-    """The trials that read no test split with their validation ``score``, those of the shortlist's seeds too."""
+    """Return the trials that read no test split with their validation ``score``, the shortlist's seeds included."""
     search = trials[trials["search"].astype(bool)].copy()
     search["score"] = score(search, reference_metrics(search, tuple(directions), "val"), directions, "val")
     return search
 
 
 def on_search_seed(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials of the search seed: of the seeds that read no test split it is the lowest."""
+    """Return the trials of the search seed, the lowest of the seeds that read no test split."""
     search: pd.DataFrame = trials[trials["search"].astype(bool)]
     found: pd.DataFrame = search[search["seed"] == search["seed"].min()]
     return found
 
 
 def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
-    """The finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
+    """Return the finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
     confirm = trials[~trials["search"].astype(bool) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
         reference = reference_metrics(confirm, tuple(directions), split)
@@ -80,7 +80,8 @@ def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.Da
 
 
 def generalisation_gap(confirm: pd.DataFrame, directions: Mapping[str, int]) -> pd.Series:
-    """How much worse each trial is on test than on its own training data, in percent, by the score's formula:
+    """Compute by how many percent each trial is worse on test than on its own training data, as in the score.
+
     ``100 / T sum_i d_i (m_i(test) - m_i(train)) / |b_i|`` with b_i the single-task reference on test.
 
     NaN where a metric on the training split is missing.

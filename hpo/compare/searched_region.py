@@ -1,4 +1,4 @@
-"""The region of weights that a static search covered, and what lies on its edge or outside."""
+"""The region of weights that a static search covered, its edge and its outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.spatial import ConvexHull, QhullError
 from hpo.compare.trial_table import Vector
 from search_spaces.log_ratio import clr, ilr, ilr_inverse
 
-HULL_TASKS = 3  # up to so many tasks; with more, nearly every one of some dozen points is a corner of the hull
+HULL_TASKS = 3  # most tasks for a hull; with more, nearly all of a few dozen points are its corners
 TOLERANCE = 1e-6
 
 
@@ -25,21 +25,21 @@ class SearchedRegion:
         self._normals, self._offsets = _half_spaces(w)
 
     def beyond(self, w: Vector) -> list[Vector]:
-        """Outward directions, each a change of log-ratios of shape (T,), of the sides that a point is outside of."""
+        """Return the outward directions, changes of log-ratios (T,), of the sides that a point is outside of."""
         return list(self._normals[self._heights(w) > TOLERANCE])
 
     def touched(self, w: Vector) -> list[Vector]:
-        """The same of the sides that all of some points, shape (n, T), lie on."""
+        """Return the outward directions of the sides that all of several points, shape (n, T), lie on."""
         heights = np.stack([self._heights(point) for point in w])
         return list(self._normals[(np.abs(heights) <= TOLERANCE).all(axis=0)])
 
     def _heights(self, w: Vector) -> Vector:
-        """How far a point is above each side, below 0 inside; in Aitchison distance for a hull."""
+        """Return the signed distance of a point to each side, below 0 inside; Aitchison distance for a hull."""
         return np.asarray(self._normals @ clr(w) - self._offsets)
 
 
 def _half_spaces(w: Vector) -> tuple[Vector, Vector]:
-    """Normals (m, T) and offsets (m,): a point is inside where ``normals @ clr <= offsets``."""
+    """Return normals (m, T) and offsets (m,): a point is inside if ``normals @ clr <= offsets``."""
     T = w.shape[1]
     if T == HULL_TASKS:
         try:
@@ -57,9 +57,9 @@ def _ranges(w: Vector) -> tuple[Vector, Vector]:
 
 
 def direction_words(direction: Vector, tasks: Sequence[str]) -> str:
-    """A direction as a person says it: "more income, less age"."""
+    """Describe a direction: "more income, less age"."""
     centred = direction - direction.mean()
-    large = 0.55 * np.abs(centred).max()  # of one of three tasks against the two others: that one alone
+    large = 0.55 * np.abs(centred).max()  # one of three tasks against the two others names that one alone
     more = [f"more {task}" for task, change in zip(tasks, centred, strict=True) if change > large]
     less = [f"less {task}" for task, change in zip(tasks, centred, strict=True) if change < -large]
     return ", ".join(more + less)

@@ -1,4 +1,4 @@
-"""What a cheaper search, of shorter runs or of points that are stopped early, does to the reading of a study."""
+"""Effect of a cheaper search, with shorter runs or points stopped early, on the results of a study."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hpo.core.trial import TrialStatus
 
 
 class ShortRuns(NamedTuple):
-    """How far the order of short runs is that of full ones.
+    """Agreement of the order of short runs with that of full runs.
 
     Attributes:
-        points: static points trained both ways on the search seed.
-        rho: Spearman's, of their validation scores; NaN below three points.
-        low, high: its 95% interval; NaN below four.
-        steps: of a short run and of a full one, means over these points.
+        points: number of static points trained both ways on the search seed.
+        rho: Spearman's rho of their validation scores; NaN below three points.
+        low, high: its 95% interval; NaN below four points.
+        steps: mean optimizer steps of a short and of a full run of these points.
     """
 
     points: int
@@ -34,7 +34,7 @@ class ShortRuns(NamedTuple):
 
 
 def short_runs(search: pd.DataFrame) -> ShortRuns | None:
-    """Static points of a shortened search against the same points trained to the end; ``None`` where there are none.
+    """Compare static points of a shortened search with the same points trained to the end; ``None`` without any.
 
     The interval is Bonett and Wright's, "Sample size requirements for estimating Pearson, Kendall and Spearman
     correlations", Psychometrika 65 (2000): ``tanh(atanh(rho) -+ 1.96 sqrt((1 + rho^2 / 2) / (n - 3)))``.
@@ -59,31 +59,40 @@ def short_runs(search: pd.DataFrame) -> ShortRuns | None:
 
 
 def cheaper_search(search: pd.DataFrame) -> Iterator[str]:
-    """What a reader must know of a search that was cut short, one line each."""
+    """Yield alarms on a search that was shortened, one line each."""
     if (found := short_runs(search)) is not None:
         yield _short_words(found)
     stopped = search[search["status"] == TrialStatus.STOPPED] if "status" in search else search.head(0)
     if len(stopped):
         ended = len(static_points(search))
-        at = ", ".join(f"{int(steps)}" for steps in sorted(stopped["steps"].unique()))
         yield (
-            f"{len(stopped)} of {len(stopped) + ended} static points were stopped early, after {at} steps, since "
-            "others did better there: ranks and budget count them by that score, which more training would have "
-            "improved, and surface, region and Figure 4 leave them out. If one of them would have been the best, the "
-            "verdict flatters GradNorm"
+            f"{len(stopped)} of {len(stopped) + ended} static points were stopped early, because others were better "
+            f"at the same step ({_range(stopped['steps'])}). Ranks and budget use their last score, which more "
+            "training might have improved; response surface, region and Figure 4 leave them out. If one of them "
+            "would have become the best, the verdict is too favourable to GradNorm"
         )
+
+
+def _range(steps: pd.Series) -> str:
+    """Return the steps at which trials were stopped: "40 steps", "10 to 40 steps"."""
+    low, high = int(steps.min()), int(steps.max())
+    return f"{low} steps" if low == high else f"{low} to {high} steps"
 
 
 def _short_words(found: ShortRuns) -> str:
     short, full = found.steps
-    text = f"the search is of short runs, of {short:.0f} steps in place of {full:.0f}"
+    text = f"the search used short runs, of {short:.0f} steps instead of {full:.0f}."
     if not math.isfinite(found.rho):
-        return f"{text}; whether they put static points in the order of full runs, {found.points} points cannot say"
-    interval = f", 95% {found.low:.2f} to {found.high:.2f}" if math.isfinite(found.low) else ""
-    advice = ""
-    if not math.isfinite(found.low) or found.low < 0.5:
-        advice = "; that is too little to trust the choice of static points: longer runs, or a larger search.full"
-    return (
-        f"{text}: Spearman's rho of the validation scores of static points trained both ways is {found.rho:.2f} "
-        f"({found.points} points{interval}){advice}"
+        return (
+            f"{text} {found.points} static points trained both ways are too few to say if short runs order the "
+            "points as full runs do"
+        )
+    text += (
+        f" Spearman's rho of the validation scores of static points trained both ways is {found.rho:.2f} "
+        f"({found.points} points)."
     )
+    if math.isfinite(found.low):
+        text += f" The 95% interval of rho is {found.low:.2f} to {found.high:.2f}."
+    if not math.isfinite(found.low) or found.low < 0.5:
+        text += " This is too low to rely on the choice of static points: use longer runs or raise search.full."
+    return text.removesuffix(".")

@@ -23,7 +23,7 @@ def shortlist(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFra
 
     Returns:
         One row per arm, those on the most seeds first, then by score: ``arm, kind, seeds``, ``score`` (mean over its
-        seeds, relative to the single-task references of the search seed), ``chosen`` (whether it is the best with
+        seeds, relative to the single-task references of the search seed), ``chosen`` (true for the best with
         fixed weights) and ``w/<task>``. Empty if the study has no shortlist.
     """
     part = trials[trials["search"].astype(bool) & trials["phase"].isin(PHASES)]

@@ -1,4 +1,4 @@
-"""The response surface: a quadratic of the score over the weights' log-ratios, and where its lowest point is."""
+"""The response surface: a quadratic of the score over the weights' log-ratios, and its lowest point."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from scipy import stats
 from hpo.compare.trial_table import Vector, static_points, weight_columns
 from search_spaces.log_ratio import ilr, ilr_inverse
 
-IDENTIFIED = 0.5  # leave-one-out R^2 below which the surface says nothing
+IDENTIFIED = 0.5  # least leave-one-out R^2 of a surface that is used
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A fitted surface, or why there is none.
+    """A fitted surface, or the reason why there is none.
 
     Attributes:
-        identified: whether it predicts points it has not seen: leave-one-out R^2 of at least 0.5.
-        located: whether also its lowest point is inside the searched region, in 95 of 100 resamples too.
-        reason: why it is not identified, or not located; empty if it is both.
+        identified: true if it predicts points left out of the fit: leave-one-out R^2 of at least 0.5.
+        located: true if, in addition, its lowest point is inside the searched region, in 95 of 100 resamples too.
+        reason: the reason why it is not identified or not located; empty if it is both.
         r2: leave-one-out R^2; NaN if there are too few points.
         coefficients: shape (1 + d + d (d + 1) / 2,) with d = T - 1: constant, linear, upper triangle of squares.
         limit: points with a higher score were left out (see `fit_surface`).
         optimum: weights at the lowest point, shape (T,); empty if not located.
         score: the surface there.
         optima: weights at the lowest point in every resample that has one, shape (n, T).
-        degrees: of freedom that the residuals have left.
+        degrees: degrees of freedom of the residuals.
     """
 
     identified: bool
@@ -47,14 +47,14 @@ class Surface:
     degrees: int = 0
 
     def predict(self, w: ArrayLike) -> Vector:
-        """The surface at weights of shape (..., T) > 0."""
+        """Evaluate the surface at weights of shape (..., T) > 0."""
         return np.asarray(_terms(ilr(w)) @ self.coefficients)
 
     @cached_property
     def _spread(self) -> tuple[Vector, Vector, float]:
-        """Centre, inverse covariance, and the squared distance that holds 95% of the resampled optima.
+        """Return centre, inverse covariance, and the squared distance that contains 95% of the resampled optima.
 
-        Widened by what an F quantile is over a chi-squared one, since the residuals that are resampled are few.
+        The distance is widened by the ratio of an F quantile to a chi-squared one, because there are few residuals.
         """
         z = ilr(self.optima)
         centre = ilr(self.optimum)
@@ -64,25 +64,25 @@ class Surface:
         return centre, inverse, few * float(np.quantile(_mahalanobis(z, centre, inverse), 0.95))
 
     def holds(self, w: ArrayLike) -> np.ndarray:
-        """Whether weights, shape (..., T), lie in the optimum's 95% region: an ellipsoid of the resampled optima."""
+        """Return true for weights (..., T) in the optimum's 95% region, an ellipsoid of the resampled optima."""
         centre, inverse, limit = self._spread
         return np.asarray(_mahalanobis(ilr(w), centre, inverse) <= limit)
 
     def region(self) -> Vector:
-        """The resampled optima inside the 95% region, shape (n, T)."""
+        """Return the resampled optima inside the 95% region, shape (n, T)."""
         inside: Vector = self.optima[self.holds(self.optima)]
         return inside
 
 
 def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
-    """Least squares of ``score = c + b'z + z'A z`` on isometric log-ratios z of the static points' weights.
+    """Fit ``score = c + b'z + z'A z`` by least squares on isometric log-ratios z of the static points' weights.
 
     Second-order response surface: Box and Wilson, "On the Experimental Attainment of Optimum Conditions", JRSS B 13
     (1951); coordinates: Egozcue et al., Mathematical Geology 35 (2003). Leave-one-out R^2 from the hat matrix,
     ``1 - sum (e_i / (1 - h_ii))^2 / sum (y_i - mean without i)^2`` (Allen's PRESS). The optimum's region comes from
-    a wild bootstrap of the residuals (Wu, Annals of Statistics 14, 1986), which keeps the points, so that it holds
-    for a lattice too. Points that lie further above the median than the third quartile lies above the best are left
-    out: scores rise without end towards the edges, and a quadratic that follows them misses the low end.
+    a wild bootstrap of the residuals (Wu, Annals of Statistics 14, 1986), which keeps the points and so is valid for
+    a lattice too. Points that lie further above the median than the third quartile lies above the best are left out:
+    scores rise steeply towards the edges, and a quadratic fitted to them would be wrong near the minimum.
     """
     points = static_points(search)
     w = weight_columns(points, tasks, "geometric")
@@ -94,7 +94,7 @@ def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
     near = y <= limit
     if d < 1 or near.sum() <= needed:
         found = f"{near.sum()} point{'' if near.sum() == 1 else 's'}"
-        return Surface(False, False, f"{found}, and it takes more than {needed} for {len(tasks)} tasks")
+        return Surface(False, False, f"{found}, but more than {needed} are needed")
     z = ilr(w[near])
     X = _terms(z)
     if np.linalg.matrix_rank(X) < needed:
@@ -111,7 +111,7 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     unseen = residuals / (1 - leverage)
     r2 = 1 - float((unseen**2).sum()) / total if total > 0 else float("nan")
     if not np.isfinite(r2):
-        return Surface(False, False, "all points have one score", r2, coefficients, limit)
+        return Surface(False, False, "all points have the same score", r2, coefficients, limit)
     if r2 < IDENTIFIED:
         return Surface(False, False, f"leave-one-out R\N{SUPERSCRIPT TWO} is {r2:.2f}", r2, coefficients, limit)
     lowest, found = _lowest(coefficients[None], z)
@@ -120,7 +120,7 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     optima, inside = _lowest(resampled, z)
     share = float(inside.mean())
     if not found[0] or share < 0.95:
-        reason = f"its lowest point lies inside the searched region in {share:.0%} of resamples only"
+        reason = f"its lowest point is inside the searched region in only {share:.0%} of resamples"
         return Surface(True, False, reason, r2, coefficients, limit)
     optimum = ilr_inverse(lowest[0])
     height = float(_terms(lowest[:1])[0] @ coefficients)
@@ -130,13 +130,13 @@ def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
 
 
 def _terms(z: Vector) -> Vector:
-    """1, z_i, z_i z_j (i <= j) along the last axis."""
+    """Return 1, z_i, z_i z_j (i <= j) along the last axis."""
     rows, columns = np.triu_indices(z.shape[-1])
     return np.concatenate([np.ones_like(z[..., :1]), z, z[..., rows] * z[..., columns]], axis=-1)
 
 
 def _lowest(coefficients: Vector, z: Vector) -> tuple[Vector, np.ndarray]:
-    """Stationary points of quadratics, shape (n, d), and whether each is a minimum no further out than the points."""
+    """Return stationary points of quadratics, shape (n, d), and which are minima no further out than the points."""
     d = z.shape[1]
     rows, columns = np.triu_indices(d)
     A = np.zeros((len(coefficients), d, d))

@@ -1,4 +1,4 @@
-"""The verdict: GradNorm as validation chooses it against the static search as validation chooses it, read on test."""
+"""The verdict: the best GradNorm arm against the best static arm, chosen on validation and compared on test."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the study says.
+    """The verdict of a study.
 
     Attributes:
-        kind: better, equivalent, worse, inconclusive, or none (``reason`` says why there is no verdict).
-        regret: of GradNorm's best arm, corrected for the choice among many (see `selection`).
+        kind: better, equivalent, worse, inconclusive, or none (with the ``reason`` why there is no verdict).
+        regret: regret of GradNorm's best arm, corrected for selection bias (see `selection`).
         arm: the best GradNorm arm; ``static`` the best static arm, both on validation.
-        paired: the two arms' difference as it stands, paired by seed.
-        seeds_needed: for an inconclusive verdict how many seeds would probably settle it; 0 if very many.
+        paired: the difference of the two arms, paired by seed, without that correction.
+        seeds_needed: for an inconclusive verdict the number of seeds that would probably give one; 0 if very many.
         chosen: for each arm of both sides the share of resamples in which it was the best (see `selection`).
     """
 
@@ -40,9 +40,9 @@ class Verdict:
 
 
 def best_arm(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> str:
-    """The arm of these kinds with the lowest mean validation score; empty if none has one.
+    """Return the arm of these kinds with the lowest mean validation score; empty if none has one.
 
-    Only arms that have a score on as many seeds as any of them: a mean over the seeds that went well is no better.
+    Arms with missing seeds take no part: a mean over the seeds that succeeded would be biased.
     """
     scores = complete_arms(confirm, kinds)
     return "" if scores.empty else str(scores.mean().idxmin())
@@ -68,16 +68,16 @@ def verdict(confirm: pd.DataFrame, margin: float, rivals: tuple[str, ...] = SEAR
     found = recentred(paired, bootstrap.regret)
     word = judge(found, margin)
     needed = seeds_needed(found.mean, float(regrets.std()), margin) if word == "inconclusive" else 0
-    needed = max(needed, found.seeds + 1) if needed else 0  # those that are there did not do
+    needed = max(needed, found.seeds + 1) if needed else 0  # the seeds so far gave no verdict
     return Verdict(word, found, ours, static, paired=paired, seeds_needed=needed, chosen=bootstrap.chosen)
 
 
 def recentred(paired: Interval, centre: float) -> Interval:
-    """The paired interval moved to the centre that the bootstrap of the selection gives, its width kept.
+    """Move the paired interval to the centre given by the bootstrap of the selection, and keep its width.
 
-    The width is that of two fixed arms, on purpose. The out-of-bag readings themselves scatter less, since each is a
-    mean over several pairs of arms, but they are not independent (each seed takes part in the choices that the others
-    are read with): their own t interval covered in 89 to 93 of 100 simulated studies, this one in 94 to 98
+    The width is that of two fixed arms on purpose. The out-of-bag regrets vary less, because each is a mean over
+    several pairs of arms, but they are not independent: each seed takes part in the choices that are evaluated on the
+    others. Their own t interval covered in 89 to 93 of 100 simulated studies, this one in 94 to 98
     (tests/hpo/compare/test_verdicts.py).
     """
     if not np.isfinite(centre):
@@ -91,8 +91,8 @@ class Selection:
     """The bootstrap of the selection.
 
     Attributes:
-        regret: mean regret of the chosen GradNorm arm against the chosen static arm, read on seeds left out of the
-            choice; NaN below two seeds.
+        regret: mean regret of the chosen GradNorm arm against the chosen static arm, on seeds left out of the choice;
+            NaN below two seeds.
         chosen: for each arm the share of resamples in which it was the best of its side.
     """
 
@@ -101,11 +101,11 @@ class Selection:
 
 
 def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resamples: int = RESAMPLES) -> Selection:
-    """Choose both arms again in every resample of the seeds, and read them on test on the seeds left out.
+    """Choose both arms again in every resample of the seeds, and evaluate them on test on the seeds left out.
 
-    The best of several arms looks better than it is, on test too, where test and validation share the seed's network
-    (the winner's curse); and the side with more arms gains more by it. Here no seed is ever read with arms that it
-    has helped to choose: with N_bs how often resample b holds seed s,
+    The best of several arms looks better than it is, on test too, because test and validation share the seed's
+    network (the winner's curse), and the side with more arms gains more by it. Here no seed evaluates arms that it
+    helped to choose. With N_bs the number of times that resample b contains seed s,
 
         regret = 1/S sum_s mean over {b: N_bs = 0} of [test_s(ours_b) - test_s(static_b)]
 
@@ -115,7 +115,7 @@ def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resampl
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
         rivals: see `verdict`.
-        resamples: how many; their draws are the same in every call.
+        resamples: number of resamples; their draws are the same in every call.
     """
     sides = [_both_splits(confirm, kinds) for kinds in (BALANCED, rivals)]
     seeds = sorted(set(sides[0][0].index) & set(sides[1][0].index))
@@ -135,7 +135,7 @@ def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resampl
 
 
 def _both_splits(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test scores, seeds in rows, of the arms that have both on most seeds, where all of them do."""
+    """Return validation and test scores, seeds in rows, of the arms that have both on the most seeds."""
     read = confirm[confirm["score_test"].notna() & confirm["score_val"].notna()]
     val = complete_arms(read, kinds).dropna()
     return val, complete_arms(read, kinds, "score_test").reindex(index=val.index, columns=val.columns)
@@ -148,12 +148,12 @@ def _left_out_mean(readings: Vector, left_out: np.ndarray) -> float:
 
 
 def seed_noise(confirm: pd.DataFrame, split: str = "val") -> tuple[float, float]:
-    """How far a score strays from seed to seed, beside what a seed does to all arms alike: (sigma, degrees).
+    """Estimate the standard deviation of a score between seeds, without the effect that a seed has on all arms.
 
-    Residuals of every arm around its own mean and the seed's effect (median over arms), the median over arms of their
-    variances, made consistent for normal noise by the chi-squared median. Medians, because a bad arm's noise is many
-    times that of the good ones, which are what is compared. Its worth is about that of ``0.64 (A - 1) (S - 1)``
-    degrees of freedom, the efficiency of a median.
+    Each arm's residuals are taken around its own mean and the seed's effect (median over arms); sigma^2 is the median
+    over arms of their variances, made consistent for normal noise by the chi-squared median. Medians are used because
+    bad arms are much noisier than the good arms that are compared. The estimate has about ``0.64 (A - 1) (S - 1)``
+    degrees of freedom, 0.64 being the efficiency of a median.
 
     Returns:
         sigma and degrees of freedom; NaN and 0 with fewer than two seeds or two arms.
@@ -166,5 +166,6 @@ def seed_noise(confirm: pd.DataFrame, split: str = "val") -> tuple[float, float]
     own = scores - scores.mean(axis=0)
     residuals = own - np.median(own, axis=1, keepdims=True)
     variance = float(np.median(residuals.var(axis=0, ddof=1)))
-    consistent = variance / float(stats.chi2.median(S - 1) / (S - 1)) * A / (A - 1)  # an arm is in the seed's effect
+    # A / (A - 1): the seed's effect includes the arm itself
+    consistent = variance / float(stats.chi2.median(S - 1) / (S - 1)) * A / (A - 1)
     return float(np.sqrt(consistent)), 0.64 * (A - 1) * (S - 1)

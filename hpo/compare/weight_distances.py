@@ -1,4 +1,4 @@
-"""How far GradNorm's weights are from the best static ones, and from all that are as good as those."""
+"""Distances of GradNorm's weights to the best static weights and to all points as good as those."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from search_spaces.log_ratio import centred
 
 
 class Distance(NamedTuple):
-    """How far two points of weights are apart."""
+    """Distance between two points of weights, by three measures."""
 
     aitchison: float
     l2: float
@@ -26,18 +26,18 @@ class Distance(NamedTuple):
 
 
 def distance(a: ArrayLike, b: ArrayLike) -> Distance:
-    """Three distances between two points of weights, shape (T,), each scaled to sum to T first.
+    """Compute three distances between two points of weights, shape (T,), each scaled to sum to T first.
 
     *Aitchison*: Euclidean distance of the centred log-ratios ``ln w_i - mean_j ln w_j`` (Aitchison, "The Statistical
-    Analysis of Compositional Data", 1986); it does not see the units of the losses. *L2*: Euclidean distance of w
-    (the GradNorm paper, Figure 4). *factor*: the largest factor by which a weight is off, ``max_i max(a_i/b_i,
+    Analysis of Compositional Data", 1986); it does not depend on the units of the losses. *L2*: Euclidean distance of
+    w (the GradNorm paper, Figure 4). *factor*: the largest factor by which a weight is off, ``max_i max(a_i/b_i,
     b_i/a_i)``.
     """
     return Distance(*(float(column[0]) for column in distances_to(a, np.atleast_2d(b))))
 
 
 def distances_to(point: ArrayLike, others: ArrayLike) -> tuple[Vector, Vector, Vector]:
-    """`distance` of one point, shape (T,), to many, shape (n, T): three arrays of shape (n,)."""
+    """Compute the `distance` of one point, shape (T,), to many, shape (n, T): three arrays of shape (n,)."""
     x, y = closed(point), closed(others)
     zero = (x == 0).any(axis=-1) | (y == 0).any(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -49,13 +49,13 @@ def distances_to(point: ArrayLike, others: ArrayLike) -> tuple[Vector, Vector, V
 
 
 def closed(w: ArrayLike) -> Vector:
-    """Weights scaled to sum to T along the last axis."""
+    """Scale weights to sum to T along the last axis."""
     x: Vector = np.asarray(w, dtype=np.float64)
     return np.asarray(x * (x.shape[-1] / x.sum(axis=-1, keepdims=True)))
 
 
 def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
-    """Geometric mean over seeds of E_t[w] (geometric), which for fixed weights is the weights."""
+    """Average E_t[w] (geometric) over seeds by the geometric mean; for fixed weights, these are the weights."""
     w = weight_columns(trials, tasks, "geometric")
     known = bool(np.all(w > 0))
     mean = closed(np.exp(np.log(w).mean(axis=0))) if known else np.full(len(tasks), np.nan)
@@ -63,19 +63,19 @@ def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]
 
 
 def region(search: pd.DataFrame, static: str, noise: tuple[float, float]) -> pd.DataFrame:
-    """The static points that one seed's score cannot tell from the best static point, that one among them.
+    """Return the best static point and all that one seed's score cannot distinguish from it.
 
-    A point p is told apart if its validation score on the search seed lies above that of the best one by more than
-    ``t_{0.975, df} sqrt(2) sigma``: a t test on two single readings with the noise sigma of the confirm seeds
+    A point is distinguished if its validation score on the search seed lies above that of the best one by more than
+    ``t_{0.975, df} sqrt(2) sigma``: a t test on two single scores with the noise sigma of the confirm seeds
     (`seed_noise`).
 
     Args:
         search: scored trials of the search seed.
-        static: the best static arm, as the confirm seeds' validation chooses it.
+        static: the best static arm, chosen on the confirm seeds' validation.
         noise: sigma and its degrees of freedom.
 
     Returns:
-        Rows of ``search``, best first; only the best point if there is no estimate of the noise.
+        Rows of ``search``, best first; the best point alone if there is no estimate of the noise.
     """
     points = static_points(search)
     best = points[points["arm"] == static]
@@ -89,10 +89,10 @@ def region(search: pd.DataFrame, static: str, noise: tuple[float, float]) -> pd.
 def distances(
     search: pd.DataFrame, arms: pd.DataFrame, static: str, equals: pd.DataFrame, tasks: Sequence[str]
 ) -> pd.DataFrame:
-    """E_t[w] of each recipe's best alpha by each average: its distance to the best static arm and to the region.
+    """Compute the distances of E_t[w] to the best static arm and to the region, by recipe and average.
 
     Args:
-        search: scored trials of the search seed.
+        search: scored trials of the search seed; E_t[w] is that of each recipe's best alpha.
         arms: table of the confirm arms.
         static: the best static arm.
         equals: the `region`.
@@ -119,7 +119,7 @@ def distances(
 
 
 def _weights(arms: pd.DataFrame, arm: str, tasks: Sequence[str]) -> Vector:
-    """Weights of an arm, shape (1, T), or (0, T) without it."""
+    """Return the weights of an arm, shape (1, T), or (0, T) without it."""
     return arms.loc[arms["arm"] == arm, [f"w/{task}" for task in tasks]].to_numpy(dtype=np.float64)
 
 

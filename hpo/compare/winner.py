@@ -1,4 +1,4 @@
-"""The best arm of all that one can train with, and what it gains over the best fixed weights."""
+"""The best arm of all, fixed weights or not, and its gain over the best fixed weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Winner:
 
     Attributes:
         arm: its name, empty if no arm has a score; ``kind`` its kind.
-        exportable: whether its weights are fixed, so that a weights file can hold them.
+        exportable: true if its weights are fixed, so that a weights file can hold them.
         gain: test score of the recommended arm, which has the best fixed weights, minus its own, paired by seed:
-            above 0 where the winner is better. As it stands, not corrected for selection; NaN if the two are one.
+            above 0 if the winner is better. Not corrected for selection bias; NaN if it is the recommended arm.
         recipe, alpha, learning_rate: of a GradNorm run, else empty and NaN; the rate is NaN unless it was searched.
         steps: optimizer steps of its longest run.
     """
@@ -36,14 +36,14 @@ class Winner:
 
     @property
     def moves(self) -> bool:
-        """Whether there is a winner whose weights move during training, so that no weights file can hold it."""
+        """True if there is a winner whose weights change during training, so that no weights file can hold it."""
         return bool(self.arm) and not self.exportable
 
 
 def gain_over(confirm: pd.DataFrame, arm: str, other: str) -> Interval:
-    """Test score of ``other`` minus that of ``arm``, paired by seed: above 0 where ``arm`` is better.
+    """Compute the test score of ``other`` minus that of ``arm``, paired by seed: above 0 if ``arm`` is better.
 
-    As it stands, not corrected for selection; NaN where one has no score, or the two are one.
+    Not corrected for selection bias; NaN if one of them has no score or both are the same arm.
     """
     one, two = (confirm[confirm["arm"] == name] for name in (arm, other))
     if arm == other or one.empty or two.empty:
@@ -53,7 +53,7 @@ def gain_over(confirm: pd.DataFrame, arm: str, other: str) -> Interval:
 
 
 def winner(confirm: pd.DataFrame, recommended: str) -> Winner:
-    """Choose on validation among all kinds that one can train with, read on test.
+    """Find the best arm on validation among all kinds that can train a network, and its gain on test.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.

@@ -1,4 +1,4 @@
-"""The report: what a study found, as one HTML page, Markdown and CSV, and as sentences for the command line."""
+"""The report of a study: one HTML page, Markdown, JSON and CSV, and sentences for the command line."""
 
 from hpo.core.errors import ImageError
 from hpo.report.answers import Answer, answers, moving_winner

@@ -1,4 +1,4 @@
-"""The answers to what people ask: which weights, was the search worth it, what did it cost. Statistics come later."""
+"""Answers to the questions of a study: which weights, was the search worth it, what did it cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from hpo.compare import Comparison, Interval, gain_over, judge
 from hpo.compare.cost import ONE_FIXED, WHOLE
-from hpo.core.number_format import ratio, signed
+from hpo.core.number_format import ratio
 from hpo.report.arm_labels import arm_label
-from hpo.report.sentences import cost_by_way, more_seeds, one_run, rival
+from hpo.report.sentences import cost_by_way, more_seeds, one_run, plus_minus, rival
 from hpo.report.training_code import line_of
 
 POINTS = "percentage points"
@@ -19,9 +19,9 @@ class Answer(NamedTuple):
     """A question with its answer.
 
     Attributes:
-        question: in the reader's words.
-        sentences: the answer; no sentence has more than two numbers.
-        code: a line to copy; empty if there is none.
+        question: the question as readers ask it.
+        sentences: the answer; each sentence has at most two numbers.
+        code: a line of Python to copy; empty if there is none.
     """
 
     question: str
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The sentences and the code in one line."""
+        """Sentences and code in one line."""
         return " ".join([*self.sentences, *([self.code] if self.code else [])])
 
 
@@ -46,7 +46,7 @@ def _weights(comparison: Comparison) -> Answer:
     arm = comparison.recommended
     if not arm:
         missing = "No arm with fixed weights has finished the confirm phase."
-        return Answer(question, (missing, "The same command again resumes a stopped study."))
+        return Answer(question, (missing, "Run the same command again to resume a stopped study."))
     so_far = " so far" if comparison.searched and comparison.verdict.kind in ("none", "inconclusive") else ""
     chosen = f"Train with {arm_label(arm)}: it has the best fixed weights on validation{so_far}."
     if arm == comparison.baseline:
@@ -62,24 +62,28 @@ def _equal_words(comparison: Comparison) -> str:
 
 
 def moving_winner(comparison: Comparison) -> Answer | None:
-    """The best arm of all, where its weights move during training; ``None`` where a weights file can hold it."""
+    """Answer if an arm whose weights move during training is better; ``None`` if the best arm has fixed weights."""
     winner = comparison.winner
     if not winner.moves:
         return None
     line = line_of(winner)
-    found = [f"{arm_label(winner.arm)} did best on validation."]
+    found = [f"{arm_label(winner.arm)} is the best arm on validation."]
     found += [_compared(winner.gain, "the best fixed weights")] if math.isfinite(winner.gain.mean) else []
     if judge(winner.gain, comparison.margin) == "equivalent":
-        found += ["That is within the study's margin: no difference that matters."]
-    where = f", where {' and '.join(line.where)}" if line and line.where else ""
-    found += [f"Its weights move during training, so no weights file can hold it{where}."]
+        found += ["This is within the study's margin: the difference does not matter."]
+    found += ["Its weights move during training, so no weights file can hold it."]
+    found += [f"To train with it{_meaning(line.where)}:"] if line else []
     sentences = tuple(text[0].upper() + text[1:] for text in found)
     return Answer("Is anything better than fixed weights?", sentences, line.text if line else "")
 
 
+def _meaning(where: tuple[str, ...]) -> str:
+    return f" ({' and '.join(where)})" if where else ""
+
+
 def _compared(gain: Interval, other: str) -> str:
-    """A gain in points of score, above 0 where the first is better."""
-    amount = f"{_plus_minus(gain)} {POINTS}"
+    """Return a gain in percentage points of score, above 0 if the arm is better than the other."""
+    amount = f"{_amount(gain)} {POINTS}"
     if not math.isfinite(gain.low):
         side = "better" if gain.mean >= 0 else "worse"
         return f"On the test split it is {amount} {side} than {other} (one seed gives no interval)."
@@ -88,30 +92,27 @@ def _compared(gain: Interval, other: str) -> str:
     return f"On the test split it is {amount} {'better' if gain.mean > 0 else 'worse'} than {other}."
 
 
-def _plus_minus(found: Interval) -> str:
-    """A difference and half its 95% interval; the sign only where the interval contains 0."""
-    open_ = math.isfinite(found.low) and found.low <= 0 <= found.high
-    mean = signed(found.mean) if open_ else signed(abs(found.mean)).lstrip("+")
-    if not math.isfinite(found.low):
-        return mean
-    return f"{mean} \N{PLUS-MINUS SIGN} {signed((found.high - found.low) / 2).lstrip('+')}"
+def _amount(found: Interval) -> str:
+    """Return a difference and half its 95% interval, with a sign only if the interval contains 0."""
+    contains_zero = math.isfinite(found.low) and found.low <= 0 <= found.high
+    return plus_minus(found) if contains_zero else plus_minus(found).lstrip("+-")
 
 
 def _worth(comparison: Comparison) -> Answer:
     verdict, other = comparison.verdict, rival(comparison)
-    amount = f"{_plus_minus(verdict.regret)} {POINTS}"
+    amount, regret = f"{_amount(verdict.regret)} {POINTS}", f"{plus_minus(verdict.regret)} {POINTS}"
     worth_it, not_worth_it = ("Yes. ", "No. ") if comparison.searched else ("", "")
     texts = {
         "better": f"{not_worth_it}GradNorm is better than {other} by {amount}.",
-        "equivalent": f"{not_worth_it}GradNorm is as good as {other}: the difference is {amount}.",
+        "equivalent": f"{not_worth_it}GradNorm is as good as {other}: its regret is {regret}.",
         "worse": f"{worth_it}GradNorm is worse than {other} by {amount}.",
-        "inconclusive": f"Not decided. GradNorm's difference to {other} is {amount}.",
+        "inconclusive": f"Not decided. GradNorm's regret against {other} is {regret}.",
         "none": f"There is no verdict: {verdict.reason}.",
     }
     more = f"For a verdict, {more_seeds(verdict)}."
-    told = (texts[verdict.kind], *([more] if verdict.kind == "inconclusive" else []))
+    advice = [more] if verdict.kind == "inconclusive" else []
     question = "Was the grid search worth it?" if comparison.searched else f"Is GradNorm better than {other}?"
-    return Answer(question, told)
+    return Answer(question, (texts[verdict.kind], *advice))
 
 
 def _cost(comparison: Comparison) -> Answer:
@@ -127,8 +128,8 @@ def _cost(comparison: Comparison) -> Answer:
     missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
     if missing:
         return Answer(question, (f"It cannot be compared: no trial of the {' or the '.join(missing)} has run.",))
-    told = [f"All alpha sweeps took {ratio(sweeps['seconds_ratio'])} times the seconds of the static search."]
+    text = f"All alpha sweeps took {ratio(sweeps['seconds_ratio'])} times the seconds of the static search"
     run = one_run(comparison, cost)
-    if math.isfinite(run["seconds_ratio"]):
-        told += [f"One GradNorm run took {ratio(run['seconds_ratio'])} times its seconds."]
-    return Answer(question, tuple(told))
+    known = math.isfinite(run["seconds_ratio"])
+    single = f", one GradNorm run {ratio(run['seconds_ratio'])} times" if known else ""
+    return Answer(question, (f"{text}{single}.",))

@@ -1,4 +1,4 @@
-"""Arms in words: "GradNorm static (robust recipe, tail average)" for ``gradnorm_static/robust/tail``."""
+"""Labels of arms: "GradNorm static (robust recipe, tail average)" for ``gradnorm_static/robust/tail``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RULES = {"loss": "1 / first loss", "gradient": "1 / first gradient norm"}
 
 
 def arm_label(key: str) -> str:
-    """An arm's key as a person says it; a key of unknown form comes back as it is."""
+    """Return the label of an arm; a key of unknown form is returned unchanged."""
     arm = Arm.parse(key)
     words = _WORDS.get(arm.kind)
     if (words is not None and arm.key != arm.kind) or arm.kind in (KNOWN, BASELINE):
@@ -32,9 +32,9 @@ _WORDS: dict[str, Callable[[Arm], str]] = {
     "static": lambda arm: f"static point {arm.number:02d}",
     REFINED: lambda arm: f"refined point {arm.number:02d}",
     REFERENCE: lambda arm: f"single task {arm.task}",
-    "frozen": lambda arm: f"frozen weights ({_RULES.get(arm.rule, arm.rule)})",
+    "frozen": lambda arm: f"first-step weights ({_RULES.get(arm.rule, arm.rule)})",
     BASELINE: lambda _: "the weights of today",
-    KNOWN: lambda _: "the weights that the problem was made for",
+    KNOWN: lambda _: "weights known to be best",
     "gradnorm": lambda arm: f"GradNorm ({arm.recipe} recipe, {_settings(arm)})",
     "gradnorm_static": lambda arm: f"GradNorm static ({_run(arm)}, {arm.average.replace('_', ' ')} average)",
 }

@@ -1,10 +1,10 @@
 """``comparison.json``: the comparison for programs.
 
-docs/comparison.schema.json is its schema, made from these models:
+docs/comparison.schema.json is its schema, written by:
 ``python -c "from hpo.report.comparison_schema import schema_text; print(schema_text(), end='')"``.
 
-Numbers that are not known (no interval with one seed, a metric not measured) are ``null``. A new field raises no
-version; a field that goes or changes its meaning does.
+Unknown numbers (no interval with one seed, a metric not measured) are ``null``. A new field does not change the
+version; a field that is removed or changes its meaning does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hpo.report.sentences import sentences
 
 
 def document(data: ReportData) -> Document:
-    """The comparison as a document."""
+    """Return the comparison as a document."""
     found = data.comparison
     content: dict[str, Any] = {
         "schema": SCHEMA,
@@ -59,7 +59,7 @@ def document(data: ReportData) -> Document:
 
 
 def document_text(data: ReportData) -> str:
-    """The document as JSON text."""
+    """Return the document as JSON text."""
     return document(data).model_dump_json(by_alias=True, indent=2) + "\n"
 
 
@@ -68,10 +68,10 @@ def _recommended(found: Comparison) -> dict[str, Any] | None:
 
 
 def _winner(found: Comparison) -> dict[str, Any] | None:
-    winner, told = found.winner, moving_winner(found)
+    winner, answer = found.winner, moving_winner(found)
     if not winner.arm:
         return None
-    words, code = (" ".join(told.sentences), told.code) if told else ("", "")
+    words, code = (" ".join(answer.sentences), answer.code) if answer else ("", "")
     same = {"arm": winner.arm, "exportable": winner.exportable, "gain": _mean(winner.gain)}
     return {**same, "words": words, "code": code}
 
@@ -122,7 +122,7 @@ def _surface(found: Comparison) -> dict[str, Any]:
 
 
 def _rows(table: pd.DataFrame, tasks: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """Rows of a table, its ``w/<task>`` columns as one field ``weights``."""
+    """Yield the rows of a table, with its ``w/<task>`` columns as one field ``weights``."""
     for row in table.to_dict("records"):
         plain = {
             str(k): _number(v) if isinstance(v, float) else v for k, v in row.items() if not str(k).startswith("w/")

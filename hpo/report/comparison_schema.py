@@ -1,4 +1,4 @@
-"""What ``comparison.json`` holds, as docs/comparison.schema.json documents it."""
+"""Models of ``comparison.json``; docs/comparison.schema.json is their schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Task(_Part):
 
 
 class VerdictPart(_Part):
-    """The verdict: the best GradNorm arm against the best static arm, chosen on validation and read on test."""
+    """The verdict: the best GradNorm arm against the best static arm, chosen on validation, compared on test."""
 
     kind: Literal["better", "equivalent", "worse", "inconclusive", "none"]
     arm: str = Field(description="the best GradNorm arm; empty if there is none")
@@ -44,15 +44,15 @@ class VerdictPart(_Part):
         description="the best static arm; without a static search the baseline or equal weights; empty if none"
     )
     regret: Mean = Field(description="percentage points of score, corrected for selection; the verdict is on this")
-    paired: Mean = Field(description="the two arms' difference as it stands")
+    paired: Mean = Field(description="the difference of the two arms, not corrected")
     margin: float = Field(description="regret that counts as equivalent")
     seeds_needed: int = Field(description="for an inconclusive verdict; 0: more than 1000, or not inconclusive")
-    reason: str = Field(description="why there is no verdict")
+    reason: str = Field(description="the reason why there is no verdict")
     sentences: list[str]
 
 
 class Recommended(_Part):
-    """The arm to train with where weights are to stay fixed."""
+    """The arm with the best fixed weights."""
 
     arm: str
     weights: Weights
@@ -72,15 +72,15 @@ class ShortlistArm(_Part):
     kind: str
     seeds: int = Field(description="seeds of the race that it was trained on")
     score: Number = Field(description="mean over its seeds, relative to the search seed's single-task networks")
-    chosen: bool = Field(description="whether it is the best with fixed weights")
+    chosen: bool = Field(description="true for the best arm with fixed weights")
     weights: Weights
 
 
 class WinnerPart(_Part):
-    """The best arm of all that one can train with, chosen on validation."""
+    """The best arm of all, fixed weights or not, chosen on validation."""
 
     arm: str
-    exportable: bool = Field(description="whether its weights are fixed, so that a weights file can hold them")
+    exportable: bool = Field(description="true if its weights are fixed, so that a weights file can hold them")
     gain: Mean = Field(
         description="test score of the recommended arm minus its own, paired by seed, above 0 where it is better; "
         "not corrected for selection; null if it is the recommended arm"
@@ -110,7 +110,7 @@ class Arm(_Part):
     recommended: bool
     best_static: bool
     chosen: Number = Field(description="share of resamples of the seeds in which it is the best of its side")
-    gap: Number = Field(description="how much worse it is on test than on its training data, percentage points")
+    gap: Number = Field(description="difference between test and training data, percentage points")
     dominated_by: str = Field(description="an arm at least as good on every task, better on one; empty on the front")
     steps: Number
     seconds: Number
@@ -118,7 +118,7 @@ class Arm(_Part):
 
 
 class DistancePart(_Part):
-    """How far E_t[w] is from the best static weights."""
+    """Distance of E_t[w] to the best static weights."""
 
     recipe: str
     average: str
@@ -139,7 +139,7 @@ class DistancePart(_Part):
 
 
 class Rank(_Part):
-    """Where a recipe's best run stands among the static points, on the search seed's validation."""
+    """Rank of a recipe's best run among the static points, on the search seed's validation."""
 
     recipe: str
     alpha: Number
@@ -163,7 +163,7 @@ class BestOf(_Part):
 
 
 class Match(_Part):
-    """How many static points match the best run of a recipe's sweep, and what they cost against it."""
+    """Number of static points that match the best run of a recipe's sweep, and their cost relative to it."""
 
     recipe: str
     score: Number
@@ -205,7 +205,7 @@ class Correlation(_Part):
 
 
 class Cost(_Part):
-    """What a way to find weights took on the search seed."""
+    """Cost of a way to find weights, on the search seed."""
 
     way: str
     trials: int
@@ -237,12 +237,12 @@ class Document(_Part):
     figure4: list[Correlation]
     agreement: Number = Field(description="Spearman's rho of the arms' validation and test scores")
     cost: list[Cost]
-    searched: bool = Field(True, description="whether the study has a static search")
+    searched: bool = Field(True, description="true if the study has a static search")
     baseline: BaselinePart | None = None
     shortlist: list[ShortlistArm] = Field([], description="those on the most seeds first; empty without a shortlist")
     provenance: dict[str, str]
 
 
 def schema_text() -> str:
-    """The schema as JSON text."""
+    """Return the schema as JSON text."""
     return json.dumps(Document.model_json_schema(), indent=2) + "\n"

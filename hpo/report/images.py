@@ -19,7 +19,7 @@ _WIDTH = 900  # pixels; a narrow figure would put its legend over itself
 
 
 def draw(data: ReportData) -> dict[str, go.Figure]:
-    """Every figure that the study has, by name, on white."""
+    """Draw every figure that the study has data for, by name, on white."""
     drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
     for figure in drawn.values():
         figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white")
@@ -27,18 +27,18 @@ def draw(data: ReportData) -> dict[str, go.Figure]:
 
 
 def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
-    """Write every figure that the study has as ``<name>.<format>`` into a folder, on white.
+    """Write every figure that the study has data for as ``<name>.<format>`` into a folder, on white.
 
     Args:
-        data: of the report.
-        folder: made if missing.
+        data: data of the report.
+        folder: created if missing.
         format: one of `FORMATS`.
 
     Raises:
-        ImageError: no kaleido, no Chrome.
+        ImageError: kaleido or Chrome is missing.
     """
     try:
-        import kaleido  # noqa: F401 - plotly imports it by itself, with a longer message
+        import kaleido  # noqa: F401 - plotly imports it itself, with a longer message
     except ImportError:
         raise ImageError("--figures: needs the package kaleido: pip install 'gradsweep[figures]'") from None
     drawn = draw(data)
@@ -47,7 +47,7 @@ def write_images(data: ReportData, folder: Path, format: str) -> list[Path]:
         made = [Path(place) / f"{name}.{format}" for name in drawn]
         try:
             figures = list(drawn.values())
-            heights = [figure.layout.height for figure in figures]  # which write_images does not look at by itself
+            heights = [figure.layout.height for figure in figures]  # write_images ignores the layout's height
             scale = 2 if format == "png" else 1
             plotly.io.write_images(figures, made, scale=scale, width=_WIDTH, height=heights)
         except RuntimeError as error:

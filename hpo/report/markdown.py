@@ -1,4 +1,4 @@
-"""The report as Markdown: what the page says, without its figures."""
+"""The report as Markdown: the content of the page without its figures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from hpo.core.text import printable
 from hpo.report.answers import answers
+from hpo.report.glossary import glossary
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.sentences import headline, sentences
@@ -16,7 +17,7 @@ from hpo.report.tables import ARM, definitions, trials_table
 
 
 def markdown(data: ReportData) -> str:
-    """The whole report as Markdown."""
+    """Return the report as Markdown."""
     comparison = data.comparison
     parts = [f"# {_text(data.study)}: {headline(comparison)}"]
     weights = recommended_weights(comparison)
@@ -30,7 +31,8 @@ def markdown(data: ReportData) -> str:
     for section in sections(data):
         for place, table in enumerate(section.tables):
             parts += [f"## {section.title}"] * (place == 0) + [_text(table.caption), _table(table.content)]
-    parts += ["## What the numbers mean", definitions(comparison)]
+    parts += ["## Glossary", definitions(comparison)]
+    parts += ["\n".join(f"- **{_text(term.name)}**: {_text(term.definition)}" for term in glossary())]
     parts += ["## Provenance", "\n".join(f"- {_text(name)}: {_text(value)}" for name, value in facts(data).items())]
     if STUDY_FILE in data.provenance:
         parts += ["### Study file", _fence(data.provenance[STUDY_FILE], "yaml")]
@@ -39,20 +41,18 @@ def markdown(data: ReportData) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    if table.empty:
-        return "Nothing yet."
     table = table.drop(columns=ARM, errors="ignore")
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(_text(cell) for cell in row)} |" for row in rows)
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, no table cell ended early, nothing that a terminal obeys."""
+    """Escape text so that Markdown shows it unchanged: no HTML, no table cells, no control characters."""
     one_line = printable(" ".join(str(text).split()))
     return re.sub(r"([\\`*|<>\[\]])", r"\\\1", one_line)
 
 
 def _fence(text: str, language: str) -> str:
-    """A code block whose fence is longer than any in the text."""
+    """Return a code block whose fence is longer than any in the text."""
     ticks = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"

@@ -1,4 +1,4 @@
-"""What the report is made from, and the few readings of it that several of its parts share."""
+"""Input of the report, and functions on it that several of its parts share."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from search_spaces.log_ratio import centred
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that goes into a report.
+    """Input of a report.
 
     Attributes:
-        study: its name.
-        comparison: what `hpo.compare.compare` found.
-        metrics: for each task its metric as a person reads it, "AUC".
+        study: name of the study.
+        comparison: result of `hpo.compare.compare`.
+        metrics: for each task the name of its metric, "AUC".
         trajectories: for each recipe the trajectory of the search trial with the best alpha, columns ``step``,
             ``w/<task>``, ``G/<task>``, ``r/<task>``, ``L/<task>``; may be empty.
-        provenance: where the numbers come from: "study file" (its YAML text), "data hash", "problem", "torch", ...
+        provenance: origin of the numbers: "study file" (its YAML text), "data hash", "problem", "torch", ...
         run_links: for each trial's identity the URL, or else the name, of its MLflow run; may be empty.
-        unfinished: trials that diverged or failed, rows of the table given to `compare`, which keeps no confirm
-            trials of this kind; may be empty.
+        unfinished: trials that diverged or failed, rows of the table given to `compare`, whose result has no such
+            confirm trials; may be empty.
     """
 
     study: str
@@ -48,17 +48,17 @@ class Point(NamedTuple):
 
 
 def static_points(comparison: Comparison) -> pd.DataFrame:
-    """The trials of the static search that have a score, best first."""
+    """Return the trials of the static search that have a score, best first."""
     return compare.static_points(comparison.search)
 
 
 def best_runs(comparison: Comparison) -> dict[str, pd.Series]:
-    """For each recipe the search trial of its best alpha."""
+    """Return for each recipe the search trial of its best alpha."""
     return dict(sorted(compare.best_runs(comparison.search).items()))
 
 
 def best_static(comparison: Comparison) -> Point | None:
-    """The best static arm: of the confirm phase, or of the search as long as nothing is confirmed."""
+    """Return the best static arm of the confirm phase, or of the search while no arm is confirmed."""
     arm, tasks = comparison.verdict.static, comparison.tasks
     if arm:
         return Point(arm, arm_weights(comparison, arm))
@@ -67,13 +67,13 @@ def best_static(comparison: Comparison) -> Point | None:
 
 
 def arm_weights(comparison: Comparison, arm: str) -> Vector:
-    """The weights of a confirmed arm, shape (T,)."""
+    """Return the weights of a confirmed arm, shape (T,)."""
     row = comparison.arms.loc[comparison.arms["arm"] == arm].iloc[0]
     return row[[f"w/{task}" for task in comparison.tasks]].to_numpy(dtype=np.float64)
 
 
 def recommended_weights(comparison: Comparison) -> dict[str, float]:
-    """For each task the weight to train with, six digits; empty if no arm is recommended."""
+    """Return for each task the weight to train with, six digits; empty if no arm is recommended."""
     if not comparison.recommended:
         return {}
     w = arm_weights(comparison, comparison.recommended)
@@ -81,6 +81,6 @@ def recommended_weights(comparison: Comparison) -> dict[str, float]:
 
 
 def centred_log_ratios(w: ArrayLike) -> Vector:
-    """``ln w_i - mean_j ln w_j`` along the last axis (Aitchison, 1986); NaN where a weight is not positive."""
+    """Compute ``ln w_i - mean_j ln w_j`` along the last axis (Aitchison, 1986); NaN if a weight is not positive."""
     x = np.asarray(w, dtype=np.float64)
     return centred(np.log(np.where(x > 0, x, np.nan)))

@@ -1,4 +1,4 @@
-"""The sections of the report in their order, with figures by name and tables; page and Markdown show the same."""
+"""The sections of the report in order, each with a figure and tables; page and Markdown show the same."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from hpo.report.tables import (
     metrics_table,
     ranks_table,
     shortlist_table,
+    surface_table,
 )
 
-STUDY_FILE = "study file"  # the one entry of the provenance that has many lines
+STUDY_FILE = "study file"  # the only entry of the provenance with several lines
 
 
 class Table(NamedTuple):
-    """A table with what it shows; ``folded`` away until it is asked for, where the figure says the most of it."""
+    """A table with its caption; ``folded`` if the figure shows most of its content."""
 
     caption: str
     content: pd.DataFrame
@@ -37,8 +38,8 @@ class Section(NamedTuple):
     """One part of the report.
 
     Attributes:
-        figure: a key of `hpo.report.figures.FIGURES`; it brings title, caption and width.
-        tables: below the figure.
+        figure: a key of `hpo.report.figures.FIGURES`, which has title, caption and width.
+        tables: the tables below the figure, none of them empty.
     """
 
     figure: str
@@ -46,35 +47,44 @@ class Section(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it answers."""
+        """Title of the figure."""
         return FIGURES[self.figure].TITLE
 
     @property
-    def wide(self) -> bool:
-        """Whether it takes the whole width of a wide page."""
-        return FIGURES[self.figure].WIDE
+    def missing(self) -> str:
+        """Reason why the figure is not shown, if the data for it are missing."""
+        return FIGURES[self.figure].MISSING
 
 
 def sections(data: ReportData) -> list[Section]:
-    """Everything between the verdict and the provenance: a section for each figure, with the tables beside it."""
-    return [Section(name, TABLES[name](data) if name in TABLES else ()) for name in FIGURES]
+    """Return the sections between the verdict and the provenance, one for each figure."""
+    return [Section(name, _filled(name, data)) for name in FIGURES]
+
+
+def _filled(name: str, data: ReportData) -> tuple[Table, ...]:
+    tables = TABLES[name](data) if name in TABLES else ()
+    return tuple(table for table in tables if not table.content.empty)
 
 
 def _points_tables(data: ReportData) -> tuple[Table, ...]:
-    return (Table(_region_words(data.comparison), distances_table(data.comparison)),)
+    found = data.comparison
+    lowest, region = surface_table(found), _region_text(found)
+    if lowest.empty:
+        return (Table(f"{region} {surface_text(found)}", distances_table(found)),)
+    return Table(region, distances_table(found)), Table(surface_text(found), lowest)
 
 
 def _arms_tables(data: ReportData) -> tuple[Table, ...]:
     return (
         *_shortlist_tables(data),
         Table(
-            "Best on validation first. Regret compares each arm by itself with the best static arm, paired "
-            "by seed; chosen again: in how many resamples of the seeds it is the best of its side; w are the "
-            "weights, whose sum is the number of tasks.",
+            "Best on validation first. Regret and verdict compare one arm with the best static arm, paired by seed; "
+            "the intervals are at 95%. Chosen in resamples: share of resamples of the seeds in which the arm is the "
+            "best GradNorm arm or the best static arm. w are the weights, which sum to the number of tasks.",
             arms_table(data),
         ),
         Table(
-            "Metrics on the test split, mean over seeds. On the Pareto front are the arms that no other arm "
+            "Metrics on the test split, mean over seeds. The arms on the Pareto front are those that no other arm "
             "equals or beats on every task.",
             metrics_table(data),
         ),
@@ -92,14 +102,19 @@ def _shortlist_tables(data: ReportData) -> tuple[Table, ...]:
 
 
 def _budget_tables(data: ReportData) -> tuple[Table, ...]:
-    return (Table(_rank_words(data.comparison), ranks_table(data.comparison)),)
+    table = ranks_table(data.comparison)
+    if not table.empty:  # few recipes and many quantities: recipes as columns fit half a page, and a phone
+        table = table.set_index("Recipe").T.rename_axis(columns=None).reset_index(names="Best run of the recipe")
+    return (Table(_rank_text(data.comparison), table),)
 
 
 def _distance_tables(data: ReportData) -> tuple[Table, ...]:
     return (
         Table(
-            "The paper's Figure 4 as a number. Any point near the middle of a bowl correlates: what counts "
-            "is the percentile, for how many of 100 random points of the searched region rho is smaller.",
+            "The paper's Figure 4 as a number: Spearman's rho of score and distance. If the score is bowl-shaped, it "
+            "correlates with the distance to any point near the minimum, so rho alone is weak evidence. The "
+            "percentile is the percentage of random points in the searched region with a smaller rho; near 50, "
+            "E_t[w] is no better than a random point.",
             figure4_table(data.comparison),
         ),
     )
@@ -112,14 +127,14 @@ def _gap_tables(data: ReportData) -> tuple[Table, ...]:
 def _cost_tables(data: ReportData) -> tuple[Table, ...]:
     return (
         Table(
-            "On the search seed, trials that did not finish included. Seconds of trials that were trained at "
-            "once are equal shares.",
+            "All trials on the search seed, also those that did not finish. Trials of one cohort share its seconds "
+            "equally.",
             cost_table(data.comparison),
         ),
     )
 
 
-TABLES: dict[str, Callable[[ReportData], tuple[Table, ...]]] = {  # by figure, of those that have any
+TABLES: dict[str, Callable[[ReportData], tuple[Table, ...]]] = {  # by figure; not every figure has tables
     "static_points": _points_tables,
     "arms": _arms_tables,
     "budget": _budget_tables,
@@ -129,49 +144,52 @@ TABLES: dict[str, Callable[[ReportData], tuple[Table, ...]]] = {  # by figure, o
 }
 
 
-def _region_words(comparison: Comparison) -> str:
-    """What the distances are to, and what the response surface says."""
+def _region_text(comparison: Comparison) -> str:
+    """Return the caption of the distances."""
     sigma, _ = comparison.noise
     points = len(comparison.region)
-    noise = f" (noise of one score: {sigma:.2g} percentage points)"
     if not math.isfinite(sigma):
-        as_good = "Which points are as good is not known without the noise of a score, which takes two confirm seeds."
-    elif points > 1:
-        as_good = (
-            f"{points} static points, the best one among them, cannot be told from it by one seed's score{noise}."
-        )
+        as_good = "Equally good points are unknown, because their noise is estimated from at least two confirm seeds."
     else:
-        as_good = f"No other static point is as good as the best one by one seed's score{noise}."
+        if points > 1:
+            as_good = f"The score of one seed cannot distinguish {points} static points, one of which is the best. "
+        else:
+            as_good = "The score of one seed distinguishes the best static point from all others. "
+        as_good += f"The standard deviation of such a score is {sigma:.2g} percentage points."
     return (
-        "Distance of E_t[w] to the best static weights, and to the nearest static point that is as good: Aitchison "
-        f"counts ratios of weights, L2, the paper's, differences. {as_good} {surface_words(comparison)}"
+        "Distance of E_t[w] to the best static weights and to the nearest equally good static point. The Aitchison "
+        "distance compares ratios of weights, the L2 distance of the paper compares differences. The largest factor "
+        f"is that between two weights of one task. {as_good}"
     )
 
 
-def surface_words(comparison: Comparison) -> str:
-    """What the response surface says, in plain words."""
+def surface_text(comparison: Comparison) -> str:
+    """Return the result of the response surface in words."""
     surface = comparison.surface
     if not surface.identified:
-        return f"Response surface not identified: {surface.reason}."
-    fit = f"The quadratic response surface predicts points it has not seen (leave-one-out R\u00b2 {surface.r2:.2f})"
+        return f"The response surface is not identified: {surface.reason}."
+    text = (
+        f"The quadratic response surface predicts points left out of its fit (R\N{SUPERSCRIPT TWO} {surface.r2:.2f})."
+    )
     if not surface.located:
-        return f"{fit}, but does not locate the best weights: {surface.reason}."
-    weights = ", ".join(f"{task} {w:.3g}" for task, w in zip(comparison.tasks, surface.optimum, strict=True))
-    return f"{fit}; its lowest point, score {surface.score:+.2f}, is at {weights}."
+        return f"{text} It does not locate the best weights: {surface.reason}."
+    return f"{text} Its lowest point locates the best weights:"
 
 
-def _rank_words(comparison: Comparison) -> str:
+def _rank_text(comparison: Comparison) -> str:
     if comparison.random_points:
-        interval = "in brackets the Clopper-Pearson 95% interval for all points that the design can draw"
+        interval, bound = "a Clopper-Pearson 95% interval for all points that the design can draw", ""
     else:
-        interval = "in brackets 95% of the ranks when every score is moved by noise of the size that seeds make"
+        bound = " that treats the points as if they had been drawn at random"
+        interval = "the 95% range when noise of the size of the variation between seeds is added to every score"
     return (
-        "Where the best run of each recipe stands among all static points (validation, search seed); "
-        f"{interval}. Then how many points a static search must try to expect one as good, with a 95% interval, and "
-        "what those cost against the whole alpha sweep, and against one run, as if alpha were known."
+        "Rank of each recipe's best run among all static points (validation, search seed); in parentheses, "
+        f"{interval}. Below it, the number of static points of which the best is expected to match that run, with a "
+        f"95% interval{bound}, and their cost relative to the whole alpha sweep and to one run, as if alpha were "
+        "known."
     )
 
 
 def facts(data: ReportData) -> dict[str, str]:
-    """The provenance less the study file."""
+    """Return the provenance without the study file."""
     return {name: text for name, text in data.provenance.items() if name != STUDY_FILE}

@@ -1,4 +1,4 @@
-"""The comparison as tables for people (text in every cell), and as tables for programs."""
+"""Tables of the comparison: for readers with text in every cell, and for programs with numbers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from hpo.core.number_format import (
 from hpo.report.arm_labels import arm_label
 from hpo.report.report_data import ReportData
 
-NOTES = "Notes"  # the column whose words the page shows as badges
-ARM = "arm"  # the column of keys that ties rows to figures; nobody reads it
+NOTES = "Notes"  # column whose entries the page shows as badges
+ARM = "arm"  # column of keys that link rows to figures; not shown
 PARETO = "Pareto front"
 _TRIAL_COLUMNS = ["phase", "arm", "seed", "status", "score_val", "score_test", "steps", "seconds", "identity"]
 
 
 def arms_table(data: ReportData) -> pd.DataFrame:
-    """One row an arm, best validation score first; single-task networks, which define the score, left out."""
+    """Return one row per arm, best validation score first, without single-task networks, which define the score."""
     comparison = data.comparison
     arms = comparison.arms[comparison.arms["kind"] != REFERENCE]
     planned = int(arms["seeds"].max()) if len(arms) else 0
@@ -60,14 +60,14 @@ def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[st
         "Score, validation": signed(row["score_val"]),
         "Score, test (95% interval)": signed_with_bounds(row["score_test"], row["low"], row["high"]),
         "Regret (95% interval)": signed_with_bounds(row["regret"], row["regret_low"], row["regret_high"]),
-        "By itself": row["verdict"] or NOTHING,
-        "Chosen again": percent(row["chosen"]),
+        "Verdict": row["verdict"] or NOTHING,
+        "Chosen in resamples": percent(row["chosen"]),
         **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
     }
 
 
 def _lost(data: ReportData) -> dict[str, list[str]]:
-    """For each confirm arm what became of the trials that did not finish, as "diverged: seed 2"."""
+    """Return for each confirm arm the trials that did not finish, as "diverged: seed 2"."""
     if data.unfinished.empty:
         return {}
     trials = data.unfinished[~data.unfinished["search"].astype(bool)]
@@ -97,7 +97,7 @@ def shortlist_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def metrics_table(data: ReportData) -> pd.DataFrame:
-    """For each arm its metrics on the test split, mean over seeds; the single-task networks in the first row."""
+    """Return each arm's metrics on the test split, mean over seeds; the first row has the single-task networks."""
     arms = data.comparison.arms
     if arms.empty:
         return pd.DataFrame()
@@ -126,7 +126,7 @@ def _metric_head(task: str, data: ReportData) -> str:
 
 
 def cost_table(comparison: Comparison) -> pd.DataFrame:
-    """What each way to find weights took, and how many times the static search that is."""
+    """Return the cost of each way to find weights, absolute and in multiples of the static search."""
     return pd.DataFrame(
         {
             "Way to find weights": row["way"],
@@ -142,7 +142,7 @@ def cost_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def distances_table(comparison: Comparison) -> pd.DataFrame:
-    """How far E_t[w] of each recipe's best alpha is from the best static weights."""
+    """Return the distances of E_t[w] of each recipe's best alpha to the best static weights."""
     return pd.DataFrame(
         {
             "Recipe": row["recipe"],
@@ -150,10 +150,10 @@ def distances_table(comparison: Comparison) -> pd.DataFrame:
             "alpha": weight(row["alpha"]),
             "Aitchison distance": weight(row["aitchison"]),
             "L2 distance": weight(row["l2"]),
-            "Off by a factor of": ratio(row["factor"]),
-            "Nearest point as good": arm_label(row["nearest"]) if row["nearest"] else NOTHING,
+            "Largest factor": ratio(row["factor"]),
+            "Nearest equally good point": arm_label(row["nearest"]) if row["nearest"] else NOTHING,
             "Aitchison distance to it": weight(row["region_aitchison"]),
-            "Off from it by a factor of": ratio(row["region_factor"]),
+            "Largest factor to it": ratio(row["region_factor"]),
             **_from_known(row),
             **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
         }
@@ -162,17 +162,17 @@ def distances_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def _from_known(row: pd.Series) -> dict[str, str]:
-    """Only a problem made for it has weights that are known to be best."""
+    """Return the distance to the weights known to be best, which only constructed problems have."""
     if math.isnan(row["known_aitchison"]):
         return {}
     return {
         "Aitchison distance to the known best": weight(row["known_aitchison"]),
-        "Off from the known best by a factor of": ratio(row["known_factor"]),
+        "Largest factor to the known best": ratio(row["known_factor"]),
     }
 
 
 def ranks_table(comparison: Comparison) -> pd.DataFrame:
-    """Where one run of each recipe's best alpha would stand among the static points."""
+    """Return the rank of each recipe's best run among the static points, and the search that matches it."""
     return pd.DataFrame(
         {
             "Recipe": row["recipe"],
@@ -191,7 +191,7 @@ def _rank_bounds(row: pd.Series) -> str:
 
 
 def _share(row: pd.Series, random_points: bool) -> dict[str, str]:
-    """Only points drawn at random have a share that stands for others."""
+    """Return the share of better points, which is defined for points drawn at random only."""
     if not random_points:
         return {}
     known = math.isfinite(row["better_low"])
@@ -207,28 +207,37 @@ def _budget(recipe: str, comparison: Comparison) -> dict[str, str]:
     few, k, most = row["k_low"], row["k"], f"{row['k_high']}" if row["k_high"] < n else f"{n} or more"
     return {
         "Static points to match": f"more than {n} ({few} or more)" if row["beyond"] else f"{k} ({few} to {most})",
-        "Their steps, times the sweep": f"{ratio(row['steps_sweep'])} (at least {ratio(row['steps_sweep_low'])})",
-        "Their time, times the sweep": f"{ratio(row['seconds_sweep'])} (at least {ratio(row['seconds_sweep_low'])})",
-        "Their time, times one run": f"{ratio(row['seconds_run'])} (at least {ratio(row['seconds_run_low'])})",
+        "Their steps / sweep": f"{ratio(row['steps_sweep'])} (at least {ratio(row['steps_sweep_low'])})",
+        "Their time / sweep": f"{ratio(row['seconds_sweep'])} (at least {ratio(row['seconds_sweep_low'])})",
+        "Their time / one run": f"{ratio(row['seconds_run'])} (at least {ratio(row['seconds_run_low'])})",
     }
 
 
 def figure4_table(comparison: Comparison) -> pd.DataFrame:
-    """Spearman's rho of score and distance to E_t[w], beside that of reference points."""
+    """Return Spearman's rho of score and distance to E_t[w], with that of reference points."""
     return pd.DataFrame(
         {
             "Recipe": row["recipe"],
-            "Distance": {"aitchison": "Aitchison", "l2": "L2 (the paper's)"}[row["distance"]],
+            "Distance": {"aitchison": "Aitchison", "l2": "L2"}[row["distance"]],
             "Spearman's rho": signed(row["rho"]),
-            "Percentile among 200 reference points": count(row["percentile"]),
-            "rho of the references, central 95%": bounds(row["null_low"], row["null_high"]),
+            "Percentile": count(row["percentile"]),
+            "rho of 95% of random points": bounds(row["null_low"], row["null_high"]),
         }
         for _, row in comparison.figure4.iterrows()
     )
 
 
+def surface_table(comparison: Comparison) -> pd.DataFrame:
+    """Return the lowest point of the response surface; empty if it does not locate one."""
+    surface = comparison.surface
+    if not surface.located:
+        return pd.DataFrame()
+    row = {f"w {task}": weight(w) for task, w in zip(comparison.tasks, surface.optimum, strict=True)}
+    return pd.DataFrame([{"Score there": signed(surface.score), **row}])
+
+
 def gap_table(comparison: Comparison) -> pd.DataFrame:
-    """How much worse each arm is on test than on its own training data."""
+    """Return by how much each arm is worse on test than on its own training data."""
     arms = comparison.arms[comparison.arms["gap"].notna()]
     return pd.DataFrame(
         {
@@ -243,7 +252,7 @@ def gap_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def trials_table(data: ReportData) -> pd.DataFrame:
-    """Every trial in a line; ``Run`` holds its MLflow run's link."""
+    """Return one row per trial; ``Run`` is the link to its MLflow run."""
     return pd.DataFrame(_trial_rows(all_trials(data), data.run_links))
 
 
@@ -265,7 +274,7 @@ def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict
 
 
 def all_trials(data: ReportData) -> pd.DataFrame:
-    """Every trial with its numbers as they are: ``score_val``, ``score_test`` and the columns given to `compare`."""
+    """Return all trials as numbers: ``score_val``, ``score_test`` and the columns given to `compare`."""
     search = data.comparison.search.rename(columns={"score": "score_val"})
     whole = pd.concat([part for part in (search, data.comparison.confirm, data.unfinished) if len(part)] or [search])
     whole = whole.drop_duplicates("identity").reindex(columns=list(dict.fromkeys([*_TRIAL_COLUMNS, *whole.columns])))
@@ -273,7 +282,7 @@ def all_trials(data: ReportData) -> pd.DataFrame:
 
 
 def arms_numbers(comparison: Comparison) -> pd.DataFrame:
-    """The arms with their numbers as they are, and their label."""
+    """Return the table of arms as numbers, with labels."""
     labels = [arm_label(arm) for arm in comparison.arms["arm"]]
     table = comparison.arms.copy()
     table.insert(1, "label", labels)
@@ -281,12 +290,10 @@ def arms_numbers(comparison: Comparison) -> pd.DataFrame:
 
 
 def definitions(comparison: Comparison) -> str:
-    """What the numbers in the tables mean."""
+    """Return the rules of this study's comparison, which the glossary does not have."""
     return (
-        "A score is the mean over tasks of the relative change against single-task networks, in percent; lower is "
-        "better, and below 0 the multitask network beats them. Regret is an arm's score minus the score of the best "
-        "static arm, paired by seed, in percentage points. Arms are chosen on validation and read on test, on seeds "
-        f"that no search trial has used. A regret within ±{comparison.margin:g} is equivalent. The verdict's regret "
-        "is corrected for selection bias: every seed is read with arms chosen on other seeds. The table's regrets "
+        "Arms are chosen on validation and compared on test, on seeds that no search trial has used. A regret within "
+        f"±{comparison.margin:g} percentage points counts as equivalent. The verdict's regret is corrected for "
+        "selection bias: each seed evaluates arms that were chosen on other seeds. The regrets in the table of arms "
         "are not corrected: each compares one arm with the best static arm."
     )

@@ -1,4 +1,4 @@
-"""The end of a study on the terminal."""
+"""The table of arms for the terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hpo.report.arm_labels import arm_label
 
 MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
 LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
-    "→ recommended, * {rival}: what regret and verdict compare with."
+    "→ recommended; * {rival}, with which regret and verdict compare."
 )
 
 
 def arms(comparison: Comparison) -> Table:
-    """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
+    """Return the arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
     rival = "best static arm" if comparison.searched else arm_label(comparison.verdict.static)
     table = Table(title=LEGEND.format(rival=rival), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", min_width=2, no_wrap=True)
@@ -45,12 +45,12 @@ def _cells(row: pd.Series) -> list[str]:
 
 
 def _plus_minus(mean: float, high: float) -> str:
-    """A mean with half its interval, "-0.42 ± 0.38"; Student's interval is symmetric."""
+    """Return a mean with half its interval, "-0.42 ± 0.38"; Student's interval is symmetric."""
     if not math.isfinite(mean):
         return NOTHING
     return f"{_short(mean)} ± {_short(high - mean).lstrip('+')}" if math.isfinite(high) else _short(mean)
 
 
 def _short(value: float) -> str:
-    """A signed number in at most five characters up to 1,000: "-0.42", "+49.6", "+102"."""
+    """Return a signed number in at most five characters up to 1,000: "-0.42", "+49.6", "+102"."""
     return f"{value:+.1f}" if 10 <= abs(value) < 100 else signed(value)

@@ -1,4 +1,4 @@
-"""The line of code that trains with an arm whose weights move, for people to copy."""
+"""The line of code that trains with an arm whose weights move."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Line(NamedTuple):
     """A call that makes a balancer.
 
     Attributes:
-        module: what to import.
-        call: what to call in it, in which ``tasks`` are the names of the tasks and ``shared`` is W.
-        where: what the words in it mean, where they do not say so themselves.
+        module: the module to import.
+        call: a call in it, in which ``tasks`` are the names of the tasks and ``shared`` is W.
+        where: explanations of the names in the call.
     """
 
     module: str
@@ -27,12 +27,12 @@ class Line(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The whole expression."""
+        """The complete expression."""
         return f"{self.module}.{self.call}"
 
 
 def line_of(winner: Winner) -> Line | None:
-    """How to train as an arm was trained; ``None`` for a method that has no line here."""
+    """Return the call that trains as an arm was trained; ``None`` for a method without one."""
     if winner.kind == "gradnorm":
         return _gradnorm(winner)
     method = METHODS.get(winner.kind)
@@ -47,6 +47,6 @@ def _gradnorm(winner: Winner) -> Line:
     settings = {"alpha": f"{winner.alpha:g}"}
     settings |= {"lr": f"{winner.learning_rate:g}"} if math.isfinite(winner.learning_rate) else {}
     settings |= {"decay_steps": f"{winner.steps}"} if winner.recipe == "annealed" else {}
-    told = ", ".join(f"{name}={value}" for name, value in settings.items())
+    arguments = ", ".join(f"{name}={value}" for name, value in settings.items())
     where = (SHARED, STEPS) if "decay_steps" in settings else (SHARED,)
-    return Line("balancers", f"GradNorm.{winner.recipe}(tasks, shared, {told})", where)
+    return Line("balancers", f"GradNorm.{winner.recipe}(tasks, shared, {arguments})", where)

@@ -1,4 +1,4 @@
-"""Write the report's files, each under a temporary name first, so that a reader never sees half of one."""
+"""Write the report's files, each under a temporary name first, so that no reader sees an incomplete file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hpo.report.tables import all_trials, arms_numbers
 def write_report(data: ReportData, folder: Path) -> dict[str, Path]:
     """Write ``report.html``, ``report.md``, ``comparison.json``, ``arms.csv``, ``trials.csv`` into a folder.
 
-    The folder is made if missing.
+    The folder is created if missing.
 
     Returns:
-        The files by what they are: ``html``, ``markdown``, ``json``, ``arms``, ``trials``.
+        The files by kind: ``html``, ``markdown``, ``json``, ``arms``, ``trials``.
     """
     contents = {
         "html": ("report.html", page(data)),

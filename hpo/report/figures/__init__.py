@@ -1,4 +1,4 @@
-"""The report's figures, one file each: to add one, write its module and name it in `FIGURES`."""
+"""The report's figures, one module each. To add one, write its module and add it to `FIGURES`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hpo.report.report_data import ReportData
 
 
 class Figure(Protocol):
-    """What a module of this folder has."""
+    """Interface of the modules in this folder."""
 
     TITLE: str
     MISSING: str
-    """Said in place of the figure where the data does not carry it."""
+    """Reason that is shown in place of the figure if its data are missing."""
     WIDE: bool
-    """Whether it takes the whole width of a wide page."""
+    """True if the figure takes the whole width of a wide page."""
 
     def caption(self, data: ReportData, /) -> str:
-        """How to read it, in a sentence or two."""
+        """Return a sentence or two on how to read the figure."""
 
     def figure(self, data: ReportData, /) -> go.Figure | None:
-        """The figure, or ``None`` where the data does not carry it."""
+        """Draw the figure; ``None`` if its data are missing."""
 
 
 # Their order is the order of the report.

@@ -11,20 +11,20 @@ from hpo.report.figures.style import STATIC, blank, clip, plain, recipe_style
 from hpo.report.report_data import ReportData, static_points
 
 TITLE = "How much alpha matters"
-MISSING = "The alpha sweep has no scored run yet."
+MISSING = "The alpha sweep has no run with a score yet."
 WIDE = False
 
 
 def caption(_: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     return (
-        "Lower is better: each marker is one GradNorm run on the search seed, the dashed line the best of the static "
-        "search on the same seed. Open triangles at the top are runs that lie beyond the range or did not finish."
+        "Lower is better. Each marker is one GradNorm run on the search seed; the dashed line is the best static "
+        "point on the same seed. Open triangles at the top are runs beyond the range, or runs that did not finish."
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """Score over alpha, a colour and a marker for each recipe."""
+    """Draw score over alpha, with a colour and a marker for each recipe."""
     search = data.comparison.search
     sweep = search[search["kind"] == "gradnorm"].sort_values("alpha", kind="stable")
     if not sweep["score"].notna().any():
@@ -39,7 +39,7 @@ def figure(data: ReportData) -> go.Figure | None:
     if best is not None:
         line = {"color": STATIC, "dash": "dash", "width": 1.5}
         plot.add_hline(best["score"], line=line, layer="below")
-        plot.add_scatter(x=[None], y=[None], mode="lines", line=line, name="best of the static search")
+        plot.add_scatter(x=[None], y=[None], mode="lines", line=line, name="best static point")
     plot.update_layout(xaxis_title_text="alpha", yaxis_title_text="score on validation, %")
     return plot
 

@@ -17,17 +17,18 @@ _ROW = 46  # pixels
 
 
 def caption(data: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     text = (
-        "Further left is better; a bar is the 95% interval over seeds, the dashed line the best static arm. "
-        "The recommended arm is in bold."
+        "Further left is better. Bars are 95% intervals over seeds; the dashed line is the best static arm. The "
+        "recommended arm is in bold."
     )
     beyond = int(_clipped(_scored(data)).beyond.sum())
-    return text + (f" Triangles at the right edge: {beyond} further out, their score beside the name." * bool(beyond))
+    note = f" Arms beyond the range ({beyond}) are triangles at the right edge, with their score beside the name."
+    return text + note * bool(beyond)
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """A forest plot in the order of the arms table: names above their intervals, so that it fits a phone."""
+    """Draw a forest plot in the order of the table of arms, names above intervals so that it fits a phone."""
     arms = _scored(data)
     if arms.empty:
         return None
@@ -79,7 +80,7 @@ def _add(plot: go.Figure, arms: pd.DataFrame, name: str, color: str, symbol: str
 
 
 def _name(row: pd.Series) -> str:
-    """The arm's label, bold if recommended, with its score if that is out of range."""
+    """Return the arm's label, bold if recommended, with its score if that is out of range."""
     label = plain(arm_label(row["arm"]))
     text = f"<b>{label}</b>" if row["recommended"] else label
     return text + (f" · {signed(row['score_test'])}" if row["beyond"] else "")

@@ -1,4 +1,4 @@
-"""How many static points a search must try to match GradNorm: expected best of k, with its band."""
+"""Number of static points that match GradNorm: the expected best of k, with its band."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hpo.report.figures.style import STATIC, STATIC_BAND, blank, plain, recipe_s
 from hpo.report.report_data import ReportData
 
 TITLE = "Was the grid search worth it?"
-MISSING = "It takes scored static points."
+MISSING = "No static point has a score yet."
 WIDE = False
 
 
 def caption(data: ReportData) -> str:
-    """How to read it."""
-    text = "Lower is better: the score to expect from the best of k static points, with its 95% band"
+    """Return the explanation below the figure."""
+    text = "Lower is better. The curve is the expected score of the best of k static points, with its 95% band"
     if data.comparison.budget.table.empty:
         return text + "."
-    return text + "; where a recipe's line meets the curve, k static points match the best run of its alpha sweep."
+    return f"{text}. Where a recipe's line meets it, k static points match the best run of the recipe's alpha sweep."
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """The curve in its band, a level for each recipe, and a marker where they meet."""
+    """Draw the curve in its band, a level for each recipe, and a marker where they meet."""
     curve, table = data.comparison.budget.curve, data.comparison.budget.table
     if curve.empty:
         return None

@@ -1,4 +1,4 @@
-"""What each way to find weights took, in steps and in measured time."""
+"""Cost of each way to find weights, in steps and in measured time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hpo.core.number_format import count, duration, ratio
 from hpo.report.figures.style import RECIPES, STATIC, blank, plain
 from hpo.report.report_data import ReportData
 
-TITLE = "What finding weights took"
-MISSING = "No trial of the static search or of an alpha sweep is there yet."
+TITLE = "Cost of finding weights"
+MISSING = "No trial of the static search or of an alpha sweep has run yet."
 WIDE = True
 _PANELS = {"steps": ("steps", count), "seconds": ("measured time", duration)}
 _ROW = 56  # pixels
 
 
 def caption(_: ReportData) -> str:
-    """How to read it."""
-    return "Shorter is cheaper; in brackets, how many times the static search that is."
+    """Return the explanation below the figure."""
+    return "Shorter is cheaper. In parentheses: the cost in multiples of the static search."
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """Bars in two panels; the names stand above them, so that it fits a phone."""
+    """Draw bars in two panels, names above bars so that it fits a phone."""
     cost = data.comparison.cost
     cost = cost[cost["trials"] > 0]
     if cost.empty:

@@ -10,33 +10,21 @@ from hpo.report.figures.style import Clipped, blank, clip, clip_note, plain, poi
 from hpo.report.report_data import ReportData, best_runs, static_points
 
 TITLE = "Are static points near E_t[w] the good ones?"
-MISSING = "It takes scored static points and a GradNorm run with a score."
+MISSING = "It needs static points with a score and a GradNorm run with a score."
 WIDE = False
 _PANELS = ("Aitchison distance to E_t[w]", "L2 distance to E_t[w]")  # the order of `Distance`
 
 
 def caption(data: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     return (
-        "Each marker is a static point, and GradNorm is right where the score rises from left to right; E_t[w] is "
-        "the arithmetic average of each recipe's best run." + _rho(data) + clip_note(_clipped(data))
+        "Each marker is a static point. If the score rises from left to right, GradNorm's weights are near the best "
+        "ones. E_t[w] is the arithmetic average of each recipe's best run." + clip_note(_clipped(data))
     )
 
 
-def _rho(data: ReportData) -> str:
-    """Spearman's rho of the paper's distance, with its worth."""
-    found = data.comparison.figure4
-    told = [
-        f"{row['rho']:+.2f} for the {row['recipe']} recipe, more than for {row['percentile']:.0f} of 100 random "
-        "points"
-        for _, row in found[found["distance"] == "l2"].iterrows()
-        if row["rho"] == row["rho"]
-    ]
-    return f" Spearman's rho by L2: {'; '.join(told)}." if told else ""
-
-
 def figure(data: ReportData) -> go.Figure | None:
-    """Two panels, one a distance; a colour and a marker for each recipe."""
+    """Draw a panel for each distance, with a colour and a marker for each recipe."""
     runs, points = best_runs(data.comparison), static_points(data.comparison)
     if not runs or points.empty:
         return None
@@ -62,7 +50,7 @@ def _clipped(data: ReportData) -> Clipped:
 
 
 def _markers(recipe: str, x: list[float], clipped: Clipped, style: tuple[str, str]) -> go.Scatter:
-    """The static points by their distance to a recipe's E_t[w]."""
+    """Return the static points by their distance to a recipe's E_t[w]."""
     color, symbol = style
     symbols = ["triangle-up" if beyond else symbol for beyond in clipped.beyond]
     return go.Scatter(

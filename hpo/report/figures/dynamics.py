@@ -1,4 +1,4 @@
-"""Gradient norms and training rates of each recipe's best run: what GradNorm balances, over time."""
+"""Gradient norms and training rates of each recipe's best run over time."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from hpo.report.figures.style import add_run_title, blank, plain, task_line
 from hpo.report.report_data import ReportData, best_runs
 
 TITLE = "Gradient norms and training rates"
-MISSING = "No trajectory of a GradNorm run with gradient norms is at hand."
+MISSING = "There is no trajectory of a GradNorm run with gradient norms."
 WIDE = True
-_BINS = 150  # of a curve: means over so many stretches of the run, since single steps are noise
+_BINS = 150  # points of a curve, each a mean over a stretch of the run, since single steps are noisy
 _PANELS = {"G": "G / mean G", "r": "r"}
 _ROW = 230  # pixels
 _TICKS = [0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100]
 
 
 def caption(_: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     return (
-        "G is the norm of a task's weighted gradient on the shared layer, here relative to the mean over tasks, and "
-        "r its relative inverse training rate, above 1 for a slow task. GradNorm pulls G / mean G towards "
-        "r^alpha, which is 1 where alpha is 0."
+        "G is the norm of a task's weighted gradient on the shared layer, here relative to the mean over tasks. r is "
+        "the task's relative inverse training rate, above 1 for a slow task. GradNorm pulls G / mean G towards "
+        "r^alpha, which is 1 if alpha is 0."
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """A row a recipe, G on the left and r on the right, a curve a task."""
+    """Draw a row for each recipe, G on the left and r on the right, with a curve for each task."""
     tables = {recipe: _relative(table, data.comparison.tasks) for recipe, table in sorted(data.trajectories.items())}
     tables = {recipe: table for recipe, table in tables.items() if len(table)}
     if not tables:
@@ -50,7 +50,7 @@ def figure(data: ReportData) -> go.Figure | None:
 
 
 def _relative(table: pd.DataFrame, tasks: tuple[str, ...]) -> pd.DataFrame:
-    """Means of G relative to the mean over tasks, and of r, over stretches of the measured steps."""
+    """Average G relative to its mean over tasks, and r, over stretches of the measured steps."""
     names = {kind: [f"{kind}/{task}" for task in tasks] for kind in _PANELS}
     columns = [*names["G"], *names["r"]]
     if not set(columns) <= set(table.columns):

@@ -1,4 +1,4 @@
-"""How much worse every arm is on test than on the data it was trained on."""
+"""Difference of each arm between test and training data."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ WIDE = False
 
 
 def caption(data: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     return (
-        "Lower is better; further right, an arm is that much worse on test than on its own training data. "
-        "A weighting that wins by overfitting less shows here as low and left."
+        "Lower is better. The horizontal axis shows by how much an arm is worse on test than on its own training "
+        "data. Weights that win by overfitting less are low and left."
         + clip_note(clip(_known(data)["score_test"], 2.0))
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """Test score over the gap, a marker an arm."""
+    """Draw test score over the gap, a marker for each arm."""
     arms = _known(data)
     if arms.empty:
         return None

@@ -12,7 +12,7 @@ from hpo.report.report_data import ReportData, best_runs, best_static
 
 
 def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
-    """Static points as markers, E_t[w] as vertical lines, the best static arm ringed."""
+    """Draw static points as markers, E_t[w] as vertical lines, and a ring around the best static arm."""
     tasks = data.comparison.tasks
     w = weight_columns(points, tasks, "geometric")
     clipped = clip(points["score"], 0.5)
@@ -38,7 +38,7 @@ def line(data: ReportData, points: pd.DataFrame) -> go.Figure:
 
 
 def _add_surface(plot: go.Figure, data: ReportData, w: Vector, top: float) -> None:
-    """The fitted quadratic where it is identified, and the 95% region of its lowest point where that is located."""
+    """Add the fitted quadratic if it is identified, and the 95% region of its lowest point if that is located."""
     surface = data.comparison.surface
     if not surface.identified:
         return

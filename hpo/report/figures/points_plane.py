@@ -25,15 +25,15 @@ from hpo.report.figures.style import (
 )
 from hpo.report.report_data import ReportData, best_runs, best_static, centred_log_ratios
 
-_ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the two others shrink alike
+_ANGLES = np.radians([90, 210, 330])  # of the rays along which one weight grows and the others shrink equally
 _RAYS: Vector = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_BETWEEN = math.radians(30)  # midway between two rays, where the rings' numbers stand
+_BETWEEN = math.radians(30)  # midway between two rays, the place of the rings' numbers
 _PATH_POINTS = 300
 _CELLS = 120  # of the heat map, along a side
 
 
 def plane(data: ReportData, points: pd.DataFrame) -> go.Figure:
-    """Static points coloured by score, the paths of w(t), E_t[w] and the best static arm."""
+    """Draw static points coloured by score, the paths of w(t), E_t[w] and the best static arm."""
     w = weight_columns(points, data.comparison.tasks, "geometric")
     places = _places(w)
     marked = _marked(data)
@@ -49,20 +49,20 @@ def plane(data: ReportData, points: pd.DataFrame) -> go.Figure:
 
 
 def _places(w: ArrayLike) -> Vector:
-    """Weights (..., 3) as places (..., 2): ``sqrt(2/3) sum_i clr_i u_i`` with unit rays u_i keeps distances."""
+    """Map weights (..., 3) to places (..., 2): ``sqrt(2/3) sum_i clr_i u_i`` with unit rays u_i keeps distances."""
     places: Vector = math.sqrt(2 / 3) * centred_log_ratios(w) @ _RAYS
     return places
 
 
 def _marked(data: ReportData) -> dict[str, Vector]:
-    """The weights that stand out: E_t[w] by recipe, and the best static arm under the empty name."""
+    """Return the weights with large markers: E_t[w] by recipe, and the best static arm under the empty name."""
     runs, best = best_runs(data.comparison), best_static(data.comparison)
     found = {recipe: weights_of(run, data.comparison.tasks, "geometric") for recipe, run in runs.items()}
     return found | ({"": best.weights} if best is not None else {})
 
 
 def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach: float) -> None:
-    """The fitted quadratic as a heat map between the points, if identified, and the region of its lowest point."""
+    """Add the fitted quadratic as a heat map between the points, if identified, and its lowest point's region."""
     surface = data.comparison.surface
     if not surface.identified:
         return
@@ -85,7 +85,7 @@ def _add_surface(plot: go.Figure, data: ReportData, points: pd.DataFrame, reach:
 
 
 def _outline(places: Vector) -> Vector:
-    """The convex hull of points, shape (n, 2), as a closed line; the points as they are if they lie on a line."""
+    """Return the convex hull of points (n, 2) as a closed line; the points unchanged if they lie on a line."""
     try:
         corners: Vector = places[ConvexHull(places).vertices]
     except QhullError:
@@ -94,12 +94,12 @@ def _outline(places: Vector) -> Vector:
 
 
 def _scale(points: pd.DataFrame) -> tuple[float, float]:
-    """The scores that the colours span."""
+    """Return the range of scores that the colours span."""
     return float(points["score"].min()), clip(points["score"], 0.5).top
 
 
 def _add_frame(plot: go.Figure, data: ReportData, reach: float) -> None:
-    """Rays with the tasks' names, and rings."""
+    """Add rays with the tasks' names, and rings."""
     frame = {"color": REFERENCE, "width": 0.7}
     for power in _powers(reach):
         _add_ring(plot, power, frame)
@@ -116,14 +116,14 @@ def _add_frame(plot: go.Figure, data: ReportData, reach: float) -> None:
 
 
 def _powers(reach: float) -> range:
-    """The powers of ten of at most five rings."""
+    """Return the powers of ten of at most five rings."""
     most = int(reach * math.sqrt(1.5) / math.log(10))
     step = -(-most // 5) or 1
     return range(step, most + 1, step)
 
 
 def _add_ring(plot: go.Figure, power: int, line: dict[str, object]) -> None:
-    """Where a task's ray crosses it, the task's weight is 10**power times each of the other two."""
+    """Add the ring on which, at a task's ray, its weight is 10**power times each of the other two."""
     radius, turn = power * math.log(10) / math.sqrt(1.5), np.linspace(0, 2 * np.pi, 90)
     plot.add_scatter(
         x=radius * np.cos(turn), y=radius * np.sin(turn), mode="lines", line=line, opacity=0.5, hoverinfo="skip",

@@ -15,13 +15,13 @@ from hpo.compare import Vector, weight_columns, weights_of
 from hpo.report.figures.style import REFERENCE, SCALE, STATIC, blank, clip, plain, point_texts, recipe_style
 from hpo.report.report_data import ReportData, best_runs, best_static, centred_log_ratios
 
-_COLUMNS, _PAIRS = 3, 9  # panels in a row, and in all
+_COLUMNS, _PAIRS = 3, 9  # panels in a row, and in total
 _TOP, _PANEL = 460, 230  # pixels
-_LINES = 150  # the best points only: more lines are no picture
+_LINES = 150  # number of points drawn, the best ones; more lines are not readable
 
 
 def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
-    """Static points as thin lines coloured by score; the best static arm and E_t[w] as thick ones."""
+    """Draw static points as thin lines coloured by score, and the best static arm and E_t[w] as thick lines."""
     tasks = data.comparison.tasks
     names = [plain(task) for task in tasks]
     pairs, texts = _telling_pairs(points, tasks), point_texts(points, tasks)
@@ -49,7 +49,7 @@ def profiles(data: ReportData, points: pd.DataFrame) -> go.Figure:
 
 
 def _telling_pairs(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[tuple[int, int]]:
-    """The pairs of tasks whose log-ratio, as a quadratic, explains most of the scores' ranks; at most nine."""
+    """Return the at most nine pairs of tasks whose log-ratio, as a quadratic, best explains the scores' ranks."""
     if len(points) < 5:
         return []
     logs = np.log(weight_columns(points, tasks, "geometric"))
@@ -66,14 +66,14 @@ def _telling_pairs(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[tuple[i
 def _add_pair(
     plot: go.Figure, panel: dict[str, int], pair: tuple[int, int], points: pd.DataFrame, data: ReportData
 ) -> None:
-    """Score over the ratio of two weights, and where GradNorm's E_t[w] and the best static arm stand.
+    """Add score over the ratio of two weights, with lines for GradNorm's E_t[w] and the best static arm.
 
     Args:
-        plot: to draw on.
+        plot: the figure.
         panel: its "row" and "col".
-        pair: the places of the two tasks.
+        pair: the indices of the two tasks.
         points: the static points.
-        data: of the report.
+        data: data of the report.
     """
     tasks, (i, j) = data.comparison.tasks, pair
     w = weight_columns(points, tasks, "geometric")

@@ -1,4 +1,4 @@
-"""What the figures share: colours that colour-blind readers tell apart, light and dark templates, clipping.
+"""Shared parts of the figures: colours that colour-blind readers can distinguish, templates, clipping.
 
 The colours (after Okabe and Ito, "Color Universal Design", 2008) have a contrast of 3 or more against both the white
 and the dark page, so that only text and lines of the frame change with the scheme.
@@ -37,23 +37,23 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 
 def plain(text: str) -> str:
-    """Text that Plotly shows as it is, where it would read tags."""
+    """Escape text that Plotly would otherwise read as tags."""
     return html.escape(text, quote=False)
 
 
 def recipe_style(recipe: str, recipes: Iterable[str]) -> tuple[str, str]:
-    """The colour and the marker of a recipe, the same in every figure."""
+    """Return the colour and the marker of a recipe, the same in every figure."""
     place = sorted(recipes).index(recipe)
     return RECIPES[place % len(RECIPES)], SYMBOLS[place % len(SYMBOLS)]
 
 
 def task_line(place: int) -> dict[str, str]:
-    """The colour and the dash of a task's line; with more tasks than colours, dashes tell them apart."""
+    """Return the colour and the dash of a task's line; dashes distinguish tasks of the same colour."""
     return {"color": TASKS[place % len(TASKS)], "dash": DASHES[place // len(TASKS) % len(DASHES)]}
 
 
 def blank(height: int, **layout: Any) -> dict[str, Any]:
-    """The layout that every figure starts from; its colours come with the template when the page draws it."""
+    """Return the layout that every figure starts from; the page adds the template with the colours."""
     legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
         "template": go.layout.Template(),
@@ -65,7 +65,7 @@ def blank(height: int, **layout: Any) -> dict[str, Any]:
 
 
 def template(ink: str, muted: str, grid: str, surface: str) -> dict[str, Any]:
-    """A Plotly template of four colours: text, axis text, grid lines, and what lies behind text on a figure."""
+    """Return a Plotly template of four colours: text, axis text, grid lines, and background of text."""
     axis = {
         "gridcolor": grid,
         "zerolinecolor": grid,
@@ -96,7 +96,7 @@ TEMPLATES = {
 
 
 class Clipped(NamedTuple):
-    """Values no further out than ``top``; ``beyond`` marks those that were."""
+    """Values limited to ``top``; ``beyond`` marks those that were larger."""
 
     shown: NDArray[np.float64]
     beyond: NDArray[np.bool_]
@@ -104,12 +104,12 @@ class Clipped(NamedTuple):
 
 
 def clip(values: ArrayLike, reach: float, keep: Iterable[float] = ()) -> Clipped:
-    """Pull far-out high values in, so that one bad arm does not press all others onto a line.
+    """Limit high outliers, so that one bad arm does not compress the range of all others.
 
     Args:
-        values: scores, of which the low ones are of interest.
-        reach: ``top`` lies so many times the distance from the minimum to the third quartile above the latter.
-        keep: values that stay in.
+        values: scores; the low ones are of interest.
+        reach: distance of ``top`` to the third quartile, in multiples of that from the minimum to the quartile.
+        keep: values that are never limited.
     """
     x = np.asarray(values, dtype=np.float64)
     known = x[np.isfinite(x)]
@@ -121,19 +121,19 @@ def clip(values: ArrayLike, reach: float, keep: Iterable[float] = ()) -> Clipped
 
 
 def clip_note(clipped: Clipped) -> str:
-    """What the caption says of values out of range."""
+    """Return the sentence of a caption on values out of range."""
     count = int(clipped.beyond.sum())
-    return f" {count} beyond the range shown lie at its edge as triangles." if count else ""
+    return f" Points beyond the range ({count}) are triangles at its edge." if count else ""
 
 
 def weights_text(w: NDArray[np.float64], tasks: Iterable[str]) -> list[str]:
-    """For each row of weights its hover lines."""
+    """Return for each row of weights its hover lines."""
     names = [plain(task) for task in tasks]
     return ["<br>".join(f"w {n} {v:.3g}" for n, v in zip(names, row, strict=True)) for row in w]
 
 
 def point_texts(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:
-    """For each static point its hover lines: arm, score, weights, and the identity that names its MLflow run."""
+    """Return for each static point its hover lines: arm, score, weights, and the identity of its MLflow run."""
     texts = weights_text(weight_columns(points, tasks, "geometric"), tasks)
     return [
         f"{plain(arm_label(row['arm']))}<br>score {signed(row['score'])}<br>{text}<br>trial {row['identity']}"
@@ -142,7 +142,7 @@ def point_texts(points: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks of a logarithmic axis between two powers of ten: decades, or 1, 2, 5 where there are few of those."""
+    """Return ticks of a logarithmic axis between two powers of ten: decades, or 1, 2, 5 if there are few decades."""
     if high - low >= 2:
         return {"dtick": 1}
     powers = range(math.floor(low), math.ceil(high) + 1)
@@ -150,14 +150,14 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
 
 
 def thinned(table: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """About so many rows of a table, evenly spaced, the last among them."""
+    """Return at most this number of rows of a table, evenly spaced, including the last."""
     if len(table) <= rows:
         return table
     return table.iloc[np.unique(np.linspace(0, len(table) - 1, rows).round().astype(int))]
 
 
 def add_run_title(plot: go.Figure, row: int, recipe: str, run: pd.Series | None) -> None:
-    """Say above a row of panels whose run they show."""
+    """Add the recipe and alpha of a run above its row of panels."""
     alpha = "" if run is None else f", alpha {run['alpha']:.3g}"
     axis = plot.get_subplot(row, 1).yaxis
     plot.add_annotation(

@@ -15,22 +15,22 @@ from hpo.report.figures.style import add_run_title, blank, log_ticks, plain, tas
 from hpo.report.report_data import ReportData, best_runs, best_static
 
 TITLE = "How GradNorm moved the weights"
-MISSING = "No trajectory of a GradNorm run is at hand."
+MISSING = "There is no trajectory of a GradNorm run."
 WIDE = True
-_POINTS = 600  # of a curve; more would only make the page heavy
+_POINTS = 600  # points of a curve; more would only make the file larger
 _SYMBOLS = dict(zip(AVERAGES, ("circle", "diamond", "square", "cross"), strict=True))
 
 
 def caption(_: ReportData) -> str:
-    """How to read it."""
+    """Return the explanation below the figure."""
     return (
-        "w(t) over the steps of the best run of each recipe; right of it E_t[w], averaged in four ways. "
-        "Where markers lie on the dashed line of their colour, GradNorm found the best static weights."
+        "Left: w(t) over the steps of each recipe's best run. Right: its averages E_t[w]. If markers lie on the "
+        "dashed line of their colour, GradNorm found the best static weights."
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
-    """A row a recipe: curves on the left, averages on the right, both over the best static weights."""
+    """Draw a row for each recipe: curves left, averages right, both with the best static weights."""
     recipes = {recipe: table for recipe, table in sorted(data.trajectories.items()) if len(table)}
     if not recipes:
         return None
@@ -57,7 +57,7 @@ def figure(data: ReportData) -> go.Figure | None:
 
 
 def _range(tables: Iterable[pd.DataFrame], data: ReportData) -> list[float]:
-    """The powers of ten that hold all curves and the best static weights, the same for every recipe."""
+    """Return the powers of ten that contain all curves and the best static weights, for all recipes."""
     columns = [f"w/{task}" for task in data.comparison.tasks]
     every = np.concatenate([table[columns].to_numpy(dtype=np.float64).ravel() for table in tables])
     static = best_static(data.comparison)

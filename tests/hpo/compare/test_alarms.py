@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo.compare import compare, kind_of
+from hpo.compare import Comparison, compare, kind_of
 from hpo.compare.alarms import alarms
 from tests.helpers.compare_tables import DIRECTIONS, arm, arms_by_name, compared, references, row, weighted
 
@@ -18,8 +18,7 @@ def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:
     trials.loc[trials["arm"] == "equal", "test/accuracy"] = 0.96  # 4 percent worse
     comparison = compare(trials, DIRECTIONS, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(4.0)
-    rest = "the single-task reference of error did not finish, so the task is left out of every score there"
-    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
+    assert_without_reference(comparison, "error did not finish")
 
 
 def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
@@ -27,8 +26,14 @@ def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
     trials.loc[trials["arm"] == "single_task/error", ["val/error", "test/error"]] = 0.0
     comparison = compare(trials, DIRECTIONS, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(2.0)
-    rest = "the single-task reference of error is 0, so the task is left out of every score there"
-    assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
+    assert_without_reference(comparison, "error is 0")
+
+
+def assert_without_reference(comparison: Comparison, fault: str) -> None:
+    """Assert that there is an alarm for the search seed and one for the confirm seeds."""
+    beginning = f"the single-task reference of {fault} on the "
+    seeds = {a.removeprefix(beginning).partition(":")[0] for a in comparison.alarms if a.startswith(beginning)}
+    assert seeds == {"search seed", "confirm seeds"}
 
 
 @pytest.mark.parametrize(
@@ -50,10 +55,10 @@ def test_a_reference_near_0_is_told(task: str, reference: float, others: float, 
     )
     alone = trials["arm"] == f"single_task/{task}"
     trials.loc[alone, f"test/{task}"], trials.loc[~alone, f"test/{task}"] = reference, others
-    found = [alarm for alarm in compare(trials, DIRECTIONS, 1.0).alarms if "near 0" in alarm]
+    found = [alarm for alarm in compare(trials, DIRECTIONS, 1.0).alarms if "near zero" in alarm]
     assert len(found) == is_near
     assert all(
-        line.startswith(f"confirm seeds: the single-task reference of {task} is {reference:.2g}, near 0 beside the ")
+        line.startswith(f"the single-task reference of {task} on the confirm seeds is {reference:.2g}, near zero")
         for line in found
     )
 
@@ -65,8 +70,8 @@ def test_alarms() -> None:
     comparison = compared(rows, [row("equal", 1, 0.0, 0.0, steps=50)], seeds=1)
     assert comparison.alarms == (
         "7 trials (static/01, static/02, static/03, static/04 and 3 more arms) failed",
-        "only 1 seed(s): no interval is worth much below 3",
-        "arms took unequal numbers of steps: [50, 100]",
+        "only 1 confirm seed: intervals from fewer than 3 seeds are unreliable",
+        "arms were trained for different numbers of steps, from 50 to 100",
         "1 trial (static/08): no GPU",
         "2 trials (static/08, static/09): slow",
     )
@@ -96,15 +101,16 @@ def test_trials_that_did_not_finish(status: str) -> None:
 
 def test_few_seeds() -> None:
     few = [rows[:2] for rows in GOOD]
-    assert compared(*few, seeds=2).alarms == ("only 2 seed(s): no interval is worth much below 3",)
-    references_alone = compared(seeds=2).alarms
-    assert references_alone == ("only 2 seed(s): no interval is worth much below 3",)
+    for comparison in (compared(*few, seeds=2), compared(seeds=2)):  # also with references alone
+        (alarm,) = comparison.alarms
+        assert alarm.startswith("only 2 confirm seeds")
     assert compared(*few, GOOD[0]).alarms == ()  # another arm has three
 
 
 def test_unequal_steps() -> None:
     rows = arm("static/04", [5.0] * 3, [9.0] * 3, steps=90)
-    assert compared(rows, *GOOD).alarms == ("arms took unequal numbers of steps: [90, 100]",)
+    (alarm,) = compared(rows, *GOOD).alarms
+    assert "different numbers of steps, from 90 to 100" in alarm
     shorter_search = [row("static/04", 0, 5.0, steps=7)]  # not compared with the confirm trials
     assert compared(shorter_search, *GOOD).alarms == ()
 
@@ -112,17 +118,15 @@ def test_unequal_steps() -> None:
 def test_a_reference_that_is_missing_in_the_search_alone() -> None:
     trials = pd.DataFrame([*references(3), *(one for rows in GOOD for one in rows)])
     gone = (trials["arm"] == "single_task/accuracy") & (trials["seed"] == 0)
-    rest = "the single-task reference of accuracy did not finish, so the task is left out of every score there"
-    assert compare(trials[~gone], DIRECTIONS, 1.0).alarms == (f"search seeds: {rest}",)
+    (alarm,) = compare(trials[~gone], DIRECTIONS, 1.0).alarms
+    assert alarm.startswith("the single-task reference of accuracy did not finish on the search seed")
 
 
 def test_validation_and_test_disagree() -> None:
     on_test = arm("static/02", [4.0] * 3, [-9.0, -8.1, -6.9])  # validation puts it last
     (alarm,) = compared(*GOOD, on_test).alarms
-    assert alarm.startswith(
-        "validation and test disagree on the order: validation chose equal, and on test static/02"
-    )
-    assert "is better by 9 percentage points" in alarm
+    for fact in ("validation and test disagree", "validation chose equal", "static/02 is better by 9 percentage"):
+        assert fact in alarm
     moving = arm("gradnorm/paper/alpha=2", [4.0] * 3, [-9.0, -8.1, -6.9])  # no weights to recommend
     assert compared(*GOOD, moving).alarms == ()
     within_noise = arm("static/02", [4.0] * 3, [-9.0, 9.0, -7.0])
@@ -144,10 +148,9 @@ def spread(best: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     ],
 )
 def test_a_best_point_on_the_edge_of_the_searched_region(best: str, beyond: str) -> None:
-    assert compared(*spread(best)).alarms == (
-        f"the best static point, {best}, is on the edge of the searched region (beyond it: {beyond}): "
-        "widen the search, better weights may lie beyond",
-    )
+    (alarm,) = compared(*spread(best)).alarms
+    for fact in (f"the best static point, {best}, is on the edge", f"({beyond})", "widen the search"):
+        assert fact in alarm
 
 
 def test_no_edge_where_a_point_as_good_lies_further_in() -> None:
@@ -179,18 +182,16 @@ def test_the_edge_of_a_region_of_many_tasks() -> None:
     (alarm,) = alarms(
         search.iloc[:0], search, search.iloc[:0], nothing.arms, search.iloc[:1], dict.fromkeys(tasks, 1)
     )
-    words = alarm.split("beyond it: ")[1].split(")")[0].split("; ")
+    words = alarm.split("beyond it (")[1].split(")")[0].split("; ")
     assert sorted(words) == ["less t0", "less t1", "less t2", "less t3", "less t4", "more t5"]
 
 
 def test_weights_of_gradnorm_outside_the_searched_region() -> None:
     search, confirm = spread("static/02")
-    for w, said in (([0.1, 1.9], "more accuracy, less error"), ([1.95, 0.05], "more error, less accuracy")):
+    for w, direction in (([0.1, 1.9], "more accuracy, less error"), ([1.95, 0.05], "more error, less accuracy")):
         outside = [weighted("gradnorm/robust/alpha=1", 0, 0.0, w)]
-        assert compared(search, outside, confirm).alarms == (
-            f"E_t[w] of the robust recipe lies outside the searched region ({said}): "
-            "the static search has not tried such weights",
-        )
+        (alarm,) = compared(search, outside, confirm).alarms
+        assert alarm.startswith(f"E_t[w] of the robust recipe is outside the searched region ({direction})")
     inside = [weighted("gradnorm/robust/alpha=1", 0, 0.0, [0.21, 1.79])]
     assert compared(search, inside, confirm).alarms == ()
 

@@ -84,7 +84,7 @@ def test_it_says_how_many_points_and_how_far_apart_they_are() -> None:
     w = comparison.region[[f"geometric/{task}" for task in DIRECTIONS]]
     spread = w.max() / w.min()
     low, high = w[spread.idxmax()].min(), w[spread.idxmax()].max()
-    assert f"the weight of {spread.idxmax().split('/')[1]} runs from {low:.2g} to {high:.2g}" in alarm
+    assert f"weight of {spread.idxmax().split('/')[1]} ranges from {low:.2g} to {high:.2g}" in alarm
     assert "confirm.top_static" in alarm
 
 
@@ -133,7 +133,7 @@ def test_points_that_were_stopped_early_count_as_told_apart() -> None:
         (0, "static/00, is extreme: 9 of the 10 other points are nearer"),
         (10, "static/10, is extreme: 9 of the 10 other points are nearer"),
         (3, "Of the other points, 3 are nearer to their centre than the recommended arm, static/03"),
-        (5, "The recommended arm, static/05, is the nearest of them to their centre"),
+        (5, "The recommended arm, static/05, is the one nearest to their centre"),
     ],
 )
 def test_it_says_where_the_recommended_point_lies(place: int, words: str) -> None:

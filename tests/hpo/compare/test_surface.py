@@ -104,11 +104,11 @@ def test_too_few_points(T: int, needed: int) -> None:
     for n in (1, needed):
         found = fitted(random.normal(size=(n, T - 1)), np.ones(n))
         assert (found.identified, found.located) == (False, False)
-        assert found.reason == f"{n} point{'s' * (n > 1)}, and it takes more than {needed} for {T} tasks"
+        assert found.reason == f"{n} point{'s' * (n > 1)}, but more than {needed} are needed"
         assert np.isnan(found.r2)
     assert "takes more" not in fitted(random.normal(size=(needed + 1, T - 1)), np.ones(needed + 1)).reason
     nothing = fit_surface(points([[1.0] * T], [1.0]).iloc[:0], range(T))
-    assert nothing.reason == f"0 points, and it takes more than {needed} for {T} tasks"
+    assert nothing.reason == f"0 points, but more than {needed} are needed"
 
 
 def test_scores_that_are_all_equal_are_not_identified() -> None:
@@ -140,7 +140,7 @@ def test_no_lowest_point_inside(name: str, height: Callable[[np.ndarray], np.nda
     z = np.random.default_rng(0).normal(size=(60, 2))
     found = fitted(z, height(z) + 1e-3 * np.random.default_rng(1).normal(size=60))
     assert (found.identified, found.located) == (True, False), name
-    assert found.reason == "its lowest point lies inside the searched region in 0% of resamples only"
+    assert found.reason == "its lowest point is inside the searched region in only 0% of resamples"
     assert found.optimum.size == found.optima.size == 0
     assert found.predict(ilr_inverse(z)) == pytest.approx(height(z), abs=0.01)
 
@@ -150,7 +150,7 @@ def test_an_uncertain_lowest_point_is_not_located() -> None:
     y = z[:, 0] ** 2 + 0.02 * z[:, 1] ** 2 + 0.3 * np.random.default_rng(1).normal(size=40)  # a valley
     found = fitted(z, y)
     assert (found.identified, found.located) == (True, False)
-    share = int(found.reason.split(" in ")[1].split("%")[0])
+    share = int(found.reason.split(" in only ")[1].split("%")[0])
     assert 0 <= share < 95
 
 

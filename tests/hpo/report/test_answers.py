@@ -24,16 +24,6 @@ def test_questions_come_in_the_order_in_which_people_ask(verdict):
     assert "times the seconds of the static search" in cost.text
 
 
-@pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive"])
-@pytest.mark.parametrize("winner", ["", "uncertainty"])
-def test_no_sentence_has_more_than_two_numbers_beside_names_and_settings(verdict, winner):
-    comparison = Builder(verdict=verdict, **({"winner": winner} if winner else {})).data().comparison
-    for answer in answers(comparison):
-        for sentence in answer.sentences:
-            told = sentence.replace(arm_label(comparison.recommended), "").replace("(seeds: ", "")
-            assert len(re.findall(r"\d[\d.,]*", told)) <= 2, sentence
-
-
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
@@ -53,13 +43,13 @@ def test_an_open_verdict_says_what_to_do():
     comparison = Builder(verdict="inconclusive", seeds=3).data().comparison
     assert re.search(r"run \d+ more seeds \(seeds: \d+ in the study file\)", answers(comparison)[1].text)
     endless = replace(comparison, verdict=replace(comparison.verdict, seeds_needed=0))
-    assert "widen margin" in answers(endless)[1].text
+    assert "raise margin" in answers(endless)[1].text
 
 
 def test_a_study_that_has_not_come_to_its_end_says_so():
     comparison = replace(Builder(phases=("references", "static")).data().comparison, recommended="")
     weights, *_ = answers(comparison)
-    assert "The same command again resumes" in weights.text
+    assert "same command again" in weights.text
 
 
 def test_the_recommended_weights_are_compared_with_equal_weights():
@@ -83,7 +73,7 @@ def test_a_winner_whose_weights_move_is_named_with_the_code_that_trains_with_it(
     assert found.code == code
     assert found.text.endswith(code)
     said = found.text.lower()
-    for words in (arm_label(arm).lower(), "best on validation", "no weights file can hold it"):
+    for words in (arm_label(arm).lower(), "best arm on validation", "no weights file can hold it"):
         assert words in said
     assert ("shared is" in said) == ("shared" in code)
 
@@ -97,7 +87,7 @@ def test_a_winner_that_a_file_can_hold_is_the_recommendation_alone():
 def test_a_method_without_a_line_of_code_is_named_all_the_same():
     found = moving_winner(Builder(winner="mine").data().comparison)
     assert found.code == ""
-    assert "no weights file can hold it." in found.text
+    assert found.text.endswith("no weights file can hold it.")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +98,7 @@ def test_a_method_without_a_line_of_code_is_named_all_the_same():
         (Interval(0.4, -0.3, 1.1, 5), "it cannot be distinguished from the best fixed weights: +0.40 ± 0.70"),
         (Interval(1.9, NAN, NAN, 1), "1.90 percentage points better than the best fixed weights (one seed"),
         (Interval(-1.9, NAN, NAN, 1), "1.90 percentage points worse than the best fixed weights (one seed"),
-        (Interval(NAN, NAN, NAN, 0), "did best on validation. Its weights move"),
+        (Interval(NAN, NAN, NAN, 0), "is the best arm on validation. Its weights move"),
     ],
 )
 def test_what_the_winner_gains_on_test_is_said_as_it_is(gain, said):

@@ -25,7 +25,7 @@ from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.server import healthy, serve
 from tests.helpers.chromium import chromium
 from tests.helpers.report_builder import Builder
-from tests.helpers.runs import place_database
+from tests.helpers.runs import place_database, wait_until
 
 pytestmark = pytest.mark.slow
 SAID = re.compile("Copied|Press")
@@ -36,6 +36,8 @@ HEADLINES = {
     "inconclusive": "Inconclusive",
     "none": "No verdict",
 }
+CUT = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)"
+SHADOW = "(s => getComputedStyle(s.parentElement, '::after').opacity)"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -161,14 +163,36 @@ def test_weights_can_be_copied(opened, report):
 
 
 @pytest.mark.parametrize("T", [3, 7])
-def test_a_phone_scrolls_down_only(browser, report, T):
+def test_a_phone_scrolls_down_only_and_wide_tables_show_that_they_go_on(browser, report, T):
     page = Seen(browser, report(T)[1].as_uri(), width=390).drawn()
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("[...document.querySelectorAll('.plot svg.main-svg')].every(s => s.clientWidth <= 390)")
+    wait_until(lambda: page.evaluate(f"{CUT}.length > 3 && {CUT}.every(s => {SHADOW}(s) === '1')"))
+    page.evaluate("document.querySelectorAll('.scroll').forEach(s => s.scrollTo(9999, 0))")
+    wait_until(lambda: page.evaluate(f"{CUT}.every(s => {SHADOW}(s) === '0')"))
 
 
-def test_dark_follows_the_reader_and_changes_with_him(browser, report):
+def test_a_desktop_shows_the_tables_of_three_tasks_whole(opened):
+    assert opened.evaluate(f"{CUT}.filter(s => !s.closest('details')).map(s => s.closest('section').id)") == []
+
+
+def test_terms_lead_to_the_glossary(opened):
+    term = opened.locator("#arms a.term", has_text="Pareto front").first
+    assert "dominated" in term.get_attribute("title")
+    assert not opened.locator("#term-pareto").is_visible()
+    term.click()
+    opened.locator("#term-pareto").wait_for()
+
+
+def test_parts_without_content_are_one_line_each(browser, report):
+    page = Seen(browser, report(phases=("references", "static"), verdict="none")[1].as_uri()).drawn()
+    shown = page.locator(".part").evaluate_all("parts => parts.map(part => part.id)")
+    assert shown == ["static_points", "budget", "cost"]
+    assert page.locator(".left-out li").count() == len(FIGURES) - len(shown)
+
+
+def test_dark_follows_the_reader_and_changes_with_them(browser, report):
     page = Seen(browser, report()[1].as_uri(), scheme="dark").drawn()
 
     def brightness(selector: str, style: str) -> float:
@@ -236,6 +260,8 @@ def test_it_prints(browser, report):
     """On white whatever the theme, without what is only for the screen, and as more than one page."""
     page = Seen(browser, report()[1].as_uri(), scheme="dark").drawn()
     page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator(".statistics").is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.locator("nav").is_visible()
     assert page.pdf(format="A4").count(b"/Type /Page\n") >= 4

@@ -18,6 +18,7 @@ from hpo.report.tables import (
     gap_table,
     metrics_table,
     ranks_table,
+    surface_table,
     trials_table,
 )
 from tests.helpers.report_builder import Builder
@@ -46,8 +47,8 @@ def test_arms_that_lost_trials_say_so():
 
 def test_an_arm_of_which_nothing_finished_stays_in_the_table():
     row = arms_table(Builder(diverged=("frozen/loss",), diverged_seeds=(1, 2), seeds=2).data()).set_index("Arm")
-    assert row.loc["frozen weights (1 / first loss)", "Notes"] == "diverged: seed 1 and 2"
-    assert row.loc["frozen weights (1 / first loss)", "Seeds"] == NOTHING
+    assert row.loc["first-step weights (1 / first loss)", "Notes"] == "diverged: seed 1 and 2"
+    assert row.loc["first-step weights (1 / first loss)", "Seeds"] == NOTHING
 
 
 def test_the_metrics_table_starts_with_the_single_task_networks():
@@ -75,7 +76,7 @@ def test_cost_distances_and_ranks():
 
 
 def test_only_a_problem_made_for_it_has_a_known_optimum_to_be_far_from():
-    heads = ["Aitchison distance to the known best", "Off from the known best by a factor of"]
+    heads = ["Aitchison distance to the known best", "Largest factor to the known best"]
     builder = Builder()
     comparison = builder.data().comparison
     assert not set(heads) & set(distances_table(comparison))
@@ -92,6 +93,18 @@ def test_points_drawn_at_random_have_a_share_with_its_interval():
         f"{found['better']:.0%} ({found['better_low']:.0%} to {found['better_high']:.0%})"
     )
     assert "(" not in table["Rank"][0]
+
+
+def test_the_lowest_point_of_the_response_surface_is_a_table_if_it_is_located():
+    data = Builder().data()
+    surface = replace(
+        data.comparison.surface, identified=True, located=True, score=-1.5, optimum=np.array([2, 0.9, 0.1])
+    )
+    located = surface_table(replace(data.comparison, surface=surface))
+    assert located.to_dict("records") == [
+        {"Score there": "-1.50", "w income": "2", "w never_married": "0.9", "w age": "0.1"}
+    ]
+    assert surface_table(replace(data.comparison, surface=replace(surface, located=False))).empty
 
 
 def test_figure_4_and_the_gap():
@@ -153,7 +166,8 @@ def test_markdown_says_what_the_page_says(tmp_path):
     for said in (
         "## Alarms",
         "## Arms on the test split",
-        "## What finding weights took",
+        "## Cost of finding weights",
+        "- **regret**: The score of an arm minus ",
         '"age": 2.9',
         "```yaml\nname: census-quick",
         "## Trials",
@@ -176,6 +190,6 @@ def test_the_distance_in_the_verdict_is_that_of_its_arm_not_the_smallest(arm):
     comparison = replace(comparison, verdict=replace(comparison.verdict, arm=arm))
     kind, recipe, average = arm.split("/")
     table = comparison.distances.set_index(["recipe", "average"])["factor"]
-    tile = page._tiles(comparison)[-1]
-    assert tile.number == ratio(table[recipe, average if kind == "gradnorm_static" else "arithmetic"])
-    assert f"({recipe} recipe, " in tile.what
+    row = page._statistics(comparison)[-1]
+    assert row.value == ratio(table[recipe, average if kind == "gradnorm_static" else "arithmetic"])
+    assert f"({recipe} recipe, " in row.name
