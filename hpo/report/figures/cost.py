@@ -26,7 +26,7 @@ def figure(data: ReportData) -> go.Figure | None:
     """Draw bars in two panels, names above bars so that it fits a phone."""
     cost = data.comparison.cost
     cost = cost[cost["trials"] > 0]
-    if cost.empty:
+    if len(cost) < 2:  # one bar compares nothing
         return None
     cost = cost.assign(place=range(len(cost), 0, -1))
     plot = make_subplots(rows=1, cols=2, horizontal_spacing=0.06, shared_yaxes=True)
