@@ -6,9 +6,22 @@ from collections.abc import Sequence
 
 from balancers.losses import StepLosses
 from balancers.ranks import several_ranks
-from balancers.shared_layer import SharedLayer
+from balancers.shared_layer import SharedLayer, SharedOrAuto, is_auto
 from balancers.shared_search import SharedSearch, is_present
 from balancers.weights import fail
+
+
+def auto_or_named(shared: SharedOrAuto, tasks: Sequence[str]) -> SharedLayer:
+    """W as it is named, or to be found.
+
+    Raises:
+        ValueError: see `SharedLayer`.
+    """
+    if not isinstance(shared, str):
+        return SharedLayer(shared)
+    if not is_auto(shared):
+        fail("shared", "a module, a parameter, a list of these, or 'auto'", repr(shared))
+    return AutoLayer(tasks)
 
 
 class AutoLayer(SharedLayer):

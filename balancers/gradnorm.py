@@ -10,7 +10,7 @@ from torch import Tensor
 
 from balancers import parametrizations
 from balancers.adaptive import Adaptive
-from balancers.auto_layer import AutoLayer
+from balancers.auto_layer import auto_or_named
 from balancers.balance import Measurement, balance, take_part
 from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
@@ -20,7 +20,7 @@ from balancers.losses import StepLosses, known
 from balancers.measured_backward import Path, measured_backward
 from balancers.ranks import mean_over_ranks, several_ranks
 from balancers.shared_gradients import TaskGradients, norms_of, task_gradients
-from balancers.shared_layer import SharedLayer, SharedOrAuto
+from balancers.shared_layer import SharedOrAuto
 from balancers.weights import close, column, fail, per_task
 from balancers.window import Sums, Window
 
@@ -114,7 +114,7 @@ class GradNorm(Adaptive):
         self.parametrization, self.lr, self.decay_steps, self.floor = parametrization, lr, decay_steps, floor
         self.update_every, self.freeze_after = update_every, freeze_after
         self._moving = parametrization_of(parametrization, len(self.tasks), lr, decay_steps, floor, smoothing)
-        self._shared: SharedLayer = AutoLayer(self.tasks) if shared == "auto" else SharedLayer(shared)
+        self._shared = auto_or_named(shared, self.tasks)
         self._still = 0  # steps in which no parameter of it required grad
         self._unbalanced = initial_weights == "balanced"  # whether a task waits for its first gradient
         self._waiting = torch.full((len(self.tasks),), self._unbalanced)  # which; on the host

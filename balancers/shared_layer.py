@@ -17,6 +17,11 @@ SharedOrAuto = Shared | Literal["auto"]
 """`Shared`, or ``"auto"``: the last layer that every task reaches."""
 
 
+def is_auto(shared: object) -> bool:
+    """Whether W is to be found."""
+    return isinstance(shared, str) and shared == "auto"
+
+
 class SharedLayer:
     """The parameters that W consists of.
 

@@ -59,6 +59,10 @@ class SharedSearch:
         """The weights that every task reaches: at least one entry of each is used by all."""
         return self._tensors(self._candidates())
 
+    def not_shared(self) -> list[Tensor]:
+        """The weights that every task uses and that still are none to share: see `find_shared_layer`."""
+        return self._tensors(self._used_by_all() & ~self._candidates())
+
     def after(self, weights: Iterable[Tensor]) -> list[Tensor]:
         """Those of `by_all` that every task applies after one of these, nearer to the losses."""
         given = [self._numbers[id(weight)] for weight in weights if id(weight) in self._numbers]

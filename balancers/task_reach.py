@@ -45,7 +45,9 @@ class TaskReach:
 
 def leaves_below(loss: Tensor) -> list[Tensor]:
     """The leaves that a loss depends on, in an order that the graph alone decides."""
-    return [] if loss.grad_fn is None else [node.variable for node in _nodes(loss) if type(node) is AccumulateGrad]
+    if loss.grad_fn is None:
+        return [loss]  # itself a parameter
+    return [node.variable for node in _nodes(loss) if type(node) is AccumulateGrad]
 
 
 def task_reach(loss: Tensor, weights: Mapping[int, int]) -> TaskReach:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from hpo.check.batch_digests import Pass
-from hpo.check.loss_graph import LossGraph
 from hpo.check.user_tracebacks import folders_of, place_of, told
 from hpo.core.errors import ProblemError
 from hpo.core.user_calls import is_interrupt
@@ -41,7 +40,8 @@ class CheckContext:
         steps: in an epoch, where that is known.
         batch: the first one to train on.
         model: a network with its initial parameters.
-        losses: of that network on that batch, with their graph, which is ``graph``.
+        losses: of that network on that batch, with their graph.
+        reached: for each task the ids of the leaves (including parameters) that its loss depends on.
         trained: a network and its optimizer after one step.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
@@ -55,7 +55,7 @@ class CheckContext:
     batch: Any
     model: nn.Module
     losses: dict[str, Tensor]
-    graph: LossGraph
+    reached: dict[str, set[int]]
     trained: tuple[nn.Module, torch.optim.Optimizer]
 
     def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
@@ -115,4 +115,4 @@ class CheckContext:
 
     def forget_graph(self) -> None:
         """Free the memory that the checks of the graph took, before a step's own is measured."""
-        del self.model, self.losses, self.graph
+        del self.model, self.losses, self.reached

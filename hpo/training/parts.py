@@ -16,6 +16,7 @@ from hpo.core.text import one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Problem
+from hpo.training.found_layer import shared_layer_of
 from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
 from hpo.training.recorder import TrialRecorder
@@ -54,7 +55,7 @@ class Parts:
         """Seed everything, then build."""
         seed_all(seed)
         model = problem.build_model(seed).to(device)
-        shared = problem.shared_layer(model)
+        shared = shared_layer_of(problem, model, seed, device)
         optimizer = problem.build_optimizer(model)
         loader = problem.loader("train", seed)
         return cls(model, shared, optimizer, loader, DataOrder(loader, device))
