@@ -1,6 +1,8 @@
 """The last layer that every task reaches, in networks of the usual kinds and in unusual ones."""
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 from balancers import BalancerWarning, GradNorm, find_shared_layer
+from balancers.shared_layer import SharedLayer
 from balancers.shared_search import SharedSearch
 from balancers.testing import TASKS, TinyNetwork
 
@@ -35,6 +38,7 @@ def net(**parts):
     return nn.ModuleDict(parts)
 
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "shared-layer.md"
 X = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 WORDS = torch.randint(20, (8, 6), generator=torch.Generator().manual_seed(0))
 
@@ -198,6 +202,24 @@ class TestUsualNetworks:
         assert set(names) <= {"rnn.weight_ih_l1", "rnn.weight_hh_l1"}
 
 
+def test_it_finds_every_layer_that_the_documentation_names():
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    namespace, compared = {"__name__": "page"}, []
+
+    def train(model, shared, batches, losses):
+        names = {id(parameter) for parameter in SharedLayer(shared).trained()}
+        layers = find_shared_layer(model, losses(model, batches[0]))
+        assert {id(p) for p in SharedLayer(layers.values()).trained()} == names, layers
+        compared.append(type(model).__name__)
+        return taught(model, shared, batches, losses)
+
+    for block in blocks:
+        exec(block, namespace)  # noqa: S102 - our own page
+        if namespace["train"] is not train:
+            taught, namespace["train"] = namespace["train"], train
+    assert compared == ["Trunk", "Pyramid", "MMoE", "PLE", "ESMM", "Encoder"]
+
+
 class TestReach:
     @pytest.mark.parametrize("join", [torch.cat, torch.stack])
     def test_outputs_that_were_joined(self, join):
@@ -314,6 +336,18 @@ class TestOrder:
             features = model.trunk(X)
             losses = squares(a=model.a(features), b=model.b(features))
         assert found(model, losses) == ["trunk.2"]
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_compiled_modules(self, whole):
+        model = net(trunk=mlp(4, 8, 8), a=nn.Linear(8, 1), b=nn.Linear(8, 1))
+        trunk = torch.compile(model.trunk if whole else model.trunk[2], backend="aot_eager")
+        features = trunk(X if whole else model.trunk[:2](X))
+        losses = squares(a=model.a(features), b=model.b(features))
+        if whole:
+            with pytest.raises(ValueError, match="Found a compiled module around `trunk"):
+                find_shared_layer(model, losses)
+        else:
+            assert found(model, losses) == ["trunk.2"]
 
 
 class TestAnswers:
