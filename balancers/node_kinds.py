@@ -17,9 +17,11 @@ VIEWS = _words(
 )
 # Compute a weight, or a penalty on it, from parameters: masks, weight and spectral norm, low-rank additions.
 ARITHMETIC = _words(
-    "Mul Div Add Sub Neg Exp Pow Sqrt Rsqrt Abs Tanh Sigmoid Softplus Relu Clamp WeightNormInterface Norm Mm Mv Dot "
-    "LinalgVectorNorm Sum Mean FakeQuantizePerTensorAffineCachemask"
+    "Mul Div Add Sub Neg Exp Pow Sqrt Rsqrt Abs Tanh Sigmoid Softplus Relu Clamp WeightNormInterface Norm Sum Mean "
+    "LinalgVectorNorm FakeQuantizePerTensorAffineCachemask"
 )
+# The same, where all factors are parameters; else they are layers.
+MATRIX_PRODUCTS = _words("Mm Bmm Mv Dot")
 _NORMS = _words("NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm FusedRmsNorm")
 # Add a parameter to features, scale, join or replace them by it: it is no layer, whatever its shape.
 NO_LAYERS = _NORMS | _words("Mul Div Add Sub Addcmul Where Cat Stack")

@@ -141,7 +141,7 @@ class SharedSearch:
         return left
 
     def _is_tower(self, weight: int, left: int, candidates: int) -> bool:
-        """Whether a task ends in a weight, with none of its own after it, that another has a way of its own around.
+        """Whether a task ends in a weight that another has a way of its own around, and neither has own ones after it.
 
         Args:
             weight: one of those that every task reaches.
@@ -151,9 +151,10 @@ class SharedSearch:
         earlier, ends, goes_around = self._before(weight) & left, False, False
         for reach in self._tasks.values():
             own, after = reach.used & ~candidates, reach.after(weight)
+            if own & after:
+                continue
             around = any(reach.before[other] & earlier for other in bits(own & ~after))
-            goes_around |= around
-            ends |= not around and not own & after
+            goes_around, ends = goes_around or around, ends or not around
         return ends and goes_around
 
     def _nothing_shared(self) -> str:

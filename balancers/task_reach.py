@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balancers.node_kinds import ARITHMETIC, LOOKUPS, NO_LAYERS, OPAQUE, PRODUCTS, VIEWS, kind_of
+from balancers.node_kinds import ARITHMETIC, LOOKUPS, MATRIX_PRODUCTS, NO_LAYERS, OPAQUE, PRODUCTS, VIEWS, kind_of
 from balancers.shared_gradients import unnoticed_by_ddp
 from balancers.torch_private import AccumulateGrad, sequence_number, shape_of
 
@@ -114,7 +114,9 @@ def _made_of_weights(nodes: Sequence[Node]) -> dict[Node, tuple[int, ...]]:
             continue
         children = [child for child, _ in node.next_functions]
         leaves[node] = _union(leaves.get(child, 0) for child in children)
-        if kind_of(node) in VIEWS | ARITHMETIC and _is_made_of_weights(node, children, found, leaves):
+        if kind_of(node) in VIEWS | ARITHMETIC | MATRIX_PRODUCTS and _is_made_of_weights(
+            node, children, found, leaves
+        ):
             found[node] = shape_of(node)
     return found
 
@@ -127,8 +129,9 @@ def _is_made_of_weights(
     An operand that is none may be data. If the result has the shape of the weight, it is taken for a mask or a
     number; one that depends on nothing but that weight, as its spectral norm, is no data.
     """
-    if kind_of(node) in VIEWS or all(child in found for child in children):
-        return all(child in found for child in children if child is not None)
+    kind = kind_of(node)
+    if kind in VIEWS or kind in MATRIX_PRODUCTS or all(child in found for child in children):
+        return all(child in found for child in children if child is not None or kind in MATRIX_PRODUCTS)
     alike = [child for child in children if child in found and found[child] == shape_of(node)]
     return any(
         all(child in found or child is None or not leaves[child] & ~leaves[weight] for child in children)

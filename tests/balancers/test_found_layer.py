@@ -163,6 +163,17 @@ class TestUsualNetworks:
         click = model.tower0(wide(X)).sigmoid()
         assert found(model, squares(click=click, buy=click * model.tower1(wide(X)).sigmoid())) == ["table"]
 
+    def test_esmm_on_a_mixture_of_experts_has_the_experts(self):
+        experts = nn.ModuleList(mlp(8, 8, 8) for _ in range(2))
+        model = net(table=nn.EmbeddingBag(20, 8), experts=experts)
+        outputs = [expert(features := model.table(WORDS)) for expert in experts]
+        chances = []
+        for task in ("click", "buy"):
+            model[f"{task}_gate"], model[f"{task}_tower"] = nn.Linear(8, 1), mlp(8, 4, 1)
+            share = model[f"{task}_gate"](features).sigmoid()
+            chances.append(model[f"{task}_tower"](share * outputs[0] + (1 - share) * outputs[1]).sigmoid())
+        assert found(model, squares(click=chances[0], buy=chances[0] * chances[1])) == ["experts.0.2", "experts.1.2"]
+
     def test_a_tower_whose_task_has_a_head_of_its_own_is_shared(self):
         """As in AITM: the second task reads what the first has learned, before the first one's output."""
         model = net(
@@ -287,6 +298,14 @@ class TestOrder:
         model = net(block=mlp(8, 8, 8), first=nn.Linear(4, 8), a=nn.Linear(8, 1), b=nn.Linear(8, 1))
         features = model.block(model.block(model.block(model.first(X))))
         assert found(model, squares(a=model.a(features), b=model.b(features))) == ["block.2"]
+
+    @pytest.mark.parametrize("rows", [(), (8,), (8, 8)])
+    def test_features_of_the_shape_of_a_weight(self, rows):
+        model = net(trunk=mlp(8, 8, 8), a=nn.Linear(8, 1), b=nn.Linear(8, 1))
+        for layer in (model.trunk[0], model.trunk[2]):
+            layer.bias = None
+        features = model.trunk(torch.randn(*rows, 8))
+        assert found(model, squares(a=model.a(features), b=model.b(features))) == ["trunk.2"]
 
     @pytest.mark.parametrize("reentrant", [False, True])
     def test_gradient_checkpointing(self, reentrant):
