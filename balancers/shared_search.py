@@ -141,7 +141,7 @@ class SharedSearch:
         return left
 
     def _is_tower(self, weight: int, left: int, candidates: int) -> bool:
-        """Whether a task ends in a weight that another has a way of its own around, and neither has own ones after it.
+        """Whether a task ends in a weight that another has a way of its own around, both without own ones after it.
 
         Args:
             weight: one of those that every task reaches.
