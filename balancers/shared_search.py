@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from balancers.node_kinds import OPAQUE
-from balancers.task_reach import TaskReach, bits, leaves_below, task_reach
+from balancers.task_reach import TaskReach, bits, leaves_below, parameters_among, task_reach
 
 
 class SharedSearch:
@@ -42,7 +42,7 @@ class SharedSearch:
         Raises:
             ValueError: see `balancers.task_reach.task_reach`.
         """
-        for leaf in leaves_below(loss):
+        for leaf in parameters_among(leaves_below(loss)):
             if leaf.dim() > 1 and id(leaf) not in self._numbers and (self._names is None or id(leaf) in self._names):
                 self._numbers[id(leaf)] = len(self._weights)
                 self._weights.append(leaf)

@@ -50,6 +50,14 @@ def leaves_below(loss: Tensor) -> list[Tensor]:
     return [node.variable for node in _nodes(loss) if type(node) is AccumulateGrad]
 
 
+def parameters_among(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The parameters among leaves, which may also be inputs that require grad; all, where none is a parameter.
+
+    Parameters are plain tensors where a model is called as a function of them.
+    """
+    return [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)] or list(leaves)
+
+
 def task_reach(loss: Tensor, weights: Mapping[int, int]) -> TaskReach:
     """Send the gradient of a loss back to its leaves and see how far it comes. Graph and ``.grad`` stay.
 
@@ -106,10 +114,11 @@ def _made_of_weights(nodes: Sequence[Node]) -> dict[Node, tuple[int, ...]]:
     """The nodes that compute with parameters alone, and the shape of what they compute."""
     found: dict[Node, tuple[int, ...]] = {}
     leaves: dict[Node, int] = {}  # below each node, as a set
+    parameters = {id(p) for p in parameters_among([n.variable for n in nodes if type(n) is AccumulateGrad])}
     for number, node in enumerate(nodes):
         if type(node) is AccumulateGrad:
             leaves[node] = 1 << number
-            if isinstance(node.variable, nn.Parameter):
+            if id(node.variable) in parameters:
                 found[node] = tuple(node.variable.shape)
             continue
         children = [child for child, _ in node.next_functions]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
@@ -504,6 +505,26 @@ class TestAuto:
         with pytest.warns(BalancerWarning, match="not found yet, or did not require grad, in 1 steps"):
             assert balancer.weights.isfinite().all()
         assert balancer.last.gradient_norms.gt(0).all()
+
+    def test_parameters_may_be_plain_tensors_and_inputs_may_require_grad(self):
+        network = TinyNetwork()
+        plain = {f"net.{name}": p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
+
+        class Losses(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = network
+
+            def forward(self):
+                return self.net.losses()
+
+        balancer = GradNorm.robust(TASKS, "auto")
+        balancer.backward(functional_call(Losses(), plain, ()))
+        assert balancer.shared == [plain["net.trunk.2.weight"]]
+        network.inputs.requires_grad_()
+        balancer = GradNorm.robust(TASKS, "auto")
+        balancer.backward(network.losses())
+        assert balancer.shared == [network.trunk[2].weight]
 
     def test_a_state_is_taken_up(self):
         network = TinyNetwork()
