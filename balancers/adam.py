@@ -1,4 +1,4 @@
-"""Adam on a vector of T numbers that can refuse a step on the device, without asking the host."""
+"""Adam on a vector of T numbers that can refuse a step on the device, without synchronising with the host."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from balancers.weights import fail
 class VectorAdam:
     """Adam (Kingma and Ba, ICLR 2015, arXiv 1412.6980, Algorithm 1) on a tensor of shape (T,), as one fused kernel.
 
-    The kernel is that of ``torch.optim.Adam(fused=True)``, which leaves a step out, moments included, where a flag on
-    the device says so (GradScaler's protocol). Called directly: on T numbers the optimizer around it costs more.
+    It calls the kernel of ``torch.optim.Adam(fused=True)`` directly, because on T numbers the optimizer around it
+    costs more. The kernel skips a step, moments included, if a flag on the device is set (GradScaler's protocol).
 
-    On (K, T), of K balancers at once, each row has its own flag and step count, which the kernel does not know.
+    On (K, T), for K balancers at once, each row has its own flag and step count, which the kernel does not support.
 
     Args:
         size: T.
@@ -29,7 +29,7 @@ class VectorAdam:
 
     def __init__(self, size: int, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
         if not lr > 0:
-            fail("lr", "> 0", lr)
+            fail("lr", "a number > 0", lr)
         self.lr: float | Tensor = lr
         self._betas, self._eps = betas, eps
         self._moments = [torch.zeros(size), torch.zeros(size)]
@@ -42,8 +42,8 @@ class VectorAdam:
             vector: shape (..., T).
             gradient: finite where the step is taken.
             refused: floats of shape (...); vector and moments stay as they are where it is 1.
-            present: which numbers take the step, bools of shape (..., T). Of the others the moments and the step
-                count stay; the caller leaves out what became of them in ``vector``. ``None`` for all.
+            present: the numbers that take the step, bools of shape (..., T). The moments and step counts of the
+                others stay; the caller must ignore their values in ``vector``. ``None`` for all.
         """
         if present is not None and self._steps.dim() < vector.dim():
             self._steps = self._steps.unsqueeze(-1).expand_as(vector).clone()  # from now on each has its own count
@@ -68,7 +68,7 @@ class VectorAdam:
         fused_adam(vectors, gradients, moments, steps, refused, self.lr, beta1=beta1, beta2=beta2, eps=self._eps)
 
     def _move_each(self, vector: Tensor, gradient: Tensor, refused: Tensor, present: Tensor | None) -> None:
-        """T numbers, each with its own step count, in one call of the kernel."""
+        """Move T numbers, each with its own step count, in one call of the kernel."""
         before = torch.stack(self._moments) if present is not None else None
         self._steps += 1
         moments = [moment.unbind() for moment in self._moments]
@@ -96,7 +96,7 @@ class VectorAdam:
 
     @property
     def counts_each(self) -> bool:
-        """Whether each number has a step count of its own, as after a step that not all have taken."""
+        """True if each number has its own step count, as after a step that not all have taken."""
         return self._steps.dim() == self._moments[0].dim()
 
     def to(self, like: Tensor) -> None:

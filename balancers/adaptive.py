@@ -30,7 +30,7 @@ class Adaptive(Balancer):
 
     @property
     def not_finite_steps(self) -> int:
-        """Steps in which a loss or a gradient was not finite and w stayed. Reading it waits for the device."""
+        """The number of steps in which a loss or a gradient was not finite and w stayed. Waits for the device."""
         return int(self._not_finite.sum())
 
     def state_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class TrajectoryMean:
         self._waiting: list[Tensor] = []  # the last steps, fewer than a block, so that most steps compute nothing
 
     def add(self, w: Tensor) -> None:
-        """Take in the weights of one step, shape (..., T), which nobody changes in place."""
+        """Add the weights of one step, shape (..., T); the tensor must not be changed in place later."""
         self._waiting.append(w)
         self.steps += 1
         if len(self._waiting) == self.BLOCK:

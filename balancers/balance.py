@@ -39,7 +39,7 @@ def balance(now: Measurement) -> Balance:
 
     Gbar and the mean of the rates are over the tasks that are present; the others have gradient and gap 0.
 
-    Every operation here counts: on small networks they, not the gradients, are what GradNorm costs.
+    Every operation here matters: on small networks GradNorm's cost is these operations, not the gradients.
     """
     if now.present is not None:
         return _balance_of_some(now, now.present)
@@ -69,17 +69,17 @@ def _gradient(G: Tensor, gap: Tensor) -> Tensor:
 def take_part(
     losses: Tensor, G: Tensor, alpha: float | Tensor, needs_gradients: bool, waiting: Tensor | None
 ) -> Tensor | None:
-    """Which tasks take part in a step's balance, bools of shape (..., T); ``None`` where all are known to.
+    """Return the tasks that take part in a step's balance, bools of shape (..., T); ``None`` if all are known to.
 
-    A loss that is missing, NaN or exactly 0 is absent. One below 0 has no training rate, which only ``alpha = 0``
-    does without.
+    A task whose loss is missing, NaN or exactly 0 is absent. A loss below 0 has no training rate, which every alpha
+    other than 0 needs.
 
     Args:
         losses: L_i(t), shape (..., T).
         G: the gradient norms, shape (..., T).
         alpha: strength of the restoring force.
         needs_gradients: leave out tasks whose gradient is 0.
-        waiting: tasks without a balanced start, bools of shape (..., T), or ``None``. They stay out, unless their
+        waiting: tasks without a balanced start, bools of shape (..., T), or ``None``. They are left out, unless their
             gradient overflows, which refuses the step.
     """
     numbers, norms = known(losses), known(G) or []
@@ -99,5 +99,5 @@ def take_part(
 
 
 def not_finite(values: Tensor) -> Tensor:
-    """Whether any of a few numbers is not finite: (..., T) to bools (...) on their device, in three operations."""
+    """Return whether any number is not finite: (..., T) to bools (...) on their device, in three operations."""
     return values.sum(-1) * 0 != 0

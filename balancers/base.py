@@ -1,4 +1,4 @@
-"""What every balancer shares: reading the losses, the two call styles, averages and state."""
+"""The base class of all balancers: reading the losses, the two call styles, averages and state."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Average = Literal["arithmetic", "geometric"]
 
 
 class BalancerWarning(UserWarning):
-    """Something in training that the balancer survived and that the user should know of."""
+    """A warning about something in training that the balancer has handled and the user should know."""
 
 
 class StepRecord(NamedTuple):
-    """What one step used, all of shape (T,), detached; ``None`` where the balancer did not measure it."""
+    """The quantities of one step, each of shape (T,), detached; ``None`` where the balancer did not measure them."""
 
     weights: Tensor
     losses: Tensor  # NaN where the task was absent
@@ -64,7 +64,7 @@ class Balancer(ABC):
         if isinstance(tasks, str) or not self.tasks or not all(isinstance(t, str) for t in self.tasks):
             fail("tasks", "a list of at least one name", repr(tasks))
         if len(set(self.tasks)) != len(self.tasks):
-            fail("tasks", "a list of names that differ", self.tasks)
+            fail("tasks", "a list of names, each once", self.tasks)
         self.last: StepRecord | None = None
         self._step = 0
         self._w = torch.ones(len(self.tasks))
@@ -74,7 +74,7 @@ class Balancer(ABC):
         self._told: set[str] = set()
 
     def __call__(self, losses: Losses) -> Tensor:
-        """The weighted sum ``sum_i w_i(t) L_i`` with its graph, a scalar; w then moves to w(t+1).
+        """Return the weighted sum ``sum_i w_i(t) L_i`` with its graph, a scalar; w then moves to w(t+1).
 
         Args:
             losses: for each task a scalar loss with its graph; a task that is missing or ``None`` is absent.
@@ -103,25 +103,25 @@ class Balancer(ABC):
             return
         empty = self._read(dict.fromkeys(losses))
         if evaluated(losses, self.tasks, self._w) is not None:
-            found = "`requires_grad = False` of all" if torch.is_grad_enabled() else "`torch.no_grad()`"
-            raise ValueError(f"Losses should have a graph, else call `balancer(losses)`. Found {found}.")
+            found = "requires_grad = False for all" if torch.is_grad_enabled() else "torch.no_grad()"
+            fail("losses", "a loss with a graph; without one, call balancer(losses)", found)
         self._join(empty)
 
     @abstractmethod
     def _weigh(self, step: StepLosses) -> Tensor:
-        """The weighted sum with its graph; close the step, or have the sum's ``backward()`` do it."""
+        """Return the weighted sum with its graph; the step is closed here or by the sum's ``backward()``."""
 
     def _train(self, step: StepLosses) -> None:
         """Fill ``.grad`` and close the step."""
         self._weigh(step).backward()  # type: ignore[no-untyped-call]
 
     def _join(self, empty: StepLosses) -> None:
-        """Take part in the exchange between ranks, in a step in which this one has no task."""
+        """Take part in the exchange between ranks in a step in which this rank has no task."""
         if several_ranks():
             self._weigh(empty)
 
     def end_epoch(self) -> None:  # noqa: B027 - most have no use for it
-        """Say that an epoch has ended, for methods that count in epochs."""
+        """Notify the balancer that an epoch has ended, for methods that count in epochs."""
 
     @property
     def weights(self) -> Tensor:
@@ -158,7 +158,7 @@ class Balancer(ABC):
         write_weights(path, dict(zip(self.tasks, mean.tolist(), strict=True)))
 
     def mean_weights(self, kind: Average = "arithmetic", start: float = 0.0) -> Tensor:
-        """E_t[w], the average of the weights the steps so far used, scaled to sum to T: shape (T,).
+        """Return E_t[w], the average of the weights that the steps so far used, scaled to sum to T: shape (T,).
 
         Args:
             kind: ``"arithmetic"`` (the GradNorm paper) or ``"geometric"`` (the mean of ln w, the natural one for
@@ -172,17 +172,17 @@ class Balancer(ABC):
         if kind not in ("arithmetic", "geometric"):
             fail("kind", "'arithmetic' or 'geometric'", repr(kind))
         if not 0.0 <= start < 1.0:
-            fail("start", "in [0, 1)", start)
+            fail("start", "a number in [0, 1)", start)
         self._report()
         return self._mean(kind, start)
 
     def _mean(self, kind: Average, start: float) -> Tensor:
-        """The average itself; of weights that never move it is the weights."""
+        """Return the average; for weights that never move it is the weights."""
         del kind, start
         return close(self._w)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue bit for bit: tensors, numbers and strings; no graph, safe to load."""
+        """Return everything needed to continue bit for bit: tensors, numbers and strings; no graph, safe to load."""
         self._report()
         self._troubles.fold()
         counts = self._troubles.counts.clone()
@@ -196,22 +196,22 @@ class Balancer(ABC):
             ValueError: the state is of other tasks, of another kind of balancer, or of another recipe.
         """
         if state.get("tasks") != self.tasks:
-            fail("state", f"of the tasks {self.tasks}", state.get("tasks"))
+            fail("state", f"a state of the tasks {self.tasks}", f"one of the tasks {state.get('tasks')}")
         if state.get("kind", self._kind()) != self._kind():
-            fail("state", f"of {self._kind()}", state["kind"])
+            fail("state", f"a state of {self._kind()}", f"one of {state['kind']}")
         missing = sorted(set(self.state_dict()) - set(state) - self.optional)
         if missing:
-            fail("state", f"of a {type(self).__name__}, which has {missing}", sorted(state))
+            fail("state", f"a state of {type(self).__name__} with {missing}", f"one with {sorted(state)}")
         self._step = int(state["step"])
         self._w = state["w"].clone()
         self._troubles.load(state.get("troubles"), self._w)
 
     def _kind(self) -> str:
-        """The class and, where it has several, the recipe: states are exchanged within a kind only."""
+        """The class and its recipe, if it has several; a state can only be loaded into the same kind."""
         return type(self).__name__
 
     def _read(self, losses: Losses) -> StepLosses:
-        """The losses in task order, absent ones aside; also moves our state to their device."""
+        """Read the losses in task order, without absent ones; also moves our state to their device."""
         step = read_losses(losses, self.tasks, self._w, self._trusted)
         self._missing = step.missing
         if self._w.device != step.values.device or self._w.dtype != step.values.dtype:
@@ -228,24 +228,24 @@ class Balancer(ABC):
         self._troubles.add(record.losses, record.gradient_norms, self._missing)
         self._step += 1
 
-    # What a step does to numbers, apart from graphs. Tensors may have more dimensions before the last, T: `Stack`
-    # lets balancers of one kind take their steps together.
+    # The numerical part of a step, without graphs. Tensors may have more dimensions before the last, T, because
+    # `Stack` lets balancers of one kind take their steps together.
 
     def _moves(self) -> bool:
-        """Whether the coming step moves w by ``||grad_W w_i L_i||``."""
+        """Return whether the coming step moves w by ``||grad_W w_i L_i||``."""
         return False
 
     def _waits(self) -> bool:
-        """Whether `_begin` is to look at the coming step: a task still waits for its first loss or gradient."""
+        """Return whether the coming step needs `_begin`: a task still waits for its first loss or gradient."""
         return False
 
     def _wants_norms(self, values: Tensor) -> bool:
-        """Whether it also wants ``||grad_W L_i||`` before the step, whose losses these are. Waits for the device."""
+        """Return whether `_begin` also needs ``||grad_W L_i||`` of these losses. Waits for the device."""
         del values
         return False
 
     def _begin(self, values: Tensor, norms: Tensor | None) -> None:  # noqa: B027 - most have nothing to settle
-        """Look at losses, and norms if asked for, (..., T) each, before the step. Waits for the device."""
+        """Process losses, and norms if requested, (..., T) each, before the step. Waits for the device."""
 
     def _end_step(self, values: Tensor, norms: Tensor | None) -> None:
         """Close a step with these losses and ``||grad_W w_i L_i||``, (..., T) each, and move w."""
@@ -253,18 +253,18 @@ class Balancer(ABC):
         self._used(StepRecord(self._w, values))
 
     def _alike(self) -> tuple[Hashable, ...]:
-        """All that has to be the same in balancers that take their steps together."""
+        """Return everything that must be equal in balancers that take their steps together."""
         return type(self), self._step
 
     def _merge(self, others: Sequence[Self]) -> None:  # noqa: B027 - most have no settings that may differ
-        """Take the settings in which balancers that take their steps together may differ."""
+        """Adopt the settings in which balancers that take their steps together may differ."""
 
     def notes(self) -> list[str]:
-        """Return what training met and how it was handled, one line per cause. Waits for the device."""
+        """Describe unusual events in training and how they were handled, one line per cause. Waits for the device."""
         return [text for _, text in self._notes()]
 
     def _notes(self) -> Iterator[tuple[str, str]]:
-        """Each cause with its line."""
+        """Yield each cause with its line."""
         found = self._troubles.read()
         for i, task in enumerate(self.tasks):
             if found["nan"][1][i] >= PATIENCE:
@@ -281,7 +281,7 @@ class Balancer(ABC):
                 )
 
     def _report(self) -> None:
-        """Warn of each cause once; waits for the device."""
+        """Warn once about each cause; waits for the device."""
         for cause, text in self._notes():
             if cause not in self._told:
                 self._told.add(cause)

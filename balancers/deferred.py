@@ -28,7 +28,7 @@ class _Deferred(torch.autograd.Function):
 
 
 def deferred(value: Tensor, run: Callable[[Tensor], None]) -> Tensor:
-    """A scalar of this value; ``backward()`` on it calls ``run`` with the gradient that arrives, once.
+    """Return a scalar of this value whose ``backward()`` calls ``run`` once, with the gradient that arrives.
 
     Like reentrant checkpointing, ``run`` may call the autograd engine itself, so hooks on parameters (data parallel
     training) work as in a plain backward pass.

@@ -1,4 +1,4 @@
-"""Weights that meet GradNorm's targets by themselves, without a learning rate."""
+"""Weights that meet GradNorm's targets directly, without a learning rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from balancers.weights import close, close_some
 
 
 class Direct(Parametrization):
-    """The weights at which every gradient norm is in proportion to its target, from smoothed norms and losses.
+    """Weights that make every gradient norm proportional to its target, computed from smoothed norms and losses.
 
     ``G_i = w_i ||grad_W L_i||`` is in proportion to its target ``Gbar r_i^alpha`` for every i where, up to the common
     scale::
@@ -26,7 +26,7 @@ class Direct(Parametrization):
 
     Args:
         tasks: T.
-        smoothing: what an average keeps of itself at each step, in [0, 1); 0.99 forgets over a hundred steps.
+        smoothing: the share of itself that an average keeps at each step, in [0, 1); 0.99 averages a hundred steps.
     """
 
     def __init__(self, tasks: int, smoothing: float) -> None:
@@ -36,7 +36,7 @@ class Direct(Parametrization):
     def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
         """See `Parametrization.next`.
 
-        Also refused is a step whose new weights would not be finite and above 0.
+        A step whose new weights would not be finite and above 0 is refused too.
         """
         del step
         w, present = now.w, now.present
@@ -57,7 +57,7 @@ class Direct(Parametrization):
 
     @property
     def needs_gradients(self) -> bool:
-        """See `Parametrization.needs_gradients`: a task without one has no weight here."""
+        """See `Parametrization.needs_gradients`: without a gradient a task has no weight here."""
         return True
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weights read off the first step and then kept: what GradNorm has to beat at no cost at all."""
+"""Weights that are set by the first step and then constant: a baseline for GradNorm that costs nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from balancers.weights import close, fail
 class Frozen(Balancer):
     """Static weights that the first step sets: ``w_i`` proportional to ``1/L_i(0)`` or to ``1/||grad_W L_i(0)||``.
 
-    A task that is absent from the first step, or has no gradient there, has its weight set by the first step that it
-    is in, and a mean one before.
+    The weight of a task that is absent from the first step, or has no gradient in it, is set by the first step that
+    has it; until then it is the mean weight.
 
     Args:
         tasks: names of the tasks.
@@ -48,7 +48,7 @@ class Frozen(Balancer):
         if rule not in ("loss", "gradient"):
             fail("rule", "'loss' or 'gradient'", repr(rule))
         if rule == "gradient" and shared is None:
-            fail("shared", "the shared layer where the rule is 'gradient'", None)
+            fail("shared", "the shared layer, which the rule 'gradient' needs", None)
         self.rule = rule
         self._shared = None if shared is None else SharedLayer(shared)
         self._measured = torch.full((len(self.tasks),), torch.nan)  # of the first step of each task
@@ -94,7 +94,7 @@ class Frozen(Balancer):
             self.tasks * (values.numel() // len(self.tasks)), values.flatten().tolist(), first.flatten(), strict=True
         ):
             if new and (value < 0 or math.isinf(value)):
-                fail(f"loss of {task} in the first step", "finite and > 0: 1/L has no other meaning", value)
+                fail(f"losses[{task!r}]", "a finite number > 0 in the first step, since w is 1/L", value)
 
     def _kind(self) -> str:
         return f"Frozen ({self.rule})"

@@ -1,4 +1,4 @@
-"""The start of GradNorm, per task: L(0), weights that balance the first gradients, and what was amiss."""
+"""The start of GradNorm, per task: L(0), weights that balance the first gradients, and notes about problems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balancers.weights import close, fail
 
 
 def first_losses(found: Tensor | None, values: Tensor) -> Tensor:
-    """L(0) after a step: of each task its first loss that is finite and above 0, NaN until then.
+    """Return L(0) after a step: for each task its first loss that is finite and above 0, NaN until then.
 
     Args:
         found: L(0) before the step, shape (..., T); ``None`` before the first.
@@ -24,7 +24,7 @@ def first_losses(found: Tensor | None, values: Tensor) -> Tensor:
 
 
 def refuse_first_losses(values: Tensor, alpha: float | Tensor, tasks: Sequence[str]) -> None:
-    """Refuse losses of the first step that no training rate can be relative to. Waits for the device.
+    """Refuse losses of the first step to which no training rate can be relative. Waits for the device.
 
     Raises:
         ValueError: a loss is below 0 or infinite, and alpha above 0.
@@ -34,19 +34,19 @@ def refuse_first_losses(values: Tensor, alpha: float | Tensor, tasks: Sequence[s
     for task, loss, strength in zip(names, values.flatten().tolist(), reads, strict=True):
         if strength > 0 and loss < 0:
             rule = (
-                "above 0 in the first step, since training rates are relative to it: a loss that may be below 0 "
-                "needs `alpha=0`, which reads no loss, or `initial_losses`"
+                "a number > 0 in the first step, to which training rates are relative (a loss that may be below 0 "
+                "needs alpha=0, which reads no loss, or initial_losses)"
             )
             fail(f"losses[{task!r}]", rule, loss)
         if strength > 0 and math.isinf(loss):
-            fail(f"losses[{task!r}]", "finite and > 0 in the first step", loss)
+            fail(f"losses[{task!r}]", "a finite number > 0 in the first step", loss)
 
 
 def balanced(w: Tensor, values: Tensor, norms: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the tasks that have their first gradient the weight that balances it. Waits for the device.
+    """Give tasks with their first gradient the weight that balances it. Waits for the device.
 
-    The first tasks to come have gradients of one norm, ``w_i`` proportional to ``1/||grad_W L_i||``; one that comes
-    later gets the mean norm of those that are there, and all are scaled to sum to T.
+    The weighted gradients of the first tasks get equal norms, ``w_i`` proportional to ``1/||grad_W L_i||``; a later
+    task gets the mean norm of the tasks before it. All weights are scaled to sum to T.
 
     Args:
         w: shape (..., T).

@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 
 from balancers.ranks import several_ranks
+from balancers.weights import fail
 
 Losses = Mapping[str, Tensor | float | None]
 """For each task a scalar loss with its graph. A task is absent from a step if it is missing, ``None``, 0 or NaN."""
 
 
 def on_host(values: Tensor) -> bool:
-    """Whether reading a tensor waits for nothing."""
+    """Return whether a tensor can be read without waiting for a device."""
     return values.device.type == "cpu"
 
 
 def known(values: Tensor) -> list[float] | None:
-    """The numbers of a tensor where reading them waits for nothing, in a process alone; else masks decide.
+    """Return a tensor's numbers if they can be read without waiting, in a single process; otherwise masks are used.
 
-    The ranks have to agree on what a step does, and one does not know the others' losses.
+    With several ranks, all have to take the same step, and no rank knows the losses of the others.
     """
     if not on_host(values) or several_ranks():
         return None
@@ -38,13 +39,13 @@ class StepLosses:
 
     Attributes:
         tasks: T names.
-        numbers: those of the n tasks that the backward pass starts from.
-        graphs: their losses, each by itself: scalars, or shape (K,) of K stacked networks.
+        numbers: indices of the n tasks from which the backward pass starts.
+        graphs: their losses, separately: scalars, or shape (K,) for K stacked networks.
         L: the same in one tensor, (n,) or (K, n).
-        values: of all T tasks without graph, (T,) or (K, T); NaN where a task is absent.
-        given: the tasks that were handed over with a graph, whatever their value.
+        values: the losses of all T tasks without graph, (T,) or (K, T); NaN where a task is absent.
+        given: the tasks whose losses were given with a graph, whatever their value.
         clean: whether no number of ``L`` has to be masked: none is NaN, or all are.
-        trusted: tasks whose losses without a way to W were once seen to be 0 or NaN; the balancer keeps it.
+        trusted: tasks whose losses do not depend on W and were once found to be 0 or NaN; kept by the balancer.
     """
 
     tasks: Sequence[str]
@@ -58,7 +59,7 @@ class StepLosses:
 
     @property
     def missing(self) -> list[int]:
-        """The tasks that were not handed over with a graph."""
+        """The tasks whose losses were not given with a graph."""
         return [i for i in range(len(self.tasks)) if i not in self.given]
 
     def _chosen(self, w: Tensor) -> Tensor:
@@ -67,11 +68,11 @@ class StepLosses:
         return torch.stack([w[..., i] for i in self.numbers], -1) if self.numbers else w[..., :0]
 
     def factors(self, w: Tensor) -> Tensor:
-        """The weights of the n tasks, (..., n); 0 where the loss is NaN."""
+        """Return the weights of the n tasks, (..., n); 0 where the loss is NaN."""
         return self._chosen(w) if self.clean else torch.where(self.L.detach().isnan(), 0, self._chosen(w))
 
     def weighted(self, w: Tensor, L: Tensor) -> Tensor:
-        """``sum_i w_i L_i`` over the n tasks, a scalar; NaN only where all losses are.
+        """Return ``sum_i w_i L_i`` over the n tasks, a scalar; NaN only if all losses are.
 
         Args:
             w: shape (T,).
@@ -88,9 +89,9 @@ class StepLosses:
             torch.autograd.backward(self.L, factors)
 
     def excuses(self, number: int) -> bool:
-        """Whether a task may do without a way to W in this step: its loss is 0 or NaN.
+        """Return whether a task's loss need not depend on W in this step, because it is 0 or NaN.
 
-        Waits for the device, for each task once a run.
+        Waits for the device, once per run for each task.
         """
         task = self.tasks[number]
         value = self.values[..., number]
@@ -103,10 +104,10 @@ class StepLosses:
 
 
 def read_losses(losses: Losses, tasks: Sequence[str], like: Tensor, trusted: set[str]) -> StepLosses:
-    """Put losses in the order of the tasks, and absent ones aside.
+    """Put losses in the order of the tasks, and leave absent ones out.
 
     Args:
-        losses: as the user hands them over.
+        losses: as given by the user.
         tasks: T names.
         like: w, whose device and dtype an empty step takes.
         trusted: see `StepLosses`.
@@ -117,7 +118,7 @@ def read_losses(losses: Losses, tasks: Sequence[str], like: Tensor, trusted: set
     """
     unknown = [task for task in losses if task not in tasks]
     if unknown:
-        raise ValueError(f"Parameter `losses` should have the tasks {list(tasks)}. Found unknown {unknown}.")
+        fail("losses", f"losses of the tasks {list(tasks)}", f"unknown {unknown}")
     graphs, given = [], []
     for number, task in enumerate(tasks):
         loss = losses.get(task)
@@ -135,7 +136,7 @@ def read_losses(losses: Losses, tasks: Sequence[str], like: Tensor, trusted: set
 def arrange(
     graphs: list[Tensor], given: list[int], tasks: Sequence[str], like: Tensor, trusted: set[str]
 ) -> StepLosses:
-    """`StepLosses` of the losses with graph of some tasks: scalars, or shape (K,)."""
+    """Build `StepLosses` from the losses with graph of some tasks: scalars, or shape (K,)."""
     if not graphs:
         values = torch.full_like(like, torch.nan)
         return StepLosses(tasks, [], [], values[..., :0], values, [], True, trusted)
@@ -164,10 +165,10 @@ def _stacked(graphs: Sequence[Tensor]) -> Tensor:
 
 
 def evaluated(losses: Losses, tasks: Sequence[str], w: Tensor) -> Tensor | None:
-    """``sum_i w_i L_i`` over the tasks that have a loss, where the losses are only looked at.
+    """Return ``sum_i w_i L_i`` over the tasks that have a loss, for losses that are not trained on.
 
     Returns:
-        ``None`` where no task has one that is neither 0 nor NaN and autograd records: an empty step of training.
+        ``None`` for an empty step of training: autograd records, and every loss is 0, NaN or absent.
     """
     given = [(i, losses[task]) for i, task in enumerate(tasks) if losses.get(task) is not None]
     for i, loss in given:
@@ -187,7 +188,7 @@ def evaluated(losses: Losses, tasks: Sequence[str], w: Tensor) -> Tensor | None:
 
 
 def has_graph(losses: Losses) -> bool:
-    """Whether autograd records and some loss has a graph: a step of training, unless all tasks are absent."""
+    """Return whether autograd records and some loss has a graph: a step of training, unless all tasks are absent."""
     if not torch.is_grad_enabled():
         return False
     return any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses.values())
@@ -197,14 +198,14 @@ def _check_scalar(task: str, loss: Any) -> None:
     if (isinstance(loss, Tensor) and loss.numel() == 1) or isinstance(loss, int | float):
         return
     found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-    raise ValueError(f"Loss of task `{task}` should be a scalar tensor. Found {found}.")
+    fail(f"losses[{task!r}]", "a scalar tensor", f"a {found}" if isinstance(found, str) else f"the shape {found}")
 
 
 def _check_without_graph(task: str, loss: Tensor | float, trusted: set[str]) -> None:
-    """Refuse a loss that cannot be trained but has a value; on a device it is looked at once a task."""
+    """Refuse a loss without graph that is neither 0 nor NaN; on a device each task is checked once."""
     if isinstance(loss, Tensor) and not on_host(loss) and task in trusted:
         return
     value = float(loss)
     if value != 0 and not math.isnan(value):
-        raise ValueError(f"Loss of task `{task}` should have a graph. Found `requires_grad = False`.")
+        fail(f"losses[{task!r}]", "a loss with a graph", "requires_grad = False")
     trusted.add(task)

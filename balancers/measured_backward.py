@@ -1,4 +1,4 @@
-"""A backward pass that also takes the T gradients of W: in one pass where the graph can be cut, else task by task."""
+"""A backward pass that also computes the T gradients of W: in one pass if the graph can be cut, else task by task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from balancers.torch_private import AccumulateGrad
 
 
 class Path(NamedTuple):
-    """How the T gradients of W are taken: ``"one pass"`` or ``"task by task"``, and why."""
+    """The way in which the T gradients of W are computed, ``"one pass"`` or ``"task by task"``, and the reason."""
 
     name: str
     why: str
@@ -31,11 +31,11 @@ def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = Tr
 
     Args:
         factors: of the shape of the step's losses, the tasks last.
-        found: has the losses, and takes in the gradients of W.
+        found: has the losses, and receives the gradients of W.
         one_pass: ``False`` goes task by task even where the graph can be cut.
 
     Returns:
-        How it was done.
+        The way in which it was done.
 
     Raises:
         ValueError: a loss that is neither 0 nor NaN does not depend on W.
@@ -63,10 +63,10 @@ def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = Tr
 
 
 def _path_of(entries: Sequence[Node], own: Collection[int]) -> Path:
-    """How the T gradients of W come from where the heads meet.
+    """Describe how the T gradients of W are computed from the place where the heads meet.
 
     Args:
-        entries: where they meet.
+        entries: the nodes where they meet.
         own: ids of W's parameters.
     """
     for entry in entries:
@@ -81,7 +81,7 @@ def _path_of(entries: Sequence[Node], own: Collection[int]) -> Path:
 
 
 def _reaches(node: Any, own: Collection[int]) -> bool:
-    """Whether a node's graph leads to one of these leaves."""
+    """Return whether a node's graph leads to one of these leaves."""
     stack, seen = [node], set[Any]()
     while stack:
         one = stack.pop()

@@ -1,4 +1,4 @@
-"""How GradNorm moves w: the linear and the logarithmic parametrisation, and what every parametrisation has."""
+"""Parametrisations of w in GradNorm: the base class, the linear and the logarithmic one."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Parametrization(ABC):
 
     @abstractmethod
     def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
-        """One step of w.
+        """Compute one step of w.
 
         Args:
-            now: measured in the step with w(t). Absent tasks keep their w, and the others the sum of theirs.
-            balance: Algorithm 1 of it.
+            now: the measurement of the step with w(t). Absent tasks keep their w, and the others keep their sum.
+            balance: the result of Algorithm 1 for this measurement.
             step: t.
 
         Returns:
-            w(t+1), which is w(t) where the step was refused, and where that is, bools of shape (...).
+            w(t+1), which is w(t) where the step was refused, and bools of shape (...) that say where it was refused.
         """
 
     @abstractmethod
@@ -47,19 +47,19 @@ class Parametrization(ABC):
 
     @abstractmethod
     def alike(self) -> tuple[Hashable, ...]:
-        """The settings that K balancers have to share to be moved by one object."""
+        """Return the settings that must be equal for K balancers to be moved by one object."""
 
     def merge(self, others: Sequence[Self]) -> None:  # noqa: B027 - not every one has settings that may differ
-        """Take the settings in which K balancers may differ, as columns of shape (K, 1)."""
+        """Adopt the settings in which K balancers may differ, as columns of shape (K, 1)."""
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether a task whose gradient on W is 0 sits out a step; the paper's algorithm has a target for it."""
+        """True if a task whose gradient on W is 0 is left out of a step; the paper's algorithm keeps it."""
         return False
 
     @property
     def floor_hits(self) -> Tensor | None:
-        """How often a weight was stopped at the floor, on the device; ``None`` where there is no floor."""
+        """The number of times a weight was stopped at the floor, on the device; ``None`` if there is no floor."""
         return None
 
 
@@ -79,7 +79,7 @@ class _ByAdam(Parametrization):
 
     @abstractmethod
     def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
-        """w after one step of Adam; that of all tasks of sum T, that of some of the sum that they had."""
+        """Return w after one step of Adam; the tasks that move keep the sum of their weights, which is T for all."""
 
     def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
         """See `Parametrization.next`."""
@@ -117,7 +117,7 @@ class _ByAdam(Parametrization):
 
 
 class Linear(_ByAdam):
-    """w itself moves, as in the paper, and stops at a floor above 0.
+    """The parametrisation in which w itself moves, as in the paper, and stops at a floor above 0.
 
     Args:
         tasks: T.
@@ -164,7 +164,7 @@ class Linear(_ByAdam):
 
 
 class Log(_ByAdam):
-    """ln w moves, so that w > 0 by construction."""
+    """The parametrisation in which ln w moves, so that w > 0 by construction."""
 
     def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
         moved = w.log()
@@ -173,9 +173,9 @@ class Log(_ByAdam):
 
 
 def blank(w: Tensor) -> dict[str, Any]:
-    """The state of all parametrisations before the first step, for weights like ``w`` of shape (..., T).
+    """Return the state of all parametrisations before the first step, for weights like ``w`` of shape (..., T).
 
-    A saved state has every entry, whichever its parametrisation uses.
+    A saved state has every entry, including those that its parametrisation does not use.
     """
     moments = w.new_zeros(2, *w.shape)
     return {

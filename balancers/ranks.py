@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def several_ranks() -> bool:
-    """Whether there is a process group of more than one rank."""
+    """Return whether there is a process group of more than one rank."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def sum_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Each tensor summed over the ranks of a running process group, in single precision at least."""
+    """Sum each tensor over the ranks of a running process group, in single precision at least."""
     if not several_ranks():
         return tensors
     totals = []
@@ -25,9 +25,9 @@ def sum_over_ranks(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """Losses, shape (..., T), averaged over the ranks that have the task: NaN or 0 is absent, NaN where none has it.
+    """Average losses, shape (..., T), over the ranks that have the task; NaN or 0 is absent, NaN if none has it.
 
-    Losses of a process alone come back as they are.
+    In a single process the losses are returned unchanged.
     """
     if not several_ranks():
         return values
@@ -38,5 +38,5 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def spread(numbers: Tensor, rows: Tensor) -> Tensor:
-    """Numbers of shape (T,), or (T, K), that broadcast against rows of shape (T, \\*shape), or (T, K, \\*shape)."""
+    """Reshape numbers (T,) or (T, K) to broadcast against rows of shape (T, \\*shape) or (T, K, \\*shape)."""
     return numbers.reshape(*numbers.shape, *[1] * (rows.dim() - numbers.dim()))

@@ -17,15 +17,15 @@ from balancers.window import Sums
 
 
 class TaskGradients:
-    """Takes in the tasks' gradients of W. Keeps their norms; the gradients themselves, T times the size of W, only
-    where the norm is of a mean over ranks or over backward passes.
+    """Collects the tasks' gradients of W. It keeps their norms; it keeps the gradients themselves, T times the size
+    of W, only if the norm is of a mean over ranks or over backward passes.
 
     Args:
         parameters: W.
-        step: the losses whose gradients come; absent tasks have none.
+        step: the losses; absent tasks have no gradient.
         keep: keep the gradients for `rows`.
-        scale: what they come multiplied with (by a GradScaler, say). Norms and rows are without it: squares of scaled
-            gradients may overflow where these do not.
+        scale: a factor of the gradients, for example of a GradScaler. Norms and rows are without it, because squares
+            of scaled gradients may overflow.
         stacked: whether the parameters are those of K networks, (K, \\*shape) each; norms then are (T, K).
     """
 
@@ -44,11 +44,11 @@ class TaskGradients:
         self._rows: dict[int, list[Tensor]] = {}
 
     def add(self, tasks: Sequence[int], rows: Sequence[Tensor | None]) -> None:
-        """Take in the gradients of some tasks.
+        """Add the gradients of some tasks.
 
         Args:
-            tasks: n numbers.
-            rows: for each parameter a tensor of shape (n, \\*shape); ``None`` where nothing depends on it.
+            tasks: indices of n tasks.
+            rows: for each parameter a tensor of shape (n, \\*shape); ``None`` if no loss depends on it.
         """
         plain = rows if self._scale is None else [None if row is None else _wide(row) / self._scale for row in rows]
         if self._keep:
@@ -64,7 +64,7 @@ class TaskGradients:
             self._norms |= zip(tasks, norms.unbind(), strict=True)
 
     def add_one(self, task: int, row: Sequence[Tensor | None]) -> None:
-        """Take in the gradient of one task, from autograd.
+        """Add the gradient of one task, from autograd.
 
         Raises:
             ValueError: it does not depend on W, and its loss is neither 0 nor NaN.
@@ -90,7 +90,7 @@ class TaskGradients:
             raise independent(self.step.tasks[task])
 
     def norms(self) -> Tensor:
-        """The 2-norm of each task's gradient (of its mean over the ranks) over all parameters of W, shape (T,).
+        """Return the 2-norm over W of each task's gradient, or of its mean over the ranks, shape (T,).
 
         It is 0 where a task is absent.
         """
@@ -104,23 +104,23 @@ class TaskGradients:
         return torch.stack([self._norms.get(task, nothing) for task in range(len(self.step.tasks))])
 
     def sums(self) -> Sums:
-        """Losses and gradients, where the latter were kept."""
+        """Return the losses, and the gradients if they were kept."""
         values = self.step.values
         return Sums.of(values.t() if values.dim() > 1 else values, self.rows())
 
     def rows(self) -> list[Tensor]:
-        """For each parameter all T gradients, shape (T, \\*shape), where they were kept."""
+        """Return for each parameter all T gradients, shape (T, \\*shape), if they were kept."""
         nothing = [torch.zeros_like(p) for p in self.parameters] if len(self._rows) < len(self.step.tasks) else []
         by_task = [self._rows.get(task, nothing) for task in range(len(self.step.tasks))]
         return [torch.stack([row[k].to(by_task[0][k].dtype) for row in by_task]) for k in range(len(self.parameters))]
 
 
 def task_gradients(factors: Tensor, found: TaskGradients) -> None:
-    """``factors_i grad_W L_i``, task by task through the graph, which stays.
+    """Compute ``factors_i grad_W L_i`` task by task through the graph, which is kept.
 
     Args:
         factors: for each task that the step starts from, shape (n,), or (K, n) for losses of shape (K,).
-        found: takes them in; has the losses.
+        found: has the losses, and receives the gradients.
 
     Raises:
         ValueError: a loss does not depend on W.
@@ -134,7 +134,7 @@ def task_gradients(factors: Tensor, found: TaskGradients) -> None:
 
 
 def gradient_norms(losses: Losses, tasks: Sequence[str], parameters: Sequence[Tensor]) -> Tensor:
-    """``||grad_W L_i||`` of each task, shape (T,); 0 where a task is absent. The graph stays.
+    """Compute ``||grad_W L_i||`` of each task, shape (T,); 0 where a task is absent. The graph is kept.
 
     Args:
         losses: for each task a scalar with its graph.
@@ -152,8 +152,8 @@ def gradient_norms(losses: Losses, tasks: Sequence[str], parameters: Sequence[Te
 
 @contextmanager
 def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
-    """DDP with a static graph averages all gradients when the first backward pass to reach its outputs ends. One that
-    only measures is not that one."""
+    """Hide backward passes that only measure from DDP with a static graph, which averages all gradients at the end
+    of the first backward pass that reaches its outputs."""
     seen, stack, sinks = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
     while stack:
         node: Any = stack.pop()
@@ -169,17 +169,17 @@ def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
 
 
 def independent(task: str) -> ValueError:
-    """The error of a loss that does not depend on W."""
+    """Return the error for a loss that does not depend on W."""
     return ValueError(
-        f"Loss of task `{task}` should depend on the shared layer. Found no gradient there: W is the last layer that "
-        "all tasks use; hand over the module, not its parameters, if these are replaced."
+        f"losses[{task!r}]: expected a loss that depends on the shared layer, got no gradient there; W is the last "
+        "layer that all tasks use; pass the module, not its parameters, if these are replaced"
     )
 
 
 def norms_of(gradients: Sequence[Tensor], leading: int = 1) -> Tensor:
-    """The 2-norm of each task's gradient over all parameters of W: from (T, \\*shape) each to shape (T,).
+    """Return the 2-norm of each task's gradient over all parameters of W: from (T, \\*shape) each to shape (T,).
 
-    At least in single precision: half is too coarse for a norm over a whole layer.
+    Computed in single precision at least: half precision is too coarse for a norm over a whole layer.
 
     Args:
         gradients: for each parameter of W.

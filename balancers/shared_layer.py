@@ -18,7 +18,7 @@ SharedOrAuto = Shared | Literal["auto"]
 
 
 def is_auto(shared: object) -> bool:
-    """Whether W is to be found."""
+    """Return whether W is to be found."""
     return isinstance(shared, str) and shared == "auto"
 
 

@@ -16,7 +16,7 @@ from balancers.torch_private import AccumulateGrad, saved
 _aten = torch.ops.aten
 _gelu = _aten.gelu_backward.default
 _silu, _tanh, _sigmoid = _aten.silu_backward.default, _aten.tanh_backward.default, _aten.sigmoid_backward.default
-# Activations that may stand above W: from their node, dL/d(input) as a function of n dL/d(output), (N, n, out).
+# Activations supported above W: for each node kind, dL/d(input) as a function of n dL/d(output), (N, n, out).
 _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "ReluBackward0": lambda node: _with(_relu, saved(node, "result")),
     "GeluBackward0": lambda node: _with(partial(_gelu, approximate=saved(node, "approximate")), saved(node, "self")),
@@ -43,9 +43,9 @@ class Product:
     """A product ``x W^T + b`` with at most activations above it.
 
     Attributes:
-        x: what W is multiplied with, shape (N, in).
-        activations: derivatives of those above, the uppermost first.
-        numbers: the place of the weight, and of the bias if it has one, among W's parameters.
+        x: the input of the layer, shape (N, in).
+        activations: derivatives of the activations above it, the last one first.
+        numbers: the index of the weight, and of the bias if it has one, among W's parameters.
     """
 
     x: Tensor
@@ -53,7 +53,7 @@ class Product:
     numbers: list[int]
 
     def gradients(self, parts: list[Tensor]) -> list[Tensor]:
-        """From n tasks' dL_i/d(features) their gradients of each parameter.
+        """Compute the gradients of each parameter from dL_i/d(features) of n tasks.
 
         Returns:
             In the order of W's parameters, shapes (n, out, in) and (n, out).
@@ -71,12 +71,12 @@ class Product:
 
 
 def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node, int]) -> Product | None:
-    """The product with W right below a node, if W is used there and nowhere else.
+    """Return the product with W directly below a node, if W is used only there.
 
     Args:
-        entry: where the graph is cut.
+        entry: the node at which the graph is cut.
         parameters: W.
-        readers: for each node below, how many nodes flow into it.
+        readers: for each node below, the number of nodes that flow into it.
     """
     node, activations = entry, []
     while derivative := _ACTIVATIONS.get(type(node).__name__):
@@ -106,7 +106,7 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
 
 
 def _leaf(node: Node | None, readers: Mapping[Node, int], transposed: bool = False) -> Tensor | None:
-    """The leaf below a node, through a transposition and a cast to half precision, if nothing else reads it."""
+    """Return the leaf below a node, through a transposition and a cast to half precision, if it has one reader."""
     turns = 0
     while node is not None and readers[node] == 1:
         if type(node) is AccumulateGrad:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from balancers.node_kinds import OPAQUE
 from balancers.task_reach import TaskReach, bits, leaves_below, parameters_among, task_reach
+from balancers.weights import fail
 
 
 class SharedSearch:
@@ -78,24 +79,21 @@ class SharedSearch:
         """
         candidates = self._candidates()
         if not candidates:
-            raise ValueError(self._nothing_shared())
+            fail("losses", "tasks that share a layer with weights", self._nothing_shared())
         last = self._last_of(self._without_towers(candidates))
         for reach in self._tasks.values():
             for kind, inside in reach.opaque:
                 if (inside & last).bit_count() > 1:
-                    raise ValueError(
-                        f"Layers that all tasks share should be in the graph one by one. Found {OPAQUE[kind]} around "
-                        f"{self._listed(inside & last)}: compute the losses without it, or name the layer."
-                    )
+                    found = f"{OPAQUE[kind]} around {self._listed(inside & last)}"
+                    advice = "compute the losses without it, or name the layer"
+                    fail("losses", "the layers that all tasks share one by one in the graph", f"{found}: {advice}")
         if not last:
-            raise ValueError(
-                "All tasks should go through the layers that they share in one order. Found no last one among "
-                f"{self._listed(candidates)}: name the layer."
-            )
+            rule = "tasks that go through the layers that they share in one order"
+            fail("losses", rule, f"no last one among {self._listed(candidates)}: name the layer")
         return self._tensors(last)
 
     def _candidates(self) -> int:
-        """What every task reaches, but for tables that also are the weights of a head (tied embeddings)."""
+        """Return the weights that every task reaches, except tables that a head uses too (tied embeddings)."""
         used = self._used_by_all()
         apart = [number for number, common in self._common.items() if not bool(common.any())]
         return used & ~sum(1 << number for number in apart) & ~self._tied()
@@ -141,7 +139,7 @@ class SharedSearch:
         return left
 
     def _is_tower(self, weight: int, left: int, candidates: int) -> bool:
-        """Whether a task ends in a weight that another has a way of its own around, both without own ones after it.
+        """Return whether one task ends in a weight that another one bypasses, both without own weights after it.
 
         Args:
             weight: one of those that every task reaches.
@@ -158,18 +156,17 @@ class SharedSearch:
         return ends and goes_around
 
     def _nothing_shared(self) -> str:
-        rule = "Losses should be of tasks that share a layer with weights. Found"
         for task, reach in self._tasks.items():
             if not reach.used:
-                return f"{rule} none below the loss of `{task}` with a gradient that is not zero."
+                return f"none below the loss of `{task}` with a gradient that is not zero"
         for (a, one), (b, other) in combinations(self._tasks.items(), 2):
             if not one.used & other.used:
-                return f"{rule} none that both `{a}` and `{b}` reach."
+                return f"none that both `{a}` and `{b}` reach"
         if tied := self._used_by_all() & self._tied():
-            return f"{rule} {self._listed(tied)} alone, which a head uses too (tied embeddings): name another layer."
+            return f"{self._listed(tied)} alone, which a head uses too (tied embeddings): name another layer"
         if used := self._used_by_all():
-            return f"{rule} {self._listed(used)} alone, of which each task reads other rows."
-        return f"{rule} none that all of {self.tasks} reach."
+            return f"{self._listed(used)} alone, of which each task reads other rows"
+        return f"none that all of {self.tasks} reach"
 
     def _tensors(self, weights: int) -> list[Tensor]:
         return [self._weights[number] for number in bits(weights)]
@@ -182,7 +179,7 @@ class SharedSearch:
 
 
 def is_present(loss: object) -> bool:
-    """Whether a loss trains its task in this step: it has a graph and is neither 0 nor NaN. Waits for the device."""
+    """Return whether a loss trains its task: it has a graph and is neither 0 nor NaN. Waits for the device."""
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         return False
     value = loss.detach()

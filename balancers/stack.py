@@ -1,4 +1,4 @@
-"""Balancers of K networks that are trained at once, with stacked parameters, in the steps of one process."""
+"""Balancers of K networks that are trained at once with stacked parameters."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ STACKABLE = (Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty)
 
 
 class Stack:
-    """K balancers, one for each of K networks of one form whose parameters are stacked (`torch.func`).
+    """K balancers, one for each of K networks of one architecture whose parameters are stacked (`torch.func`).
 
-    The K networks run as one, so that a task's loss is a tensor of shape (K,), and one backward pass fills the
-    gradients of all: `backward` weighs loss i of network k by the k-th balancer's w_i(t). Balancers of one kind then
-    move their weights together. Each moves as it would alone, to within rounding.
+    The K networks run as one: a task's loss is a tensor of shape (K,), and one backward pass fills the gradients of
+    all. `backward` weights loss i of network k by the k-th balancer's w_i(t). Balancers of one kind then move their
+    weights together, each as it would alone, to within rounding.
 
     Args:
-        balancers: of the same tasks; of the kinds `STACKABLE`, without gradient accumulation.
-        shared: W of all networks: each parameter of the shared layer as it is stacked, shape (K, \\*shape). Only
-            GradNorm and the frozen gradient rule read it.
+        balancers: with the same tasks, of the kinds in `STACKABLE`, without gradient accumulation.
+        shared: W of all networks: each stacked parameter of the shared layer, shape (K, \\*shape). Only GradNorm and
+            the frozen gradient rule use it.
 
     Raises:
-        ValueError: no balancers, of unlike tasks or of a kind that cannot be stacked.
+        ValueError: there are no balancers, their tasks differ, or a kind cannot be stacked.
 
     >>> import torch
     >>> from balancers import GradNorm, Stack, Static
@@ -52,13 +52,14 @@ class Stack:
     def __init__(self, balancers: Sequence[Balancer], shared: Iterable[Tensor]) -> None:
         self._members = list(balancers)
         if not self._members:
-            fail("balancers", "a list of at least one", [])
+            fail("balancers", "a list of at least one balancer", [])
         self.tasks = self._members[0].tasks
         for balancer in self._members:
             if type(balancer) not in STACKABLE or getattr(getattr(balancer, "_window", None), "size", 1) != 1:
-                fail("balancers", "of " + ", ".join(kind.__name__ for kind in STACKABLE), type(balancer).__name__)
+                rule = f"objects of {', '.join(kind.__name__ for kind in STACKABLE)}"
+                fail("balancers", rule, type(balancer).__name__)
             if balancer.tasks != self.tasks:
-                fail("balancers", f"of the tasks {self.tasks}", balancer.tasks)
+                fail("balancers", f"the same tasks in all, {self.tasks}", balancer.tasks)
         self._shared, self._trusted = list(shared), set[str]()
         self._groups = [_Group(self._members, numbers) for numbers in _alike(self._members)]
         self.last: StepRecord | None = None
@@ -67,15 +68,15 @@ class Stack:
         """Fill ``.grad`` of the stacked parameters, then move every balancer's w(t) to w(t+1).
 
         Args:
-            losses: for each task the losses of the K networks with their graph, shape (K,); one that is missing,
-                ``None`` or has no graph is absent.
+            losses: for each task the losses of the K networks with their graph, shape (K,); a task whose loss is
+                missing, ``None`` or without graph is absent.
 
         Raises:
             ValueError: as the balancers do in their first step.
         """
         unknown = [task for task in losses if task not in self.tasks]
         if unknown:
-            raise ValueError(f"Parameter `losses` should have the tasks {self.tasks}. Found unknown {unknown}.")
+            fail("losses", f"losses of the tasks {self.tasks}", f"unknown {unknown}")
         pairs = [(number, losses.get(task)) for number, task in enumerate(self.tasks)]
         given = [(number, loss) for number, loss in pairs if loss is not None and loss.requires_grad]
         numbers, graphs = [number for number, _ in given], [loss for _, loss in given]
@@ -99,23 +100,23 @@ class Stack:
         self._record(w, step.values)
 
     def balancers(self) -> list[Balancer]:
-        """The K balancers, each as its own steps would have made it. Waits for the device."""
+        """Return the K balancers, each in the state that its own steps would have led to. Waits for the device."""
         for group in self._groups:
             group.write_back(self._members)
         return self._members
 
     def keep(self, numbers: Sequence[int], shared: Iterable[Tensor]) -> Stack:
-        """The stack of some of the networks.
+        """Return the stack of some of the networks.
 
         Args:
-            numbers: of those that stay.
-            shared: as at the start, of these.
+            numbers: indices of the networks to keep.
+            shared: as for the constructor, of these networks.
         """
         members = self.balancers()
         return Stack([members[k] for k in numbers], shared)
 
     def _begin(self, step: StepLosses) -> None:
-        """In the first steps: let the balancers look at losses and norms."""
+        """Let the balancers process losses and norms before the first steps."""
         groups = [group for group in self._groups if group.one._waits()]
         for group in groups:
             group.one._begin(step.values[group.numbers], None)
@@ -130,7 +131,7 @@ class Stack:
             group.one._begin(step.values[group.numbers], norms[group.numbers])
 
     def _measure(self, W: Sequence[Tensor], step: StepLosses, w: Tensor) -> Tensor:
-        """The backward pass, and ``||grad_W w_i L_i||`` of each network on the way, (K, T)."""
+        """Run the backward pass and return ``||grad_W w_i L_i||`` of each network, (K, T)."""
         found = TaskGradients(W, step, stacked=True)
         measured_backward(step.factors(w), found)
         return found.norms().t()
@@ -142,7 +143,7 @@ class Stack:
         self.last = StepRecord(w, values, self._whole(G), self._whole(r))
 
     def _whole(self, rows: Sequence[Tensor | None]) -> Any:
-        """One tensor (K, T) of what each group has, NaN where it has nothing; ``None`` if none has."""
+        """Join the groups' values in a tensor (K, T), NaN where a group has none; ``None`` if no group has any."""
         given = next((row for row in rows if row is not None), None)
         if given is None or len(rows) == 1:
             return given
@@ -154,11 +155,11 @@ class Stack:
 
 
 class _Group:
-    """Balancers of one kind as one: an object of their class whose state has a row for each.
+    """Balancers of one kind combined: an object of their class whose state has a row for each.
 
     Args:
         members: all balancers of the stack.
-        places: of those that this group takes.
+        places: indices of those in this group.
     """
 
     def __init__(self, members: Sequence[Balancer], places: list[int]) -> None:
@@ -191,7 +192,7 @@ class _Group:
 
 
 def _alike(members: Sequence[Balancer]) -> list[list[int]]:
-    """The numbers of the balancers that can take their steps as one, kind by kind."""
+    """Return the indices of balancers that can take their steps together, kind by kind."""
     kinds: dict[Any, list[int]] = {}
     for number, balancer in enumerate(members):
         kinds.setdefault(balancer._alike(), []).append(number)
@@ -199,7 +200,7 @@ def _alike(members: Sequence[Balancer]) -> list[list[int]]:
 
 
 def _stacked(states: Sequence[Any]) -> Any:
-    """States of K balancers as one: numbers become (K,), vectors (..., T) become (..., K, T)."""
+    """Combine the states of K balancers: numbers become (K,), vectors (..., T) become (..., K, T)."""
     first = states[0]
     if isinstance(first, Tensor):
         return torch.stack(list(states), dim=max(0, first.dim() - 1))
@@ -211,7 +212,7 @@ def _stacked(states: Sequence[Any]) -> Any:
 
 
 def _row(state: Any, row: int) -> Any:
-    """The state of one of K balancers: the inverse of `_stacked`."""
+    """Return the state of one of K balancers: the inverse of `_stacked`."""
     if isinstance(state, Tensor):
         return state[row].clone() if state.dim() == 1 else state.select(-2, row).clone()
     if isinstance(state, dict):

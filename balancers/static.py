@@ -18,7 +18,7 @@ from balancers.weights_file import read_weights
 
 
 class Static(Balancer):
-    """Fixed loss weights: what a grid search tries, and what production trains with.
+    """Fixed loss weights, as in a grid search and in production training.
 
     Args:
         tasks: names of the tasks.
@@ -40,19 +40,19 @@ class Static(Balancer):
         known = set(self.tasks)
         unknown = [task for task in weights if task not in known]
         if missing or unknown:
-            fail("weights", f"for exactly the tasks {self.tasks}", f"missing {missing}, unknown {unknown}")
+            fail("weights", f"a number for exactly the tasks {self.tasks}", f"missing {missing}, unknown {unknown}")
         for task, weight in weights.items():
             if not 0 < weight <= sys.float_info.max:  # an integer may be larger than any float
-                fail(f"weights[{task!r}]", "finite and > 0", weight)
+                fail(f"weights[{task!r}]", "a finite number > 0", weight)
         _, exponent = math.frexp(max(weights.values()))  # a power of 2 changes no digit, and no sum is infinite then
         exact = [math.ldexp(weights[task], -exponent) for task in self.tasks]
         self._w = close(torch.tensor(exact, dtype=torch.float64)).to(torch.get_default_dtype())
         if not bool((self._w > 0).all()):
-            fail("weights", f"near enough to each other that {self._w.dtype} holds them all", dict(weights))
+            fail("weights", f"numbers near enough to each other for {self._w.dtype}", dict(weights))
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] | None = None) -> Self:
-        """The weights file that ``gradsweep export`` wrote. Needs torch alone.
+        """Read a weights file that ``gradsweep export`` has written. Depends only on torch.
 
         Args:
             path: the JSON file.

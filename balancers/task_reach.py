@@ -1,4 +1,4 @@
-"""Which weights a task's loss runs through, and in which order: read from its autograd graph by one backward pass."""
+"""Weights that a task's loss runs through, and their order: read from its autograd graph by one backward pass."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from balancers.node_kinds import ARITHMETIC, LOOKUPS, MATRIX_PRODUCTS, NO_LAYERS, OPAQUE, PRODUCTS, VIEWS, kind_of
 from balancers.shared_gradients import unnoticed_by_ddp
 from balancers.torch_private import AccumulateGrad, sequence_number, shape_of
+from balancers.weights import fail
 
 Node = Any  # torch.autograd.graph.Node, or the AccumulateGrad of a leaf
 
@@ -73,10 +74,8 @@ def task_reach(loss: Tensor, weights: Mapping[int, int]) -> TaskReach:
     """
     nodes = _nodes(loss) if loss.grad_fn is not None else []
     if any(kind_of(node) == "CheckpointFunction" for node in nodes):
-        raise ValueError(
-            "Gradient checkpointing should have `use_reentrant=False`, else the layers inside are not in the graph. "
-            "Found `use_reentrant=True`."
-        )
+        rule = "`use_reentrant=False`, without which the layers inside are not in the graph"
+        fail("gradient checkpointing", rule, "`use_reentrant=True`")
     made_of_weights = _made_of_weights(nodes)
     leaves = [node.variable for node in nodes if type(node) is AccumulateGrad]
     if not leaves:
@@ -133,7 +132,7 @@ def _made_of_weights(nodes: Sequence[Node]) -> dict[Node, tuple[int, ...]]:
 def _is_made_of_weights(
     node: Node, children: Sequence[Node], found: Mapping[Node, tuple[int, ...]], leaves: Mapping[Node, int]
 ) -> bool:
-    """Whether a node computes a weight, or a number, from parameters.
+    """Return whether a node computes a weight, or a number, from parameters.
 
     An operand that is none may be data. If the result has the shape of the weight, it is taken for a mask or a
     number; one that depends on nothing but that weight, as its spectral norm, is no data.
@@ -178,7 +177,7 @@ def _watch(
 
 
 def is_nonzero(gradient: Tensor | None) -> bool:
-    """Whether a gradient is anything but zero everywhere. Waits for the device."""
+    """Return whether a gradient is anything but zero everywhere. Waits for the device."""
     if gradient is None:
         return False
     return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).any())

@@ -38,7 +38,7 @@ ABSENT: dict[str, Callable[[Given, str], dict[str, Tensor | None]]] = {
 
 
 class TinyNetwork(nn.Module):
-    """A trunk of two layers with one linear head a task; the losses differ 1000-fold."""
+    """A trunk of two layers with one linear head per task; the losses differ 1000-fold."""
 
     def __init__(self, tasks: tuple[str, ...] = TASKS, seed: int = 0) -> None:
         super().__init__()
@@ -65,10 +65,10 @@ class TinyNetwork(nn.Module):
 
 
 class BalancerConformance:
-    """What any balancer must do. Override `make`; pytest collects the rest."""
+    """The tests that every balancer must pass. Override `make`; pytest collects the rest."""
 
     def make(self, tasks: list[str], shared: nn.Module) -> Balancer:
-        """A new balancer of the class under test."""
+        """Create a balancer of the class under test."""
         raise NotImplementedError
 
     def _run(self, steps: int, backward: bool = True) -> tuple[TinyNetwork, Balancer, list[Tensor]]:
@@ -128,7 +128,7 @@ class BalancerConformance:
                 torch.testing.assert_close(w.sum(), torch.tensor(3.0))
 
     def test_reading_weights_gives_a_copy(self) -> None:
-        """Who writes into what he read does not move the balancer."""
+        """Writing into the returned tensor does not change the balancer."""
         _, balancer, weights = self._run(2)
         balancer.weights.zero_()
         torch.testing.assert_close(balancer.weights, weights[-1])
@@ -157,7 +157,7 @@ class BalancerConformance:
                 assert torch.equal(left, right)
 
     def test_copies_and_pickles(self) -> None:
-        """No graph hides in the state."""
+        """The state contains no graph."""
         network, balancer, weights = self._run(3)
         for twin in (copy.deepcopy(balancer), pickle.loads(pickle.dumps(balancer))):
             torch.testing.assert_close(twin.weights, weights[-1])

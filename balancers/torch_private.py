@@ -1,6 +1,6 @@
-"""Names of torch that are not public, in `balancers` here alone.
+"""Private names of torch. In `balancers` only this module uses any.
 
-After an upgrade of torch `tests/balancers/test_torch_private.py` says which are gone.
+After an upgrade of torch, `tests/balancers/test_torch_private.py` reports which are missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def fused_adam(
     lr: Any,
     **settings: Any,
 ) -> None:
-    """The kernel of ``torch.optim.Adam(fused=True)``, in place; not where ``refused`` is 1.
+    """Run the kernel of ``torch.optim.Adam(fused=True)`` in place, except where ``refused`` is 1.
 
     The learning rate is a number or a tensor; ``settings`` are beta1, beta2 and eps.
     """
@@ -52,12 +52,12 @@ def fused_adam(
 
 
 def saved(node: Node, name: str) -> Any:
-    """A tensor or number that a node of the graph has kept for its backward pass: ``"result"``, ``"self"``, ..."""
+    """Return a value that a node of the graph has saved for its backward pass: ``"result"``, ``"self"``, ..."""
     return getattr(node, f"_saved_{name}")
 
 
 def device_of(node: Node) -> torch.device:
-    """Where a node's gradient lies."""
+    """Return the device of a node's gradient."""
     device: torch.device = node._input_metadata[0].device
     return device
 
@@ -68,18 +68,18 @@ def shape_of(node: Node) -> tuple[int, ...]:
 
 
 def sequence_number(node: Node) -> int:
-    """The number by which the engine runs the newest node first."""
+    """Return the number by which the engine runs the newest node first."""
     return node._sequence_nr()
 
 
 def has_hooks(parameter: Tensor) -> bool:
-    """Whether a parameter has hooks (`Tensor.register_hook`)."""
+    """Return whether a parameter has hooks (`Tensor.register_hook`)."""
     return bool(parameter._backward_hooks)
 
 
 @contextmanager
 def static_graph_waits(sinks: Sequence[Node]) -> Iterator[None]:
-    """Backward passes that DDP with a static graph does not take for the one after which it averages gradients.
+    """Exempt backward passes from the count by which DDP with a static graph decides when to average gradients.
 
     Args:
         sinks: the nodes of DDP models, of the kind `Sink`.

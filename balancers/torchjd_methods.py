@@ -1,8 +1,8 @@
-"""Other published methods, as the library torchjd (https://torchjd.org) has them, as balancers. An optional extra.
+"""Balancers for other published methods, implemented by torchjd (https://torchjd.org), an optional extra.
 
-Two kinds. A *scalarizer* turns the losses into one: its weights are ``w_i = d(scalar)/dL_i``. An *aggregator* turns
-the T gradients of what several tasks share into one: its weights are those of ``sum_i w_i grad L_i``; what one task
-has to itself follows that task's own gradient, as in the papers.
+There are two kinds. A *scalarizer* combines the losses into one: its weights are ``w_i = d(scalar)/dL_i``. An
+*aggregator* combines the T gradients of parameters that several tasks share into one: its weights are those of
+``sum_i w_i grad L_i``. Parameters of a single task follow that task's own gradient, as in the papers.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ NAMES = (*SCALARIZERS, *AGGREGATORS)
 
 
 def installed() -> bool:
-    """Whether torchjd is there."""
+    """Return whether torchjd is installed."""
     return find_spec("torchjd") is not None
 
 
 def torchjd_balancer(name: str, tasks: Sequence[str], **settings: Any) -> Balancer:
-    """A method of torchjd by its name.
+    """Create the balancer of a torchjd method.
 
     Args:
         name: one of `NAMES`.
         tasks: names of the tasks.
-        settings: arguments of its class there, over ours.
+        settings: arguments of torchjd's class; they override our defaults.
 
     Raises:
         ValueError: an unknown name; an argument that the method refuses.
-        ImportError: torchjd, or what the method needs with it, is not installed.
+        ImportError: torchjd, or another package that the method needs, is not installed.
     """
     if name not in NAMES:
         fail("name", f"one of {', '.join(NAMES)}", repr(name))
@@ -80,7 +80,7 @@ def torchjd_balancer(name: str, tasks: Sequence[str], **settings: Any) -> Balanc
 
 
 class _Library(Adaptive):
-    """What both kinds share: the library's object, its state, random numbers of its own."""
+    """The base class of both kinds: the library's object, its state and its random numbers."""
 
     sums_to_T = False
 
@@ -98,7 +98,7 @@ class _Library(Adaptive):
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
-        """The library draws from torch's global generators. Ours is the same on all ranks, saved and restored."""
+        """Replace torch's global generators, which the library uses, by one that is equal on all ranks and saved."""
         devices = [self._w.device] if self._w.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.set_rng_state(self._random)
@@ -128,8 +128,8 @@ class _Library(Adaptive):
 class Scalarized(_Library):
     """A scalarizer of torchjd. Its own parameters, if it learns any, have an Adam here (learning rate 0.025).
 
-    FAMO wants the losses of the same batch after the step. They are not there, since a balancer sees each batch once;
-    it is given those of the next batch. Of a task that is absent the library is shown the loss that it had last.
+    FAMO needs the losses of the same batch after the step. A balancer sees each batch only once, so FAMO gets the
+    losses of the next batch. For a task that is absent, the library gets its last loss.
 
     Args:
         tasks: names of the tasks.
@@ -190,7 +190,7 @@ class Scalarized(_Library):
 class Aggregated(_Library):
     """An aggregator of torchjd that has weights, over all parameters that several tasks share.
 
-    It costs T passes through the trunk and memory for T gradients of it, and each step waits for the device, as most
+    It costs T passes through the trunk and memory for T gradients, and each step waits for the device, because most
     of these methods do.
 
     Args:
@@ -199,7 +199,7 @@ class Aggregated(_Library):
         settings: arguments of the aggregator.
 
     Raises:
-        ValueError: in a step losses that share no parameter, or a parameter with a hook, which would run twice.
+        ValueError: in a step: the losses share no parameter, or a parameter has a hook, which would run twice.
     """
 
     positive = False
@@ -208,14 +208,14 @@ class Aggregated(_Library):
         super().__init__(tasks, "torchjd.aggregation", AGGREGATORS[name], **settings)
 
     def __call__(self, losses: Losses) -> Tensor:
-        """A scalar, of the value ``sum_i w_i(t-1) L_i``, whose ``backward()`` fills ``.grad`` and moves w."""
+        """Return a scalar of value ``sum_i w_i(t-1) L_i``, whose ``backward()`` fills ``.grad`` and moves w."""
         return super().__call__(losses)
 
     def _weigh(self, step: StepLosses) -> Tensor:
         return deferred(step.weighted(self._w, step.L.detach()), lambda scale: self._run(step, scale))
 
     def _train(self, step: StepLosses) -> None:
-        """Fill ``.grad``; what one task has to itself gets that task's own gradient."""
+        """Fill ``.grad``; parameters of a single task get that task's own gradient."""
         self._run(step, None)
 
     def _join(self, empty: StepLosses) -> None:
@@ -223,11 +223,11 @@ class Aggregated(_Library):
             self._present(empty)
 
     def _present(self, step: StepLosses) -> list[int]:
-        """The places in the step of the tasks that are in it."""
+        """Return the positions in the step of the tasks that are present."""
         if several_ranks():
             there = (step.values.abs() > 0).float() + 1  # above 0, so that the mean is over all ranks
             if not torch.equal(mean_over_ranks(there), there):
-                raise ValueError("Losses should be of the same tasks on all ranks. Found some absent on one.")
+                fail("losses", "the same tasks on all ranks", "some that are absent on one")
         values = step.values.tolist()
         if all(map(math.isnan, values)):
             return list(range(len(step.numbers)))  # diverged: the step is refused below
@@ -263,9 +263,9 @@ class Aggregated(_Library):
         self._used(StepRecord(self._w, step.values))
 
     def _settle(self, numbers: Sequence[int], jacobian: Tensor) -> Tensor:
-        """The weights of the tasks that are present, (n,); w(t) has those of all.
+        """Return the weights of the tasks that are present, (n,); w(t) has those of all.
 
-        A method that keeps numbers for each task leaves w as it is in a step without one of them.
+        A method that keeps numbers for each task leaves w unchanged in a step in which a task is absent.
         """
         finite = bool(jacobian.isfinite().all())
         self._not_finite += not finite
@@ -286,24 +286,24 @@ class Aggregated(_Library):
 
 
 def _leaves(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """The leaves that several tasks reach, and those of each alone.
+    """Return the leaves that several tasks reach, and those that each task alone reaches.
 
     Raises:
-        ValueError: there are none of the first kind, or there is one with a hook.
+        ValueError: no leaf is shared, or a leaf has a hook.
     """
     try:
         shared, own = leaves_of(losses)
     except NoCut as reason:
-        raise ValueError(f"Losses should be results of operations. Found that {reason}.") from None
+        raise ValueError(f"losses: expected results of operations, got a graph where {reason}") from None
     if not shared:
-        raise ValueError("Losses should share parameters. Found none that two of them depend on.")
+        fail("losses", "parameters that at least two losses depend on", "none")
     if any(has_hooks(p) for p in [*shared, *(p for leaves in own for p in leaves)]):
-        raise ValueError("Parameters should have no hooks (`register_hook`). Found one, which would run twice.")
+        fail("losses", "parameters without hooks (register_hook)", "one with a hook, which would run twice")
     return shared, own
 
 
 def _state(method: nn.Module) -> dict[str, dict[str, Any]]:
-    """All that changes in a method of the library, which keeps much of it in plain attributes."""
+    """Return the state of a method of the library, much of which is in plain attributes."""
     return {name: _attributes(part) for name, part in method.named_modules()}
 
 

@@ -1,4 +1,4 @@
-"""Counts of what training met, kept on the device: no step waits for them."""
+"""Counts of unusual events in training, kept on the device, so that no step waits for them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PATIENCE = 100  # steps in a row with a NaN loss that look like divergence
 
 
 class Troubles:
-    """For each task in how many steps it was absent, NaN, below 0, or without gradient; and for how many in a row.
+    """Counters per task of steps in which it was absent, NaN, below 0 or without gradient: in total and consecutive.
 
-    Counted a block of steps at a time, so that most steps compute nothing.
+    Steps are counted in blocks, so that most steps compute nothing.
 
     Args:
         tasks: T.
@@ -28,12 +28,12 @@ class Troubles:
         self._steps: list[tuple[Tensor, Tensor | None, tuple[int, ...]]] = []
 
     def add(self, values: Tensor, norms: Tensor | None, missing: Sequence[int] = ()) -> None:
-        """Take in a step.
+        """Add a step.
 
         Args:
             values: losses, (..., T).
-            norms: gradient norms, (..., T), where they were measured.
-            missing: tasks that the user left out; these do not count.
+            norms: gradient norms, (..., T), if they were measured.
+            missing: tasks that the user left out, which are not counted.
         """
         self._steps.append((values, norms, tuple(missing)))
         if len(self._steps) == self.BLOCK:
@@ -62,7 +62,7 @@ class Troubles:
         self._steps = []
 
     def read(self) -> dict[str, tuple[list[int], list[int]]]:
-        """For each kind the steps of each task, in all and in a row; waits for the device."""
+        """Return for each kind the steps of each task, in total and consecutive; waits for the device."""
         self.fold()
         if not bool(self.counts.any()):
             nothing = [0] * self._tasks
@@ -71,7 +71,7 @@ class Troubles:
         return {kind: (total[k], in_row[k]) for k, kind in enumerate(KINDS)}
 
     def load(self, counts: Tensor | None, w: Tensor) -> None:
-        """Go on from counts; from none where there are none, for weights like ``w``."""
+        """Continue from counts, or from zero if there are none, for weights like ``w``."""
         shape = (2, len(KINDS), *w.shape)
         self.counts = torch.zeros(shape, dtype=torch.long) if counts is None else counts.clone()
         self._steps = []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 def fail(parameter: str, rule: str, found: object) -> NoReturn:
     """Raise the `ValueError` of our one grammar for bad input."""
-    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found}`.")
+    raise ValueError(f"{parameter}: expected {rule}, got {found}")
 
 
 def close(w: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def close(w: Tensor) -> Tensor:
 
 
 def close_some(moved: Tensor, w: Tensor, present: Tensor) -> Tensor:
-    """The weights ``w``, those of the present tasks replaced by ``moved``, scaled to the sum that they had.
+    """Return ``w`` with the weights of present tasks replaced by ``moved``, scaled to keep their sum.
 
     Args:
         moved: shape (..., T); read where a task is present.
@@ -33,19 +33,19 @@ def close_some(moved: Tensor, w: Tensor, present: Tensor) -> Tensor:
 
 
 def column(numbers: Sequence[Any]) -> Any:
-    """A setting of K balancers: a number where all have the same, else shape (K, 1)."""
+    """Combine a setting of K balancers: a number if all have the same, else shape (K, 1)."""
     return numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
 
 
 def per_task(parameter: str, numbers: Mapping[str, float], tasks: Sequence[str]) -> Tensor:
-    """A number > 0 for each task as a tensor of shape (T,).
+    """Return a number > 0 for each task as a tensor of shape (T,).
 
     Raises:
-        ValueError: other tasks, a number that is not finite or not above 0.
+        ValueError: the tasks differ, or a number is not finite or not above 0.
     """
     if numbers.keys() != set(tasks):
         fail(parameter, f"a number for each of {list(tasks)}", dict(numbers))
     for task, number in numbers.items():
         if not 0 < number < float("inf"):
-            fail(f"{parameter}[{task!r}]", "finite and > 0", number)
+            fail(f"{parameter}[{task!r}]", "a finite number > 0", number)
     return torch.tensor([float(numbers[task]) for task in tasks])

@@ -25,7 +25,7 @@ def read_weights(path: str | Path) -> dict[str, float]:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: cannot be read, not JSON, an unknown schema or version, no tasks, a missing or repeated task, a
-            weight that is not a finite number above 0; the message names the file, the field and the find.
+            weight that is not a finite number above 0; the message names the file, the field and the value.
     """
     path = Path(path)
     try:
@@ -33,41 +33,37 @@ def read_weights(path: str | Path) -> dict[str, float]:
     except FileNotFoundError:
         raise
     except (OSError, RecursionError, ValueError) as error:  # lists without end, bytes that are no text, no JSON, ...
-        raise ValueError(f"{path}: should be a weights file in JSON. Found {_cut(str(error))}.") from None
+        raise ValueError(f"{path}: expected a weights file in JSON, got {_cut(str(error))}") from None
     found = (content.get("schema"), content.get("version")) if isinstance(content, dict) else type(content).__name__
     if found != (SCHEMA, VERSION):
-        raise ValueError(f"{path}: `schema`, `version` should be {SCHEMA!r}, {VERSION}. Found {_shown(found)}.")
+        raise ValueError(f"{path}: schema, version: expected {(SCHEMA, VERSION)}, got {_shown(found)}")
     return _checked(path, content.get("tasks"), content.get("weights"))
 
 
 def _checked(path: Path, tasks: Any, weights: Any) -> dict[str, float]:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
-        raise ValueError(f"{path}: `tasks` should be a list of at least one name. Found {_shown(tasks)}.")
+        raise ValueError(f"{path}: tasks: expected a list of at least one name, got {_shown(tasks)}")
     names = set(tasks)
     if len(names) != len(tasks):
-        raise ValueError(f"{path}: `tasks` should be names that differ. Found {_shown(tasks)}.")
+        raise ValueError(f"{path}: tasks: expected names, each once, got {_shown(tasks)}")
     if not isinstance(weights, dict):
-        raise ValueError(
-            f"{path}: `weights` should be an object with a number for each task. Found {_shown(weights)}."
-        )
+        raise ValueError(f"{path}: weights: expected an object with a number for each task, got {_shown(weights)}")
     missing = [task for task in tasks if task not in weights]
     unknown = [task for task in weights if task not in names]
     if missing or unknown:
         raise ValueError(
-            f"{path}: `weights` should have the tasks {_shown(tasks)}. "
-            f"Found missing {_shown(missing)}, unknown {_shown(unknown)}."
+            f"{path}: weights: expected the tasks {_shown(tasks)}, "
+            f"got missing {_shown(missing)}, unknown {_shown(unknown)}"
         )
     for task, weight in weights.items():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 < weight <= sys.float_info.max:  # an integer may be larger than any float
-            raise ValueError(
-                f"{path}: weight of task {_shown(task)} should be finite and > 0. Found {_shown(weight)}."
-            )
+            raise ValueError(f"{path}: weights[{_shown(task)}]: expected a finite number > 0, got {_shown(weight)}")
     return {task: float(weights[task]) for task in tasks}
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; of a key that comes twice, JSON readers disagree on which value counts."""
+    """Build an object and refuse repeated keys, whose value differs between JSON readers."""
     content = dict(pairs)
     if len(content) != len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
@@ -87,7 +83,7 @@ def _cut(text: str) -> str:
 
 
 def write_weights(path: str | Path, weights: dict[str, float]) -> None:
-    """Write a weights file that `read_weights` reads; it appears whole or not at all.
+    """Write a weights file that `read_weights` reads, atomically.
 
     Args:
         path: the JSON file.

@@ -28,7 +28,7 @@ class Sums(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor, rows: Sequence[Tensor]) -> Sums:
-        """Of one pass; a loss of 0 or NaN is absent."""
+        """Return the sums of one pass; a loss of 0 or NaN is absent."""
         numbers = known(values)
         if numbers is not None and all(abs(number) > 0 for number in numbers):  # NaN is not above 0
             return cls(values, torch.ones_like(values), list(rows))
@@ -37,7 +37,7 @@ class Sums(NamedTuple):
         return cls(torch.where(present, values, 0), present.to(values.dtype), masked)
 
     def means(self) -> tuple[Tensor, list[Tensor]]:
-        """The means over the passes, and over the ranks of a process group; NaN for a loss that was in none."""
+        """Return the means over the passes and over the ranks of a process group; NaN for a task that was absent."""
         values, counts, *rows = sum_over_ranks(self.values, self.counts, *self.rows)
         return values / counts, [row / spread(counts.clamp(min=1), row).to(row) for row in rows]
 
@@ -55,14 +55,14 @@ class Window:
         self._sums = Sums(torch.zeros(0), torch.zeros(0), [])
 
     def add(self, values: Tensor, gradients: Sequence[Tensor]) -> Sums | None:
-        """Take in one backward pass.
+        """Add one backward pass.
 
         Args:
             values: losses, shape (T,).
             gradients: for each parameter of W the T gradients, (T, \\*shape) each, or none.
 
         Returns:
-            The sums of the whole step, if it ends here.
+            The sums of the whole step if it ends with this pass.
         """
         now, before = Sums.of(values, gradients), self._sums
         if self.seen and len(now.rows) == len(before.rows):
@@ -75,7 +75,7 @@ class Window:
         return self.close() if self.seen == self.size else None
 
     def close(self) -> Sums | None:
-        """What there is, where a step ends before its window is full; ``None`` if nothing is there."""
+        """Return the sums so far, for a step that ends before its window is full; ``None`` if there are none."""
         if not self.seen:
             return None
         whole = self._sums

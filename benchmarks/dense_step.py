@@ -52,7 +52,7 @@ class DenseShape(nn.Module):
 
 
 def memory(contender: Contender, before: int) -> int:
-    """Bytes held at most within a step; ``before`` were allocated on the GPU before the contender was there."""
+    """Return the peak bytes of a step; ``before`` is the memory allocated on the GPU before the contender existed."""
     contender.seconds(1)  # the first step makes Adam's state and settles GradNorm's weights
     if not contender.cuda:
         return contender.profiled()[0]
@@ -68,7 +68,7 @@ def flops(contender: Contender) -> int:
 
 
 def measure(shape: DenseShape, rounds: int) -> dict[str, list[str]]:
-    """For each way to step its cells: seconds a step, over static, memory, FLOPs."""
+    """Return the cells of each kind of step: seconds per step, ratio to static, memory, FLOPs."""
     contenders: dict[str, Contender] = {}
     bytes_, counted = {}, {}
     for name, make in STEPS.items():

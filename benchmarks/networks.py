@@ -140,7 +140,7 @@ class Encoder(nn.Module):
 
 
 def transformer(width: int = 128, layers: int = 3, tokens: int = 32, batch: int = 16, tasks: int = 5) -> Shape:
-    """A small transformer encoder, one linear head a task on the projected mean."""
+    """A small transformer encoder, one linear head per task on the projected mean."""
     trunk = Encoder(width, layers)
     heads = [nn.Linear(width, 8) for _ in range(tasks)]
     network = Shape(trunk, nn.GELU(), heads, torch.randn(batch, tokens, width))

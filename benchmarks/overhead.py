@@ -1,9 +1,9 @@
-"""What a trial costs outside training: wall-clock of a whole study of trivial trials, MLflow included.
+"""Cost of a trial outside training: wall-clock time of a whole study of trivial trials, including MLflow.
 
     python -m benchmarks.overhead            # 40 and 400 trials; about a minute
 
-The figure is the time from the first to the last trial over the number of trials, Ray's and MLflow's starts left
-out and named beside it. Goal: 0.15 s at 40 trials, 0.05 s at 400.
+The figure is the time from the first to the last trial divided by the number of trials, without the starts of Ray and
+MLflow, which are listed separately. Goal: 0.15 s at 40 trials, 0.05 s at 400.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STUDY = {
 
 
 def study_of(trials: int, folder: Path) -> Path:
-    """A study of so many trials, nearly all of them static points."""
+    """Return a study of this number of trials, nearly all of them static points."""
     path = folder / f"overhead-{trials}.yaml"
     content = {"name": f"overhead-{trials}", **STUDY, "static": {"design": "dirichlet", "points": 10}}
     path.write_text(yaml.safe_dump(content))
@@ -46,7 +46,7 @@ def study_of(trials: int, folder: Path) -> Path:
 
 
 def measure(trials: int) -> tuple[float, float]:
-    """Seconds from start to end of all trials, delivered to MLflow, and seconds of the whole command."""
+    """Return the seconds from start to end of all trials, delivered to MLflow, and those of the whole command."""
     with tempfile.TemporaryDirectory() as folder:
         path = study_of(trials, Path(folder))
         where = place(Path(folder) / "output", None)

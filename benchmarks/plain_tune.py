@@ -1,10 +1,10 @@
-"""A static search and an alpha sweep as one writes them by hand: Ray Tune, its Optuna search, its MLflow callback.
+"""A static search and an alpha sweep written by hand: Ray Tune, its Optuna search, its MLflow callback.
 
     python -m benchmarks.plain_tune census points.json --alphas 8 --output folder
 
-`benchmarks.sweep` times a study of gradsweep against this. Problem and balancers come from gradsweep, so that both
-train the same; all else is what Ray's documentation shows, at its defaults. ``points.json`` is a list of weights by
-task.
+`benchmarks.sweep` compares a study of gradsweep with this script. Problem and balancers come from gradsweep, so that
+both train the same; everything else is as in Ray's documentation, with its defaults. ``points.json`` is a list of
+weights by task.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def train(config: dict[str, Any], problem_name: str, arguments: dict[str, Any], 
 
 
 def results(grid: tune.ResultGrid) -> list[dict[str, Any]]:
-    """Of each trial its config and what it reported last."""
+    """Return for each trial its config and its last report."""
     if grid.errors:
         raise RuntimeError(f"{len(grid.errors)} trials failed: {grid.errors[0]}")
     kept = ("val/", "train_seconds")

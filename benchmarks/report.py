@@ -1,14 +1,14 @@
-"""What `gradsweep report` takes on a large study: wall-clock, peak memory, size of the page.
+"""Cost of `gradsweep report` on a large study: wall-clock time, peak memory, size of the page.
 
     python -m benchmarks.report                       # 1,000 trials by 200 epochs
     python -m benchmarks.report --trials 200 --epochs 20
-    python -m benchmarks.report --output kept         # keeps study and report, and goes on from what is there
+    python -m benchmarks.report --output kept         # keeps study and report, and continues from existing ones
 
-The study is SIMULATED: no network is trained. Its numbers are a bowl over the weights' log-ratios with noise, and say
-nothing about GradNorm. What is real is all that a report has to do with: a study file and the trials that it plans,
-MLflow on SQLite, written by the project's own Writer with the metrics that a trial of that many epochs logs, and the
-command, as a process of its own. Trajectories (w, G, r, L in every step) are there for the GradNorm runs alone, since
-a report reads no others.
+The study is SIMULATED: no network is trained. Its numbers are a quadratic function of the weights' log-ratios with
+noise, and say nothing about GradNorm. Everything that a report uses is real: a study file and its trials, MLflow on
+SQLite, written by the project's own writer with the metrics that a trial of that many epochs logs, and the command,
+in a separate process. Only GradNorm runs have trajectories (w, G, r, L in every step), because a report reads no
+others.
 
 The report is made twice: the first writes each trial's scores into MLflow, as a study does once at its end; the
 second finds them there. Needs psutil (pip install -e '.[dev]' -c constraints.txt).
@@ -58,7 +58,7 @@ SCALES = np.array([1.0, 1e2, 1e4])  # of the losses
 
 
 def write_study(trials: int, epochs: int, folder: Path) -> Path:
-    """A study file of so many trials, most of them static points."""
+    """Write a study file of this number of trials, most of them static points."""
     path = folder / f"simulated-{trials}.yaml"
     content = {
         "name": f"simulated-{trials}",
@@ -77,7 +77,7 @@ def write_study(trials: int, epochs: int, folder: Path) -> Path:
 
 
 def make(path: Path, where: Workspace) -> int:
-    """Simulate every trial of the study that MLflow does not hold yet, phase by phase. How many were missing."""
+    """Simulate every trial of the study that MLflow does not hold yet, phase by phase; return their number."""
     plan = open_plan(path)
     store = StudyExperiment(where.uri, plan.study.name, where.output)
     store.reconcile()
@@ -100,7 +100,7 @@ def make(path: Path, where: Workspace) -> int:
 
 
 def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, outbox: Outbox) -> TrialResult:
-    """Let the Writer write one trial from its start to its end; a Writer each, so that its queue stays short."""
+    """Write one trial from its start to its end with a new writer, so that the queue stays short."""
     writer = MlflowWriter(store, run, outbox)
     writer.trial_started(planned)
     trial = Simulated(planned, plan)
@@ -109,7 +109,7 @@ def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, o
     result = trial.result()
     writer.trial_ended(planned, result)
     if writer.close():
-        raise RuntimeError(f"MLflow did not take {planned.name}: {writer.last_fault}")
+        raise RuntimeError(f"MLflow did not accept {planned.name}: {writer.last_fault}")
     return result
 
 
@@ -172,7 +172,7 @@ class Simulated:
         )
 
     def _weights(self) -> Vector:
-        """What a method that does not follow the gradients trains with, shape (T,)."""
+        """Return the weights of a method that does not depend on gradients, shape (T,)."""
         method, settings = self.config.method, self.config.settings
         if method == "single_task":
             return np.array([float(task == settings["task"]) for task in self.tasks])
@@ -182,7 +182,7 @@ class Simulated:
         return clr_inverse(share[method] * BEST)
 
     def _path(self) -> dict[str, NDArray[np.generic]]:
-        """w, G, r and L in every step: from equal weights to near the best, alpha deciding how near."""
+        """Simulate w, G, r and L in every step: from equal weights to a point near the best that depends on alpha."""
         alpha = self.config.settings["alpha"]
         end = BEST * (0.8 + 0.3 * alpha) + (0.2 if self.config.settings["recipe"] == "paper" else 0.0) * BEST[::-1]
         step = np.arange(self.steps)
@@ -201,7 +201,7 @@ class Simulated:
         return np.asarray(self.path[name].reshape(-1, STEPS, len(BEST)).mean(axis=1, dtype=np.float64))
 
     def _metrics(self) -> Vector:
-        """Two points better than alone at the best weights, a bowl around them, and a tilt to the heavier task."""
+        """Simulate metrics: 2 % better than single-task at the best weights, worse with the distance from them."""
         own, ours = self._noise(0.002, 1)[0], np.random.default_rng(self.config.seed).normal(size=len(BEST))
         if self.config.method == "single_task":
             return ALONE * np.where(self._weights() > 0, 1 + own, 3.0)
@@ -217,7 +217,7 @@ class Simulated:
 
 @dataclass
 class Taken:
-    """What one `gradsweep report` took."""
+    """The measurements of one `gradsweep report`."""
 
     seconds: float
     processor: float  # seconds of it, which other work on the machine does not stretch as much
@@ -226,7 +226,7 @@ class Taken:
 
 
 def report(path: Path, where: Workspace) -> Taken:
-    """Run the command in a process of its own."""
+    """Run the command in a separate process."""
     gradsweep = str(Path(sys.executable).with_name("gradsweep"))
     command = [gradsweep, "report", str(path), "--output", str(where.output)]
     with tempfile.TemporaryFile() as log:
@@ -259,7 +259,7 @@ def main() -> None:
 
 
 def measure(trials: int, epochs: int, output: Path) -> None:
-    """Make the study, report on it twice, and print what that took."""
+    """Create the study, report on it twice, and print the measurements."""
     output.mkdir(parents=True, exist_ok=True)
     where = place(output, None)
     path = write_study(trials, epochs, where.output)

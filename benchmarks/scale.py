@@ -1,21 +1,22 @@
-"""What a trial costs outside training, and what it leaves in the driver, as trials and nodes grow.
+"""Cost of a trial outside training, and growth of the driver's memory, by number of trials and nodes.
 
     python -m benchmarks.scale                                    # 10, 100 and 1,000 trials on 1, 2 and 4 nodes
-    python -m benchmarks.scale --trials 10000 --raylets 2         # by itself: many minutes
+    python -m benchmarks.scale --trials 10000 --raylets 2         # many minutes
     python -m benchmarks.scale --trials 1000 --raylets 2 --profile
 
-Each cell is a launch of a study of trials that train for a millisecond, in a process of its own, on so many raylets
-of one CPU each, all on this machine. The clock runs from the first hand-out to the last record in MLflow. Where it
-goes is told in milliseconds of processor time a trial, so that what grows faster than the trials stands out:
+Each cell is a launch of a study whose trials train for a millisecond, in a separate process, on a number of raylets
+of one CPU each, all on this machine. Time is measured from the first trial handed out to the last record in MLflow.
+It is broken down in milliseconds of processor time per trial, which shows parts that grow faster than the number of
+trials:
 
-- schedule: `hpo.study.schedule.Schedule`, as Tune's loop asks and tells it.
-- listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`, as
-  the loop tells them.
-- disk: what both wait, for the outbox to be on the disk above all; on a busy machine for a core, too.
-- Tune: the rest of the loop. What is left of the clock, the loop waits.
-- writer: the thread that writes to MLflow, beside the loop.
+- schedule: `hpo.study.schedule.Schedule`, called from Tune's loop.
+- listeners: `hpo.tracking.delivery.MlflowWriter`, which keeps an outbox, and `hpo.launch.progress.ProgressView`,
+  called from the loop.
+- disk: the time for which both wait, mainly for the outbox to be on the disk; on a busy machine also for a core.
+- Tune: the rest of the loop. In the remaining time the loop waits.
+- writer: the thread that writes to MLflow, in parallel with the loop.
 
-Before that the schedule goes through as many trials by itself, with nothing trained and no Ray.
+Before that, the schedule alone processes the same number of trials, without training and without Ray.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ PROFILED = 12  # functions shown
 
 
 def study_of(trials: int, alphas: int, cohort: str, folder: Path) -> Path:
-    """A study of so many trials without its confirm phase: references, alphas, and static points for the rest."""
+    """Return a study of this number of trials without confirm phase: references, alphas, and static points."""
     content = {
         "name": "scale",
         "problem": "benchmarks.trivial:Trivial",
@@ -78,7 +79,7 @@ def study_of(trials: int, alphas: int, cohort: str, folder: Path) -> Path:
 
 
 class Stopwatch:
-    """Seconds by name, of the clock and of this thread's processor time."""
+    """Measures seconds by name: wall-clock time and this thread's processor time."""
 
     def __init__(self) -> None:
         self.clock: Counter[str] = Counter()
@@ -94,7 +95,7 @@ class Stopwatch:
             self.busy[name] += time.thread_time() - busy  # type: ignore[assignment]
 
     def on(self, inner: Any, name: str) -> Any:
-        """An object in another's place that times every call."""
+        """Return a replacement of an object that times every call."""
         return _Timed(self, inner, name)
 
 
@@ -119,7 +120,7 @@ class _Timed:
 
 @dataclass(frozen=True)
 class Cell:
-    """A launch; what is in milliseconds is the mean of a trial."""
+    """The figures of a launch; those in milliseconds are means per trial."""
 
     trials: int
     raylets: int
@@ -150,7 +151,7 @@ HEADS = (
 
 
 def cell(trials: int, raylets: int, cohort: str, tracked: bool, profiled: bool) -> tuple[Cell, str]:
-    """Launch a study on a new cluster; its figures, and what the profile of the loop says."""
+    """Launch a study on a new cluster; return its figures and the profile of the loop."""
     watch, profile = Stopwatch(), cProfile.Profile() if profiled else None
     with tempfile.TemporaryDirectory(prefix="gradsweep-benchmark-") as name, nodes(raylets) as address:
         path, where = study_of(trials, ALPHAS, cohort, Path(name)), place(Path(name) / "output", None)
@@ -180,7 +181,7 @@ def cell(trials: int, raylets: int, cohort: str, tracked: bool, profiled: bool) 
 
 @contextmanager
 def nodes(count: int) -> Iterator[str]:
-    """The address of a cluster of so many raylets of one CPU each."""
+    """Start a cluster of this number of raylets of one CPU each; yield its address."""
     from ray.cluster_utils import Cluster  # here: ray reads once, at its import, which token it listens to
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -194,7 +195,7 @@ def nodes(count: int) -> Iterator[str]:
 
 @contextmanager
 def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | None) -> Iterator[list[float]]:
-    """Time the parts of a launch; yields the driver's memory in MiB, before the first trial and after the last."""
+    """Time the parts of a launch; yield the driver's memory in MiB, before the first trial and after the last."""
     from hpo.execution import ray_tune
     from hpo.execution.job import Job
 
@@ -231,14 +232,14 @@ def instrumented(watch: Stopwatch, tracked: bool, profile: cProfile.Profile | No
 
 
 def _top(profile: cProfile.Profile) -> str:
-    """The functions in which the loop itself spends most."""
+    """Return the functions in which the loop spends most time."""
     text = io.StringIO()
     pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(PROFILED)
     return text.getvalue()
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function where nothing has been imported yet, and no other cell has left anything in memory."""
+    """Call a function in a new process, without earlier imports and without the memory of other cells."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -248,7 +249,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class Alone:
-    """The schedule without Ray: mean milliseconds of a trial, and what a look of the view takes at the end."""
+    """The figures of the schedule without Ray: mean milliseconds per trial, and the time of one progress query."""
 
     trials: int
     alphas: int
@@ -258,7 +259,7 @@ class Alone:
 
 
 def alone(trials: int, alphas: int) -> Alone:
-    """Let a schedule hand out all its trials and give each a made-up result."""
+    """Run a schedule through all its trials with made-up results."""
     watch, numbers = Stopwatch(), random.Random(0)
     with tempfile.TemporaryDirectory() as name, search_only():
         plan = open_plan(study_of(trials, alphas, "1", Path(name)))
@@ -282,7 +283,7 @@ def alone(trials: int, alphas: int) -> Alone:
 
 
 def made_up(plan: Plan, numbers: random.Random) -> TrialResult:
-    """A result without a trial."""
+    """Return a made-up result."""
     return TrialResult(
         "finished",
         validation={task: 0.5 + numbers.random() for task in plan.tasks},

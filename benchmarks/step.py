@@ -1,12 +1,12 @@
-"""What GradNorm adds to a training step, against a static step, side by side in one process.
+"""Cost of GradNorm in a training step, compared with a static step in the same process.
 
     pip install -e '.[bench]' -c constraints.txt     # for gradnorm-pytorch; without it that column is left out
     python -m benchmarks.step                        # one thread, CPU; some minutes
     python -m benchmarks.step --device cuda
 
-Every contender trains its own copy of one network: forward, losses, backward, Adam. In each round all run in turn,
-in an order that changes, and a round's figure is the contender's time over that of the static step next to it. The
-floor is a static step with T-1 weight-gradients of W added, the least that any exact GradNorm can do.
+Every contender trains its own copy of one network: forward, losses, backward, Adam. In each round all run in turn, in
+changing order, and a round's figure is the ratio of the contender's time to that of the static step next to it. The
+*floor* is a static step plus T-1 weight-gradients of W, the minimum for any exact GradNorm.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Backward = Callable[[dict[str, Tensor]], None]
 
 
 def static(network: Shape) -> Backward:
-    """A fixed weighted sum, as anybody writes it."""
+    """Return the usual fixed weighted sum."""
     w = torch.ones(len(network.tasks), device=network.x.device)
     return lambda losses: (w * torch.stack(list(losses.values()))).sum().backward()
 
 
 def floor(network: Shape) -> Backward:
-    """The static step and T-1 weight-gradients of W, computed from inputs and gradients of the right shape."""
+    """Return the static step plus T-1 weight-gradients of W, from inputs and gradients of the right shape."""
     kept: dict[str, Tensor] = {}
     hook = network.shared.register_forward_hook(lambda _, inputs, output: kept.update(x=inputs[0], z=output))
     network.losses()
@@ -76,7 +76,7 @@ def ours_called(network: Shape) -> Backward:
 
 
 def by_hand(double: bool) -> Callable[[Shape], Backward]:
-    """Algorithm 1 as a careful user writes it: by the closed form, or through L_grad's own graph (create_graph)."""
+    """Return Algorithm 1 as a careful user writes it: in closed form, or through L_grad (create_graph)."""
 
     def make(network: Shape) -> Backward:
         T, W = len(network.tasks), list(network.shared.parameters())
@@ -133,7 +133,7 @@ CONTENDERS: dict[str, Callable[[Shape], Backward]] = {
 
 
 class Contender:
-    """One way to step, on a network and an optimizer of its own."""
+    """One kind of step, with its own network and optimizer."""
 
     def __init__(self, make: Callable[[Shape], Backward], network: Shape) -> None:
         self.network = copy.deepcopy(network)
@@ -155,7 +155,7 @@ class Contender:
         return (time.perf_counter() - begin) / steps
 
     def profiled(self) -> tuple[int, int]:
-        """Bytes that one step adds at most to parameters and optimizer state, which count too; operator calls."""
+        """Return the peak bytes of one step, including parameters and optimizer state, and its operator calls."""
         held = sum(p.numel() * p.element_size() for p in self.network.parameters()) * 3
         self.optimizer.zero_grad(set_to_none=True)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
@@ -174,7 +174,7 @@ class Contender:
 
 
 def measure(network: Shape, names: Sequence[str], rounds: int) -> dict[str, list[str]]:
-    """For each contender its cells: ratio to static with quartiles, peak memory over static's, operator calls."""
+    """Return each contender's cells: time over static with quartiles, peak memory over static, operator calls."""
     contenders = {name: Contender(CONTENDERS[name], network) for name in names}
     for contender in contenders.values():
         contender.seconds(8)  # the first steps of each are not typical: caches, balanced start

@@ -1,7 +1,7 @@
-"""Where the time of GradNorm's step goes, part by part: python -m benchmarks.step_parts [--only toy]
+"""Breakdown of the time of GradNorm's step: python -m benchmarks.step_parts [--only toy]
 
-Each part is a function of `balancers`, timed from outside (which itself adds some microseconds); beside it the whole
-step and a static one. One thread, medians.
+Each part is a function of `balancers`, timed from outside, which adds some microseconds. The whole step and a static
+step are listed beside the parts. One thread, medians.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARTS = (
 
 
 def timed(owner: Any, name: str, seconds: dict[str, float]) -> None:
-    """Let a function add its duration to ``seconds[name]``."""
+    """Make a function add its duration to ``seconds[name]``."""
     plain = getattr(owner, name)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:

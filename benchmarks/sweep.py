@@ -1,19 +1,19 @@
-"""A whole search three ways, in turn on one machine: a plain Ray Tune script, ours trial by trial, ours in cohorts.
+"""A whole search on one machine, three ways in turn: a plain Ray Tune script, ours trial by trial, ours in cohorts.
 
     python -m benchmarks.sweep                           # census, qm9 and toy: a quarter of an hour on 2 cores
     python -m benchmarks.sweep --problems toy --json toy.json
 
-The search is a static one of so many points and GradNorm's alpha sweep, on one seed. Each contender runs in processes
-of of its own, while this one looks at the machine twice a second:
+The search is a static search and GradNorm's alpha sweep, on one seed. Each contender runs in its own processes, while
+this process samples the machine twice a second:
 
-- plain: `benchmarks.plain_tune`, as one writes it by hand, MLflow on SQLite by Ray's own callback. It may run on
-  fewer points, since what a trial takes does not depend on how many there are.
+- plain: `benchmarks.plain_tune`, written by hand, with MLflow on SQLite by Ray's own callback. It may run fewer
+  points, since the cost of a trial does not depend on their number.
 - ours: `hpo.launch.run.run_study`, that is ``gradsweep run``, without the parts that the plain script lacks:
   references, whose results are given, and the confirm phase.
 
-What is timed must be the same work, so validation metrics of the same trial are compared at the end, and it is an
-error if their median differs. A single one may: networks in a cohort are summed up in another order, and the last
-digit of a step grows over the epochs, most in a task that hardly counts.
+The timed work must be the same, so validation metrics of the same trial are compared at the end, and a difference in
+their median is an error. Single metrics may differ: sums in a cohort have another order, and the rounding of a step
+grows over the epochs, most in a task of small weight.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ RECIPE = "paper"
 
 @dataclass(frozen=True)
 class Search:
-    """What every contender runs.
+    """The search that every contender runs.
 
     Attributes:
         problem: a built-in one, or ``package.module:Class``.
@@ -114,14 +114,14 @@ def search_only() -> AbstractContextManager[object]:
 
 @dataclass
 class Run:
-    """What a contender did.
+    """The run of a contender.
 
     Attributes:
         began: when the first trial could be handed out, in seconds since the epoch.
         ended: when the last was in MLflow.
         training: seconds in training steps, all trials together.
         metrics: by trial (see `trial_key`) the validation metric of each task.
-        note: what the launch said of the size of cohorts.
+        note: the launch's message about the size of cohorts.
     """
 
     began: float
@@ -132,7 +132,7 @@ class Run:
 
 
 def trial_key(settings: Mapping[str, Any], tasks: Sequence[str]) -> str:
-    """What two contenders call the same trial."""
+    """Return a name of a trial that is the same for all contenders."""
     if "alpha" in settings:
         return f"alpha {settings['alpha']:g}"
     weights = settings.get("weights") or dict.fromkeys(tasks, 1.0)
@@ -189,9 +189,9 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
 
 
 def give_references(plan: Plan, where: Workspace) -> None:
-    """Leave in the outbox, as if an earlier launch had, what alphas are scored against.
+    """Put results of references into the outbox, as if by an earlier launch, because alphas are scored against them.
 
-    The plain script trains no single-task network, so neither do we: in their place stands the untrained network.
+    The plain script trains no single-task networks, so neither do we: the metrics are those of an untrained network.
     """
     where.output.mkdir(parents=True)
     store = StudyExperiment(where.uri, plan.study.name, where.output)
@@ -206,14 +206,14 @@ def give_references(plan: Plan, where: Workspace) -> None:
 
 
 def untrained(problem: Problem, seed: int) -> dict[str, float]:
-    """The validation metrics of a new network."""
+    """Return the validation metrics of a new network."""
     with torch.no_grad():
         return problem.evaluate(problem.build_model(seed).eval(), "val")
 
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """When `ray_tune.run` began and when the writer had delivered all, from inside a launch."""
+    """Record from inside a launch when `ray_tune.run` began and when the writer had delivered everything."""
     from hpo.execution import ray_tune  # here: ray reads once, at its import, which token it listens to
 
     times: list[float] = []
@@ -237,7 +237,7 @@ def watched() -> Iterator[list[float]]:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look has seen.
+    """One sample of the machine.
 
     Attributes:
         time: seconds since the epoch.
@@ -256,7 +256,7 @@ class Look:
 
 
 class Sampler:
-    """Looks, from a thread, at the machine and at the processes that this one has started."""
+    """Samples the machine and the child processes from a thread."""
 
     def __init__(self) -> None:
         self.looks: list[Look] = []
@@ -289,7 +289,7 @@ class Sampler:
         return Look(time.time(), _busy(), sum(self._spent.values()), memory, gpu)
 
     def between(self, began: float, ended: float) -> list[Look]:
-        """The looks of a time, and one before and after it."""
+        """Return the samples of a period, with one before and one after it."""
         before = [i for i, look in enumerate(self.looks) if look.time <= began]
         after = [i for i, look in enumerate(self.looks) if look.time >= ended]
         return self.looks[max(before, default=0) : min(after, default=len(self.looks)) + 1]
@@ -311,7 +311,7 @@ def _busy() -> float:
 
 
 def _gpu_meter() -> Callable[[], float] | None:
-    """How busy the first GPU is, in percent; needs nvidia-ml-py."""
+    """Return a function that reads the utilisation of the first GPU in percent; needs nvidia-ml-py."""
     if not torch.cuda.is_available():
         return None
     try:
@@ -328,7 +328,7 @@ def _gpu_meter() -> Callable[[], float] | None:
 
 @dataclass
 class Figures:
-    """A contender's figures; see `ROWS` for what they are."""
+    """A contender's figures, described in `ROWS`."""
 
     trials: int
     seconds: float
@@ -396,7 +396,7 @@ def measure(run: Callable[[], Run], whole: int) -> Figures:
 
 
 def in_fresh_process(function: Callable[..., Run], *arguments: Any) -> Run:
-    """Call a function where nothing has been imported yet."""
+    """Call a function in a new process, without earlier imports."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -420,7 +420,7 @@ def contenders(search: Search, plain_points: int, cohorts: Sequence[str]) -> dic
 
 @dataclass(frozen=True)
 class Difference:
-    """How far apart two contenders are.
+    """The difference between the metrics of two contenders.
 
     Attributes:
         contenders: which.
@@ -438,7 +438,7 @@ class Difference:
 
 
 def differences(figures: Mapping[str, Figures]) -> list[Difference]:
-    """For each pair of contenders."""
+    """Return the difference of each pair of contenders."""
     found = []
     for pair in combinations(figures, 2):
         first, second = (figures[name].metrics for name in pair)

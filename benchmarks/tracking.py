@@ -1,10 +1,10 @@
-"""What MLflow costs a study, and what a thousand trials leave in the driver.
+"""Cost of MLflow in a study, and growth of the driver's memory over a thousand trials.
 
     python -m benchmarks.tracking            # about seven minutes on 2 cores
 
-First the same trials with and without the writer of `hpo.tracking.delivery`, in turn: epochs of about a second, 60
+First the same trials run in turn with and without the writer of `hpo.tracking.delivery`: epochs of about a second, 60
 metrics per epoch, to SQLite and to a server over SQLite. Goal: at most 3% of a trial's time. Then the driver's memory
-while a thousand trivial trials go through it. Goal: flat.
+is measured while it runs a thousand trivial trials. Goal: flat.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ POLL = 0.2  # seconds between two looks at the memory
 
 
 def products() -> int:
-    """How many of `Paced`'s products take an epoch's time on one core."""
+    """Return the number of `Paced`'s products that take an epoch's time on one core."""
     torch.set_num_threads(1)
     probe, count = Paced(200), 0
     begin = time.perf_counter()
@@ -72,7 +72,7 @@ def paced_plan(folder: Path, work: int, epochs: int) -> Plan:
 
 
 def run(plan: Plan, where: Workspace, tracked: bool) -> float:
-    """Seconds for some GradNorm trials, from the first one's start to the last one's end."""
+    """Return the seconds of some GradNorm trials, from the first one's start to the last one's end."""
     store = StudyExperiment(where.uri, where.output.name, where.output)
     schedule = Schedule(plan, runs=False)
     alphas = [3 * i / TRIALS for i in range(TRIALS)]
@@ -91,7 +91,7 @@ def run(plan: Plan, where: Workspace, tracked: bool) -> float:
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """MLflow's server over SQLite, as mlflow/server-sqlite.sh starts it."""
+    """Run MLflow's server over SQLite, as mlflow/server-sqlite.sh starts it."""
     port = "5083"
     environment = os.environ | {"MLFLOW_DATA": str(folder / "served"), "MLFLOW_PORT": port}
     script = Path(__file__).parents[1] / "mlflow" / "server-sqlite.sh"

@@ -1,4 +1,4 @@
-"""A problem that trains in a millisecond, so that what is left is the price of running trials at all."""
+"""A problem that trains in a millisecond, so that the remaining time is the overhead of running trials."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Trivial(Problem):
 
 
 class Paced(Trivial):
-    """Twelve tasks, and steps of a size that the benchmark chooses: with GradNorm 60 metrics an epoch.
+    """Twelve tasks, and steps of a size that the benchmark chooses: 60 metrics per epoch with GradNorm.
 
     Args:
         products: matrix products before each step.
@@ -61,7 +61,7 @@ class Paced(Trivial):
         return super().losses(model, batch)
 
     def work(self) -> None:
-        """What a step of a real network would take."""
+        """Spend the time of a real network's step."""
         x = self._ballast
         for _ in range(self.products):
             x = torch.tanh(x @ self._ballast)

@@ -1,4 +1,4 @@
-"""MkDocs hooks: generated parts of the reference, links into the repository, and a check for what is left out.
+"""MkDocs hooks: generated parts of the reference, links into the repository, and a check that nothing is missing.
 
 A page marks where generated text goes: ``<!-- generated: command-line -->``, ``<!-- generated: study-file -->``,
 ``<!-- generated: names balancers -->``, ``<!-- include: CHANGELOG.md -->``. Links to files of the repository outside
@@ -140,7 +140,7 @@ def _filled(mark: re.Match[str], here: str, config: MkDocsConfig) -> str:
 
 
 def _directed(text: str, source: str, here: str, config: MkDocsConfig) -> str:
-    """Direct the links of a text that lies in the folder ``source``, for a page in ``docs/`` + ``here``."""
+    """Adapt the links of a text from the folder ``source`` for a page in ``docs/`` + ``here``."""
 
     def directed(link: re.Match[str]) -> str:
         target, anchor = posixpath.normpath(posixpath.join(source, link[1])), link[2] or ""

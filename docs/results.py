@@ -68,12 +68,12 @@ def load() -> dict[str, Study]:
 
 
 def one_at_a_time(study: Study) -> bool:
-    """Whether a study ran before its trials could be trained at once, so that its seconds are not those of today."""
+    """Return whether a study ran before trials could be trained at once, so that its seconds differ from today's."""
     return "together" not in study["trials"]
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table."""
+    """Return a table in Markdown."""
     head = list(header)
     lines = [head, ["---"] * len(head), *map(list, rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -87,7 +87,7 @@ def with_bounds(mean: dict[str, Any]) -> str:
 
 
 def summary(studies: dict[str, Study]) -> str:
-    """One row a study: the verdict, and what it cost."""
+    """Return a table with one row per study: the verdict and its cost."""
     rows = []
     for name, study in studies.items():
         verdict = study["verdict"]
@@ -112,7 +112,7 @@ def summary(studies: dict[str, Study]) -> str:
 
 
 def regrets(studies: dict[str, Study], arms: dict[str, Callable[[Study], str | None]]) -> str:
-    """Regret of arms against the best static arm on test, a column a study; then their mean rank on real data."""
+    """Return the regret of arms against the best static arm on test, one column per study, and their mean rank."""
     found = {
         label: {name: study["arms"].get(find(study) or "") for name, study in studies.items()}
         for label, find in arms.items()
@@ -150,7 +150,7 @@ def _named(arm: str) -> Callable[[Study], str | None]:
 
 
 def recipes(studies: dict[str, Study]) -> str:
-    """Every recipe at its best alpha: the dynamic run and its static exports."""
+    """Return a table of every recipe at its best alpha: the dynamic run and its static exports."""
     arms = {}
     for recipe in RECIPES:
         arms[f"{recipe}, dynamic"] = _dynamic(recipe)
@@ -160,7 +160,7 @@ def recipes(studies: dict[str, Study]) -> str:
 
 
 def others(studies: dict[str, Study]) -> str:
-    """What else one could do."""
+    """Return a table of the alternatives to GradNorm and the static search."""
     return regrets(studies, {arm_label(arm): _named(arm) for arm in OTHERS})
 
 
@@ -182,7 +182,7 @@ def alphas(studies: dict[str, Study]) -> str:
 
 
 def weights(study: Study) -> str:
-    """Where the weights of the arms that matter lie."""
+    """Return a table of the weights of the most important arms."""
     tasks = [task["name"] for task in study["tasks"]]
     wanted = [study["verdict"]["static"], study["recommended"]["arm"] if study["recommended"] else ""]
     wanted += ["equal", "frozen/loss", "frozen/gradient", "known_optimum"]
@@ -197,7 +197,7 @@ def weights(study: Study) -> str:
 
 
 def words(study: Study) -> str:
-    """The report's own sentences, and what it warns of."""
+    """Return the report's sentences and its alarms."""
     alarms = [f"- {alarm}" for alarm in study["alarms"]]
     said = " ".join(study["verdict"]["sentences"])
     if one_at_a_time(study):
@@ -207,7 +207,7 @@ def words(study: Study) -> str:
 
 
 def filled(text: str, studies: dict[str, Study]) -> str:
-    """The page with every table between its marks."""
+    """Return the page with every table between its marks."""
     blocks = {"summary": summary, "recipes": recipes, "others": others, "alphas": alphas}
     content = {name: make(studies) for name, make in blocks.items()}
     content["toy choices"] = f"```\n{(DOCS / 'results' / 'toy-choices.txt').read_text()}```"

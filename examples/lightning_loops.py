@@ -35,7 +35,7 @@ class Automatic(lightning.LightningModule):
 
 
 class Manual(Automatic):
-    """The loop is yours; `manual_backward` carries Lightning's precision and strategy."""
+    """You write the loop; `manual_backward` applies Lightning's precision and strategy."""
 
     def __init__(self):
         super().__init__()

@@ -9,7 +9,7 @@ import torch
 from balancers import GradNorm
 from search_spaces import AlphaSpace
 
-TASKS = ["metres", "decimetres"]  # the second loss is about 100 times the first, by nothing but its unit
+TASKS = ["metres", "decimetres"]  # the second loss is about 100 times the first, only because of its unit
 SPACE = AlphaSpace(low=0.0, high=3.0)
 
 

@@ -14,7 +14,7 @@ from ray import tune
 from balancers import Static
 from search_spaces import points
 
-TASKS = ["metres", "decimetres"]  # the second loss is about 100 times the first, by nothing but its unit
+TASKS = ["metres", "decimetres"]  # the second loss is about 100 times the first, only because of its unit
 
 
 def data(seed: int) -> tuple[torch.Tensor, torch.Tensor]:

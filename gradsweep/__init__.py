@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         find_shared_layer,
     )
     from hpo import __version__
-    from hpo.api import Result, Study, check
+    from hpo.api import Result, Study, check, find_weights
     from hpo.problems import Problem, ProblemError, Split, Task
 
 # All names but these are those of `balancers`.
 _ELSEWHERE = (
     dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems")
-    | dict.fromkeys(("Result", "Study", "check"), "hpo.api")
+    | dict.fromkeys(("Result", "Study", "check", "find_weights"), "hpo.api")
     | {"__version__": "hpo"}
 )
 
@@ -58,6 +58,7 @@ __all__ = [
     "__version__",
     "check",
     "find_shared_layer",
+    "find_weights",
 ]
 
 

@@ -16,16 +16,15 @@ def hidden() -> str:
         spec = find_spec(name)
         found = Path(spec.origin).resolve() if spec is not None and spec.origin else None
         if found is None or found.parents[1] != HOME:
-            where = f"found {found}" if found else "found none"
             return (
-                f"the package {name!r} of gradsweep cannot be imported: {where}, allowed: the one in {HOME}; rename "
-                "yours, or take its folder out of PYTHONPATH or start elsewhere"
+                f"the package {name!r} of gradsweep cannot be imported: expected the one in {HOME}, got "
+                f"{found or 'none'}; rename yours, remove its folder from PYTHONPATH, or start in another folder"
             )
     return ""
 
 
 def main() -> None:
-    """Run the command, once it is sure whose packages it imports."""
+    """Run the command after a check that it imports gradsweep's own packages."""
     if text := hidden():
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)

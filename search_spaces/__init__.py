@@ -1,4 +1,4 @@
-"""What to try: points on the simplex of loss weights, and the range of GradNorm's alpha.
+"""Search spaces: points on the simplex of loss weights, and the range of GradNorm's alpha.
 
 Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it:
 
@@ -9,7 +9,8 @@ Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it
 A weighting is T numbers > 0 with sum T, one for each task. The designs (`log_lattice`, `dirichlet`, `sobol`,
 `uniform`) are functions of the number of tasks, of points, and a seed; `points` calls one by name, puts equal weights
 first and leaves no direction in twice; `explicit` does so with a list of your own. `AlphaSpace` is the other search,
-over one number however many tasks there are. `clr`, `ilr` and their inverses turn weightings into log-ratios.
+over one number however many tasks there are. `refined` proposes weights near good ones. `clr`, `ilr` and their
+inverses turn weightings into log-ratios.
 """
 
 from search_spaces.alpha import AlphaSpace
@@ -17,11 +18,13 @@ from search_spaces.designs import DESIGNS, Design, explicit, points
 from search_spaces.dirichlet import dirichlet
 from search_spaces.log_lattice import log_lattice
 from search_spaces.log_ratio import close, clr, clr_inverse, ilr, ilr_inverse
+from search_spaces.refinement import SAMPLERS, refined
 from search_spaces.sobol import sobol
 from search_spaces.uniform import uniform
 
 __all__ = [
     "DESIGNS",
+    "SAMPLERS",
     "AlphaSpace",
     "Design",
     "close",
@@ -33,6 +36,7 @@ __all__ = [
     "ilr_inverse",
     "log_lattice",
     "points",
+    "refined",
     "sobol",
     "uniform",
 ]

@@ -1,4 +1,4 @@
-"""What to try for GradNorm's own hyperparameters."""
+"""The search space of GradNorm's own hyperparameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STARTUP_TRIALS = 5
 
 @dataclass(frozen=True)
 class AlphaSpace:
-    r"""The range of alpha, and if asked of the learning rate of the weights, for an Optuna study.
+    r"""The range of alpha, and optionally of the learning rate of the weights, for an Optuna study.
 
     alpha is the exponent in GradNorm's target ``Gbar * r_i**alpha`` for the gradient norm of task i (Gbar: the mean
     norm over tasks; r_i: the relative inverse training rate, above 1 for a slow task). At 0 every task pulls equally
@@ -54,9 +54,9 @@ class AlphaSpace:
         check_number("low", self.low)
         check_number("high", self.high)
         if self.low < 0.0:
-            fail("low", ">= 0", self.low)
+            fail("low", "a number >= 0", self.low)
         if self.high < self.low:
-            fail("high", f">= low = {self.low}", self.high)
+            fail("high", f"a number >= low = {self.low}", self.high)
         if self.learning_rate is not None:
             self._check_learning_rate(self.learning_rate)
 
@@ -68,7 +68,7 @@ class AlphaSpace:
         return values
 
     def starting_points(self) -> list[dict[str, float]]:
-        """The points worth trying first, for ``study.enqueue_trial``: each different, moved into the range.
+        """Return the points to try first, for ``study.enqueue_trial``: distinct, and moved into the range.
 
         alpha = 0 (equal gradient norms, nothing else: the plainest answer to losses of different scale), 0.5 (tasks
         that differ in difficulty more than in scale need little asymmetry; the paper's toy data took 0.12), and 1.5
@@ -84,7 +84,7 @@ class AlphaSpace:
         return [{"alpha": alpha, "learning_rate": start} for alpha in alphas]
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's TPE sampler (Bergstra et al., NeurIPS 2011), set for a short sweep with several trials at once.
+        """Return Optuna's TPE sampler (Bergstra et al., NeurIPS 2011), set for a short sweep with parallel trials.
 
         Only 5 trials, the starting points among them, come before the model; two parameters are modelled jointly;
         running trials count as bad ("constant liar"), so that a parallel sweep does not ask for one alpha twice.

@@ -1,4 +1,4 @@
-"""The one grammar of complaints about bad input, and the checks that several files share."""
+"""The one grammar of messages about bad input, and the checks that several files share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_RATIO = 1e300
 
 def fail(parameter: str, rule: str, found: object) -> NoReturn:
     """Raise the `ValueError` of our one grammar for bad input."""
-    raise ValueError(f"Parameter `{parameter}` should be {rule}. Found `{parameter} = {found!r}`.")
+    raise ValueError(f"{parameter}: expected {rule}, got {found!r}")
 
 
 def check_integer(parameter: str, found: int, low: int) -> None:
@@ -33,7 +33,7 @@ def check_number(parameter: str, found: float) -> None:
 
 
 def check_sizes(tasks: int, points: int, seed: int) -> None:
-    """Raise a `ValueError` unless a design can be asked for ``points`` points of ``tasks`` weights."""
+    """Raise a `ValueError` unless a design can draw ``points`` points of ``tasks`` weights."""
     check_integer("tasks", tasks, 1)
     check_integer("points", points, 1)
     check_integer("seed", seed, 0)
@@ -45,27 +45,27 @@ def check_ratio(ratio: float) -> None:
     """Raise a `ValueError` unless ``ratio`` can be the largest ratio of two weights of a design."""
     check_number("ratio", ratio)
     if not 1.0 < ratio <= LARGEST_RATIO:
-        fail("ratio", f"> 1 and <= {LARGEST_RATIO:g}", ratio)
+        fail("ratio", f"a number > 1 and <= {LARGEST_RATIO:g}", ratio)
 
 
 def checked_array(parameter: str, found: object) -> Array:
-    """``found`` as a float64 array of shape (..., n), n >= 1, all finite; else a `ValueError` that says where not."""
+    """Return ``found`` as a finite float64 array (..., n), n >= 1; a `ValueError` names the first bad entry."""
     try:
         array = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError):
         fail(parameter, "an array of numbers", found)
     if array.ndim == 0:
         fail(parameter, "an array of numbers", found)
-    _check_entries(parameter, array, np.isfinite(array), "finite")
+    _check_entries(parameter, array, np.isfinite(array), "a finite number")
     return array
 
 
 def checked_weights(parameter: str, found: object) -> Array:
-    """``found`` as weights of shape (..., T), all > 0; else a `ValueError` that says where not."""
+    """Return ``found`` as weights of shape (..., T), all > 0; a `ValueError` names the first bad entry."""
     weights = checked_array(parameter, found)
     if weights.shape[-1] == 0:
         fail(parameter, "at least one weight", weights.tolist())
-    _check_entries(parameter, weights, weights > 0.0, "> 0")
+    _check_entries(parameter, weights, weights > 0.0, "a number > 0")
     check_spread(parameter, weights, np.log(weights))
     return weights
 
@@ -75,7 +75,7 @@ def check_spread(parameter: str, found: Array, logarithms: Array) -> None:
     spread = np.asarray(np.ptp(logarithms, axis=-1))
     if spread.max(initial=0.0) > math.log(LARGEST_RATIO) + 1e-9:
         worst = found[np.unravel_index(spread.argmax(), spread.shape)]
-        rule = f"such that no two weights are more than a factor of {LARGEST_RATIO:g} apart"
+        rule = f"weights of which no two are more than a factor of {LARGEST_RATIO:g} apart"
         fail(parameter, rule, worst.tolist())
 
 

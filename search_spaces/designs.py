@@ -1,4 +1,4 @@
-"""Which weightings a study tries: a design by name, or the user's own list."""
+"""The weightings that a study tries: a design by name, or the user's own list."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Design:
 
     Attributes:
         draw: ``(tasks, points, seed, **options)`` to weights of shape (points, T).
-        random: whether its points are draws from a distribution, so that their share beyond a value has an interval.
+        random: whether its points are drawn from a distribution, so that a share of them has a confidence interval.
     """
 
     draw: Callable[..., Array]
@@ -30,7 +30,7 @@ class Design:
 
     @property
     def options(self) -> list[str]:
-        """What `draw` takes beside the number of tasks and of points and the seed."""
+        """The options of `draw` besides the numbers of tasks and points and the seed."""
         return list(signature(self.draw).parameters)[3:]
 
 
@@ -50,12 +50,12 @@ DECIMALS = 9
 
 
 def points(design: str, tasks: int, points: int, seed: int = 0, **options: float) -> Array:
-    """The weightings to try: equal weights, then the first different ones of a design.
+    """Return the weightings to try: equal weights, then the first distinct ones of a design.
 
     Args:
         design: a name in `DESIGNS`.
         tasks: T.
-        points: how many in all, equal weights among them.
+        points: their total number, including equal weights.
         seed: of the design.
         options: of the design, such as ``ratio`` or ``concentration``.
 
@@ -76,14 +76,14 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
     allowed = DESIGNS[design].options
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        rule = f"among {allowed}" if allowed else "empty"
+        rule = f"options among {allowed}" if allowed else "no options"
         fail("options", f"{rule} for the design {design!r}", unknown)
     equal = np.ones((1, tasks))
     found = np.empty((0, tasks))
     drawn = points
     while len(found) < points:
         if drawn > MOST_REPEATS * points:
-            rule = f"<= {len(found)}, all directions found in the design {design!r} with these options"
+            rule = f"at most {len(found)}, all directions of the design {design!r} with these options"
             fail("points", rule, points)
         found = _distinct(np.concatenate([equal, DESIGNS[design].draw(tasks, drawn, seed, **options)]))
         drawn *= 2
@@ -91,7 +91,7 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
 
 
 def explicit(rows: Iterable[Sequence[float]], tasks: int) -> Array:
-    """The user's own list of weightings, checked: equal weights first, each direction once.
+    """Check the user's own list of weightings and return it with equal weights first, each direction once.
 
     Args:
         rows: weightings, each of T weights > 0 on any scale.
@@ -119,7 +119,7 @@ def explicit(rows: Iterable[Sequence[float]], tasks: int) -> Array:
 
 
 def _distinct(rows: Array) -> Array:
-    """The first of each direction, in order."""
+    """Return the first weighting of each direction, in order."""
     directions = np.round(clr(rows), DECIMALS) + 0.0  # no negative zeros
     _, first = np.unique(directions, axis=0, return_index=True)
     return rows[np.sort(first)]

@@ -1,4 +1,4 @@
-"""Random weightings of the Dirichlet distribution."""
+"""Random weightings from the Dirichlet distribution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_DRAWS = 1000
 
 
 def dirichlet(tasks: int, points: int, seed: int = 0, *, concentration: float = 1.0) -> Array:
-    """``w = T x`` with x of the symmetric Dirichlet distribution, density proportional to ``prod_i x_i**(a - 1)``.
+    """Draw ``w = T x``, x from the symmetric Dirichlet distribution, density proportional to ``prod_i x_i**(a - 1)``.
 
     Concentration a = 1 is the uniform distribution on the simplex of weights; a > 1 gathers points around equal
     weights, a < 1 pushes them to the corners, where one task has it all. Rows with a weight below 1.2e-38, the
@@ -26,7 +26,7 @@ def dirichlet(tasks: int, points: int, seed: int = 0, *, concentration: float = 
 
     Args:
         tasks: T.
-        points: how many.
+        points: their number.
         seed: of the random numbers.
         concentration: a > 0.
 
@@ -43,13 +43,13 @@ def dirichlet(tasks: int, points: int, seed: int = 0, *, concentration: float = 
     check_sizes(tasks, points, seed)
     check_number("concentration", concentration)
     if concentration <= 0.0:
-        fail("concentration", "> 0", concentration)
+        fail("concentration", "a number > 0", concentration)
     rng = np.random.default_rng(seed)
     kept = np.empty((0, tasks))
     draws = 0
     while len(kept) < points:
         if draws == MOST_DRAWS:
-            rule = f"large enough that {tasks} random weights stay above {SMALLEST:.1e}"
+            rule = f"a number large enough that {tasks} random weights stay above {SMALLEST:.1e}"
             fail("concentration", rule, concentration)
         drawn = rng.dirichlet(np.full(tasks, concentration), size=points)
         kept = np.concatenate([kept, drawn[(drawn >= SMALLEST).all(axis=1)]])

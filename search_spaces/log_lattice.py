@@ -15,7 +15,7 @@ Vector = tuple[int, ...]
 
 
 def log_lattice(tasks: int, points: int, seed: int = 0, *, ratio: float = 1000.0) -> Array:
-    r"""The ``points`` weightings of a log-ratio lattice that are nearest to equal weights.
+    r"""Return the ``points`` weightings of a log-ratio lattice that are nearest to equal weights.
 
     With step s > 0 and integer vectors n, one for each weighting:
 
@@ -29,7 +29,7 @@ def log_lattice(tasks: int, points: int, seed: int = 0, *, ratio: float = 1000.0
 
     Args:
         tasks: T.
-        points: how many; the nearest first.
+        points: their number; the nearest come first.
         seed: shuffles points at the same distance, hence picks those of the outermost distance that still fit.
         ratio: the largest ratio of two weights among the points chosen; fixes s. The points spread over the whole
             range, so more points make a finer grid, not a wider one; many tasks and few points a coarse one.
@@ -53,7 +53,7 @@ def log_lattice(tasks: int, points: int, seed: int = 0, *, ratio: float = 1000.0
 
 
 def _nearest(tasks: int, points: int, rng: np.random.Generator) -> list[Vector]:
-    """The lattice vectors nearest to the origin, each as its representative with smallest entry 0.
+    """Return the lattice vectors nearest to the origin, each as its representative with smallest entry 0.
 
     Shells of equal norm, from the inside out. Only neighbours n +- e_i are looked at, 2 T for each vector kept. None
     is missed: in a vector with n_i - mean(n) <= (1 - 1/T) / 2 in size for all i, entries differ by less than 1, so
@@ -86,5 +86,5 @@ def _neighbours(vector: Vector) -> Iterator[Vector]:
 
 
 def _squared_norm(vector: Vector) -> int:
-    """T times the squared length of n less its mean: an integer, so that equal lengths compare equal."""
+    """Return T times the squared length of n minus its mean: an integer, so that equal lengths compare equal."""
     return len(vector) * sum(n * n for n in vector) - sum(vector) ** 2

@@ -43,7 +43,7 @@ def close(w: ArrayLike) -> Array:
 
 
 def clr(w: ArrayLike) -> Array:
-    """Centred log-ratios ``clr(w)_i = ln w_i - (1 / T) sum_j ln w_j`` (Aitchison 1986).
+    """Compute centred log-ratios ``clr(w)_i = ln w_i - (1 / T) sum_j ln w_j`` (Aitchison 1986).
 
     The scale of w drops out; permuting w permutes clr(w); equal weights are the origin.
 
@@ -63,7 +63,7 @@ def clr(w: ArrayLike) -> Array:
 
 
 def centred(logarithms: ArrayLike) -> Array:
-    """Logarithms less their mean along the last axis: `clr`, of logarithms that are at hand and without its checks.
+    """Subtract the mean along the last axis from logarithms: `clr` of known logarithms, without its checks.
 
     Args:
         logarithms: shape (..., T); a row with an entry that is not finite becomes NaN or infinite.
@@ -79,7 +79,7 @@ def centred(logarithms: ArrayLike) -> Array:
 
 
 def clr_inverse(z: ArrayLike) -> Array:
-    """The weights with given log-ratios: ``w_i = T exp(z_i) / sum_j exp(z_j)``, the inverse of `clr`.
+    """Return the weights with given log-ratios: ``w_i = T exp(z_i) / sum_j exp(z_j)``, the inverse of `clr`.
 
     Args:
         z: log-ratios, shape (..., T); only their differences matter.
@@ -100,7 +100,7 @@ def clr_inverse(z: ArrayLike) -> Array:
 
 
 def ilr(w: ArrayLike) -> Array:
-    """Isometric log-ratios ``ilr(w) = H clr(w)`` (Egozcue et al. 2003): T - 1 free coordinates.
+    """Compute isometric log-ratios ``ilr(w) = H clr(w)`` (Egozcue et al. 2003): T - 1 free coordinates.
 
     H, shape (T - 1, T), is the Helmert matrix: orthonormal rows, each orthogonal to (1, ..., 1). Hence Euclidean
     distances between ilr coordinates are Aitchison distances, and every vector of T - 1 numbers is a weighting.
@@ -122,7 +122,7 @@ def ilr(w: ArrayLike) -> Array:
 
 
 def ilr_inverse(z: ArrayLike) -> Array:
-    """The weights with given isometric log-ratios: ``clr_inverse(z H)``, the inverse of `ilr`.
+    """Return the weights with given isometric log-ratios: ``clr_inverse(z H)``, the inverse of `ilr`.
 
     Args:
         z: coordinates, shape (..., T - 1).

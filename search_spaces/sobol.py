@@ -12,7 +12,7 @@ from search_spaces.log_ratio import clr_inverse
 
 
 def sobol(tasks: int, points: int, seed: int = 0, *, ratio: float = 1000.0) -> Array:
-    r"""A scrambled Sobol sequence, uniform over all weightings in which no two weights differ by more than ``ratio``.
+    r"""Draw a scrambled Sobol sequence, uniform over all weightings with ratios of two weights up to ``ratio``.
 
     In log-ratio coordinates (`ilr`), these weightings are the polytope
 
@@ -26,14 +26,14 @@ def sobol(tasks: int, points: int, seed: int = 0, *, ratio: float = 1000.0) -> A
 
         k = floor(T u_1),   ln(w_i / w_k) = ln(ratio) v_i,   v = (T u_1 - k, u_2, ..., u_(T-1)) for i other than k
 
-    This is linear on each slice, of one and the same volume factor: what is uniform in the cube is uniform in P, and
+    The map is linear on each slice with one volume factor, so that points uniform in the cube are uniform in P, and
     no task is favoured. More points of the same seed begin with the same points.
 
     Source: Sobol 1967, https://doi.org/10.1016/0041-5553(67)90144-9; scrambling as in `scipy.stats.qmc.Sobol`.
 
     Args:
         tasks: T.
-        points: how many; powers of 2 fill the space most evenly.
+        points: their number; powers of 2 fill the space most evenly.
         seed: of the scrambling.
         ratio: the bound on the ratio of two weights, > 1.
 

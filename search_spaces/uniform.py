@@ -9,7 +9,7 @@ from search_spaces.log_ratio import close
 
 
 def uniform(tasks: int, points: int, seed: int = 0) -> Array:
-    """``w_i = T x_i / sum_j x_j`` with x_i independent and uniform on (0, 1].
+    """Draw ``w_i = T x_i / sum_j x_j`` with x_i independent and uniform on (0, 1].
 
     The 100 random static networks of Chen, Badrinarayanan, Lee, Rabinovich, "GradNorm: Gradient Normalization for
     Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018, https://arxiv.org/abs/1711.02257, Figure 4.
@@ -19,7 +19,7 @@ def uniform(tasks: int, points: int, seed: int = 0) -> Array:
 
     Args:
         tasks: T.
-        points: how many.
+        points: their number.
         seed: of the random numbers.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What every test starts from."""
+"""Settings and hooks of all tests."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("tests.helpers")  # so that an assertion there sa
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Where Python is told to keep no bytecode, each command and worker would compile all that it imports: seconds of CPU.
+# Without bytecode files, each command and worker would compile everything that it imports: seconds of CPU.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite in the background, and so of all that it starts

@@ -1,4 +1,4 @@
-"""The benchmarks run and print their tables; the figures in them are nobody's to assert."""
+"""The benchmarks run and print their tables; the figures in them are not asserted."""
 
 import pandas as pd
 import pytest

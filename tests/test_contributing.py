@@ -203,7 +203,7 @@ def greet() -> Iterator[None]:
     app.registered_commands.pop()
 
 
-def test_a_command_has_help_and_tells_bad_input_in_a_line(greet: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_has_help_and_reports_bad_input(greet: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Greet somebody." in main(capsys, "--help")[1]
     assert main(capsys, "greet", "Ada") == (0, "Hello Ada\n", "")
     assert main(capsys, "greet", "nobody") == (2, "", "error: name: expected somebody, got 'nobody'\n")

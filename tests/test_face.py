@@ -72,12 +72,13 @@ def test_it_is_the_command_too():
 
 
 @pytest.mark.parametrize("name", ["balancers", "search_spaces", "hpo"])
-def test_a_package_of_the_user_s_that_hides_ours_is_told_in_a_line(name, tmp_path):
+def test_a_user_s_package_that_hides_ours_is_reported_in_one_line(name, tmp_path):
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").touch()
     done = run("-m", "gradsweep", "--help", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"error: the package '{name}' of gradsweep cannot be imported: found {tmp_path / name / '__init__.py'}, "
-        f"allowed: the one in {ROOT}; rename yours, or take its folder out of PYTHONPATH or start elsewhere\n"
+        f"error: the package '{name}' of gradsweep cannot be imported: expected the one in {ROOT}, got "
+        f"{tmp_path / name / '__init__.py'}; rename yours, remove its folder from PYTHONPATH, or start in another "
+        "folder\n"
     )

@@ -1,4 +1,4 @@
-"""The results page says what the studies found, and nothing else."""
+"""The tables of the results page are those of the studies."""
 
 import importlib.util
 from pathlib import Path

@@ -55,13 +55,20 @@ class CheckResult:
         return "\n".join([*lines, self.counts])
 
 
-def check(problem: ProblemLike, *, device: str | None = None, tell: Callable[[str], object] = str) -> CheckResult:
+def check(
+    problem: ProblemLike,
+    *,
+    device: str | None = None,
+    tell: Callable[[str], object] = str,
+    on_finding: Callable[[Finding], object] = repr,
+) -> CheckResult:
     """Run one step of everything on a problem, before a study trains it many times. Writes nothing.
 
     Args:
         problem: see `Study`.
         device: where to train: ``"cpu"``, ``"cuda:1"``, ...; default: a GPU if torch sees one.
         tell: called with the subject that is checked next.
+        on_finding: called with each finding as soon as it is known.
 
     Raises:
         StudyError, ProblemError: the problem does not exist or refuses these arguments.
@@ -75,7 +82,8 @@ def check(problem: ProblemLike, *, device: str | None = None, tell: Callable[[st
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a trial has by default
     try:
-        return CheckResult(spec.name, tuple(check_problem(spec.name, spec.arguments, _device(device), tell)))
+        findings = check_problem(spec.name, spec.arguments, _device(device), tell, on_finding)
+        return CheckResult(spec.name, tuple(findings))
     finally:
         torch.set_num_threads(threads)
 

@@ -39,7 +39,7 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the search was worth it, what it cost, and what to train with, in sentences."""
+        """The answers in sentences: the weights to train with, whether the search was worth it, and its cost."""
         from hpo.report import answers
 
         return Verdict("\n\n".join(f"{answer.question} {answer.text}" for answer in answers(self.comparison)))
@@ -79,22 +79,22 @@ class Result:
 
     @property
     def comparison(self) -> Comparison:
-        """All that the report shows, as numbers."""
+        """Everything that the report shows, as numbers."""
         return self.outcome.comparison
 
     @property
     def complete(self) -> bool:
-        """Whether every trial of the study has ended."""
+        """True if every trial of the study has ended."""
         return self.outcome.complete
 
     @property
     def failed(self) -> Mapping[str, str]:
-        """The trials that failed, with their errors. To run the study again tries them again."""
+        """The trials that failed, with their errors. Running the study again repeats them."""
         return self.outcome.failed
 
     @property
     def diverged(self) -> Mapping[str, str]:
-        """The trials that diverged, with what was not finite. They do not run again."""
+        """The trials that diverged, with the value that was not finite. They do not run again."""
         return self.outcome.diverged
 
     @property
@@ -127,7 +127,7 @@ class Result:
         return found
 
     def write(self, folder: Path | None = None, figures: str | None = None) -> Finished:
-        """Write report and weights file again and attach them to the study's run in MLflow, as ``gradsweep report``.
+        """Write report and weights file again and attach them to the study's run in MLflow: ``gradsweep report``.
 
         Args:
             folder: default: the study's output folder.
@@ -135,7 +135,7 @@ class Result:
 
         Raises:
             OutputError: they cannot be written.
-            ImageError: there is nothing to draw the figures with.
+            ImageError: no renderer for image files is installed.
         """
         from hpo.launch.conclude import conclude
 
@@ -181,7 +181,7 @@ class Result:
     def __repr__(self) -> str:
         lines = [str(self.verdict)]
         if not self.complete:
-            lines.append("The study is not complete: run() goes on with it.")
+            lines.append("The study is not complete: run() continues it.")
         lines += [f"{kind}: {name}: {error.partition(chr(10))[0]}" for kind, name, error in self._without_score()]
         lines += self.faults
         if self.finished:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.api.problem_key import ProblemLike, named
 from hpo.api.result import Result
-from hpo.study.study_file import StudyFile, read_study_file, study_from
+from hpo.study.study_file import StudyFile, read_study_file, read_yaml, study_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,14 +50,20 @@ class Study:
         self._file = self._described()
 
     @classmethod
-    def load(cls, path: str | Path) -> Study:
+    def load(cls, path: str | Path, **settings: Any) -> Study:
         """Read a study file.
+
+        Args:
+            path: of the file.
+            **settings: keys that take the place of those in the file.
 
         Raises:
             StudyError: no such file, not YAML, or a field that is not allowed; one line for each fault.
         """
         study = cls.__new__(cls)
         study._keys, study._file = None, read_study_file(Path(path))
+        if settings:
+            study._file = study_from(read_yaml(study._file.text) | settings)
         return study
 
     @property
@@ -74,10 +80,10 @@ class Study:
         return f"Study of {self._file.study.problem.name}:\n{self._file.text.rstrip()}"
 
     def plan(self) -> StudyPlan:
-        """Tell what the study would run. Runs nothing.
+        """Return the plan of the study. Runs nothing.
 
         Raises:
-            StudyError, ProblemError: what is wrong with the study or its problem.
+            StudyError, ProblemError: the study or its problem cannot be used.
         """
         from hpo.launch.restore import open_plan
         from hpo.study import plan_table
@@ -103,7 +109,7 @@ class Study:
         wait: float = 0.0,
         console: Console | None = None,
     ) -> Result:
-        """Run the study, or what is left of it: the same call again resumes, whatever was interrupted.
+        """Run the study, or the rest of it: calling it again resumes an interrupted study.
 
         Report and weights file are written to the output folder. Trials that fail are part of the result.
 
@@ -115,14 +121,14 @@ class Study:
             tracking_uri: MLflow's backend; default: ``MLFLOW_TRACKING_URI``, or else SQLite in the output folder.
             storage: where checkpoints go: a folder that all nodes share, or ``s3://bucket/prefix``; default:
                 ``GRADSWEEP_STORAGE``, or else the output folder.
-            wait: how many minutes to wait for a node that can hold a trial.
+            wait: minutes to wait for a node that can hold a trial.
             console: where to show progress; default: this notebook or terminal. ``Console(quiet=True)`` of rich shows
                 nothing.
 
         Raises:
-            InputError: something that was given cannot be used.
+            InputError: the study, its problem or an argument cannot be used.
             LaunchLostError: another launch has taken the study over.
-            KeyboardInterrupt: the study was stopped. What has finished is kept, and the same call resumes it.
+            KeyboardInterrupt: the study was stopped. Finished trials are kept, and the same call resumes it.
         """
         from hpo.launch.run import run_study
 
@@ -133,7 +139,7 @@ class Study:
         except KeyboardInterrupt:
             finished = None
         if finished is None or not finished.complete:
-            raise KeyboardInterrupt("Stopped. What has finished is kept; the same call goes on from here.") from None
+            raise KeyboardInterrupt("Stopped. Finished trials are kept; the same call continues the study.") from None
         if console is None:
             for fault in finished.faults:
                 shown.print(fault, style="bold red", soft_wrap=True)
@@ -146,7 +152,7 @@ class Study:
         tracking_uri: str | None = None,
         console: Console | None = None,
     ) -> Result:
-        """Read what the study has found so far, finished or not. Runs nothing.
+        """Read the results so far, whether the study is finished or not. Runs nothing.
 
         Args:
             output: see `run`.
@@ -164,7 +170,7 @@ class Study:
         return Result(assess(plan, schedule, store, where))
 
     def _described(self) -> StudyFile:
-        """The study as its class is now: a notebook may have changed what that uses."""
+        """Return the study with the present code of its class, which a notebook may have changed."""
         if self._keys is None:
             return self._file
         self._file = study_from(self._keys | {"problem": named(self._keys["problem"])})
@@ -177,10 +183,10 @@ class StudyPlan:
 
     Attributes:
         title: the study, its problem and the number of tasks.
-        phases: for each phase its arms and trials, at most, and what they are.
+        phases: for each phase the maximum numbers of arms and trials, and a description.
         points: for each arm of the static search the weight of each task.
         epochs: of all trials together, in words.
-        needs: what each trial takes, in words.
+        needs: the resources of each trial, in words.
     """
 
     title: str
@@ -191,7 +197,7 @@ class StudyPlan:
 
     @property
     def trials(self) -> int:
-        """How many trials there are, at most."""
+        """The maximum number of trials."""
         return int(self.phases["trials"].sum())
 
     def __repr__(self) -> str:

@@ -15,8 +15,10 @@ from hpo.core.errors import ProblemError
 from hpo.core.user_calls import is_interrupt
 from hpo.problems import load_problem
 from hpo.problems.base import Problem, Split
+from hpo.training.autocast import autocast, losses_of
 from hpo.training.global_state import GlobalState, as_found
 from hpo.training.resumable_loader import DataOrder, seed_all
+from hpo.training.updates import Updates
 
 Level = Literal["ok", "warning", "fault"]
 Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allowed
@@ -38,11 +40,12 @@ class CheckContext:
         hash: what ``data_hash()`` gave at first.
         passes: what a pass over each split has seen.
         steps: in an epoch, where that is known.
-        batch: the first one to train on.
+        batch: one to train on, of the first ones that with the most tasks.
         model: a network with its initial parameters.
-        losses: of that network on that batch, with their graph.
+        losses: of that network, of each task the first, with their graph.
         reached: for each task the ids of the leaves (including parameters) that its loss depends on.
-        trained: a network and its optimizer after one step.
+        trained: a network and its optimizers after one step.
+        curves: the losses of each task trained alone, step by step.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
         state: the global state that ``build_model()`` leaves for all that a trial does later.
@@ -56,16 +59,17 @@ class CheckContext:
     model: nn.Module
     losses: dict[str, Tensor]
     reached: dict[str, set[int]]
-    trained: tuple[nn.Module, torch.optim.Optimizer]
+    trained: tuple[nn.Module, Updates]
 
     def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
-        self._name, self._arguments, self.device = name, arguments, device
+        self.name, self.arguments, self.device = name, arguments, device
         self.problem = self.load()
         self.folders = folders_of(type(self.problem))
         self.tasks = [task.name for task in self.problem.tasks]
         self.hash = ""
         self.passes: dict[Split, Pass] = {}
         self.steps: int | None = None
+        self.curves: dict[str, list[float]] = {}
         self.metrics: dict[str, float] = {}
         self.evaluation = 0.0
         self.state: GlobalState | None = None
@@ -78,14 +82,14 @@ class CheckContext:
             ProblemError: what the user's module or constructor raises is told with the file and the line.
         """
         try:
-            return load_problem(self._name, self._arguments)
+            return load_problem(self.name, self.arguments)
         except ProblemError as error:
             where = place_of(error.__cause__) if error.__cause__ else ""
             raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
         except BaseException as error:
             if is_interrupt(error):
                 raise
-            raise ProblemError(f"problem: {self._name!r} cannot be made: {told(error)}") from error
+            raise ProblemError(f"problem: {self.name!r} cannot be made: {told(error)}") from error
 
     def build(self, seed: int = SEED) -> nn.Module:
         """A new network."""
@@ -97,10 +101,19 @@ class CheckContext:
         seed_all(seed)
         return DataOrder(self.problem.loader(split, seed), self.device)
 
+    def losses_of(self, model: nn.Module, batch: Any) -> Any:
+        """The losses of a network on a batch, as the user's code returns them."""
+        return losses_of(self.problem, model, batch, self.device)
+
+    def at_most(self, steps: int) -> int:
+        """So many steps, or those of a trial: a schedule that follows steps may end with it."""
+        whole = self.steps * self.problem.epochs if self.steps else steps
+        return min(steps, whole) if self.problem.schedule_per == "step" else steps
+
     def measure(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metrics of a network."""
         model.eval()
-        with as_found(), self.watched("evaluate"), torch.no_grad():
+        with as_found(), self.watched("evaluate"), torch.no_grad(), autocast(self.problem, self.device):
             return {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
 
     @contextmanager

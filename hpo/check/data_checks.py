@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from hpo.check.batch_digests import Pass, first_digests, go_through
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
+from hpo.check.other_process import attribute_hashes, hashes_elsewhere, may_differ
 from hpo.check.words import every
 from hpo.core.number_format import duration
-from hpo.core.text import listed
+from hpo.core.text import listed, message
 from hpo.problems.base import Problem, Split
 from hpo.problems.data_cache import prepare_once
 from hpo.training.methods import OVER_THE_RUN
@@ -57,12 +59,30 @@ def _prepare(problem: Problem) -> tuple[float, str]:
 
 
 def check_hash(context: CheckContext) -> Notes:
-    """A worker asks one instance for the data's name before each trial."""
+    """The same after use, since a worker asks before each trial, and in another process, as each worker is one."""
     if context.problem.data_hash() != context.hash:
         found = "data_hash() has changed since the problem was used"
         yield "fault", found, "the same text before and after: define your own data_hash()"
-    else:
+    elif not may_differ(context.name, context.problem):
         yield "ok", "the same after use", ""
+    else:
+        yield from _compare_processes(context)
+
+
+def _compare_processes(context: CheckContext) -> Notes:
+    allowed = "the same text for the same data in every process: define your own data_hash()"
+    try:
+        found, attributes = hashes_elsewhere(context.name, context.arguments)
+    except (OSError, RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
+        yield "warning", f"data_hash() could not be asked in another process: {message(error)}", allowed
+        return
+    if found == context.hash:
+        yield "ok", "the same after use and in another process", ""
+        return
+    own = attribute_hashes(context.load())
+    differing = [name for name in own if attributes.get(name) != own[name]]
+    cause = f", because of the attribute {every(differing)}" if differing else ""
+    yield "fault", f"data_hash() differs between two processes{cause}", allowed
 
 
 def check_global_state(context: CheckContext) -> Notes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from balancers import GradNorm
-from balancers.task_reach import leaves_below
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
-from hpo.check.words import apart, every, values
-from hpo.core.number_format import memory, number
+from hpo.check.words import every
+from hpo.core.number_format import memory
 from hpo.core.text import listed
-from hpo.problems.base import to_device
 from hpo.training.found_layer import shared_layer_of
 from hpo.training.global_state import GlobalState
 from hpo.training.methods import build_balancer
 from hpo.training.resumable_loader import seed_all
+from hpo.training.updates import Updates
 
 GRADNORM = {"recipe": "robust", "alpha": 0.5}
 
@@ -32,7 +30,12 @@ def check_model(context: CheckContext) -> Notes:
         yield "fault", f"build_model() gives {type(model).__name__}", "a torch.nn.Module"
         return
     context.model, context.state = model.to(context.device), GlobalState()
-    same, other = (state(context.build(seed)) for seed in (SEED, OTHER_SEED))
+    again = context.build()
+    if common := _common(context.model, again):
+        found = f"build_model({SEED}) called twice gives networks that share {listed(common)}"
+        yield "fault", found, "a new network each time, since each trial trains its own"
+        return
+    same, other = state(again), state(context.build(OTHER_SEED))
     if different := differing(state(context.model), same):
         found = f"build_model({SEED}) called twice gives networks that differ in {listed(different)}"
         yield "fault", found, "the same seed gives the same initial network"
@@ -41,6 +44,13 @@ def check_model(context: CheckContext) -> Notes:
         yield "warning", found, "another seed gives another initial network"
     else:
         yield "ok", f"{sum(value.numel() for value in same.values()):,} parameters, fixed by the seed", ""
+
+
+def _common(one: nn.Module, other: nn.Module) -> list[str]:
+    """Names of the trainable parameters that two networks have in the same memory."""
+    trained = [(name, value) for name, value in _trainable(one) if not nn.parameter.is_lazy(value)]
+    places = {value.data_ptr() for _, value in _trainable(other) if not nn.parameter.is_lazy(value)} - {0}
+    return [name for name, value in trained if value.data_ptr() in places]
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -53,39 +63,6 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
     """Names of the tensors that are not the same in both."""
     names = dict.fromkeys([*one, *other])
     return [name for name in names if not (name in one and name in other and torch.equal(one[name], other[name]))]
-
-
-def check_losses(context: CheckContext) -> Notes:
-    """One scalar for each task, as every balancer takes it."""
-    context.batch = to_device(next(context.order().epoch()), context.device)
-    context.model.train()
-    losses: Any = context.problem.losses(context.model, context.batch)
-    if not isinstance(losses, Mapping):
-        yield "fault", f"losses() gives {type(losses).__name__}", "a mapping from each task to its loss"
-        return
-    if losses.keys() != set(context.tasks):
-        yield "fault", f"losses() has {listed(map(str, losses)) or 'none'}", f"exactly {every(context.tasks)}"
-        return
-    context.losses = {task: losses[task] for task in context.tasks}
-    faults = [note for task, loss in context.losses.items() for note in _faults_of(task, loss)]
-    yield from faults
-    if not faults:
-        numbers = {task: float(loss.detach()) for task, loss in context.losses.items()}
-        yield "ok", f"of the first batch: {values(numbers)}{apart(numbers)}", ""
-        leaves = {task: leaves_below(loss) for task, loss in context.losses.items()}
-        context.reached = {task: {id(leaf) for leaf in found} for task, found in leaves.items()}
-
-
-def _faults_of(task: str, loss: Any) -> Notes:
-    """What a balancer would refuse."""
-    if not isinstance(loss, Tensor):
-        yield "fault", f"the loss of {task} is a {type(loss).__name__}", "a scalar tensor"
-    elif loss.numel() != 1:
-        yield "fault", f"the loss of {task} has the shape {tuple(loss.shape)}", "a scalar tensor"
-    elif not loss.requires_grad:
-        yield "fault", f"the loss of {task} has no graph", "a tensor computed from the model's parameters"
-    elif not 0 < float(loss.detach()) < math.inf:
-        yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", "finite and > 0 in the first step"
 
 
 def check_parameters(context: CheckContext) -> Notes:
@@ -103,19 +80,18 @@ def _trainable(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def check_optimizer(context: CheckContext) -> Notes:
     """It has all of the model's parameters."""
-    optimizer: Any = context.problem.build_optimizer(context.model)
-    kind = type(optimizer).__name__
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        yield "fault", f"build_optimizer() gives {kind}", "a torch.optim.Optimizer"
-        return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    updates = Updates(context.problem, context.model)
+    kind = every(type(optimizer).__name__ for optimizer in updates.optimizers)
+    held = {id(parameter) for parameter in updates.parameters()}
     missing = [name for name, parameter in _trainable(context.model) if id(parameter) not in held]
     if held.isdisjoint(map(id, context.model.parameters())):
         yield "fault", f"{kind} has no parameter of the model", "the parameters of the model it was given"
     elif missing:
         yield "warning", f"{kind} does not have {listed(missing)}", "all parameters that require grad"
     else:
-        yield "ok", f"{kind} has every parameter", ""
+        per = context.problem.schedule_per
+        schedules = "".join(f"; {type(one).__name__} steps once per {per}" for one in updates.schedules)
+        yield "ok", f"{kind} has every parameter{schedules}", ""
 
 
 def check_gradnorm(context: CheckContext) -> Notes:
@@ -124,16 +100,16 @@ def check_gradnorm(context: CheckContext) -> Notes:
     model = context.build().train()
     shared = shared_layer_of(context.problem, model, SEED, context.device)
     balancer = build_balancer("gradnorm", GRADNORM, context.tasks, shared, steps=1)
-    optimizer = context.problem.build_optimizer(model)
+    updates = Updates(context.problem, model)
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)
-    balancer.backward(context.problem.losses(model, context.batch))
+    balancer.backward(context.losses_of(model, context.batch))
     if bad := [name for name, parameter in model.named_parameters() if not _is_finite(parameter.grad)]:
         found = f"the gradient of {listed(bad)} is not finite in the first step"
         yield "fault", found, "losses with a finite gradient; sqrt, log and norm have none at 0"
         return
-    optimizer.step()
-    context.trained = model, optimizer
+    updates.step()
+    context.trained = model, updates
     assert isinstance(balancer, GradNorm)
     assert balancer.path is not None
     yield "ok", f"{balancer.path.name}: {balancer.path.why}", ""
@@ -148,10 +124,11 @@ def _is_finite(gradient: Tensor | None) -> bool:
 
 def check_memory(context: CheckContext) -> Notes:
     """What the parameters take, and all that goes with them."""
-    model, optimizer = context.trained
+    model, updates = context.trained
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    held = [tensor for held in optimizer.state.values() for tensor in held.values() if isinstance(tensor, Tensor)]
+    states = [state for optimizer in updates.optimizers for state in optimizer.state.values()]
+    held = [tensor for state in states for tensor in state.values() if isinstance(tensor, Tensor)]
     alone = sum(parameter.nbytes for parameter in parameters)
     together = alone + sum(tensor.nbytes for tensor in [*gradients, *held])
     found = f"{memory(alone)} of parameters, {memory(together)} with gradients and the optimizer's state"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hpo.check import data_checks, network_checks, shared_layer_check, training_checks
+from hpo.check import data_checks, loss_checks, network_checks, shared_layer_check, training_checks
 from hpo.check.context import CheckContext, Level, Notes
 from hpo.check.user_tracebacks import told
 from hpo.core.user_calls import is_interrupt
@@ -25,7 +25,7 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("batches", ("data",), data_checks.check_batches),
     ("splits", ("batches",), data_checks.check_splits),
     ("resuming", ("batches",), data_checks.check_resuming),
-    ("losses", ("model", "batches"), network_checks.check_losses),
+    ("losses", ("model", "batches"), loss_checks.check_losses),
     ("shared layer", ("losses",), shared_layer_check.check_shared_layer),
     ("parameters", ("losses",), network_checks.check_parameters),
     ("optimizer", ("model",), network_checks.check_optimizer),
@@ -33,6 +33,7 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("memory", ("GradNorm",), network_checks.check_memory),
     ("evaluate", ("model", "batches"), training_checks.check_evaluate),
     ("learning", ("evaluate", "GradNorm"), training_checks.check_learning),
+    ("epochs", ("learning",), training_checks.check_epochs),
     ("time", ("evaluate", "GradNorm"), training_checks.check_time),
     ("cohort", ("evaluate", "GradNorm"), training_checks.check_cohort),
     ("data hash", ("data",), data_checks.check_hash),
@@ -58,7 +59,11 @@ class Finding:
 
 
 def check_problem(
-    name: str, arguments: Mapping[str, Any], device: torch.device, tell: Callable[[str], object] = str
+    name: str,
+    arguments: Mapping[str, Any],
+    device: torch.device,
+    tell: Callable[[str], object] = str,
+    on_finding: Callable[[Finding], object] = repr,
 ) -> list[Finding]:
     """Run one step of everything on a problem. Takes seconds plus the time to prepare and to evaluate.
 
@@ -67,6 +72,7 @@ def check_problem(
         arguments: keyword arguments of the class.
         device: where trials would train.
         tell: called with the subject that is checked next.
+        on_finding: called with each finding as soon as it is known.
 
     Returns:
         The findings in the order of the checks; a check whose precondition failed is omitted and named at the end. An
@@ -79,12 +85,14 @@ def check_problem(
     before = read_state(device)
     try:
         with as_found():
-            return _run(context, tell)
+            return _run(context, tell, on_finding)
     finally:
         set_state(before, device)  # restore the caller's generators
 
 
-def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
+def _run(
+    context: CheckContext, tell: Callable[[str], object], on_finding: Callable[[Finding], object]
+) -> list[Finding]:
     findings: list[Finding] = []
     broken: set[str] = set()
     left_out: list[str] = []
@@ -98,8 +106,11 @@ def _run(context: CheckContext, tell: Callable[[str], object]) -> list[Finding]:
         if any(finding.level == "fault" for finding in found):
             broken.add(subject)
         findings += found
+        for finding in found:
+            on_finding(finding)
     if left_out:
         findings.append(Finding("warning", "not looked at", ", ".join(left_out), "fix the faults first"))
+        on_finding(findings[-1])
     return findings
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from balancers.shared_layer import SharedOrAuto
 from hpo.check.context import SEED
 from hpo.core.trial import TrialConfig, TrialResult
-from hpo.problems.base import Problem, Split
+from hpo.problems.base import Optimizers, Problem, Split
 from hpo.training.trial import run_trial
 
 
@@ -70,7 +70,8 @@ class _Short(Problem):
     """The user's problem with one training epoch that ends at the limits."""
 
     def __init__(self, problem: Problem, device: torch.device, limits: Limits, evaluate: bool) -> None:
-        self.tasks = problem.tasks
+        self.tasks, self.schedule_per = problem.tasks, problem.schedule_per
+        self.clip_norm, self.autocast = problem.clip_norm, problem.autocast
         self.stamps: list[float] = []  # when each step began
         self._problem, self._device, self._limits, self._evaluates = problem, device, limits, evaluate
 
@@ -80,7 +81,7 @@ class _Short(Problem):
     def shared_layer(self, model: nn.Module) -> SharedOrAuto:
         return self._problem.shared_layer(model)
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def build_optimizer(self, model: nn.Module) -> Optimizers:
         return self._problem.build_optimizer(model)
 
     def loader(self, split: Split, seed: int) -> Iterable[Any]:

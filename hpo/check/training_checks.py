@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ TIMED_STEPS, WARM_STEPS = 100, 5
 MOST_SECONDS = 5.0  # of any one run
 MOST_TRAINING = 20.0  # of a run for each task, together
 QUICK = 1.0  # seconds for val, above which nobody waits for train
+NEAR = 0.1  # a metric nearer to 0 than this share of its own change is near 0
+STILL = 0.05  # of all that a loss has fallen, in the last tenth of the steps
 WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
 
 
@@ -78,7 +81,7 @@ def _evaluate_train(context: CheckContext, model: nn.Module) -> Notes:
 
 def check_learning(context: CheckContext) -> Notes:
     """Each task, trained alone, learns, and its metric goes where its direction says."""
-    limits = Limits(TRAINED_STEPS, min(MOST_SECONDS, MOST_TRAINING / len(context.tasks)))
+    limits = Limits(context.at_most(TRAINED_STEPS), min(MOST_SECONDS, MOST_TRAINING / len(context.tasks)))
     good: dict[str, str] = {}
     for task in context.problem.tasks:
         run = train_shortly(
@@ -87,6 +90,7 @@ def check_learning(context: CheckContext) -> Notes:
         if run.result.status is TrialStatus.FAILED:
             yield _failed(context, run)
             return
+        context.curves[task.name] = run.result.trajectory["L"][:, context.tasks.index(task.name)].tolist()
         note = _judge(context, task, run)
         if note[0] == "ok":
             good[task.name] = note[1]
@@ -94,6 +98,33 @@ def check_learning(context: CheckContext) -> Notes:
             yield note
     if good:
         yield "ok", f"each trained alone: {listed(f'{task} {text}' for task, text in good.items())}", ""
+
+
+def check_epochs(context: CheckContext) -> Notes:
+    """Whether a trial is long enough, where the runs of one task alone were as long as a trial."""
+    epochs, tried = context.problem.epochs, min(map(len, context.curves.values()), default=0)
+    if not context.steps:
+        yield "ok", f"a trial has {epochs} epochs, of an unknown number of steps", ""
+        return
+    whole = context.steps * epochs
+    told = f"a trial has {epochs} epochs, {whole:,} steps"
+    if whole < FEWEST_STEPS:
+        yield "warning", told, f"{FEWEST_STEPS} steps or more, for weights to matter"
+    elif tried < whole:
+        yield "ok", f"{told}; {tried:,} were tried, too few to say whether that is enough", ""
+    elif falling := [task for task, losses in context.curves.items() if _still_falls(losses[:whole])]:
+        yield "warning", f"{told}, at the end of which the loss of {every(falling)} still falls", "more epochs"
+    else:
+        yield "ok", f"{told}, at the end of which no loss of a task trained alone falls much", ""
+
+
+def _still_falls(losses: Sequence[float]) -> bool:
+    """Whether the last tenth is clearly below the tenth before it, beside all that the loss has fallen."""
+    tenth = max(1, len(losses) // 10)
+    first, before, last = (
+        statistics.fmean(part) for part in (losses[:tenth], losses[-2 * tenth : -tenth], losses[-tenth:])
+    )
+    return before - last > STILL * (first - last) > 0
 
 
 def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, str]:
@@ -122,7 +153,10 @@ def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str
             f"{alone}, yet {task.metric} went {way}",
             f"a metric to {task.direction}; should it be {other}?",
         )
-    return "ok", f"{task.metric} {way} in {result.steps} steps", ""
+    note = ""
+    if task.direction == "maximize" and abs(after) < NEAR * abs(after - before):
+        note = " (near 0; the score divides by what a trial of this task alone ends with, and is large if that is so)"
+    return "ok", f"{task.metric} {way} in {result.steps} steps{note}", ""
 
 
 def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
@@ -134,9 +168,10 @@ def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
 def check_time(context: CheckContext) -> Notes:
     """How long a step, an epoch and a trial take."""
     medians = []
+    limits = Limits(context.at_most(TIMED_STEPS), MOST_SECONDS)
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     for method, settings in methods:
-        run = train_shortly(context.problem, method, settings, context.device, Limits(TIMED_STEPS, MOST_SECONDS))
+        run = train_shortly(context.problem, method, settings, context.device, limits)
         if run.result.status is TrialStatus.FAILED:
             yield _failed(context, run)
             return

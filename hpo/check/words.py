@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from hpo.core.number_format import number
 from hpo.core.text import listed
 
+FAR = 10.0  # a ratio worth a word
+
 
 def every(names: Iterable[str]) -> str:
     """Return all names as text."""
@@ -29,4 +31,4 @@ def apart(numbers: Mapping[str, float]) -> str:
     (' (2,286 times apart)', '')
     """
     ratio = max(numbers.values()) / min(numbers.values())
-    return f" ({number(ratio)} times apart)" if ratio >= 10 else ""
+    return f" ({number(ratio)} times apart)" if ratio >= FAR else ""

@@ -21,6 +21,7 @@ from hpo.cli.problems import problems
 from hpo.cli.report import report
 from hpo.cli.run import run
 from hpo.cli.ui import ui
+from hpo.cli.weights import weights
 from hpo.core.errors import InputError, LaunchLostError
 from hpo.core.text import commands_in, printable
 from hpo.core.uris import has_secret, redacted
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-COMMANDS = (init, run, plan, report, export, problems, check, ui)  # in the order of --help
+COMMANDS = (init, weights, run, plan, report, export, problems, check, ui)  # in the order of --help
 for _command in COMMANDS:
     app.command()(_command)
 
@@ -51,7 +52,7 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: exit code 2 with one line per fault of the input, 130 after Ctrl-C."""
+    """Run the command line. Exit codes: 2, with one line per fault of the input; 130 after Ctrl-C."""
     if wrong := _fault_in(sys.argv):
         _say(f"error: {wrong}")
         sys.exit(BAD_INPUT)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.options import BAD_INPUT, console
-from hpo.core.errors import OptionError
-from hpo.core.text import complaint
+from hpo.cli.options import BAD_INPUT, console, settings_of
+
+if TYPE_CHECKING:
+    from hpo.check.problem_check import Finding
+
+STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
 def check(
@@ -38,60 +40,46 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Run one step of everything on a problem and say what is missing, before a study trains it many times.
+    """Run one step of everything on a problem and report faults, before a study trains it many times.
 
-    Exit code 2 if there is a fault, which a study would fail by; a warning may be meant. Nothing is written but what
-    the problem itself prepares.
+    The exit code is 2 if there is a fault, with which a study would fail; a warning may be intended. Nothing is
+    written except the data that the problem itself prepares.
     """
-    arguments = _arguments(settings or [])
+    arguments = settings_of(settings or [])
     with _spinner() as tell:
         from hpo.api import check as look
 
-        result = look({"name": problem, **arguments}, device=device, tell=tell)
-    styles = {"ok": "green", "warning": "yellow", "fault": "bold red"}
-    table = Table(title=f"{problem}: one step of everything", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "what", "found, and what is allowed"):
-        table.add_column(column, overflow="fold")
-    for finding in result.findings:
-        found = f"{finding.found}\nallowed: {finding.allowed}" if finding.allowed else finding.found
-        table.add_row(Text(finding.level, styles[finding.level]), finding.subject, found)
-    console.print(table)
+        title = Text(f"{problem}: one step of everything\n", "italic")
+        shown: list[Finding] = []
+
+        def show(finding: Finding) -> None:
+            """Print a finding below the title, which waits for the first: bad input has none."""
+            if not shown:
+                console.print(title)
+            shown.append(finding)
+            console.print(_row(finding))
+
+        result = look({"name": problem, **arguments}, device=device, tell=tell, on_finding=show)
+    console.print()
     console.print(result.counts, style="bold", highlight=False)
     if result.faults:
         raise typer.Exit(BAD_INPUT)
 
 
-def _arguments(settings: Sequence[str]) -> dict[str, Any]:
-    """Read the values of ``--set``, checked as those of a study file."""
-    if not settings:
-        return {}
-    import yaml
-    from pydantic import ValidationError
-
-    from hpo.study.spec import ProblemSpec
-    from hpo.study.study_file import read_yaml
-
-    arguments: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not key or not equals or key == "name":
-            raise OptionError(f"--set: expected KEY=VALUE, the key an argument of the problem, got {text!r}")
-        if key in arguments:
-            raise OptionError(f"--set: expected each key once, got {key!r} twice")
-        try:
-            arguments[key] = read_yaml(value)
-            ProblemSpec.model_validate({"name": "any", key: arguments[key]})
-        except ValidationError as error:
-            told = error.errors()[0].get("ctx", {}).get("error", "text")
-            raise OptionError(complaint(f"--set: {key!r}", str(told), repr(value))) from None
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
-    return arguments
+def _row(finding: Finding) -> Table:
+    """A finding as a line of a table whose other lines are not known yet."""
+    found = f"{finding.found}\nallowed: {finding.allowed}" if finding.allowed else finding.found
+    row = Table(box=None, show_header=False)
+    row.add_column(width=len("warning"))
+    row.add_column(width=len("shared layer"), overflow="fold")
+    row.add_column(overflow="fold")
+    row.add_row(Text(finding.level, STYLES[finding.level]), finding.subject, Text(found))
+    return row
 
 
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], object]]:
-    """Something moves while a check takes its time; what it yields is told which."""
+    """Show a spinner while checks run; yield a function that is called with the name of each check."""
     if not console.is_terminal:
         yield str
         return

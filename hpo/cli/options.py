@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from hpo.core.errors import OptionError
+from hpo.core.text import complaint
 from hpo.core.uris import has_secret
 from hpo.launch.console import Console
 
@@ -47,11 +48,85 @@ TrackingUri = Annotated[
         help="MLflow backend, such as http://host:5000; default: SQLite in the output folder.",
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="ADDR", envvar="RAY_ADDRESS", help="A running Ray cluster; default: this machine."
+    ),
+]
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="MINUTES", min=0, help="Wait so long for a node that can hold a trial.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="DIR|URI",
+        envvar="GRADSWEEP_STORAGE",
+        callback=no_password,
+        help="Where checkpoints go: a folder that all nodes share, or s3://bucket/prefix; default: in the output "
+        "folder.",
+    ),
+]
+
+
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline",
+        metavar="TASK=WEIGHT,...|equal",
+        help="The weights that you train with today, to compare with.",
+    ),
+]
+
+
+def baseline_of(text: str | None) -> dict[str, Any]:
+    """Read ``--baseline`` as a key of a study: ``equal``, or ``depth=1,normals=10``; the study checks the values."""
+    if text is None:
+        return {}
+    if text == "equal":
+        return {"baseline": text}
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    try:
+        found = {task.strip(): float(value) for task, _, value in pairs}
+    except ValueError:
+        found = {}
+    if len(found) != len(pairs):
+        raise OptionError(complaint("--baseline", "equal, or TASK=WEIGHT,TASK=WEIGHT,...", repr(text)))
+    return {"baseline": found}
+
+
+def settings_of(settings: Sequence[str]) -> dict[str, Any]:
+    """Read the values of ``--set``, checked as those of a study file."""
+    if not settings:
+        return {}
+    import yaml
+    from pydantic import ValidationError
+
+    from hpo.study.spec import ProblemSpec
+    from hpo.study.study_file import read_yaml
+
+    arguments: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not key or not equals or key == "name":
+            raise OptionError(f"--set: expected KEY=VALUE, the key an argument of the problem, got {text!r}")
+        if key in arguments:
+            raise OptionError(f"--set: expected each key once, got {key!r} twice")
+        try:
+            arguments[key] = read_yaml(value)
+            ProblemSpec.model_validate({"name": "any", key: arguments[key]})
+        except ValidationError as error:
+            told = error.errors()[0].get("ctx", {}).get("error", "text")
+            raise OptionError(complaint(f"--set: {key!r}", str(told), repr(value))) from None
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise OptionError(complaint(f"--set: {key!r}", "a value as YAML has it", repr(value))) from None
+    return arguments
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a preempted machine or a closed terminal end a command as Ctrl-C does, not in the middle of things."""
+    """Let SIGTERM (a preempted machine) and SIGHUP (a closed terminal) end a command as cleanly as Ctrl-C does."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler == signal.SIG_DFL:  # else nohup, or a caller's own

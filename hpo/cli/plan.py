@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from hpo.cli.options import StudyFile, console
+from hpo.cli.options import Baseline, StudyFile, baseline_of, console
 
 
-def plan(study: StudyFile) -> None:
+def plan(study: StudyFile, baseline: Baseline = None) -> None:
     """Show what a study would run: arms, trials, epochs, resources. Runs nothing."""
     from hpo.api import Study
 
-    found = Study.load(study).plan()
+    found = Study.load(study, **baseline_of(baseline)).plan()
     table = Table(title=found.title, title_justify="left")
     for column in map(str, found.phases):
         table.add_column(column, justify="right" if column in ("arms", "trials") else "left")

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from hpo.cli.options import DEFAULT_OUTPUT, ImageFormat, Output, StudyFile, TrackingUri, console
+from hpo.cli.options import (
+    DEFAULT_OUTPUT,
+    Baseline,
+    ImageFormat,
+    Output,
+    StudyFile,
+    TrackingUri,
+    baseline_of,
+    console,
+)
 from hpo.cli.verdict import print_verdict
 
 
@@ -20,11 +29,13 @@ def report(
         ImageFormat | None,
         typer.Option(help="Write the figures as image files too, into report/figures; takes Chrome or Chromium."),
     ] = None,
+    baseline: Baseline = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Write report and tables again, from what MLflow holds, finished or not."""
+    """Write report and tables again from the trials in MLflow, whether the study is finished or not."""
     from hpo.api import Study
 
-    result = Study.load(study).result(output=output, tracking_uri=tracking_uri, console=console)
+    found = Study.load(study, **baseline_of(baseline))
+    result = found.result(output=output, tracking_uri=tracking_uri, console=console)
     print_verdict(result.write(folder, figures), output, tracking_uri)

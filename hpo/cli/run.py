@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -11,42 +11,34 @@ from hpo import __version__
 from hpo.cli.options import (
     DEFAULT_OUTPUT,
     STOPPED,
+    Address,
+    Baseline,
     Output,
+    Storage,
     StudyFile,
     TrackingUri,
+    Wait,
+    baseline_of,
     console,
     interruptible,
-    no_password,
 )
 from hpo.cli.verdict import print_verdict
 
 
 def run(
     study: StudyFile,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDR", envvar="RAY_ADDRESS", help="A running Ray cluster; default: this machine."),
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="MINUTES", min=0, help="Wait so long for a node that can hold a trial.")
-    ] = 0.0,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|URI",
-            envvar="GRADSWEEP_STORAGE",
-            callback=no_password,
-            help="Where checkpoints go: a folder that all nodes share, or s3://bucket/prefix; default: in the output "
-            "folder.",
-        ),
-    ] = None,
+    address: Address = None,
+    wait: Wait = 0.0,
+    storage: Storage = None,
+    baseline: Baseline = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
-    """Run a study, or what is left of it: the same command again resumes, whatever was killed.
+    """Run a study, or the rest of it: the same command again resumes an interrupted study.
 
-    No finished trial runs twice, an interrupted one goes on from its last checkpoint. Ctrl-C stops cleanly. Ends with
-    the verdict and with where report, weights file and MLflow UI are; exit code 1 if a trial failed or diverged.
+    No finished trial runs twice; an interrupted trial continues from its last checkpoint. Ctrl-C stops cleanly. At
+    the end the command prints the verdict and the places of report, weights file and MLflow UI. The exit code is 1 if
+    a trial failed or diverged.
     """
     from hpo.launch.output_lock import refuse_second_launch
 
@@ -57,9 +49,10 @@ def run(
         from hpo.api import Study
 
         places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
-        finished = Study.load(study).run(address, wait=wait, console=console, **places).finished
+        found = Study.load(study, **baseline_of(baseline))
+        finished = found.run(address, wait=wait, console=console, **places).finished
     if finished is None:
-        console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
+        console.print("\nStopped. Finished trials are kept; the same command continues the study.", style="bold")
         raise typer.Exit(STOPPED)
     if not finished.ran:
         console.print("Every trial of this study has finished; nothing was run.")

@@ -70,7 +70,7 @@ def _check_holds_studies(output: Path) -> None:
 
 
 def _show(server: Any, page: str, address: str, browser: bool) -> None:
-    """Tell where the UI is, once it is there."""
+    """Print the UI's address once it answers."""
     from hpo.tracking.server import healthy
 
     if healthy(address, server):

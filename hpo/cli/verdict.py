@@ -1,4 +1,4 @@
-"""The end of `run` and `report`: verdict, arms, what to do, and where things are."""
+"""The output at the end of `run` and `report`: verdict, arms, advice, and the places of the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_answers(comparison: Comparison) -> None:
-    """Print which weights to train with, whether the search was worth it and what it cost, with lines to copy."""
+    """Print the weights to train with, whether the search was worth it and its cost, with code to copy."""
     from hpo.report import answers, recommended_weights
 
     for place, answer in enumerate(answers(comparison)):
@@ -29,15 +29,22 @@ def print_answers(comparison: Comparison) -> None:
 
 
 def print_answer(answer: Answer) -> None:
-    """Print a question and its answer, and in a line of its own, to copy, the code."""
+    """Print a question and its answer, and the code to copy on a separate line."""
     console.print(answer.question, style="bold", markup=False, highlight=False, end=" ")
     console.print(" ".join(answer.sentences), markup=False, highlight=False)
     if answer.code:
         console.print(f"  {answer.code}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Print the end of a study: the answers, the arms, where things are; exit code 1 if anything failed."""
+def print_verdict(finished: Any, output: Path, tracking_uri: str | None, study: Path | None = None) -> None:
+    """Print the end of a study: the answers, the arms, where things are; exit code 1 if anything failed.
+
+    Args:
+        finished: the result of the command.
+        output: the output folder.
+        tracking_uri: MLflow's backend.
+        study: a study file that the command has written, to go on with.
+    """
     from hpo.report import terminal
 
     console.print()
@@ -47,7 +54,7 @@ def print_verdict(finished: Any, output: Path, tracking_uri: str | None) -> None
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
     console.print()
-    _places(finished, output, tracking_uri)
+    _places(finished, output, tracking_uri, study)
     for text in finished.faults:
         console.print(f"\n{text}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     if finished.failed:
@@ -73,13 +80,18 @@ def _diverged(diverged: Mapping[str, str]) -> None:
         console.print(f"  {name}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _places(finished: Any, output: Path, tracking_uri: str | None) -> None:
-    """Where report and weights file are, and the command that opens the UI on the same backend."""
+def _places(finished: Any, output: Path, tracking_uri: str | None, study: Path | None) -> None:
+    """Where report, weights and study file are, and the command that opens the UI on the same backend."""
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
         whole = shown(tracking_uri) == tracking_uri
         options = f" --tracking-uri {shlex.quote(tracking_uri)}" if whole else ""
     where = [("Report", str(finished.report))]
     where += [("Weights", str(finished.weights))] if finished.weights else []
-    for name, place in [*where, ("MLflow UI", f"gradsweep ui{options}")]:
+    where += [("MLflow UI", f"gradsweep ui{options}")]
+    if study is not None:
+        where += [
+            ("Study file", f"{study}; raise `seeds` there for more certainty, then: gradsweep run {study}{options}")
+        ]
+    for name, place in where:
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)

@@ -24,7 +24,7 @@ from hpo.compare.comparison import Comparison, compare
 from hpo.compare.intervals import Interval, interval, judge, regret, seeds_needed
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import clopper_pearson
-from hpo.compare.scores import baseline, score, scored_search
+from hpo.compare.scores import reference_metrics, score, scored_search, scored_validation
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import (
     TRIAL_COLUMNS,
@@ -50,7 +50,6 @@ __all__ = [
     "Vector",
     "Verdict",
     "Winner",
-    "baseline",
     "best_of_k",
     "best_runs",
     "best_trial",
@@ -68,9 +67,11 @@ __all__ = [
     "judge",
     "kind_of",
     "match",
+    "reference_metrics",
     "regret",
     "score",
     "scored_search",
+    "scored_validation",
     "seed_noise",
     "seeds_needed",
     "selection",

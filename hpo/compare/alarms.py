@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from hpo.compare.arms_table import better_on_test
 from hpo.compare.flatness import flat_optimum
-from hpo.compare.scores import baseline
+from hpo.compare.scores import on_search_seed, reference_metrics
 from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
-from hpo.core.arm import FIXED
+from hpo.core.arm import FIXED, REFERENCE
 from hpo.core.trial import TrialStatus
 
 FEW_SEEDS = 3
@@ -26,7 +26,7 @@ def alarms(
     confirm: pd.DataFrame,
     arms: pd.DataFrame,
     equals: pd.DataFrame,
-    tasks: Sequence[str],
+    directions: Mapping[str, int],
 ) -> Iterator[str]:
     """All alarms of a study, the gravest first.
 
@@ -36,16 +36,19 @@ def alarms(
         confirm: the scored trials of the confirm seeds.
         arms: the table of arms.
         equals: the static points not distinguishable from the best one.
-        tasks: their names.
+        directions: for each task +1 (minimize) or -1 (maximize).
     """
+    tasks = tuple(directions)
     for status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
     for phase, table, split in (
-        ("search", trials[trials["search"].astype(bool)], "val"),
+        ("search", on_search_seed(trials), "val"),
         ("confirm", confirm, "test"),
     ):
-        yield from _references(phase, baseline(table, tasks, split)) if len(table) else ()
+        reference = reference_metrics(table, tasks, split)
+        yield from _references(phase, reference) if len(table) else ()
+        yield from _near_zero(phase, table, reference, directions, split)
     if len(arms) and arms["seeds"].max() < FEW_SEEDS:
         yield f"only {arms['seeds'].max()} seed(s): no interval is worth much below {FEW_SEEDS}"
     steps = confirm["steps"].unique()
@@ -70,6 +73,24 @@ def _references(phase: str, reference: pd.Series) -> Iterator[str]:
             yield (
                 f"{phase} seeds: the single-task reference of {task} "
                 f"{'is 0' if value == 0 else 'did not finish'}, so the task is left out of every score there"
+            )
+
+
+def _near_zero(
+    phase: str, table: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str
+) -> Iterator[str]:
+    """References so near 0 that one task decides the score: the other trials have the other sign, or, where larger is
+    better, more than twice as much. An error may be many times larger without being near 0."""
+    scored = table[(table["kind"] != REFERENCE) & (table["status"] == TrialStatus.FINISHED)]
+    for task, direction in directions.items():
+        value, others = reference[task], scored[f"{split}/{task}"].median() if len(scored) else np.nan
+        if not np.isfinite(value) or not np.isfinite(others) or value == 0:
+            continue
+        if others / value < 0 or (direction < 0 and abs(others) > 2 * abs(value)):
+            yield (
+                f"{phase} seeds: the single-task reference of {task} is {value:.2g}, near 0 beside the {others:.2g} "
+                "of other trials; the score divides by it, so that this task decides the score: measure the task by "
+                "an error, or by another metric that is far from 0"
             )
 
 

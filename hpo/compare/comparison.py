@@ -11,15 +11,17 @@ from hpo.compare.alarms import alarms
 from hpo.compare.arms_table import arms_table, order_agreement
 from hpo.compare.budget import Budget, budget
 from hpo.compare.cost import cost
+from hpo.compare.intervals import Interval
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import ranks
 from hpo.compare.scores import scored_confirm, scored_search
+from hpo.compare.shortlist import shortlist
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import best_trial, static_points
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
 from hpo.compare.weight_distances import distances, region
-from hpo.compare.winner import Winner, winner
-from hpo.core.arm import OUTSIDE
+from hpo.compare.winner import Winner, gain_over, winner
+from hpo.core.arm import OUTSIDE, SEARCHED, Arm
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Comparison:
     Attributes:
         tasks: names; ``directions``: +1 where a smaller metric is better, -1 where a larger one is.
         margin: regret that counts as equivalent; ``random_points`` whether the static points were drawn at random.
+        baseline: the arm of the weights that the user trains with today; empty if the study names none.
+        searched: whether the study has a static search. Without, regrets are against the baseline or equal weights.
         search: the trials on the search seed with ``score`` (validation), best first.
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
         arms: one row a confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
@@ -40,6 +44,7 @@ class Comparison:
         verdict: on the best GradNorm arm against the best static arm.
         noise: sigma of a validation score from seed to seed, and its degrees of freedom.
         region: the static points that one seed cannot tell from the best one, rows of ``search``.
+        shortlist: the arms that need no search, compared on validation (`hpo.compare.shortlist.shortlist`).
         distances: for each recipe and average E_t[w] of the best alpha, its `Distance` to the best static arm and to
             the region, and to the weights known to be best.
         ranks: for each recipe the rank of its best run among the static points, on the search seed.
@@ -48,6 +53,8 @@ class Comparison:
         figure4: Spearman's rho of the paper's Figure 4 and its percentile among reference points.
         agreement: Spearman's rho of the arms' validation and test scores.
         cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
+        baseline_gain: test score of the baseline minus that of the recommended arm, paired by seed: above 0 where the
+            recommended arm is better; not corrected for selection.
         recommended: the arm to train with if weights are to be fixed, chosen on validation; empty if there is none.
         winner: the best arm of all that one can train with, chosen on validation.
         alarms: what a reader must know before he believes the rest.
@@ -57,12 +64,15 @@ class Comparison:
     directions: Mapping[str, int]
     margin: float
     random_points: bool
+    baseline: str
+    searched: bool
     search: pd.DataFrame
     confirm: pd.DataFrame
     arms: pd.DataFrame
     verdict: Verdict
     noise: tuple[float, float]
     region: pd.DataFrame
+    shortlist: pd.DataFrame
     distances: pd.DataFrame
     ranks: pd.DataFrame
     surface: Surface
@@ -71,12 +81,18 @@ class Comparison:
     agreement: float
     cost: pd.DataFrame
     recommended: str
+    baseline_gain: Interval
     winner: Winner
     alarms: tuple[str, ...]
 
 
 def compare(
-    trials: pd.DataFrame, directions: Mapping[str, int], margin: float, random_points: bool = False
+    trials: pd.DataFrame,
+    directions: Mapping[str, int],
+    margin: float,
+    random_points: bool = False,
+    baseline: str = "",
+    searched: bool = True,
 ) -> Comparison:
     """Everything from the table of trials; works on an unfinished study as far as its trials carry it.
 
@@ -85,12 +101,15 @@ def compare(
         directions: for each task +1 (minimize) or -1 (maximize), in the problem's order.
         margin: regret in percent of score that counts as equivalent.
         random_points: whether the static points were drawn at random, so that they stand for all points like them.
+        baseline: the arm of the weights of today; empty if there is none.
+        searched: whether the study has a static search.
     """
     tasks = tuple(directions)
     search, confirm = scored_search(trials, directions), scored_confirm(trials, directions)
-    found, noise = verdict(confirm, margin), seed_noise(confirm)
+    found = verdict(confirm, margin, SEARCHED if searched else (Arm.parse(baseline).kind if baseline else "equal",))
+    noise = seed_noise(confirm)
     arms = arms_table(confirm, directions, margin, found)
-    best_point = best_trial(static_points(search))
+    best_point = best_trial(static_points(search)) if searched else None
     static = found.static or ("" if best_point is None else str(best_point["arm"]))
     equals = region(search, static, noise)
     recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
@@ -99,12 +118,15 @@ def compare(
         directions=dict(directions),
         margin=margin,
         random_points=random_points,
+        baseline=baseline,
+        searched=searched,
         search=search,
         confirm=confirm,
         arms=arms,
         verdict=found,
         noise=noise,
         region=equals,
+        shortlist=shortlist(trials, directions),
         distances=distances(search, arms, found.static, equals, tasks),
         ranks=ranks(search, noise, random_points),
         surface=fit_surface(search, tasks),
@@ -113,6 +135,7 @@ def compare(
         agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
         cost=cost(trials),
         recommended=recommended,
+        baseline_gain=gain_over(confirm, recommended, baseline),
         winner=winner(confirm, recommended),
-        alarms=tuple(alarms(trials, search, confirm, arms, equals, tasks)),
+        alarms=tuple(alarms(trials, search, confirm, arms, equals, directions)),
     )

@@ -11,7 +11,7 @@ from hpo.core.arm import REFERENCE, Arm
 from hpo.core.trial import TrialStatus
 
 
-def baseline(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
+def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
     """The single-task reference b_i: for each task the metric of the network trained on it alone, mean over seeds.
 
     NaN for a task whose reference did not finish.
@@ -52,16 +52,29 @@ def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, i
 
 def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The trials of the search seed with their validation ``score``, best first, those without one last."""
+    scored = scored_validation(on_search_seed(trials), directions)
+    return scored.sort_values("score", kind="stable").reset_index(drop=True)
+
+
+def scored_validation(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
+    """The trials that read no test split with their validation ``score``, those of the shortlist's seeds too."""
     search = trials[trials["search"].astype(bool)].copy()
-    search["score"] = score(search, baseline(search, tuple(directions), "val"), directions, "val")
-    return search.sort_values("score", kind="stable").reset_index(drop=True)
+    search["score"] = score(search, reference_metrics(search, tuple(directions), "val"), directions, "val")
+    return search
+
+
+def on_search_seed(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials of the search seed: of the seeds that read no test split it is the lowest."""
+    search: pd.DataFrame = trials[trials["search"].astype(bool)]
+    found: pd.DataFrame = search[search["seed"] == search["seed"].min()]
+    return found
 
 
 def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
     """The finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
     confirm = trials[~trials["search"].astype(bool) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
-        reference = baseline(confirm, tuple(directions), split)
+        reference = reference_metrics(confirm, tuple(directions), split)
         confirm[f"score_{split}"] = score(confirm, reference, directions, split)
     return confirm
 
@@ -72,7 +85,7 @@ def generalisation_gap(confirm: pd.DataFrame, directions: Mapping[str, int]) -> 
 
     NaN where a metric on the training split is missing.
     """
-    reference = baseline(confirm, tuple(directions), "test")
+    reference = reference_metrics(confirm, tuple(directions), "test")
     known = [task for task in directions if np.isfinite(reference[task]) and reference[task] != 0]
     if not known or any(f"train/{task}" not in confirm for task in known):
         return pd.Series(np.nan, index=confirm.index)

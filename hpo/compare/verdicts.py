@@ -48,17 +48,23 @@ def best_arm(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> str:
     return "" if scores.empty else str(scores.mean().idxmin())
 
 
-def verdict(confirm: pd.DataFrame, margin: float) -> Verdict:
-    """Choose on validation, read on test, allow for the choosing, and find the word."""
-    static, ours = best_arm(confirm, SEARCHED), best_arm(confirm, BALANCED)
+def verdict(confirm: pd.DataFrame, margin: float, rivals: tuple[str, ...] = SEARCHED) -> Verdict:
+    """Choose on validation, read on test, allow for the choosing, and find the word.
+
+    Args:
+        confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
+        margin: of equivalence.
+        rivals: the kinds of arm that GradNorm is compared with: the static search, or else the baseline alone.
+    """
+    static, ours = best_arm(confirm, rivals), best_arm(confirm, BALANCED)
     if not static:
-        return Verdict("none", NO_INTERVAL, "", "", "no static arm has a score on the confirm seeds")
+        return Verdict("none", NO_INTERVAL, "", "", f"no {rivals[0]} arm has a score on the confirm seeds")
     if not ours:
         return Verdict("none", NO_INTERVAL, "", static, "no GradNorm arm has a score on the confirm seeds")
     regrets = regret(confirm[confirm["arm"] == ours], confirm[confirm["arm"] == static], "test")
     if regrets.empty:
         return Verdict("none", NO_INTERVAL, ours, static, "no seed has a test score of both arms")
-    paired, bootstrap = interval(regrets), selection(confirm)
+    paired, bootstrap = interval(regrets), selection(confirm, rivals)
     found = recentred(paired, bootstrap.regret)
     word = judge(found, margin)
     needed = seeds_needed(found.mean, float(regrets.std()), margin) if word == "inconclusive" else 0
@@ -94,7 +100,7 @@ class Selection:
     chosen: Mapping[str, float]
 
 
-def selection(confirm: pd.DataFrame, resamples: int = RESAMPLES) -> Selection:
+def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resamples: int = RESAMPLES) -> Selection:
     """Choose both arms again in every resample of the seeds, and read them on test on the seeds left out.
 
     The best of several arms looks better than it is, on test too, where test and validation share the seed's network
@@ -108,9 +114,10 @@ def selection(confirm: pd.DataFrame, resamples: int = RESAMPLES) -> Selection:
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
+        rivals: see `verdict`.
         resamples: how many; their draws are the same in every call.
     """
-    sides = [_both_splits(confirm, kinds) for kinds in (BALANCED, SEARCHED)]
+    sides = [_both_splits(confirm, kinds) for kinds in (BALANCED, rivals)]
     seeds = sorted(set(sides[0][0].index) & set(sides[1][0].index))
     S = len(seeds)
     if S < 2:

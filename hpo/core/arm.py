@@ -8,7 +8,16 @@ from typing import Any
 
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that represent GradNorm
-FIXED = ("static", "equal", "frozen", "gradnorm_static")  # kinds of arm that a weights file can hold
+BASELINE = "baseline"  # the arm and kind of the weights that the user trains with today
+REFINED = "refined"  # the kind of a point that the refinement has proposed
+FIXED = (
+    "static",
+    "equal",
+    BASELINE,
+    "frozen",
+    "gradnorm_static",
+    REFINED,
+)  # kinds of arm that a weights file can hold
 KNOWN = "known_optimum"  # the arm and kind of the weights that are best by the problem's construction
 FULL = "full"  # the kind of a static point of a shortened search that is also trained to the end
 REFERENCE = "single_task"  # the kind of arm that defines the score and has no score itself
@@ -22,14 +31,15 @@ class Arm:
     """The parts of an arm; parts that its kind does not have are empty.
 
     Attributes:
-        kind: ``static``, ``full``, ``single_task``, ``frozen``, ``gradnorm``, ``gradnorm_static``, ``known_optimum``,
-            or the name of a method.
+        kind: ``static``, ``full``, ``refined``, ``baseline``, ``single_task``, ``frozen``, ``gradnorm``,
+            ``gradnorm_static``, ``known_optimum``, or the name of a method.
         task: of ``single_task``.
         rule: of ``frozen``: ``loss`` or ``gradient``.
         number: of a static point, from 1; 0 for other kinds.
         recipe: of GradNorm.
         average: of ``gradnorm_static``: which E_t[w].
-        parameters: of ``gradnorm``: ``alpha`` and, if it is searched, ``learning_rate``.
+        parameters: of ``gradnorm``: ``alpha`` and, if it is searched, ``learning_rate``; of ``gradnorm_static`` those
+            of its run, unless that is the best of a sweep.
 
     >>> Arm("static", number=7).key
     'static/07'
@@ -62,7 +72,7 @@ class Arm:
         >>> Arm.parse("famo"), Arm.parse("a/b/c").kind
         (Arm(kind='famo', task='', rule='', number=0, recipe='', average='', parameters={}), 'a/b/c')
         """
-        kind, *rest = key.split("/", 2)
+        kind, *rest = key.split("/", 3)
         read = _PARTS.get((kind, len(rest)))
         try:
             return cls(kind, **read(*rest)) if read else cls(key)
@@ -79,9 +89,15 @@ def _parameters(text: str) -> dict[str, float]:
 
 _PARTS: dict[tuple[str, int], Any] = {  # (kind, parts after it) -> these as arguments of `Arm`
     ("static", 1): lambda number: {"number": int(number)},
+    (REFINED, 1): lambda number: {"number": int(number)},
     (FULL, 1): lambda number: {"number": int(number)},
     (REFERENCE, 1): lambda task: {"task": task},
     ("frozen", 1): lambda rule: {"rule": rule},
     ("gradnorm", 2): lambda recipe, told: {"recipe": recipe, "parameters": _parameters(told)},
     ("gradnorm_static", 2): lambda recipe, average: {"recipe": recipe, "average": average},
+    ("gradnorm_static", 3): lambda recipe, average, told: {
+        "recipe": recipe,
+        "average": average,
+        "parameters": _parameters(told),
+    },
 }

@@ -29,15 +29,15 @@ def message(error: BaseException, most: int = 300) -> str:
     try:
         return shortened(str(error), most)
     except BaseException as fault:  # of the user's `__str__`; it may be a SystemExit too
-        return f"its text cannot be told, since __str__ raised {_type_name(fault)}"
+        return f"its text cannot be read, since __str__ raised {_type_name(fault)}"
 
 
 def with_traceback(error: BaseException) -> str:
-    """An exception as one line, an empty line and its traceback, of bearable length. Never raises."""
+    """An exception as one line, an empty line and its traceback, shortened if it is long. Never raises."""
     try:
         trace = "".join(traceback.format_exception(error))
     except BaseException as fault:  # of a cause or a note that cannot be read
-        trace = f"Traceback that cannot be told, since telling it raised {_type_name(fault)}"
+        trace = f"Traceback that cannot be read, since formatting it raised {_type_name(fault)}"
     half = LONGEST_TRACEBACK // 2
     if len(trace) > 2 * half:
         trace = f"{trace[:half]}\n... {len(trace) - 2 * half:,} characters left out ...\n{trace[-half:]}"
@@ -55,7 +55,7 @@ def shortened(text: str, most: int = 300) -> str:
 
 
 def storable(text: str) -> str:
-    """A text without the characters that no file in UTF-8 and no database takes: they are written as escapes.
+    """A text in which characters that UTF-8 files and databases do not accept are written as escapes.
 
     >>> storable("a\\x00b\\udc80")
     'a\\\\x00b\\\\udc80'
@@ -71,7 +71,7 @@ def _type_name(error: BaseException) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Text with every character escaped that is not printable: control and format characters, lone surrogates.
+    r"""A text in which every unprintable character is escaped: control and format characters, lone surrogates.
 
     >>> printable("\x1b[31mred\u202e\n"), printable("a\nb\r", keep="\n")
     ('\\x1b[31mred\\u202e\\n', 'a\nb\\r')
@@ -84,7 +84,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def commands_in(argument: str) -> str:
-    r"""The first character of an argument that no argument needs; joiners, which some scripts are written with, are.
+    r"""The first control or format character of an argument; joiners, which some scripts need, are allowed.
 
     >>> commands_in("a b"), commands_in("\x1b[31m")
     ('', '\x1b')
@@ -111,7 +111,7 @@ def complaint(field: str, rule: str, found: object) -> str:
 
 
 def expected(rule: str, found: object) -> str:
-    """The same without the field, for where another part of the message names it."""
+    """The same without the field, for messages that name it elsewhere."""
     return f"expected {rule}, got {found}"
 
 
@@ -125,7 +125,7 @@ def quoted(value: Any) -> str:
 
 
 def unquoted(value: Any, most: int = 120) -> str:
-    """Without quotes, as a person wrote it; what would move the cursor, end the line or not be seen is escaped."""
+    """A value without quotes; characters that move the cursor, end the line or are invisible are escaped."""
     text = printable(str(value))
     return cut(text if text.isprintable() else repr(text)[1:-1], most)
 

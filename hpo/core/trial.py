@@ -32,17 +32,17 @@ class TrialStatus(StrEnum):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended in this launch: it is not paused."""
+        """True if it has ended in this launch: it is not paused."""
         return self is not TrialStatus.PAUSED
 
     @property
     def has_score(self) -> bool:
-        """Whether its metrics can be compared; a stopped trial has the metrics of its last epoch."""
+        """True if its metrics can be compared; a stopped trial has the metrics of its last epoch."""
         return self in (TrialStatus.FINISHED, TrialStatus.STOPPED)
 
     @property
     def is_final(self) -> bool:
-        """Whether it never runs again; a trial that failed or was stopped may."""
+        """True if it never runs again; a trial that failed or was stopped may."""
         return self in (TrialStatus.FINISHED, TrialStatus.DIVERGED)
 
 
@@ -90,7 +90,7 @@ class PlannedTrial:
 
     @property
     def is_search(self) -> bool:
-        """Whether it runs on the search seed, and reads no test split."""
+        """True if it runs on the search seed and reads no test split."""
         return not self.config.test
 
     @property
@@ -116,7 +116,7 @@ class EpochReport:
 
 @dataclass
 class TrialResult:
-    """How a trial ended.
+    """The result of a trial.
 
     Attributes:
         status: of a failed trial, ``error`` has the reason.

@@ -80,7 +80,7 @@ class _Parts:
 
     @property
     def shows_user(self) -> bool:
-        """Whether the user's name is public."""
+        """True if the user's name is public."""
         if self.user == "anonymous" and self.password is None:  # gs://anonymous@bucket
             return True
         schemes = _NAMED if self.password is None else _WITH_USER

@@ -1,4 +1,4 @@
-"""Attempts at cohorts: which Tune trial runs which of ours, and what runs again when a worker dies. Knows no Ray."""
+"""Attempts at cohorts: which Tune trial runs which trials, and which run again when a worker dies. Uses no Ray."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hpo.execution.events import Listener
 from hpo.execution.job import Job, worker_task
 from hpo.study.schedule import Schedule
 
-RETRIES = 2  # of a trial, alone, whose worker or node died without getting further than the time before
-TOGETHER = 1  # deaths without getting further after which a cohort is handed out again as it is; then in halves
+RETRIES = 2  # of a single trial whose worker or node died without progress since the last death
+TOGETHER = 1  # deaths without progress after which a cohort is handed out unchanged; after more, in halves
 
 
 @dataclass
@@ -25,25 +25,25 @@ class Attempt:
     """A Tune trial: one attempt at a cohort."""
 
     cohort: list[PlannedTrial]
-    deaths: int = 0  # of attempts at these trials, one after another, none of which got any of them further
-    over: set[str] = field(default_factory=set)  # identities of trials that it has brought to an end, or to a pause
+    deaths: int = 0  # of consecutive attempts at these trials without progress
+    over: set[str] = field(default_factory=set)  # identities of its trials that have ended or paused
     trial: Any = None
     begun: float = math.inf  # on the monotonic clock
     late: bool = False
 
 
 def next_attempts(attempt: Attempt, left: Sequence[PlannedTrial]) -> list[tuple[list[PlannedTrial], int]]:
-    """Choose what to hand out after an attempt whose worker died: groups of trials, each with its count of deaths.
+    """Choose the cohorts to hand out after an attempt whose worker died, each with its number of deaths.
 
-    Which of several trials killed the worker nobody knows. So they are tried once more as they are, then in halves
-    and halves of these. A trial that comes to be alone begins to count anew: only its own deaths can fail it.
+    It is unknown which of several trials killed the worker. They are tried once more together, then in halves, and
+    so on. The count restarts for a trial that is alone: it fails only if its worker dies repeatedly.
 
     Args:
-        attempt: its ``deaths`` include this one.
-        left: the trials that it has not brought to an end.
+        attempt: the attempt; its ``deaths`` include this one.
+        left: its trials that have no result.
 
     Returns:
-        Nothing if a trial that was alone has died too often.
+        An empty list if the worker of a single trial has died too often.
     """
     if len(attempt.cohort) == 1:
         return [(list(left), attempt.deaths)] if attempt.deaths <= RETRIES else []
@@ -60,8 +60,8 @@ class Attempts:
     Args:
         schedule: what to run; gets the results.
         job: what else workers need.
-        listeners: told of every trial.
-        slots: how many trials the cluster can run at once.
+        listeners: notified of every trial.
+        slots: the number of trials that the cluster can run at once.
     """
 
     def __init__(self, schedule: Schedule, job: Job, listeners: Sequence[Listener], slots: int) -> None:
@@ -73,23 +73,23 @@ class Attempts:
         self.paused: dict[str, TrialResult] = {}  # with their trajectories
         self.noticed: set[str] = set()  # messages of workers about cohorts, each reported once
         self.stopping = False
-        self.killed = False  # its workers, by us: no death to count
+        self.killed = False  # we have killed the workers, so their deaths do not count
         self.output_error: OutputError | None = None
 
     @property
     def enough_waiting(self) -> bool:
-        """Tune keeps a worker for the next cohort only if that is waiting when the last one ends, so each slot needs
-        one in waiting; not more, since what is handed out late can still learn from results.
+        """Return whether enough cohorts wait. Tune keeps a worker for the next cohort only if that cohort is waiting
+        when the last one ends, so each slot needs one. More would hand out trials before the results they depend on.
         """
         return sum(attempt.begun == math.inf for attempt in self.attempts.values()) > self.slots
 
     def hand_out(self, trial_id: str, cohort: list[PlannedTrial], deaths: int = 0) -> dict[str, Any]:
-        """A cohort as a worker reads it."""
+        """Register an attempt at a cohort; return its config for the worker."""
         self.attempts[trial_id] = Attempt(cohort, deaths)
         return asdict(worker_task(self.job, cohort, [self.schedule.until(planned.config) for planned in cohort]))
 
     def begin(self, trial: Any) -> None:
-        """A worker begins with a cohort."""
+        """Record that a worker has started a cohort."""
         attempt = self.attempts[trial.trial_id]
         attempt.trial, attempt.begun = trial, time.monotonic()
         for planned in attempt.cohort:
@@ -97,7 +97,7 @@ class Attempts:
             self.tell("trial_started", planned)
 
     def result(self, trial_id: str, report: dict[str, Any]) -> None:
-        """Pass on what a worker reported, and take it out of the report, which Tune keeps for good."""
+        """Process a worker's report, and remove the events from it, because Tune keeps it for the whole study."""
         attempt = self.attempts.get(trial_id)
         cohort = {planned.config.identity: planned for planned in attempt.cohort} if attempt else {}
         for event in report.pop("events", None) or []:
@@ -120,20 +120,20 @@ class Attempts:
             self.end(planned, event.content)
 
     def got_to(self, attempt: Attempt, identity: str, steps: int) -> None:
-        """A trial is at this step; if it never was before, its workers' deaths are forgiven."""
+        """Record the step of a trial; if it is further than before, reset its count of deaths."""
         if steps > self.furthest.get(identity, 0):
             self.furthest[identity] = steps
             attempt.deaths = 0
 
     def end(self, planned: PlannedTrial, result: TrialResult) -> None:
-        """A trial has reached its end, whatever its status, or a pause."""
+        """Record that a trial has ended, with any status, or paused."""
         identity = planned.config.identity
         if identity in self.schedule.results:
             return
         self.furthest.pop(identity, None)
         try:
-            self.schedule.finished(identity, replace(result, trajectory={}))  # it travels on to MLflow alone
-        except OutputError as error:  # of Optuna's file; the result must not be lost with it
+            self.schedule.finished(identity, replace(result, trajectory={}))  # only MLflow needs the trajectory
+        except OutputError as error:  # Optuna's file cannot be written; the result must not be lost
             self.stop(error)
         if result.status is TrialStatus.PAUSED:
             self.paused[identity] = result
@@ -145,11 +145,11 @@ class Attempts:
             self.tell("trial_ended", stopped, replace(mine, status=TrialStatus.STOPPED))
 
     def stop(self, error: OutputError) -> None:
-        """End the study as a signal does; `run` raises the error then."""
+        """End the study as a signal does; `run` then raises the error."""
         self.output_error, self.stopping = error, True
 
     def over(self, trial_id: str, error: str) -> None:
-        """An attempt is over. What has no result by now goes to the next worker, unless it keeps on dying."""
+        """End an attempt. Its trials without a result go to the next worker, unless workers died too often."""
         attempt = self.attempts.pop(trial_id, None)
         if attempt is None or self.killed:
             return
@@ -165,13 +165,13 @@ class Attempts:
         self.again.extend(groups)
 
     def all_over(self, error: str) -> None:
-        """Tune has given up, and with it every attempt."""
-        self.tell("noticed", "a node died with a report on its way; every trial goes on from its last checkpoint")
+        """End every attempt, because Tune has given up."""
+        self.tell("noticed", "a node died with a report on its way; every trial continues from its last checkpoint")
         for trial_id in list(self.attempts):
             self.over(trial_id, error)
 
     def tell(self, event: str, *arguments: Any) -> None:
-        """A listener's fault must not end the sweep: Tune would stop on it."""
+        """Call listeners and keep their exceptions, on which Tune would end the study."""
         for listener in self.listeners:
             try:
                 getattr(listener, event)(*arguments)
@@ -179,7 +179,7 @@ class Attempts:
                 self.errors.append(f"{type(listener).__name__}.{event}: {one_line(error)}")
 
 
-_CAUSES = {  # what Ray says at some length -> in a few words
+_CAUSES = {  # part of Ray's error -> a short description
     "running low on memory": "its node ran low on memory, and Ray ended it",
     "node died": "its node died",
     "terminated unexpectedly": "its node died",
@@ -188,7 +188,7 @@ _CAUSES = {  # what Ray says at some length -> in a few words
 
 
 def _death(error: str) -> str:
-    """What ended a worker again and again: in a line, and all that Ray says of it."""
+    """Return the cause of a worker's repeated deaths: one line, then Ray's full error."""
     lines = [line.strip() for line in error.strip().splitlines() if line.strip()]
     why = next((words for text, words in _CAUSES.items() if text in error), lines[-1] if lines else "no reason given")
-    return f"the worker ended {RETRIES + 1} times without getting further: {why}\n\n{error}"
+    return f"the worker ended {RETRIES + 1} times without progress: {why}\n\n{error}"

@@ -42,5 +42,5 @@ class CohortSizing:
             size, why = ray.get(self._answer)
         except RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return 1, f"one at a time, since trying it out failed: {lines[-1] if lines else type(error).__name__}"
+            return 1, f"one at a time, since the measurement failed: {lines[-1] if lines else type(error).__name__}"
         return int(size), str(why)

@@ -33,10 +33,10 @@ def _cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> A
 
 
 def packed(name: str) -> bytes:
-    """Pack the class that a study calls so; nothing if workers can import it.
+    """Pack a problem's class for the workers; return an empty value if they can import it.
 
     Raises:
-        ProblemError: it uses something that cannot be sent.
+        ProblemError: the class uses something that cannot be sent.
     """
     problem_class = kept_class(name)
     if problem_class is None:
@@ -53,6 +53,6 @@ def packed(name: str) -> bytes:
 
 
 def unpack(name: str, content: bytes) -> None:
-    """Have this worker find a class that its driver has packed. Once per process."""
+    """Make a class that the driver has packed available in this worker. Once per process."""
     if kept_class(name) is None:
         keep(name, cloudpickle.loads(content))

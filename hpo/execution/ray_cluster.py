@@ -26,7 +26,7 @@ KNOCK_SECONDS = 5.0  # for the head of a cluster to answer
 
 
 class Cluster(NamedTuple):
-    """A cluster in words, and whether its Ray is the caller's, to be left as it was found."""
+    """A description of a cluster, and whether its Ray was running before and is left running."""
 
     words: str
     left_running: bool
@@ -44,16 +44,16 @@ def connected(
     wait: float = 0.0,
     stage: Callable[[str], AbstractContextManager[None]] = _unannounced,
 ) -> Iterator[Cluster]:
-    """A cluster that can run a trial: a running one, or one of this machine's cores for the time being.
+    """Connect to a Ray cluster that can run a trial: a running one, or a temporary one on this machine.
 
-    A running one is sent the code that has been imported, see `hpo.execution.code_upload`. A Ray that this process
-    has started on this machine is used as it is, and left running.
+    The imported code is uploaded to a running cluster, see `hpo.execution.code_upload`. A Ray that this process has
+    started on this machine is used as it is and left running.
 
     Args:
         address: of a running cluster; ``None`` starts a local one.
-        resources: what a trial needs.
-        wait: so many minutes for a node that can hold a trial; an autoscaler is asked for one.
-        stage: told what is being done, for as long as it takes.
+        resources: of one trial.
+        wait: minutes to wait for a node that can hold a trial; an autoscaler is asked for one.
+        stage: called with a description of each step; returns a context manager that is open during the step.
 
     Raises:
         ClusterError: it does not answer, or no node can ever hold a trial.
@@ -87,10 +87,10 @@ def connected(
 
 
 def _refuse_other_ray(address: str | None) -> None:
-    """Refuse a Ray that this process is connected to, unless it is the one that is asked for.
+    """Refuse the Ray that this process is connected to, unless it is the requested one.
 
     Raises:
-        ClusterError: another address is given, or nodes of other machines have not been sent the code.
+        ClusterError: another address is given, or nodes on other machines do not have the code.
     """
     if address is not None:
         raise ClusterError(
@@ -113,7 +113,7 @@ def _staged(folder: Path) -> Path:
 
 
 def _knock(address: str) -> None:
-    """Ray itself tries for minutes, with pages of warnings."""
+    """Check that something answers at the address; Ray itself tries for minutes, with pages of warnings."""
     host, _, port = address.rpartition(":")
     if "/" in address or "@" in address or not host or not port.isdigit():
         raise ClusterError(
@@ -122,14 +122,14 @@ def _knock(address: str) -> None:
         )
     try:
         with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
-            if not os.environ.get("RAY_USE_TLS"):  # which would want a handshake first
+            if not os.environ.get("RAY_USE_TLS"):  # TLS would need a handshake first
                 _greet(connection)
     except (OSError, OverflowError) as error:
         raise ClusterError(f"--address: no Ray cluster answers at {address}: {error}") from None
 
 
 def _greet(connection: socket.socket) -> None:
-    """See whether the other side speaks HTTP/2, as every server of gRPC does (RFC 9113, 3.4).
+    """Check that the server speaks HTTP/2, as every gRPC server does (RFC 9113, 3.4).
 
     Raises:
         OSError: it does not.
@@ -146,7 +146,7 @@ def _greet(connection: socket.socket) -> None:
 
 
 def _checked(resources: Resources, wait: float) -> str:
-    """The cluster in words, once a node can hold a trial."""
+    """Wait until a node can hold a trial; return a description of the cluster."""
     deadline = time.monotonic() + 60 * wait
     asked = False
     try:
@@ -158,12 +158,12 @@ def _checked(resources: Resources, wait: float) -> str:
             time.sleep(1.0)
     finally:
         if asked:
-            request_resources(bundles=[])  # else an autoscaler keeps the node for good
+            request_resources(bundles=[])  # otherwise an autoscaler keeps the node forever
     return cluster_words()
 
 
 def _too_small(resources: Resources) -> str:
-    """Why no node can hold a trial."""
+    """Return the error for a cluster of which no node can hold a trial."""
     nodes = alive_nodes().values()
     for key, name in (("gpu", "GPU"), ("cpu", "CPU")):
         need, most = getattr(resources, key), max((node.get(name, 0.0) for node in nodes), default=0.0)
@@ -178,18 +178,18 @@ def _too_small(resources: Resources) -> str:
 
 
 def cluster_words() -> str:
-    """The cluster in words: nodes, CPUs, GPUs."""
+    """Describe the cluster: nodes, CPUs, GPUs."""
     nodes = alive_nodes().values()
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
     return f"{len(nodes)} node(s), {total['CPU']:g} CPU, {total['GPU']:g} GPU"
 
 
 def slots(resources: Resources) -> int:
-    """How many trials the cluster can run at once."""
+    """Return the number of trials that the cluster can run at once."""
     needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
     return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in alive_nodes().values())
 
 
 def alive_nodes() -> dict[str, dict[str, float]]:
-    """The resources of each node that is alive, by its id."""
+    """Return the resources of each node that is alive, by its id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}

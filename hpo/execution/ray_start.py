@@ -55,7 +55,7 @@ def _noted(came: list[int], at_once: bool) -> Iterator[None]:
         if at_once or len(came) > 1:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # to which all signals go
+    if threading.current_thread() is not threading.main_thread():  # all signals go to the main thread
         yield
         return
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not None}

@@ -33,7 +33,7 @@ from hpo.execution.ray_start import SIGNALS
 from hpo.study.schedule import Next, Schedule
 
 keep_cloud_keys_here()
-logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts failed attempts; we name trials
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts failed attempts; we list failed trials
 MOST_PENDING = 1000  # Tune's limit; `ScheduleSearcher` decides
 
 

@@ -97,7 +97,14 @@ class Finished:
 def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Workspace) -> Outcome:
     """Compare the finished trials."""
     trials = schedule.table()
-    comparison = compare(trials, plan.directions, plan.study.margin, plan.random_points)
+    comparison = compare(
+        trials,
+        plan.directions,
+        plan.study.margin,
+        plan.random_points,
+        baseline=plan.baseline.arm.key if plan.baseline else "",
+        searched=plan.study.static is not None,
+    )
     return Outcome(
         plan,
         store,
@@ -144,7 +151,7 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
     except LaunchLostError:
         raise
     except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own; the files are written
-        fault = f"MLflow did not take the report ({store.fault(error)}); later: gradsweep report"
+        fault = f"MLflow did not accept the report ({store.fault(error)}); later: gradsweep report"
         finished = replace(finished, faults=[fault])
     if figures:  # last, because it may fail for lack of a Chrome
         try:
@@ -181,7 +188,7 @@ def _report_data(
 ) -> ReportData:
     search = comparison.search
     trajectories: dict[str, pd.DataFrame] = {}
-    for recipe in plan.study.gradnorm.recipes:
+    for recipe in plan.study.recipes:
         best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
         path_of = None if best is None else store.trajectory(best["identity"])
         if path_of is not None:

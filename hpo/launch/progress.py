@@ -1,4 +1,4 @@
-"""The live view of a running study: one line a phase, trials done, running and failed, time left."""
+"""The live view of a running study: one line per phase, trials done, running and failed, time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELL_SECONDS = 1.0  # and in a notebook, where each is a message
 
 @contextmanager
 def stage(console: Console, text: str) -> Iterator[None]:
-    """Say what is being done while nothing trains: something that moves on a terminal, else a line."""
+    """Show what is being done while nothing trains: a spinner on a terminal, otherwise a line."""
     if console.is_terminal:
         with console.status(Text(printable(text))):
             yield
@@ -46,13 +46,13 @@ class _Counts(ProgressColumn):
 
 
 class ProgressView:
-    """A `hpo.execution.events.Listener` that draws what it is told; on a pipe it prints a line every ten seconds.
+    """A `hpo.execution.events.Listener` that draws the progress; on a pipe it prints a line every ten seconds.
 
-    A notebook has its drawing in one output of the cell.
+    In a notebook the drawing is one output of the cell.
 
     Args:
-        schedule: whose counts to show.
-        console: where to.
+        schedule: provides the counts.
+        console: the output.
     """
 
     def __init__(self, schedule: Schedule, console: Console) -> None:
@@ -60,7 +60,7 @@ class ProgressView:
         self._cell = NotebookCell() if console.is_jupyter else None
         self._start = self._printed = time.monotonic()
         self._epochs = dict[str, EpochReport]()  # of the trials that run, the last that each has reported
-        self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases}  # of a trial
+        self._epochs_of = {phase.name: phase.epochs for phase in schedule.phases if phase.size()[1]}  # of a trial
         self._before = self._trained()
         self._alarms, self._started = set[str](), set[str]()
         self._bars = Progress(
@@ -96,7 +96,7 @@ class ProgressView:
     def trial_started(self, planned: PlannedTrial) -> None:
         """See `Listener`."""
         if planned.config.identity in self._started:
-            self._tell(f"worker died: {planned.name} goes on from its last checkpoint, if it has one", "yellow")
+            self._tell(f"worker died: {planned.name} continues from its last checkpoint, if it has one", "yellow")
         self._started.add(planned.config.identity)
         self.time_passed()
 
@@ -121,7 +121,7 @@ class ProgressView:
         for alarm in result.alarms:
             if kind_of(alarm) not in self._alarms:
                 self._alarms.add(kind_of(alarm))
-                self._tell(f"{planned.name}: {alarm} (told once; the end names all)", "yellow")
+                self._tell(f"{planned.name}: {alarm} (shown once; the end lists all)", "yellow")
         self.time_passed()
 
     def noticed(self, text: str) -> None:
@@ -138,9 +138,14 @@ class ProgressView:
         elif now - self._printed > PLAIN_SECONDS:
             self._print_line()
 
+    def _counts(self) -> dict[str, dict[str, int]]:
+        """The progress of the phases that the study has."""
+        counts = self._schedule.progress()
+        return {name: counts[name] for name in self._epochs_of}
+
     def _print_line(self) -> None:
         self._printed = time.monotonic()
-        counts = self._schedule.progress()
+        counts = self._counts()
         phases = ", ".join(f"{phase} {count['done']}/{count['total']}" for phase, count in counts.items())
         self._console.print(f"{phases}; {self._running()}{self._left()}", highlight=False, soft_wrap=True)
 
@@ -148,7 +153,7 @@ class ProgressView:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self) -> None:
-        counts = self._schedule.progress()
+        counts = self._counts()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
         lines: list[tuple[str, dict[str, int]]] = [*counts.items(), ("all", whole)]
         for name, count in lines:
@@ -162,13 +167,13 @@ class ProgressView:
             self._cell.draw(self._bars.get_renderable())
 
     def _shares(self, phase: str) -> list[float]:
-        """For each trial of a phase that runs, how much of it is trained."""
+        """The trained share of each running trial of a phase."""
         running = {planned.config.identity for planned in self._schedule.running() if planned.phase == phase}
         return [report.epoch / report.epochs for identity, report in self._epochs.items() if identity in running]
 
     def _running(self) -> str:
         """The trials that run and how far they are: "24 running, epoch 3 of 10; "."""
-        running = sum(count["running"] for count in self._schedule.progress().values())
+        running = sum(count["running"] for count in self._counts().values())
         if not running:
             return ""
         handed_out = {planned.config.identity for planned in self._schedule.running()}
@@ -180,14 +185,14 @@ class ProgressView:
 
     def _trained(self) -> float:
         """Epochs that have been trained, of trials that have ended and of those that run."""
-        counts = self._schedule.progress()
+        counts = self._counts()
         ended = sum((count["done"] + count["failed"]) * self._epochs_of[phase] for phase, count in counts.items())
         return ended + sum(report.epoch for report in self._epochs.values())
 
     def _left(self) -> str:
-        """Elapsed and left, by the mean pace of this launch."""
+        """The elapsed time and an estimate of the remaining time, from the mean pace of this launch."""
         elapsed = time.monotonic() - self._start
-        total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._schedule.progress().items())
+        total = sum(count["total"] * self._epochs_of[phase] for phase, count in self._counts().items())
         trained = self._trained()
         new = trained - self._before
         left = f", about {_clock(elapsed / new * max(0.0, total - trained))} left" if new > 0 else ""

@@ -1,4 +1,4 @@
-"""From a study file to its verdict: open, run, compare, report. What the command line calls."""
+"""From a study file to its verdict: open, run, compare, report. The command line calls this module."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hpo.core.errors import LaunchLostError
 from hpo.launch.conclude import Finished, assess, conclude
 from hpo.launch.output_lock import locked
 from hpo.launch.progress import ProgressView, stage
+from hpo.launch.provisional import ProvisionalAnswer
 from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
@@ -45,14 +46,14 @@ def run_study(
     """Run what is left of a study, then compare, report and export.
 
     Args:
-        found: the study file, or what it says.
-        where: to keep what it makes.
+        found: the study file, or its content.
+        where: the places of the results.
         address: of a Ray cluster; ``None`` starts one on this machine.
         console: for the user.
-        wait: so many minutes for a node that can hold a trial.
+        wait: minutes to wait for a node that can hold a trial.
 
     Raises:
-        ClusterError, TrackingError, OutputError, StorageError: and what `open_plan` raises; before any trial runs.
+        ClusterError, TrackingError, OutputError, StorageError: before any trial runs; also all errors of `open_plan`.
     """
     with stage(console, "preparing data"):
         plan = open_plan(found)
@@ -83,7 +84,7 @@ def run_study(
                     target_of(plan.study.problem.name),
                     left_running=cluster.left_running,
                 )
-                sizing = _sizing(schedule, job)  # goes on while we open the launch
+                sizing = _sizing(schedule, job)  # continues while we open the launch
                 launch = parent.enter_context(_launch(store, plan.text))
                 heart = parent.enter_context(Heartbeat(store, launch))
                 refuse_other_launch(store, console, launch)  # again: Ray takes its time, and --wait more
@@ -91,34 +92,35 @@ def run_study(
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan.study, sizing, console))
                 writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
-                faults += _run(schedule, job, writer, heart, console)
+                early = ProvisionalAnswer(schedule, folder / "weights.json", console)
+                faults += _run(schedule, job, writer, heart, console, early)
         with stage(console, f"{study}: comparing, writing the report"):
             finished = conclude(assess(plan, schedule, store, where), folder, launch)
         if finished.complete:
-            remove(checkpoints, "")  # what a worker that had lost its driver may have left, too
+            remove(checkpoints, "")  # including those of workers that had lost their driver
     ran = len(set(schedule.results) - before)
     return replace(finished, ran=ran, faults=[*faults, *finished.faults])
 
 
 def _open_store(study: str, where: Workspace, console: Console) -> StudyExperiment:
-    """The study's experiment; its database is made if need be."""
+    """Open the study's experiment; create its database if needed."""
 
     def making() -> None:
-        console.print("making MLflow's database, which takes some seconds ...", highlight=False)
+        console.print("creating MLflow's database, which takes some seconds ...", highlight=False)
 
     with stage(console, f"{study}: opening MLflow at {where.shown}"):
         return StudyExperiment(where.uri, study, where.output, making=making)
 
 
 def _take_up(store: StudyExperiment, where: Workspace, outbox: Outbox, console: Console) -> None:
-    """Put in order what the launches before have left."""
+    """Clean up after earlier launches: artifact locations, open runs, damaged entries of the outbox."""
     store.follow_move(where.output)
     store.reconcile()
     set_damaged_aside(outbox, console)
 
 
 def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, console: Console) -> None:
-    """Say what is different in the study file of an earlier launch, and what is kept."""
+    """Print the changes in the study file since the last launch, and what is kept."""
     latest = store.latest_launch()
     with tempfile.TemporaryDirectory() as folder:
         before = store.study_file(latest, folder) if latest else None
@@ -133,7 +135,7 @@ def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, consol
 
 
 def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) -> None:
-    """Say that the data are no longer those of the launches before, none of whose trials is kept then."""
+    """Print that the data have changed since earlier launches; none of their trials is kept then."""
     problem = plan.study.problem
     configs = [record.config for record in records]
     same = [c for c in configs if (c.problem, dict(c.arguments)) == (problem.name, problem.arguments)]
@@ -145,18 +147,18 @@ def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) 
 
 @contextmanager
 def _launch(store: StudyExperiment, study_file: str) -> Iterator[str]:
-    """The parent run of a launch, closed however the launch ends; `conclude` closes one that came to its end."""
+    """Open the parent run of a launch and close it if the launch fails; otherwise `conclude` closes it."""
     launch = store.start_launch(study_file)
     try:
         yield launch
     except BaseException as error:
-        with suppress(Exception):  # the backend may be what is at fault
+        with suppress(Exception):  # the backend may be the cause
             store.end_launch(launch, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
 
 
 def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
-    """Have a worker find out how many trials to train at once, if the study leaves it to us and has many."""
+    """Let a worker measure how many trials to train at once, if ``cohort`` is ``auto`` and trials are enough."""
     from hpo.execution.cohort_sizing import CohortSizing
     from hpo.execution.ray_cluster import slots
 
@@ -168,17 +170,19 @@ def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
 
 
 def _together(study: Study, sizing: CohortSizing | None, console: Console) -> int:
-    """How many trials to train at once."""
+    """Return the number of trials to train at once."""
     if sizing is None:
         return 1 if study.cohort == "auto" else study.cohort
-    with stage(console, "trying out how many trials to train at once"):
+    with stage(console, "measuring how many trials to train at once"):
         size, why = sizing.result()
     console.print(f"trials in each worker: {why}", highlight=False, markup=False, soft_wrap=True)
     return size
 
 
-def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, console: Console) -> list[str]:
-    """Run the schedule. What went wrong beside the trials.
+def _run(
+    schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, console: Console, early: ProvisionalAnswer
+) -> list[str]:
+    """Run the schedule; return the faults other than failed trials.
 
     Raises:
         LaunchLostError: another launch has taken the study over.
@@ -191,7 +195,7 @@ def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, c
     view = ProgressView(schedule, console)
     try:
         with view.shown():
-            faults = list(dict.fromkeys(run(schedule, job, [writer, view], lambda: lost() is not None)))
+            faults = list(dict.fromkeys(run(schedule, job, [writer, view, early], lambda: lost() is not None)))
     finally:
         left = writer.close()
     if (error := lost()) is not None:
@@ -200,16 +204,16 @@ def _run(schedule: Schedule, job: Job, writer: MlflowWriter, heart: Heartbeat, c
     if waiting:
         assert waiting[0].folder is not None
         faults.append(
-            f"MLflow did not take {_some(waiting)} ({writer.last_fault}). "
+            f"MLflow did not accept {_some(waiting)} ({writer.last_fault}). "
             f"Nothing is lost: they wait in {waiting[0].folder.parent}, and the next command delivers them"
         )
     if gone:
-        faults.append(f"MLflow and the disk did not take {_some(gone)}, which will run again ({writer.last_fault})")
+        faults.append(f"MLflow and the disk did not accept {_some(gone)}, which will run again ({writer.last_fault})")
     return faults
 
 
 def _left_to_the_owner(lost: LaunchLostError, left: Sequence[EndedTrial]) -> LaunchLostError:
-    """The error of a launch that has lost its study, with where its undelivered trials are."""
+    """Return the error of a launch that has lost its study, with the place of its undelivered trials."""
     kept = [entry for entry in left if entry.folder]
     where = (
         f"; {_some(kept)} that MLflow had not taken wait in {kept[0].folder.parent}"

@@ -45,23 +45,13 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
     row = arms.loc[arms["arm"] == name].iloc[0]
     trials = comparison.confirm[comparison.confirm["arm"] == name]
     return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tasks": plan.tasks,
-        "weights": short_weights(plan.tasks, row[[f"w/{task}" for task in plan.tasks]]),
-        "study": plan.study.name,
-        "arm": name,
+        **_weights(plan, row),
         "recommended": name == comparison.recommended,
         "method": row["kind"],
         **_gradnorm(row, comparison),
         "runs": [runs[identity] for identity in trials["identity"] if identity in runs],
         "seeds": [int(seed) for seed in trials["seed"]],
-        "problem": {
-            "name": plan.study.problem.name,
-            "arguments": plan.study.problem.arguments,
-            "data_hash": plan.data_hash,
-        },
+        **_provenance(plan),
         "score": {"validation": _interval(trials["score_val"]), "test": _interval(trials["score_test"])},
         "metrics": {
             split: {
@@ -69,6 +59,46 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
             }
             for split, column in (("validation", "val"), ("test", "test"))
         },
+    }
+
+
+def provisional_content(plan: Plan, row: pd.Series) -> dict[str, Any]:
+    """Return the content of a weights file for an arm of the shortlist, chosen on validation before the study's end.
+
+    Args:
+        plan: the study.
+        row: of `hpo.compare.shortlist.shortlist`.
+    """
+    arm = Arm.parse(row["arm"])
+    return {
+        **_weights(plan, row),
+        "provisional": True,
+        "method": row["kind"],
+        "recipe": arm.recipe or None,
+        "average": arm.average or None,
+        "alpha": arm.parameters.get("alpha"),
+        **_provenance(plan),
+        "score": {"validation": {"mean": float(f"{row['score']:.8g}"), "seeds": int(row["seeds"])}},
+    }
+
+
+def _weights(plan: Plan, row: pd.Series) -> dict[str, Any]:
+    """Return the fields that `balancers.Static.load` reads, and the arm they come from."""
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tasks": plan.tasks,
+        "weights": short_weights(plan.tasks, row[[f"w/{task}" for task in plan.tasks]]),
+        "study": plan.study.name,
+        "arm": row["arm"],
+    }
+
+
+def _provenance(plan: Plan) -> dict[str, Any]:
+    problem = plan.study.problem
+    return {
+        "problem": {"name": problem.name, "arguments": problem.arguments, "data_hash": plan.data_hash},
         "packages": {package: version(package) for package in PACKAGES},
     }
 
@@ -84,7 +114,8 @@ def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
         return {"recipe": None, "average": None, "alpha": None}
     arm = Arm.parse(row["arm"])
     found = comparison.ranks.loc[comparison.ranks["recipe"] == arm.recipe, "alpha"]
-    return {"recipe": arm.recipe, "average": arm.average, "alpha": float(found.iloc[0]) if len(found) else None}
+    alpha = arm.parameters.get("alpha", float(found.iloc[0]) if len(found) else None)
+    return {"recipe": arm.recipe, "average": arm.average, "alpha": alpha}
 
 
 def _interval(values: pd.Series) -> dict[str, float | None]:

@@ -13,13 +13,13 @@ LARGEST = 2**63 - 1  # of the integers that torch takes
 
 
 def shown(value: Any) -> str:
-    """A find as Python writes it, in one line of bearable length."""
+    """Return a value as Python writes it, in one line of limited length."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def check_count(field: str, value: Any, minimum: int = 1, maximum: int = LARGEST) -> int:
-    """An integer from ``minimum`` to ``maximum``; ``True`` and ``3.0`` are none.
+    """Check an integer from ``minimum`` to ``maximum``; ``True`` and ``3.0`` are refused.
 
     Raises:
         ProblemError: anything else.
@@ -32,7 +32,7 @@ def check_count(field: str, value: Any, minimum: int = 1, maximum: int = LARGEST
 
 
 def check_positive(field: str, value: Any) -> float:
-    """A finite number above 0.
+    """Check a finite number above 0.
 
     Raises:
         ProblemError: anything else.
@@ -44,7 +44,7 @@ def check_positive(field: str, value: Any) -> float:
 
 
 def check_choice(field: str, value: Any, allowed: Collection[str]) -> str:
-    """One of the allowed words.
+    """Check that a value is one of the allowed words.
 
     Raises:
         ProblemError: anything else.
@@ -55,7 +55,7 @@ def check_choice(field: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def check_flag(field: str, value: Any) -> bool:
-    """``True`` or ``False``.
+    """Check that a value is ``True`` or ``False``.
 
     Raises:
         ProblemError: anything else.
@@ -66,7 +66,7 @@ def check_flag(field: str, value: Any) -> bool:
 
 
 def check_batch_size(value: Any, rows: int) -> int:
-    """A batch size that fills at least one batch from ``rows`` training rows.
+    """Check a batch size of which at least one batch fits into ``rows`` training rows.
 
     Raises:
         ProblemError: not an integer from 1 to ``rows``.

@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from balancers.shared_layer import SharedOrAuto
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint
 
 Split = Literal["train", "val", "test"]
+Optimizer = torch.optim.Optimizer
+Optimizers = Optimizer | tuple[Optimizer, LRScheduler] | list[Optimizer | tuple[Optimizer, LRScheduler]]
 
 LONGEST_NAME = 200  # MLflow takes 250 characters, "mean_w_geometric_tail/" and the like before it among them
 # What MLflow takes in a metric's name and every file system takes in a file's name.
@@ -87,18 +90,34 @@ class Problem(ABC):
             finds that one here, so that a learning-rate schedule may rest on it.
         known_weights: for each task a weight > 0, where the problem was made so that these are known to be best, as
             in a toy; the report then says how far everything is from them. ``None`` for real data.
+        schedule_per: when the schedules of `build_optimizer` step: after each ``"epoch"``, or after each ``"step"``.
+        clip_norm: before each step, the gradient of the weighted sum is scaled down to this L2 norm over all
+            parameters that are trained, if it is larger; in a cohort, that of each trial. ``None`` does not clip.
+        autocast: ``torch.bfloat16`` calls `losses` and `evaluate` under ``torch.autocast``; ``None`` does not.
+            float16 is refused, since it needs a loss scale. Trials are trained one at a time, since vmap leaves
+            autocast out in some layers.
     """
 
     tasks: Sequence[Task]
     epochs: int = 10
     known_weights: Mapping[str, float] | None = None
+    schedule_per: Literal["epoch", "step"] = "epoch"
+    clip_norm: float | None = None
+    autocast: torch.dtype | None = None
 
     def prepare(self) -> None:  # noqa: B027 - optional on purpose
         """Make what every trial on this machine shares (a cache on disk). Called once before any trial."""
 
     def data_hash(self) -> str:
-        """Name the data: the same hash, the same examples. Default: of the class and its arguments."""
-        text = json.dumps([type(self).__qualname__, {k: repr(v) for k, v in sorted(vars(self).items())}])
+        """Name the data: the same hash, the same examples, in every process.
+
+        The default is made from the class's name and the attributes of the instance: plain values, tensors, arrays,
+        sets, datasets and dataclasses by their content, functions by their code, any other object by its type. Define
+        your own where data are in files that may change, or where reading all of them takes long.
+        """
+        from hpo.problems.data_digest import attribute_texts
+
+        text = json.dumps([type(self).__qualname__, attribute_texts(self)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @abstractmethod
@@ -130,8 +149,16 @@ class Problem(ABC):
         On ``val`` after each epoch; on ``test``, and for the report's gap on ``train``, at the end of confirm trials.
         """
 
-    def build_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The network's optimizer, new for each trial. Default: Adam with learning rate 1e-3."""
+    def build_optimizer(self, model: nn.Module) -> Optimizers:
+        """The network's optimizer, new for each trial. Default: Adam with learning rate 1e-3.
+
+        With a learning-rate schedule, return ``(optimizer, schedule)``: any of `torch.optim.lr_scheduler` but
+        ReduceLROnPlateau, or an object of yours with ``step()``, ``state_dict`` and ``load_state_dict``. Its state is
+        part of the checkpoint. `schedule_per` says when it steps, `epochs` how long a trial is.
+
+        Several optimizers are a list, each with or without a schedule; trials of such a problem are trained one at a
+        time. An optimizer whose ``step`` needs a closure, such as L-BFGS, is refused.
+        """
         return torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def batches(self, split: Split, device: torch.device, seed: int = 0) -> Iterator[Any]:
@@ -141,12 +168,20 @@ class Problem(ABC):
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move every tensor inside tuples, lists and mappings to a device; anything else passes through."""
+    """Move a batch to a device.
+
+    An object whose class has a method ``to``, such as a batch of PyG, a tokenizer's ``BatchEncoding`` or a dataclass
+    of yours, is moved by ``batch.to(device)``, whatever else it is. Tuples, lists and mappings are moved part by
+    part; anything else passes through.
+    """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if callable(getattr(type(batch), "to", None)):
+        moved = batch.to(device)
+        return batch if moved is None else moved  # some move themselves and return nothing
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        moved = [to_device(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+        parts = [to_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch

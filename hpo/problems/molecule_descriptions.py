@@ -1,4 +1,4 @@
-"""A molecule as 115 numbers that are the same however it is turned, moved or its atoms are ordered."""
+"""Description of a molecule by 115 numbers, invariant to rotation, translation and the order of its atoms."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def coulomb_eigenvalues(numbers: NDArray[np.int64], distances: NDArray[Any]) -> 
 
 
 def distance_histograms(numbers: NDArray[np.int64], distances: NDArray[Any]) -> NDArray[np.int64]:
-    """How many pairs of atoms of each molecule fall into each bin of `HISTOGRAMS`.
+    """Count the pairs of atoms of each molecule that fall into each bin of `HISTOGRAMS`.
 
     Args:
         numbers: atomic numbers (M, N), 0 where there is no atom.
@@ -117,7 +117,7 @@ def distance_histograms(numbers: NDArray[np.int64], distances: NDArray[Any]) -> 
 
 
 def _pair_kinds() -> NDArray[np.int64]:
-    """Which of `HISTOGRAMS` two atoms belong to, by their atomic numbers; -1 where one of them is missing."""
+    """Return the index in `HISTOGRAMS` of two atoms, by their atomic numbers; -1 if one of them is missing."""
     largest = max(ATOMIC_NUMBERS.values())
     kinds = np.full((largest + 1, largest + 1), -1)
     for kind, (pairs, _) in enumerate(HISTOGRAMS):

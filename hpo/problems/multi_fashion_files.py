@@ -131,12 +131,12 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         content = file.read()
     magic = bytes([0, 0, 8, dimensions])
     if content[:4] != magic:
-        raise ProblemError(f"data: {path} begins with {content[:4].hex()}, expected is the IDX header {magic.hex()}")
+        raise ProblemError(f"data: {path}: expected the IDX header {magic.hex()}, got {content[:4].hex()}")
     elements = 4 + 4 * dimensions
     shape = [int.from_bytes(content[start : start + 4], "big") for start in range(4, elements, 4)]
     found, expected = len(content) - elements, math.prod(shape)
     if found != expected:
-        raise ProblemError(f"data: {path} has {found} elements, expected are {expected} of shape {shape}")
+        raise ProblemError(f"data: {path}: expected {expected} elements of shape {shape}, got {found}")
     return np.frombuffer(content, dtype=np.uint8, offset=elements).reshape(shape)
 
 

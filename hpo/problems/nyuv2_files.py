@@ -1,4 +1,4 @@
-"""The user's files of NYU Depth V2, in either layout, and what is made of them for the problem `nyuv2`."""
+"""The user's files of NYU Depth V2, in either layout, and their preparation for the problem `nyuv2`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WIDTH, HEIGHT = 640, 480
 FX, FY, CX, CY = 518.857901, 519.469611, 325.582449, 253.736166
 PLANE_RADIUS = 4  # pixels: normals are of planes through 9 by 9
 
-# What of the files is hashed: all of them are gigabytes, and every process asks.
+# Only samples of the files are hashed: they are gigabytes, and every process needs the hash.
 SAMPLED_BYTES, SAMPLED_PLACES = 1 << 16, 32  # of the large file
 SAMPLED_FILES = 16  # .npy files of each kind in train and in val
 ROUNDING = 1e-3  # by which a pixel may lie outside 0 to 1
@@ -68,11 +68,11 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Names the content, from the files' sizes and samples of what is in them."""
+        """Return a digest of the files' sizes and of samples of their content."""
 
     @abstractmethod
     def split(self) -> tuple[list[str], list[str] | None]:
-        """Names of the official training and test examples; all and None where the files do not say.
+        """Return the names of the official training and test examples; all and None if the files do not say.
 
         Raises:
             FileNotFoundError: a file is missing.
@@ -81,7 +81,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> Iterable[Example]:
-        """These examples, one after the other.
+        """Yield these examples one after the other.
 
         Raises:
             ProblemError: a file's content is not as expected.
@@ -89,7 +89,7 @@ class Source(ABC):
 
 
 def find_source(folder: str | None) -> Source:
-    """The user's files, whichever layout they have.
+    """Find the user's files, in either layout.
 
     Args:
         folder: where they are, else ``$GRADSWEEP_NYUV2`` is.
@@ -118,7 +118,7 @@ class LabeledMat(Source):
     """The data set's own file, and the small ones with the split and the classes beside it."""
 
     def fingerprint(self) -> str:
-        """Of the large file its size and what is at evenly spaced places, of the small ones all."""
+        """Digest the size of the large file and samples at evenly spaced places, and all of the small files."""
         parts: list[object] = []
         large = self.folder / LABELED
         with large.open("rb") as file:
@@ -132,7 +132,7 @@ class LabeledMat(Source):
         return short_hash(*parts)
 
     def split(self) -> tuple[list[str], list[str] | None]:
-        """What ``splits.mat`` says, whose numbers begin at 1."""
+        """Read the split from ``splits.mat``, whose numbers begin at 1."""
         with self._open() as file:
             if "images" not in file:
                 raise ProblemError(f"data: {self.folder / LABELED}: found no images")
@@ -149,7 +149,7 @@ class LabeledMat(Source):
         return [str(int(number) - 1) for number in train], [str(int(number) - 1) for number in test]
 
     def read(self, names: Sequence[str]) -> Iterable[Example]:
-        """Matlab's arrays come with their axes reversed."""
+        """Read examples; Matlab's arrays have their axes reversed."""
         classes = self.classes()
         with self._open() as file:
             for name in names:
@@ -176,7 +176,7 @@ class LabeledMat(Source):
             raise ProblemError(f"data: {self.folder / LABELED} has no {key} of picture {number} ({error})") from error
 
     def classes(self) -> NDArray[np.int8]:
-        """For each label of the file, 0 (none) included, its class from 0 to 12, or `IGNORED`.
+        """Return for each label of the file, 0 (none) included, its class from 0 to 12, or `IGNORED`.
 
         Raises:
             FileNotFoundError: a file with a mapping is missing.
@@ -211,7 +211,7 @@ def _spaced(last: int, count: int) -> list[int]:
 
 
 def _others(values: Iterable[Any], allowed: Collection[int]) -> list[Any]:
-    """The values that are none of these numbers; 3.0 is one of them where 3 is."""
+    """Return the values that are not among these numbers; 3.0 counts as 3."""
     numbers = set(allowed)
     return [value for value in values if not isinstance(value, int | float) or value not in numbers]
 
@@ -265,7 +265,7 @@ class NpyFolders(Source):
     KINDS = ("image", "depth", "normal", "label")
 
     def fingerprint(self) -> str:
-        """Name and size of each file, and the content of evenly spaced ones of each kind in train and in val."""
+        """Digest name and size of each file, and the content of evenly spaced ones, per kind, in train and in val."""
         parts: list[object] = []
         for part in ("train", "val"):
             for kind in self.KINDS:
@@ -276,7 +276,7 @@ class NpyFolders(Source):
         return short_hash(*parts)
 
     def split(self) -> tuple[list[str], list[str] | None]:
-        """The two folders; ``val`` is the official test split."""
+        """Return the names in the two folders; ``val`` is the official test split."""
         train, test = (
             [f"{part}/{number}" for number in range(len(self._files(part, "image")))] for part in ("train", "val")
         )
@@ -289,7 +289,7 @@ class NpyFolders(Source):
         return train, test
 
     def read(self, names: Sequence[str]) -> Iterable[Example]:
-        """Pictures of 0 to 1 become bytes; what is not finite is unknown."""
+        """Read examples; pictures from 0 to 1 become bytes, and values that are not finite are unknown."""
         for name in names:
             part, number = name.split("/")
             image, depth, normal, label = (self._load(part, kind, number) for kind in self.KINDS)
@@ -334,7 +334,7 @@ class NpyFolders(Source):
 
 
 def _check_pixels(path: Path, array: NDArray[Any]) -> None:
-    """From 0 to 1; those from 0 to 255 would nearly all be white."""
+    """Check that pixels are from 0 to 1; values from 0 to 255 would nearly all become white."""
     least, most = array.min(), array.max()
     if not -ROUNDING <= least <= most <= 1 + ROUNDING:  # NaN is in no order
         found = f"down to {least:g}" if least < -ROUNDING else f"up to {most:g}"
@@ -350,10 +350,10 @@ def _check_labels(path: Path, array: NDArray[Any]) -> None:
 
 
 def choose(source: Source, seed: int) -> tuple[dict[Split, list[str]], bool]:
-    """Names of the examples of each split, and if test is the official one.
+    """Choose the examples of each split; return their names, and whether test is the official split.
 
-    A tenth of the official training examples are val. Where the official split is unknown, as many as in it are the
-    test split, at random.
+    A tenth of the official training examples are val. If the official split is unknown, the test split is random and
+    as large as the official one.
     """
     random = np.random.default_rng(seed)
     train, test = source.split()
@@ -371,14 +371,14 @@ def choose(source: Source, seed: int) -> tuple[dict[Split, list[str]], bool]:
 
 
 def _drawn(names: list[str], count: int, random: np.random.Generator) -> tuple[list[str], list[str]]:
-    """All but ``count`` of the names, and these, both in their old order."""
+    """Return all but ``count`` of the names, and these, both in their old order."""
     drawn = set(random.permutation(len(names))[:count].tolist())
     kept = [name for place, name in enumerate(names) if place not in drawn]
     return kept, [names[place] for place in sorted(drawn)]
 
 
 def prepare_arrays(source: Source, size: int, grid: int, seed: int) -> Arrays:
-    """All examples at the problem's resolution.
+    """Prepare all examples at the problem's resolution.
 
     Args:
         source: where they come from.

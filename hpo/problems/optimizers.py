@@ -1,4 +1,4 @@
-"""Optimizers that more than one built-in problem trains with."""
+"""Optimizers of several built-in problems."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 def scheduled_adam(model: nn.Module, learning_rate: float, factor: Callable[[int], float]) -> torch.optim.Adam:
-    """Adam whose learning rate follows the steps that it has taken; a checkpoint of the optimizer is enough to go on.
+    """Create an Adam whose learning rate depends on its own step count, so that its checkpoint is enough to resume.
 
     Args:
         model: whose parameters to train.
         learning_rate: of the first step.
-        factor: from the number of steps taken to what the next one's learning rate is a multiple of.
+        factor: returns, for the number of steps taken, the factor of the next step's learning rate.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 

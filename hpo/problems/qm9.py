@@ -184,7 +184,7 @@ def source_files() -> list[Path]:
 
 
 def read_molecules(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-    """All molecules in ascending order of Index, their number in QM9, these columns alone, a chunk at a time."""
+    """Yield these columns of all molecules, chunk by chunk, in ascending order of Index, their number in QM9."""
     import pandas as pd  # here, so that a machine with a filled cache trains without pandas
 
     for path in paths:

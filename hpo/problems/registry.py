@@ -1,4 +1,4 @@
-"""Finding problems: by a registered name, or as ``package.module:Class``."""
+"""The registry of problems: finding them by a registered name, or as ``package.module:Class``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint, message, one_line
 from hpo.core.user_calls import is_interrupt
-from hpo.problems.arguments import check_count, check_positive, shown
+from hpo.problems.arguments import check_choice, check_count, check_positive, shown
 from hpo.problems.base import Problem, Task
 from hpo.problems.by_value import SCRIPT, kept_class
 
@@ -26,14 +28,14 @@ GROUP = "gradsweep.problems"
 
 @dataclass(frozen=True)
 class ProblemInfo:
-    """What ``gradsweep problems`` prints about one registered problem.
+    """The entry of one registered problem in ``gradsweep problems``.
 
     Attributes:
-        name: what a study file calls it.
+        name: its name in study files.
         summary: first line of the class's docstring.
         arguments: each argument of the constructor with its default as Python writes it, or ``"required"``.
         tasks: the tasks with default arguments; empty where an argument is required.
-        error: why it cannot be used, ``None`` where it can.
+        error: why it cannot be used, ``None`` if it can.
     """
 
     name: str
@@ -44,7 +46,7 @@ class ProblemInfo:
 
 
 def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
-    """Make the problem that a study names.
+    """Create the problem that a study names.
 
     Args:
         name: an entry point of the group ``gradsweep.problems`` (built in: ``census``, ``earth``, ``multi_fashion``,
@@ -65,7 +67,7 @@ def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
 
 
 def target_of(name: str) -> str:
-    """A problem as ``package.module:Class``, so that a node without its entry point finds it too.
+    """Return a problem's name as ``package.module:Class``, so that a node without its entry point finds it too.
 
     Raises:
         ProblemError: see `load_problem`.
@@ -74,7 +76,7 @@ def target_of(name: str) -> str:
 
 
 def available() -> dict[str, ProblemInfo]:
-    """Every registered problem by name, sorted; one that cannot be loaded is listed with its error."""
+    """Return every registered problem, sorted by name; one that cannot be loaded has its error."""
     return {name: _describe(name) for name in sorted({point.name for point in entry_points(group=GROUP)})}
 
 
@@ -138,7 +140,7 @@ def _owners(points: Iterable[EntryPoint]) -> str:
 
 
 def _search_current_folder() -> None:
-    """Make modules beside the study importable, behind everything that is installed."""
+    """Make modules in the current folder importable, after everything that is installed."""
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
@@ -217,9 +219,20 @@ def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, 
 def _check_problem(name: str, problem: Problem) -> Problem:
     _check_tasks(name, getattr(problem, "tasks", None))
     check_count(f"epochs of problem {name!r}", problem.epochs)
+    _check_training(name, problem)
     if problem.known_weights is not None:
         _check_known_weights(name, problem.known_weights, [task.name for task in problem.tasks])
     return problem
+
+
+def _check_training(name: str, problem: Problem) -> None:
+    check_choice(f"schedule_per of problem {name!r}", problem.schedule_per, ("epoch", "step"))
+    if problem.clip_norm is not None:
+        check_positive(f"clip_norm of problem {name!r}", problem.clip_norm)
+    if problem.autocast not in (None, torch.bfloat16):
+        raise ProblemError(
+            complaint(f"autocast of problem {name!r}", "None or torch.bfloat16", shown(problem.autocast))
+        )
 
 
 def _check_known_weights(name: str, weights: Any, tasks: Sequence[str]) -> None:
@@ -247,5 +260,5 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """An exception in one line: its text, with the type's name where that says more than ProblemError would."""
+    """Describe an exception in one line: its text, with the type's name unless it is a `ProblemError`."""
     return message(error, 1000) if isinstance(error, ProblemError) else one_line(error, 1000)

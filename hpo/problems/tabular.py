@@ -1,4 +1,4 @@
-"""What the built-in tabular problems share: a trunk with one affine head for each task, and how it is trained."""
+"""The base class of built-in tabular problems: a trunk with one affine head per task, and its training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TabularProblem(CachedProblem):
     Batches are of inputs (B, columns) and targets (B, T), float32; val and test come in stored order.
 
     Attributes:
-        columns: the tasks whose targets the cache holds, in their order; the problem's own are among them.
+        columns: the tasks whose targets are cached, in their order; they include the problem's own.
         hidden: width of both layers of the trunk.
         learning_rate: of Adam.
     """

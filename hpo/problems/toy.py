@@ -1,4 +1,4 @@
-"""The toy problem of the GradNorm paper, Section 4: regressions that differ in scale alone."""
+"""The toy problem of the GradNorm paper, Section 4: regressions that differ only in scale."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ class Toy(Problem):
     with x of dimension 250 and f_i(x) of dimension 100, the elements of B drawn from N(0, 10) and those of eps_i
     from N(0, 3.5) (variances), both constant. The network is a trunk of four ReLU layers of 100 neurons and an
     affine head for each task; each loss is the squared error, in the units of sigma_i^2. All tasks are equally hard,
-    yet with equal weights the large sigma takes all. The paper trains T = 2 with sigma 1 and 100, and T = 10.
+    but with equal weights the largest sigma dominates. The paper trains T = 2 with sigma 1 and 100, and T = 10.
 
     The tasks differ in nothing but their scale, and ``1 / sigma_i^2`` takes it out of the losses: these are the
-    `known_weights`. It takes the scale out of the *gradients* too only where the heads know it (``heads="scaled"``):
-    a plain head begins with outputs of about 1 whatever its sigma, so that the gradient of a task begins in
-    proportion to sigma_i, not sigma_i^2, and reaches sigma_i^2 only as the head grows. docs/problems/toy.md has what
-    that does.
+    `known_weights`. They also take it out of the *gradients*, but only with heads that know their scale
+    (``heads="scaled"``): the initial outputs of a plain head are about 1 for any sigma, so that the gradient of a
+    task is at first proportional to sigma_i, not sigma_i^2, and reaches sigma_i^2 only as the head grows.
+    docs/problems/toy.md describes the consequences.
 
-    What the paper leaves open, and what stands here:
+    The paper leaves these choices open; they are made here as follows:
 
     - The distribution of x. ``inputs="short"`` is N(0, I / 250), of length about 1: the arguments of tanh then have a
       standard deviation of 3.7. ``"normal"`` is N(0, I): it is 58 then, and the tanh a sign.
-    - Whether examples come back. ``examples="fixed"`` is one set drawn from ``data_seed``; ``"stream"`` draws new
-      ones for every batch, so that nothing can be overfitted.
+    - Whether examples repeat. ``examples="fixed"`` is one set drawn from ``data_seed``; ``"stream"`` draws new ones
+      for every batch, so that overfitting is impossible.
     - Optimizer, learning rate, batch size and length of the run.
     - The scales for T = 10. Here they are spaced evenly in their logarithm; ``sigmas`` gives others.
     - The metric is the test loss over sigma_i^2, where the paper divides by L_i(0). Both remove the scale; this one
@@ -130,7 +130,7 @@ class Toy(Problem):
         return SharedTrunk(INPUTS, HIDDEN, {task.name: OUTPUTS for task in self.tasks}, seed)
 
     def predict(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-        """f_i(x) as the network has it, (B, 100) by task name."""
+        """Return the network's f_i(x), (B, 100), by task name."""
         factors = self.sigmas if self.heads == "scaled" else [1.0] * len(self.sigmas)
         outputs = model(x)
         return {task.name: factor * outputs[task.name] for task, factor in zip(self.tasks, factors, strict=True)}
@@ -173,7 +173,7 @@ class Toy(Problem):
         return {task.name: mean / sigma**2 for task, mean, sigma in scaled}
 
     def _data(self) -> tuple[tuple[float, ...], tuple[int, int, int], int, str]:
-        """What `generate` is told."""
+        """The arguments of `generate`."""
         return self.sigmas, self.sizes, self.data_seed, self.inputs
 
     def _examples(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -265,9 +265,9 @@ class StreamedBatches:
             yield x, _functions(self._sigmas, self._maps, x)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next ``iter()`` starts from."""
+        """Return the state from which the next ``iter()`` starts."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `state_dict`."""
+        """Continue from `state_dict`."""
         self._generator.set_state(state["generator"])

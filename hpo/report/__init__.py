@@ -2,6 +2,7 @@
 
 from hpo.core.errors import ImageError
 from hpo.report.answers import Answer, answers, moving_winner
+from hpo.report.arm_labels import arm_label
 from hpo.report.html_page import page
 from hpo.report.images import FORMATS, draw, write_images
 from hpo.report.report_data import ReportData, recommended_weights
@@ -16,6 +17,7 @@ __all__ = [
     "ReportData",
     "all_trials",
     "answers",
+    "arm_label",
     "arms_numbers",
     "draw",
     "headline",

@@ -6,9 +6,10 @@ import math
 from typing import NamedTuple
 
 from hpo.compare import Comparison, Interval, gain_over, judge
+from hpo.compare.cost import ONE_FIXED, WHOLE
 from hpo.core.number_format import ratio, signed
 from hpo.report.arm_labels import arm_label
-from hpo.report.sentences import cost_by_way, more_seeds, one_run
+from hpo.report.sentences import cost_by_way, more_seeds, one_run, rival
 from hpo.report.training_code import line_of
 
 POINTS = "percentage points"
@@ -36,7 +37,8 @@ class Answer(NamedTuple):
 def answers(comparison: Comparison) -> list[Answer]:
     """Answer the questions in the order in which people ask them: weights, worth, cost."""
     moving = moving_winner(comparison)
-    return [_weights(comparison), *([moving] if moving else []), _worth(comparison), _cost(comparison)]
+    worth = [_worth(comparison)] if comparison.searched or comparison.verdict.kind != "none" else []
+    return [_weights(comparison), *([moving] if moving else []), *worth, _cost(comparison)]
 
 
 def _weights(comparison: Comparison) -> Answer:
@@ -45,10 +47,18 @@ def _weights(comparison: Comparison) -> Answer:
     if not arm:
         missing = "No arm with fixed weights has finished the confirm phase."
         return Answer(question, (missing, "The same command again resumes a stopped study."))
-    so_far = " so far" if comparison.verdict.kind in ("none", "inconclusive") else ""
+    so_far = " so far" if comparison.searched and comparison.verdict.kind in ("none", "inconclusive") else ""
     chosen = f"Train with {arm_label(arm)}: it has the best fixed weights on validation{so_far}."
-    gain = gain_over(comparison.confirm, arm, "equal")
-    return Answer(question, (chosen, *([_compared(gain, "equal weights")] if math.isfinite(gain.mean) else [])))
+    if arm == comparison.baseline:
+        chosen = f"Keep the weights that you have: none has done better on validation{so_far}."
+    gains = [(comparison.baseline_gain, "the weights of today")] if comparison.baseline != "equal" else []
+    gains.append((gain_over(comparison.confirm, arm, "equal"), _equal_words(comparison)))
+    return Answer(question, (chosen, *(_compared(gain, other) for gain, other in gains if math.isfinite(gain.mean))))
+
+
+def _equal_words(comparison: Comparison) -> str:
+    today = ", the weights of today" if comparison.baseline == "equal" else ""
+    return f"equal weights{today}"
 
 
 def moving_winner(comparison: Comparison) -> Answer | None:
@@ -88,23 +98,31 @@ def _plus_minus(found: Interval) -> str:
 
 
 def _worth(comparison: Comparison) -> Answer:
-    verdict = comparison.verdict
+    verdict, other = comparison.verdict, rival(comparison)
     amount = f"{_plus_minus(verdict.regret)} {POINTS}"
+    worth_it, not_worth_it = ("Yes. ", "No. ") if comparison.searched else ("", "")
     texts = {
-        "better": f"No. GradNorm is better than the best static weights by {amount}.",
-        "equivalent": f"No. GradNorm is as good as the best static weights: the difference is {amount}.",
-        "worse": f"Yes. GradNorm is worse than the best static weights by {amount}.",
-        "inconclusive": f"Not decided. GradNorm's difference to the best static weights is {amount}.",
+        "better": f"{not_worth_it}GradNorm is better than {other} by {amount}.",
+        "equivalent": f"{not_worth_it}GradNorm is as good as {other}: the difference is {amount}.",
+        "worse": f"{worth_it}GradNorm is worse than {other} by {amount}.",
+        "inconclusive": f"Not decided. GradNorm's difference to {other} is {amount}.",
         "none": f"There is no verdict: {verdict.reason}.",
     }
     more = f"For a verdict, {more_seeds(verdict)}."
     told = (texts[verdict.kind], *([more] if verdict.kind == "inconclusive" else []))
-    return Answer("Was the grid search worth it?", told)
+    question = "Was the grid search worth it?" if comparison.searched else f"Is GradNorm better than {other}?"
+    return Answer(question, told)
 
 
 def _cost(comparison: Comparison) -> Answer:
     question = "What did it cost?"
     cost = cost_by_way(comparison)
+    if not comparison.searched:
+        whole, one = cost[WHOLE], cost[ONE_FIXED]
+        if not one["seconds"] > 0:
+            return Answer(question, ("No run with fixed weights has ended.",))
+        times = f"{ratio(whole['seconds'] / one['seconds'])} times the seconds of one run with fixed weights"
+        return Answer(question, (f"The whole search, {whole['trials']:g} runs, took {times}.",))
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
     missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
     if missing:

@@ -50,6 +50,9 @@ def document(data: ReportData) -> Document:
         "figure4": list(_rows(found.figure4)),
         "agreement": _number(found.agreement),
         "cost": list(_rows(found.cost)),
+        "searched": found.searched,
+        "baseline": {"arm": found.baseline, "gain": _mean(found.baseline_gain)} if found.baseline else None,
+        "shortlist": list(_rows(found.shortlist, found.tasks)),
         "provenance": dict(data.provenance),
     }
     return Document.model_validate(content)

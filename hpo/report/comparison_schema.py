@@ -40,7 +40,9 @@ class VerdictPart(_Part):
 
     kind: Literal["better", "equivalent", "worse", "inconclusive", "none"]
     arm: str = Field(description="the best GradNorm arm; empty if there is none")
-    static: str = Field(description="the best static arm; empty if there is none")
+    static: str = Field(
+        description="the best static arm; without a static search the baseline or equal weights; empty if none"
+    )
     regret: Mean = Field(description="percentage points of score, corrected for selection; the verdict is on this")
     paired: Mean = Field(description="the two arms' difference as it stands")
     margin: float = Field(description="regret that counts as equivalent")
@@ -53,6 +55,24 @@ class Recommended(_Part):
     """The arm to train with where weights are to stay fixed."""
 
     arm: str
+    weights: Weights
+
+
+class BaselinePart(_Part):
+    """The weights that the user trains with today."""
+
+    arm: str
+    gain: Mean = Field(description="test score of the baseline minus that of the recommended arm; above 0: better")
+
+
+class ShortlistArm(_Part):
+    """An arm that needs no search, on validation."""
+
+    arm: str
+    kind: str
+    seeds: int = Field(description="seeds of the race that it was trained on")
+    score: Number = Field(description="mean over its seeds, relative to the search seed's single-task networks")
+    chosen: bool = Field(description="whether it is the best with fixed weights")
     weights: Weights
 
 
@@ -217,6 +237,9 @@ class Document(_Part):
     figure4: list[Correlation]
     agreement: Number = Field(description="Spearman's rho of the arms' validation and test scores")
     cost: list[Cost]
+    searched: bool = Field(True, description="whether the study has a static search")
+    baseline: BaselinePart | None = None
+    shortlist: list[ShortlistArm] = Field([], description="those on the most seeds first; empty without a shortlist")
     provenance: dict[str, str]
 
 

@@ -19,6 +19,7 @@ from hpo.report.tables import (
     gap_table,
     metrics_table,
     ranks_table,
+    shortlist_table,
 )
 
 STUDY_FILE = "study file"  # the one entry of the provenance that has many lines
@@ -65,6 +66,7 @@ def _points_tables(data: ReportData) -> tuple[Table, ...]:
 
 def _arms_tables(data: ReportData) -> tuple[Table, ...]:
     return (
+        *_shortlist_tables(data),
         Table(
             "Best on validation first. Regret compares each arm by itself with the best static arm, paired "
             "by seed; chosen again: in how many resamples of the seeds it is the best of its side; w are the "
@@ -77,6 +79,16 @@ def _arms_tables(data: ReportData) -> tuple[Table, ...]:
             metrics_table(data),
         ),
     )
+
+
+def _shortlist_tables(data: ReportData) -> tuple[Table, ...]:
+    if data.comparison.shortlist.empty:
+        return ()
+    caption = (
+        "The shortlist: arms that need no search, on validation. Close ones are trained on more seeds; "
+        "all scores are relative to the single-task networks of the search seed."
+    )
+    return (Table(caption, shortlist_table(data.comparison), folded=True),)
 
 
 def _budget_tables(data: ReportData) -> tuple[Table, ...]:

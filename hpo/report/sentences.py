@@ -12,23 +12,32 @@ from hpo.core.number_format import bounds, duration, ratio, signed
 from hpo.report.arm_labels import arm_label
 
 _HEADLINES = {
-    "better": "GradNorm beats the static search",
-    "equivalent": "GradNorm matches the static search",
-    "worse": "GradNorm loses to the static search",
+    "better": "GradNorm beats {rival}",
+    "equivalent": "GradNorm matches {rival}",
+    "worse": "GradNorm loses to {rival}",
     "inconclusive": "Inconclusive",
     "none": "No verdict",
 }
 _FINDINGS = {
-    "better": "{arm} is better than {static}, the best static arm: {regret}.",
-    "equivalent": "{arm} is equivalent to {static}, the best static arm, within a margin of {margin}: {regret}.",
-    "worse": "GradNorm loses: {arm} is worse than {static}, the best static arm: {regret}.",
-    "inconclusive": "Whether {arm} is better or worse than {static}, the best static arm, is open: {regret}; {gap}.",
+    "better": "{arm} is better than {static}{which}: {regret}.",
+    "equivalent": "{arm} is equivalent to {static}{comma} within a margin of {margin}: {regret}.",
+    "worse": "GradNorm loses: {arm} is worse than {static}{which}: {regret}.",
+    "inconclusive": "Whether {arm} is better or worse than {static}{comma} is open: {regret}; {gap}.",
 }
+
+
+def rival(comparison: Comparison) -> str:
+    """The arm that GradNorm is compared with: the best of the static search or, without one, the baseline."""
+    if comparison.searched:
+        return "the best static weights"
+    return "the weights of today" if comparison.baseline else "equal weights"
 
 
 def headline(comparison: Comparison) -> str:
     """The verdict in a few words."""
-    return _HEADLINES[comparison.verdict.kind]
+    return _HEADLINES[comparison.verdict.kind].format(
+        rival="the static search" if comparison.searched else rival(comparison)
+    )
 
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
@@ -40,9 +49,12 @@ def _finding(comparison: Comparison) -> str:
     verdict, margin = comparison.verdict, comparison.margin
     if verdict.kind == "none":
         return f"There is no verdict: {verdict.reason}."
+    which = ", the best static arm" if comparison.searched else ""
     text = _FINDINGS[verdict.kind].format(
         arm=arm_label(verdict.arm),
         static=arm_label(verdict.static),
+        which=which,
+        comma=which and f"{which},",
         margin=f"{margin:g}",
         regret=_regret(verdict, margin),
         gap=_gap(verdict),
@@ -84,6 +96,8 @@ def _cost(comparison: Comparison) -> str:
     cost = cost_by_way(comparison)
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
     missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
+    if missing and not comparison.searched:
+        return "The study has no static search to compare the cost with."
     if missing:
         return f"The cost cannot be compared: no trial of the {' or the '.join(missing)} has trained."
     both = f"({duration(sweeps['seconds'])} against {duration(static['seconds'])})"

@@ -81,6 +81,21 @@ def _listed(values: pd.Series) -> str:
     return " and ".join(str(value) for value in sorted(values))
 
 
+def shortlist_table(comparison: Comparison) -> pd.DataFrame:
+    """One row per arm of the shortlist, those that raced longest first."""
+    return pd.DataFrame(
+        {
+            ARM: row["arm"],
+            "Arm": arm_label(row["arm"]),
+            NOTES: "best with fixed weights" if row["chosen"] else "",
+            "Seeds": count(row["seeds"]),
+            "Score, validation": signed(row["score"]),
+            **{f"w {task}": weight(row[f"w/{task}"]) for task in comparison.tasks},
+        }
+        for _, row in comparison.shortlist.iterrows()
+    )
+
+
 def metrics_table(data: ReportData) -> pd.DataFrame:
     """For each arm its metrics on the test split, mean over seeds; the single-task networks in the first row."""
     arms = data.comparison.arms

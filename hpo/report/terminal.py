@@ -10,16 +10,18 @@ from rich.table import Table
 
 from hpo.compare import Comparison
 from hpo.core.number_format import NOTHING, signed
+from hpo.report.arm_labels import arm_label
 
 MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
 LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
-    "→ recommended, * best static arm: what regret and verdict compare with."
+    "→ recommended, * {rival}: what regret and verdict compare with."
 )
 
 
 def arms(comparison: Comparison) -> Table:
     """The arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
-    table = Table(title=LEGEND, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    rival = "best static arm" if comparison.searched else arm_label(comparison.verdict.static)
+    table = Table(title=LEGEND.format(rival=rival), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", min_width=2, no_wrap=True)
     table.add_column("arm", no_wrap=True)
     for column in ("val", "test", "regret"):

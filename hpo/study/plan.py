@@ -1,4 +1,4 @@
-"""From a study and its problem to arms and trials. Pure: decides, runs nothing."""
+"""The arms and trials of a study. Pure: runs nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare import closed, weights_of
-from hpo.core.arm import KNOWN, REFERENCE, Arm
+from hpo.core.arm import BASELINE, KNOWN, REFERENCE, Arm
 from hpo.core.errors import StudyError
+from hpo.core.text import cut
 from hpo.core.trial import AVERAGES, PlannedTrial, TrialConfig
 from hpo.problems.base import Problem
 from hpo.study.spec import StaticSpec, Study
@@ -37,10 +38,10 @@ class Plan:
     Args:
         study: the spec.
         problem: the problem it names, prepared.
-        text: the study file as it was read; what is done to it later changes nothing.
+        text: the study file as it was read; later edits of the file have no effect.
 
     Raises:
-        StudyError: points or options that the design refuses for this number of tasks.
+        StudyError: the design refuses the points or options for this number of tasks.
     """
 
     def __init__(self, study: Study, problem: Problem, text: str = "") -> None:
@@ -55,35 +56,48 @@ class Plan:
             raise StudyError(
                 f"search.epochs: expected at most {self.epochs}, those of the confirm phase, got {self.search_epochs}"
             )
+        self.baseline = _baseline(study, self.tasks)
         self.data_hash = problem.data_hash()
-        rounded = [short_weights(self.tasks, w) for w in _rows(study.static, self.tasks, study.seed)]
+        rows = _rows(study.static, self.tasks, study.seed) if study.static else [np.ones(len(self.tasks))]
+        rounded = [short_weights(self.tasks, w) for w in rows]
         distinct = {tuple(w.values()): w for w in rounded}  # six digits may make two points one
         self._points = list(distinct.values())[1:]
 
     @property
     def random_points(self) -> bool:
         """Whether the static points were drawn at random, so that they stand for all points like them."""
-        return not self.study.static.explicit and DESIGNS[self.study.static.design].random
+        static = self.study.static
+        return static is not None and not static.explicit and DESIGNS[static.design].random
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether there is a static search or an alpha sweep; else the shortlist alone chooses."""
+        return self.study.static is not None or self.study.gradnorm is not None
 
     @property
     def points(self) -> int:
-        """Static points beside equal weights."""
+        """The number of static points without equal weights."""
         return len(self._points)
 
     def search_trial(self, phase: str, candidate: Candidate, epochs: int | None = None) -> PlannedTrial:
-        """A trial on the search seed; without ``epochs`` as long as the search's are."""
+        """Return a trial on the search seed; the default for ``epochs`` is the search's."""
         return self._planned(phase, candidate, self.study.seed, epochs or self.search_epochs, test=False)
 
+    def race_trial(self, phase: str, candidate: Candidate, place: int) -> PlannedTrial:
+        """A trial on the seed of a place in the race of the shortlist; at place 0 it is the search seed."""
+        seed = self.study.race_seed(place) if place else self.study.seed
+        return self._planned(phase, candidate, seed, self.search_epochs, test=False)
+
     def confirm_trial(self, phase: str, candidate: Candidate, seed: int) -> PlannedTrial:
-        """A trial that is trained to the end and reads the test split."""
+        """Return a trial that is trained to the end and evaluated on the test split."""
         return self._planned(phase, candidate, seed, self.epochs, test=True)
 
     def point(self, kind: str, number: int) -> Candidate:
-        """A point of the static search, counted from 1."""
+        """Return a point of the static search, counted from 1."""
         return Candidate(Arm(kind, number=number), "static", {"weights": self._points[number - 1]})
 
     def reference_arms(self) -> list[Candidate]:
-        """The methods that the study names as references."""
+        """Return the arms of the methods that the study names as references."""
         arms: list[Candidate] = []
         for reference in self.study.references:
             if reference == REFERENCE:
@@ -93,24 +107,46 @@ class Plan:
         return arms
 
     def fixed_arms(self) -> list[Candidate]:
-        """The arms that need no search: references, first-step weights, weights that the problem knows."""
+        """The arms that need no search: references, baseline, first-step weights, weights that the problem knows."""
         arms = self.reference_arms()
-        arms += [Candidate(Arm("frozen", rule=rule), "frozen", {"rule": rule}) for rule in FROZEN_RULES]
+        if not self.is_searched:  # the shortlist has compared the other methods
+            arms = [arm for arm in arms if arm.arm.kind == REFERENCE]
+        arms += [EQUAL] if self.study.static is None and EQUAL not in arms else []
+        arms += [self.baseline] if self.baseline is not None and self.baseline not in arms else []
+        arms += self.first_step_arms() if self.is_searched else []
         if self.known is not None:
             w = closed([self.known[task] for task in self.tasks])
             arms.append(Candidate(Arm(KNOWN), "static", {"weights": short_weights(self.tasks, w)}))
         return arms
 
+    def first_step_arms(self) -> list[Candidate]:
+        """The arms whose weights are read off the first step."""
+        return [Candidate(Arm("frozen", rule=rule), "frozen", {"rule": rule}) for rule in FROZEN_RULES]
+
+    def plain_arms(self) -> list[Candidate]:
+        """The arms with fixed weights that need no other run: first-step weights, equal weights, the baseline."""
+        arms = [*self.first_step_arms(), EQUAL]
+        return arms if self.baseline is None or self.baseline == EQUAL else [*arms, self.baseline]
+
+    def unsearched_arm(self, recipe: str, alpha: float) -> Candidate:
+        """GradNorm at an alpha that no sweep has found."""
+        arm = Arm("gradnorm", recipe=recipe, parameters={"alpha": alpha})
+        return Candidate(arm, "gradnorm", {"recipe": recipe, "alpha": alpha})
+
+    def ranges(self, recipe: str) -> dict[str, tuple[float, float]]:
+        """The parameters of a recipe that its sweep searches, with their ranges; none without a sweep."""
+        return self.study.gradnorm.ranges(recipe) if self.study.gradnorm else {}
+
     def gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
-        """GradNorm with parameters, four digits of each."""
+        """Return the arm of GradNorm with parameters, rounded to four digits."""
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
-        for name, (low, high) in self.study.gradnorm.ranges(recipe).items():
+        for name, (low, high) in self.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
         return Candidate(Arm("gradnorm", recipe=recipe, parameters=told), "gradnorm", {"recipe": recipe, **told})
 
     def gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Candidate]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
-        yield self.gradnorm_arm(recipe, {name: best[name] for name in self.study.gradnorm.ranges(recipe)})
+        yield self.gradnorm_arm(recipe, {name: best[name] for name in self.ranges(recipe)})
         for average in AVERAGES:
             if average in self.study.confirm.averages:
                 w = weights_of(best, self.tasks, average)
@@ -133,17 +169,17 @@ class Plan:
 
 
 def sweep_parameters(config: TrialConfig) -> dict[str, float]:
-    """What Optuna chose for a GradNorm trial."""
+    """Return the parameters that Optuna suggested for a GradNorm trial."""
     return {name: config.settings[name] for name in ("alpha", "learning_rate") if name in config.settings}
 
 
 def short_weights(tasks: Sequence[str], w: Sequence[float] | Any) -> dict[str, float]:
-    """Weights by task with six digits: what a person can read is exactly what is trained with."""
+    """Return weights by task, rounded to six digits, so that the weights shown are exactly those trained with."""
     return {task: float(f"{value:.6g}") for task, value in zip(tasks, w, strict=True)}
 
 
 def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
-    """The points of the static search, shape (n, T); the first is equal weights."""
+    """Return the points of the static search, shape (n, T); the first is equal weights."""
     rows = [_row(k, point, tasks) for k, point in enumerate(spec.explicit)]
     try:
         if rows:
@@ -151,14 +187,30 @@ def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
         else:
             found = points(spec.design, len(tasks), spec.points, seed, **spec.options)
     except ValueError as error:
-        raise StudyError(f"static: {error}") from None
+        fault = str(error)
+        raise StudyError(f"static{fault.removeprefix('rows') if rows else f'.{fault}'}") from None
     if (least := found.min()) < SMALLEST:  # it would be 0 in training
         raise StudyError(f"static: expected weights >= {SMALLEST:.2g}, as float32 holds, got {least:.2g}")
     return found
 
 
+def _baseline(study: Study, tasks: Sequence[str]) -> Candidate | None:
+    """The arm of the weights of today; ``None`` if the study names none."""
+    w = study.baseline
+    if w is None:
+        return None
+    if isinstance(w, Mapping) and w.keys() != set(tasks):
+        found = cut(str(dict(w)))
+        raise StudyError(f"baseline: expected a number for each of the tasks {', '.join(tasks)}, got {found}")
+    values = closed([w[task] for task in tasks]) if isinstance(w, Mapping) else np.ones(len(tasks))
+    if (least := values.min()) < SMALLEST:  # it would be 0 in training
+        raise StudyError(f"baseline: expected weights >= {SMALLEST:.2g} of a sum of {len(tasks)}, got {least:.2g}")
+    told = short_weights(tasks, values)
+    return EQUAL if set(told.values()) == {1.0} else Candidate(Arm(BASELINE), "static", {"weights": told})
+
+
 def _row(k: int, point: Sequence[float] | Mapping[str, float], tasks: Sequence[str]) -> list[float]:
-    """An explicit point in the order of the tasks."""
+    """Return an explicit point in the order of the tasks."""
     w: dict[Any, float] = dict(point if isinstance(point, Mapping) else enumerate(point))
     keys = tasks if isinstance(point, Mapping) else range(len(tasks))
     if w.keys() != set(keys):

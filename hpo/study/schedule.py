@@ -52,6 +52,7 @@ class Schedule:
         self._so_far.phases = self.phases
         self.results = self._so_far.results
         self._begun: set[str] = set()
+        self._cohorts: list[set[str]] = []  # identities of those that run
         self._stopped: list[PlannedTrial] = []  # since the last call
 
     def next(self) -> PlannedTrial | Next:
@@ -68,19 +69,28 @@ class Schedule:
         """
         self._settle()
         cohort: list[PlannedTrial] = []
-        while len(cohort) < most and (planned := self._take(cohort)) is not None:
+        allowed = self._allowed(slots)
+        while len(cohort) < most and (planned := self._take(cohort, allowed)) is not None:
             if not cohort and most > 1:
                 most = min(most, self._share(planned, slots))
             cohort.append(planned)
             self._so_far.running[planned.config.identity] = planned
         if cohort:
+            self._cohorts.append({planned.config.identity for planned in cohort})
             return cohort
         return Next.WAIT if self._so_far.running else Next.FINISHED
 
-    def _take(self, cohort: Sequence[PlannedTrial]) -> PlannedTrial | None:
+    def _allowed(self, slots: int) -> list[StudyPhase]:
+        """The phases whose trials may start: with one worker left, none that comes after an urgent phase."""
+        running = self._so_far.running
+        self._cohorts = [cohort for cohort in self._cohorts if any(identity in running for identity in cohort)]
+        urgent = [place for place, phase in enumerate(self.phases) if phase.is_urgent]
+        return self.phases[: urgent[-1] + 1] if urgent and len(self._cohorts) >= slots - 1 else self.phases
+
+    def _take(self, cohort: Sequence[PlannedTrial], allowed: Sequence[StudyPhase]) -> PlannedTrial | None:
         """Return the next trial, if it can be trained at once with those before it."""
         kind = self._kind(cohort[0]) if cohort else None
-        for phase in self.phases:
+        for phase in allowed:
             planned = phase.next(None if kind is None else lambda planned: self._kind(planned) == kind)
             if planned is not None:
                 return planned
@@ -135,7 +145,7 @@ class Schedule:
         self._settle()
 
     def until(self, config: TrialConfig) -> int:
-        """How many epochs a trial that is handed out is to have when it comes back."""
+        """Return the epoch at which a trial returns to the driver."""
         return min(phase.until(config) for phase in self.phases)
 
     def stopped(self) -> list[PlannedTrial]:
@@ -180,7 +190,7 @@ class Schedule:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every trial of the study has a result."""
+        """True if every trial of the study has a result."""
         return all(count["done"] + count["failed"] >= count["total"] for count in self.progress().values())
 
     def table(self) -> pd.DataFrame:

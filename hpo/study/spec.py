@@ -1,4 +1,4 @@
-"""The study file: what the user writes, checked before anything runs."""
+"""The models of the study file, which check it before anything runs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from hpo.core.text import cut, unquoted
 from hpo.core.trial import AVERAGES
 from hpo.problems.base import RECORDABLE, is_recordable
 from hpo.training.methods import METHODS, RECIPES, WITHOUT_RATE, reference_names
-from search_spaces import DESIGNS, AlphaSpace
+from search_spaces import DESIGNS, SAMPLERS, AlphaSpace
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_TOGETHER = 1024
+MOST_SEEDS = 1000
 
 # MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
 TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
@@ -56,7 +57,7 @@ def _cohort(value: Any) -> Any:
 
 
 def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
-    """A point of weights: a number for each task, in their order or by name."""
+    """Check a point of weights: a number for each task, in their order or by name."""
     named = isinstance(value, Mapping) and all(isinstance(task, str) for task in value)
     if named or isinstance(value, list | tuple):
         try:
@@ -68,8 +69,21 @@ def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
     raise ValueError("a list of numbers > 0, one for each task, or a mapping from each task to its number")
 
 
+def _baseline(value: Any) -> Any:
+    """The weights of today: `equal`, or a number for each task by name."""
+    if value == "equal":
+        return value
+    try:
+        point = _point(value)
+    except ValueError:
+        point = ()
+    if not isinstance(point, dict):
+        raise ValueError("equal, or a mapping from each task to a number > 0")
+    return point
+
+
 def _json(value: Any) -> Any:
-    """Arguments decide a trial's identity, which is a hash of JSON."""
+    """Check that arguments are JSON, of which a trial's identity is a hash."""
     try:
         same = json.loads(json.dumps(value, allow_nan=False)) == value
     except (TypeError, ValueError):
@@ -106,6 +120,7 @@ Number = Annotated[float, BeforeValidator(_not_bool)]
 Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
 Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
 Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
+Baseline = Annotated[Literal["equal"] | Mapping[str, float], PlainValidator(_baseline)]
 
 
 class _Strict(BaseModel):
@@ -129,7 +144,7 @@ class ProblemSpec(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is told."""
+        """The arguments of the class."""
         return dict(self.model_extra or {})
 
 
@@ -154,15 +169,15 @@ class StaticSpec(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the design is told beside the number of points."""
+        """The options of the design besides the number of points."""
         return dict(self.model_extra or {})
 
 
 class GradNormSpec(_Strict):
-    """The alpha sweep: for each recipe so many trials over the range of alpha.
+    """The alpha sweep: for each recipe a number of trials over the range of alpha.
 
-    The defaults are what docs/results.md speaks for: the paper's recipe to compare with, the one that did best, and
-    the alphas that did no harm.
+    The defaults follow docs/results.md: the paper's recipe for comparison, the recipe that did best, and the range of
+    alpha that did no harm.
     """
 
     recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "direct")
@@ -175,12 +190,12 @@ class GradNormSpec(_Strict):
     """Number of trials per recipe."""
 
     def ranges(self, recipe: str) -> dict[str, tuple[float, float]]:
-        """What the sweep of a recipe searches, and where."""
+        """Return the range of each parameter that the sweep of a recipe searches."""
         rate = None if recipe in WITHOUT_RATE else self.learning_rate
         return {"alpha": self.alpha} | ({"learning_rate": rate} if rate else {})
 
     def space(self, recipe: str) -> AlphaSpace:
-        """The same for Optuna."""
+        """Return the same as a search space for Optuna."""
         return AlphaSpace(*self.alpha, learning_rate=self.ranges(recipe).get("learning_rate"))
 
     @field_validator("alpha")
@@ -198,8 +213,34 @@ class GradNormSpec(_Strict):
         return rate
 
 
+class ShortlistSpec(_Strict):
+    """Arms that need no search: a GradNorm run per alpha, its E_t[w], first-step and equal weights, the baseline."""
+
+    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("direct",)
+    """GradNorm recipes, each once."""
+    alphas: Annotated[tuple[Annotated[Number, Field(ge=0)], ...], BeforeValidator(_each_once)] = (0.0, 0.5)
+    """The alphas of the GradNorm runs, each once."""
+    averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("geometric", "tail")
+    """Averages of the weights of these runs to train with as fixed weights."""
+    methods: tuple[Reference, ...] = ()
+    """Other methods that take part, beside those among `references`."""
+    seeds: Annotated[Whole, Field(ge=1, le=100)] = 3
+    """Seeds of the race in all: close arms are trained on a second seed, the closest on further ones."""
+
+
+class RefineSpec(_Strict):
+    """Bayesian optimisation of fixed weights around the best ones that the phases before it have found."""
+
+    trials: Annotated[Whole, Field(ge=4, le=MOST_TRIALS)] = 16
+    """Maximum number of points. Two batches of four without a better score end the search early."""
+    sampler: Annotated[str, _one_of(SAMPLERS)] = "gp"
+    """How points are proposed: `gp` (Gaussian process), `tpe` or `random`."""
+    span: Annotated[Number, Field(gt=1, le=1e6)] = 8.0
+    """Factor by which a log-ratio of weights may move away from the start, in either direction."""
+
+
 class ConfirmSpec(_Strict):
-    """What goes to fresh seeds: so many static points, and E_t[w] by these averages."""
+    """The arms of the confirm phase: the number of static points, and the averages for E_t[w]."""
 
     top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
     """How many of the best static points are trained on the confirm seeds."""
@@ -208,7 +249,7 @@ class ConfirmSpec(_Strict):
 
 
 class SearchSpec(_Strict):
-    """A cheaper search: shorter runs, points that are stopped early. By default every trial goes to its end."""
+    """A cheaper search: shorter runs, points that are stopped early. By default every trial is trained to its end."""
 
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     """Epochs of every trial of the search, where they are to be shorter than those of the confirm phase."""
@@ -219,7 +260,7 @@ class SearchSpec(_Strict):
 
 
 class Resources(_Strict):
-    """What one trial needs, and how many minutes it may take."""
+    """Resources of one trial, and its time limit in minutes."""
 
     cpu: Annotated[Number, Field(gt=0)] = 1.0
     """CPU cores per trial, and the number of torch threads."""
@@ -242,11 +283,18 @@ def _problem(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _is_off(value: Any) -> bool:
+    """Whether a phase is switched off; YAML reads ``off`` as false."""
+    return value is False or value == "off"
+
+
 def _static(value: Any) -> Any:
+    if _is_off(value):
+        return None
     if isinstance(value, list | tuple) and value:
         return {"explicit": value}
     if not isinstance(value, Mapping | StaticSpec):
-        raise ValueError("a mapping of design, points and options, or a list of at least one point")
+        raise ValueError("a mapping of design, points and options, a list of at least one point, or off")
     if isinstance(value, Mapping):
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
@@ -254,6 +302,24 @@ def _static(value: Any) -> Any:
         if known and (unknown := [unquoted(key) for key in value if key not in allowed]):
             raise ValueError(f"unknown key {cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
     return value
+
+
+def _or_off(spec: type[_Strict]) -> BeforeValidator:
+    """A part of the study that can be switched off."""
+
+    def check(value: Any) -> Any:
+        if _is_off(value):
+            return None
+        if not isinstance(value, Mapping | spec):
+            raise ValueError("a mapping, or off")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _given(study: Study, part: str) -> set[str]:
+    """The keys that a part of a study file gives."""
+    return set(getattr(study, part).model_fields_set)
 
 
 class Study(_Strict):
@@ -265,18 +331,24 @@ class Study(_Strict):
     """The problem to train. A text is short for `{name: ...}`."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Seed of the search. The confirm phase uses the seeds after it."""
-    seeds: Annotated[Whole, Field(ge=1, le=1000)] = 3
+    seeds: Annotated[Whole, Field(ge=1, le=MOST_SEEDS)] = 3
     """Number of confirm seeds, paired: every arm starts from the same network and sees the same batches."""
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     """Epochs per trial. Default: those of the problem."""
+    baseline: Baseline | None = None
+    """The weights that you train with today, `equal` or `{task: weight, ...}`, to compare with."""
     references: References = ("single_task", "equal", "uncertainty")
     """Methods to compare with. `single_task` must be among them: every score is relative to it."""
-    static: Annotated[StaticSpec, BeforeValidator(_static)] = StaticSpec()
-    """The static search: which fixed weights are tried."""
+    shortlist: Annotated[ShortlistSpec | None, _or_off(ShortlistSpec)] = ShortlistSpec()
+    """Arms that need no search, for an answer within a few runs, or `off`."""
+    static: Annotated[StaticSpec | None, BeforeValidator(_static)] = StaticSpec()
+    """The static search: which fixed weights are tried. `off`: none, and arms are compared with the baseline."""
     search: SearchSpec = SearchSpec()
     """A cheaper search."""
-    gradnorm: GradNormSpec = GradNormSpec()
-    """The alpha sweep of GradNorm."""
+    refine: Annotated[RefineSpec | None, _or_off(RefineSpec)] = None
+    """A search by Bayesian optimisation around the best fixed weights so far. By default it is off."""
+    gradnorm: Annotated[GradNormSpec | None, _or_off(GradNormSpec)] = GradNormSpec()
+    """The alpha sweep of GradNorm, or `off`."""
     confirm: ConfirmSpec = ConfirmSpec()
     """The confirm phase, on fresh seeds and the test split."""
     resources: Resources = Resources()
@@ -302,7 +374,28 @@ class Study(_Strict):
             raise ValueError("a list with single_task, to which every score is relative")
         return references
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.static is None:
+            told = {"search": ("full", "halving"), "confirm": ("top_static",)}
+            needing = [f"{part}.{key}" for part, keys in told.items() for key in keys if key in _given(self, part)]
+            if needing:
+                need = "needs" if len(needing) == 1 else "need"
+                raise ValueError(f"static: expected a static search, which {' and '.join(needing)} {need}, got off")
+        if self.static is None and self.gradnorm is None and self.shortlist is None:
+            raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
+        return self
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The GradNorm recipes whose alpha is swept."""
+        return self.gradnorm.recipes if self.gradnorm else ()
+
+    def race_seed(self, place: int) -> int:
+        """The seed of a place in the shortlist's race, from 1; it lies beyond all confirm seeds there can be."""
+        return self.seed + MOST_SEEDS + place
+
     @property
     def confirm_seeds(self) -> range:
-        """Seeds that no search trial has used."""
+        """The seeds of the confirm phase, which no search trial has used."""
         return range(self.seed + 1, self.seed + 1 + self.seeds)

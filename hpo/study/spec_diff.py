@@ -1,4 +1,4 @@
-"""What has changed in a study file since an earlier launch, and what is kept all the same."""
+"""Changes in a study file since an earlier launch, and the trials that are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTED = 8  # changes named one by one
 
 
 def changes(before: Path, now: Study) -> list[str]:
-    """The fields that differ, each as ``field: old -> new``; empty if none does.
+    """Return the fields that differ, each as ``field: old -> new``; empty if none does.
 
     Args:
         before: the earlier study file.
@@ -30,15 +30,15 @@ def changes(before: Path, now: Study) -> list[str]:
 
 
 def describe_changed_data(before: str, now: str, count: int) -> str:
-    """The data have changed: what they were, what they are, and what becomes of the trials so far."""
+    """Describe a change of the data and its effect on the trials so far."""
     return (
         f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
-        "earlier data are not part of this study any more; MLflow keeps what it holds, and every trial runs again."
+        "earlier data are not part of this study any more but stay in MLflow, and every trial runs again."
     )
 
 
 def describe_changes(differing: list[str], kept: int, missing: int, others: int) -> str:
-    """What changed and what is kept, in a few sentences.
+    """Describe in a few sentences what has changed and what is kept.
 
     Args:
         differing: of `changes`.
@@ -50,7 +50,7 @@ def describe_changes(differing: list[str], kept: int, missing: int, others: int)
         f" and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
     )
     are = "1 earlier trial is" if others == 1 else f"{others} earlier trials are"
-    rest = f" {are} not part of it any more; MLflow keeps what it holds." if others else ""
+    rest = f" {are} no longer part of it, but kept in MLflow." if others else ""
     return (
         f"The study file has changed since the last launch: {named}. {kept} trials are kept, {missing} to run.{rest}"
     )

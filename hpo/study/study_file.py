@@ -1,10 +1,11 @@
-"""A study file: read safely, checked, and every fault told in a line."""
+"""Study files: read safely and checked, with one line for each fault."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import (
@@ -21,14 +22,14 @@ MOST_FAULTS = 20  # shown
 
 
 class StudyFile(NamedTuple):
-    """A study as it is described, and the text of its file, so that it need not be read again."""
+    """A study with the text of its file, so that the file need not be read again."""
 
     study: Study
     text: str
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """It is YAML, yet no study."""
+    """The file is YAML but not a study."""
 
     def __init__(self, node: yaml.Node, problem: str) -> None:
         super().__init__(problem=problem, problem_mark=node.start_mark)
@@ -44,7 +45,7 @@ _SCALARS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML, less what is a slip or takes for ever: a key twice, aliases that explode, numbers without end."""
+    """Plain YAML without mistakes or attacks: repeated keys, exploding aliases, endless numbers are refused."""
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -63,8 +64,18 @@ class _Loader(yaml.SafeLoader):
             raise _Refused(node, expected(_SCALARS[node.tag], quoted(node.value))) from None
 
 
+class _Dumper(yaml.SafeDumper):
+    """Plain YAML that `read_yaml` reads as it was: text that looks like a number is quoted."""
+
+
+# PyYAML follows YAML 1.1, which takes 1e-3 and 1.5e3 for text; in YAML 1.2, in JSON and in Python they are numbers.
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def _check_nodes(root: yaml.Node) -> None:
-    """Walk the file with its aliases written out; a list within itself has no last level."""
+    """Check the size and depth of the file with its aliases written out; a list that contains itself is too deep."""
     left, todo = 2 * MOST_CHARACTERS, [(root, 1)]  # twice: what follows counts brackets and empty values too
     while todo:
         node, level = todo.pop()
@@ -99,11 +110,11 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
 
 
 def read_yaml(text: str) -> Any:
-    """What a text of YAML says: plain data alone, no key twice, nothing that takes for ever.
+    """Read plain data from YAML; repeated keys and inputs that would take forever are refused.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or not such.
-        RecursionError: it is too deep.
+        yaml.YAMLError: it is not YAML, or it is refused.
+        RecursionError: it is nested too deeply.
     """
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
 
@@ -158,7 +169,7 @@ def study_from(content: Mapping[str, Any]) -> StudyFile:
     plain = _plain(content)
     study = _checked(plain, "")
     try:
-        return StudyFile(study, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        return StudyFile(study, yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
     except yaml.YAMLError as error:
         raise StudyError(f"a study is plain data: {' '.join(str(error).split())}") from None
 
@@ -174,7 +185,7 @@ def _checked(content: Any, where: str) -> Study:
 
 
 def _plain(value: Any) -> Any:
-    """Data as YAML has it; anything else as it is, for the checks to name."""
+    """Return data in YAML's types; other values are returned unchanged, and the checks report them."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -204,7 +215,7 @@ _ALLOWED = {
 
 
 def _line(fault: Any) -> str:
-    """One fault: the field, what was found, what is allowed."""
+    """Return the line of one fault: the field, what is expected, what was found."""
     location = [part for part in fault["loc"] if part != "explicit"]  # the file has the list right below static
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{unquoted(part)}" for part in location).lstrip(".")
     kind, found = fault["type"], quoted(fault["input"])
@@ -215,6 +226,8 @@ def _line(fault: Any) -> str:
         return f"{field}: missing, required here: {', '.join(required)}"
     if kind == "value_error":
         text = str(fault["ctx"]["error"])
+        if not location:  # of the study as a whole, which names the field itself
+            return text
         whole = text.startswith(("unknown key", "unusable argument"))
         return f"{field}: {text if whole else expected(text, found)}"
     limits = {name: f"{x:g}" if isinstance(x, float) else x for name, x in fault.get("ctx", {}).items()}
@@ -222,8 +235,13 @@ def _line(fault: Any) -> str:
     return complaint(field, allowed, found)
 
 
+def _model(annotation: Any) -> Any:
+    """The model of a field, which may be switched off."""
+    return next((one for one in get_args(annotation) if one is not type(None)), annotation)
+
+
 def _fields(location: tuple[Any, ...]) -> dict[str, Any]:
     model: Any = Study
     for part in location:
-        model = model.model_fields[part].annotation
+        model = _model(model.model_fields[part].annotation)
     return dict(model.model_fields)

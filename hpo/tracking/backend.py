@@ -1,4 +1,4 @@
-"""Where MLflow's backend is: its URI, whether it answers, and its server over a database."""
+"""MLflow's backend: its URI, a check that it answers, and the file of an embedded one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ UI_VIEW = "workflowType=machine_learning"  # else MLflow's UI opens on pages for
 
 
 def embedded_uri(output: Path) -> str:
-    """The default backend: SQLite in the output folder.
+    """Return the default backend: SQLite in the output folder.
 
     Raises:
-        OutputError: SQLAlchemy has no way to write this folder's name.
+        OutputError: SQLAlchemy cannot represent this folder's name.
     """
     return sqlite_uri((output / "mlflow.db").resolve())
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of a database in a file, whatever characters are in the path.
+    """Return the URI of an SQLite file, quoted where its path needs it.
 
     Raises:
-        OutputError: SQLAlchemy has no way to write this path.
+        OutputError: SQLAlchemy cannot represent this path.
     """
-    # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow makes the folder that the URI names
-    # unquoted: with its slashes quoted too, that is the current folder, and no other is left behind.
+    # SQLAlchemy ends a path at its "?" and, from 2.1 on, unquotes it. MLflow creates the folder of the URI's path
+    # without unquoting it: if the slashes are quoted too, that is the current folder, so no stray folder appears.
     for uri in (f"sqlite:///{path}", f"sqlite:///{quote(str(path), safe='')}"):
         if fault(uri) is None and sqlite_path(uri) == path:
             return uri
@@ -45,12 +45,12 @@ def sqlite_uri(path: Path) -> str:
 
 
 def machine() -> str:
-    """This machine in words."""
+    """Describe this machine in a few words."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 
 def check_answers(uri: str) -> None:
-    """Ask a backend once and briefly, before MLflow's clients do, which try for minutes.
+    """Check briefly that a backend answers, because MLflow's clients would try for minutes.
 
     Raises:
         TrackingError: nothing answers, or MLflow cannot use this kind of backend.
@@ -88,12 +88,12 @@ def _knock(uri: str) -> None:
 
 
 def is_server(uri: str) -> bool:
-    """Whether a URI names a tracking server rather than a database."""
+    """Return whether a URI names a tracking server rather than a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite backend, ``None`` for any other."""
+    """Return the file of an SQLite backend, ``None`` for any other."""
     if not uri.startswith("sqlite:///"):
         return None
     try:
@@ -103,10 +103,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def holds_no_study(path: Path) -> bool:
-    """Whether a database is not there, or has neither a run nor an experiment but MLflow's own first.
+    """Return whether a database is absent, or has no run and no experiment other than MLflow's default one.
 
     Raises:
-        sqlite3.Error: it cannot be read, is no database, or is locked.
+        sqlite3.Error: the file cannot be read, is not a database, or is locked.
     """
     if not path.exists() or not path.stat().st_size:
         return True
@@ -121,13 +121,13 @@ def holds_no_study(path: Path) -> bool:
 
 
 def first_line(error: BaseException, uri: str) -> str:
-    """The first line of an error, without a secret of the URI."""
+    """Return the first line of an error, without the URI's secrets."""
     lines = [line.strip() for line in redacted(str(error), uri).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 @event.listens_for(Engine, "connect")
 def _relax_sqlite(connection: Any, _: Any) -> None:
-    """No fsync a transaction: in WAL mode a power cut leaves a database whole and takes its last second at most."""
+    """Skip the fsync of each transaction: in WAL mode a power cut loses at most the last second of data."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=normal")

@@ -250,7 +250,7 @@ def deliver(outbox: Outbox, tracking: StudyExperiment, delivered: Callable[[str]
             if not tracking.has_result(entry.planned.config.identity):  # else another launch trained it
                 tracking.write(entry)
         except Exception as error:  # SQLAlchemy, requests and MLflow each raise their own
-            faults.append(f"MLflow did not take {entry.planned.name}: {tracking.fault(error)}")
+            faults.append(f"MLflow did not accept {entry.planned.name}: {tracking.fault(error)}")
             if time.monotonic() > deadline:  # the server responds but rejects every entry
                 faults.append(f"{len(outbox)} trials wait in {outbox.folder} for the next command")
                 break

@@ -95,7 +95,7 @@ class Experiment:
         """Initialise a subclass's record of its runs; called by the constructor."""
 
     def _create(self, output: Path) -> MlflowExperiment:
-        location = None  # a server has its own artifact store artifact store
+        location = None  # a server has its own artifact store
         if not is_server(self.uri):
             location = (output / "artifacts" / self.study).resolve().as_uri()
         if path := sqlite_path(self.uri):

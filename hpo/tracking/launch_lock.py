@@ -1,4 +1,4 @@
-"""One launch of a study at a time, whatever its folder or machine: by the signs of life that it leaves in MLflow."""
+"""One launch of a study at a time, across folders and machines, by the heartbeats that a launch sends to MLflow."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from hpo.tracking.delivery import BEAT_SECONDS
 from hpo.tracking.experiment import StudyExperiment
 from hpo.tracking.launch_runs import OpenLaunch
 
-WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a sign of life, and a launch is dead
+WATCH_SECONDS = 2.5 * BEAT_SECONDS  # without a heartbeat, after which a launch is dead
 
 
 def refuse_other_launch(store: StudyExperiment, console: Console, own: str | None = None) -> list[str]:
-    """Refuse to run beside a launch with another folder or on another machine, which the lock does not know.
+    """Refuse to run beside a launch in another folder or on another machine, which the file lock cannot detect.
 
-    A driver that was killed leaves its launch open. On this machine its process tells whether it lives; of another
-    machine's, its signs of life are watched for a while.
+    A driver that was killed leaves its launch open. On this machine the process list shows whether it is alive; a
+    launch on another machine is watched for heartbeats for a while.
 
     Args:
         store: the study's experiment.
         console: for the user.
-        own: the launch that asks, once it is open: only those before it count.
+        own: this launch, once it is open; only launches before it count.
 
     Returns:
-        The launches that are open and dead.
+        The launches that are open but dead.
 
     Raises:
-        OutputError: such a launch lives.
+        OutputError: such a launch is alive.
     """
     launches = sorted(store.open_launches(), key=lambda launch: (launch.started, launch.run_id))
     ours = next((i for i, launch in enumerate(launches) if launch.run_id == own), len(launches))
-    for launch in launches[:ours]:  # of two that start at once, the later gives way
+    for launch in launches[:ours]:  # of two that start at once, the later one stops
         if launch.host == socket.gethostname() and not _runs(launch.pid):
-            lives = False  # as soon as it was killed; a container that restarts may meet its own number again
+            lives = False  # no wait is needed; a restarted container may have the same process number as before
         else:
             console.print(
-                f"A launch of study {store.study!r} on {launch.host} has not ended; watching it for signs of life "
+                f"A launch of study {store.study!r} on {launch.host} has not ended; watching it for heartbeats "
                 f"for {WATCH_SECONDS:.0f} s",
                 highlight=False,
                 soft_wrap=True,
@@ -57,7 +57,7 @@ def refuse_other_launch(store: StudyExperiment, console: Console, own: str | Non
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is such a process, whoever owns it."""
+    """Return whether a process exists, whoever owns it."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Launches of a study in MLflow: their parent runs, their signs of life, and which of them may write."""
+"""Launches of a study in MLflow: their parent runs, their heartbeats, and which of them may write."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from hpo.tracking.experiment_base import Experiment, P, R, now, or_tracking_erro
 from hpo.tracking.run_format import LAUNCH, TRIAL, source_tags
 
 STUDY_FILE = "study.yaml"
-BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last sign of life
+BEAT = "gradsweep.alive"  # milliseconds since the epoch of a launch's last heartbeat
 L = TypeVar("L", bound="LaunchRuns")
 
 
 def as_owner(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """Look whether the study is still this launch's before anything is written.
+    """Check that this launch still owns the study before anything is written.
 
-    A driver that was suspended (a closed laptop, a paused virtual machine) cannot know by a clock how long that was.
+    A driver that was suspended (a closed laptop, a paused virtual machine) cannot tell by a clock for how long.
     """
 
     @wraps(method)
     def written(store: L, /, *arguments: P.args, **named: P.kwargs) -> R:
-        if store.asked.depth == 0:  # one question for what calls another of these
+        if store.asked.depth == 0:  # nested guarded writes ask once
             store.check_owner()
         store.asked.depth += 1
         try:
@@ -46,14 +46,14 @@ def as_owner(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, 
 
 
 class _Asked(threading.local):
-    """How many guarded writes this thread is in."""
+    """The number of nested guarded writes of this thread."""
 
     depth = 0
 
 
 @dataclass
 class OpenLaunch:
-    """A launch that has not ended, or whose driver was killed; ``alive`` changes while it lives."""
+    """A launch that has not ended or whose driver was killed; ``alive`` changes with each heartbeat."""
 
     run_id: str
     host: str
@@ -68,22 +68,22 @@ class LaunchRuns(Experiment):
     def _forget(self) -> None:
         super()._forget()
         self._launch = ""  # the parent run of this driver, once it is open
-        self._dead: frozenset[str] | None = None  # launches that were found dead; ``None`` before anybody has looked
-        self._launches: frozenset[str] | None = None  # all that there were when the trials were read
-        self._unverified: set[str] = set()  # runs that were made since the backend last said that this launch is open
+        self._dead: frozenset[str] | None = None  # launches that were found dead; ``None`` before the first check
+        self._launches: frozenset[str] | None = None  # all launches at the time when the trials were read
+        self._unverified: set[str] = set()  # runs created since this launch was last confirmed to be open
         self.asked = _Asked()
 
     def take_over(self, dead: Collection[str]) -> None:
-        """Let this driver write: no launch is alive but those whose signs of life have been looked for in vain.
+        """Allow this driver to write: every other open launch was found dead.
 
         Args:
-            dead: their parent runs.
+            dead: the parent runs of these launches.
         """
         self._dead = frozenset(dead)
 
     @or_tracking_error
     def reconcile(self) -> int:
-        """Close the runs that a killed driver left open; their trials run again, in the same runs. How many.
+        """Close the runs that a killed driver left open; return their number. Their trials continue in the same runs.
 
         Raises:
             LaunchLostError: another launch has begun since `take_over`.
@@ -121,12 +121,12 @@ class LaunchRuns(Experiment):
         return run_id
 
     def _check_unchanged(self, own: Run) -> None:
-        """See that no launch has begun between the reading of the trials and this one: its results would be missing.
+        """Check that no launch has begun since the trials were read, because its results would be missing.
 
-        Of two that start at once the later gives way.
+        If two start at once, the later one stops.
 
         Raises:
-            LaunchLostError: one has, be it over or not.
+            LaunchLostError: one has begun, whether it has ended or not.
         """
 
         def order(run: Run) -> tuple[int, str]:
@@ -138,11 +138,11 @@ class LaunchRuns(Experiment):
         self.interrupt(own.info.run_id)
         raise LaunchLostError(
             f"another launch of study {self.study!r} has begun while this one started (it was suspended, or Ray took "
-            "long); the same command goes on from what that one leaves"
+            "long); the same command continues the study"
         )
 
     def check_owner(self) -> None:
-        """Ask the backend whether the study is this driver's: who takes a study over closes the launches before.
+        """Ask the backend whether this driver still owns the study: taking over a study closes earlier launches.
 
         Raises:
             LaunchLostError: another launch has closed this one, or has begun before this one was open.
@@ -151,14 +151,14 @@ class LaunchRuns(Experiment):
             self._unverified.clear()
             return
         for run_id in self._unverified:
-            with contextlib.suppress(Exception):  # the backend may be away
+            with contextlib.suppress(Exception):  # the backend may be unavailable
                 self._disown(run_id)
         raise self._lost()
 
     def _disown(self, run_id: str) -> None:
-        """Remove a run that was made when the other launch had read the runs, and of which it does not know.
+        """Remove a run that was created after the other launch had read the runs, and that it does not know.
 
-        Those that it knows of it has closed, or has taken for its own.
+        It has closed or taken over the runs that it knows.
         """
         run = self.client.get_run(run_id)
         if run.info.status == "RUNNING" and run.data.tags.get("mlflow.parentRunId") == self._launch:
@@ -173,13 +173,13 @@ class LaunchRuns(Experiment):
         newest = max(self.open_launches(), key=lambda launch: launch.started, default=None)
         who = f"on {newest.host} (process {newest.pid}) " if newest else ""
         return LaunchLostError(
-            f"another launch of study {self.study!r} {who}has taken it over, since this one gave no sign of life for "
+            f"another launch of study {self.study!r} {who}has taken it over, since this one sent no heartbeat for "
             "a while (it was suspended, or cut off from MLflow)"
         )
 
     @or_tracking_error
     def open_launches(self) -> list[OpenLaunch]:
-        """The launches that nobody has closed."""
+        """Return the launches that have not been closed."""
         runs = [run for run in self._search(LAUNCH) if run.info.status == "RUNNING"]
         return [
             OpenLaunch(
@@ -193,7 +193,7 @@ class LaunchRuns(Experiment):
         ]
 
     def study_file(self, launch: str, folder: str) -> Path | None:
-        """A copy, in ``folder``, of the study file that a launch ran; ``None`` if it is not there."""
+        """Download the study file of a launch into ``folder``; return its path, or ``None`` if it is absent."""
         try:
             return Path(self.client.download_artifacts(launch, STUDY_FILE, folder))
         except (MlflowException, OSError):
@@ -201,13 +201,13 @@ class LaunchRuns(Experiment):
 
     @or_tracking_error
     def latest_launch(self) -> str | None:
-        """The parent run of the last launch."""
+        """Return the parent run of the last launch."""
         launches = self._search(LAUNCH)
         return max(launches, key=lambda run: run.info.start_time).info.run_id if launches else None
 
     @as_owner
     def end_launch(self, run_id: str, status: str) -> None:
-        """Close a parent run; status ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Close a parent run with status ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self.client.set_tag(run_id, "gradsweep.status", "interrupted" if status == "KILLED" else status.lower())
         self.client.set_terminated(run_id, status)
 
@@ -227,7 +227,7 @@ class LaunchRuns(Experiment):
         self.client.set_terminated(run_id, "KILLED")
 
     def beat(self, launch: str) -> None:
-        """Leave a sign of life of this driver; from any thread.
+        """Send a heartbeat of this driver; may be called from any thread.
 
         Raises:
             LaunchLostError: another launch has taken the study over.

@@ -119,7 +119,7 @@ class Outbox:
             self.folder.rmdir()
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting entries."""
         return len(self._folders())
 
     def remove(self, entry: EndedTrial) -> None:

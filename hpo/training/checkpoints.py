@@ -1,4 +1,4 @@
-"""Checkpoints of a trial: what it takes to go on bit for bit, in files that are whole, checked and safe to read."""
+"""Checkpoints of a trial, from which it continues bit for bit: complete files with a checksum, safe to read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hpo.core.text import message, one_line
 from hpo.core.user_calls import is_interrupt
 
 MAGIC = b"gradsweep checkpoint 1\n"
-KEPT = 2  # the newest, and one to fall back to
-COST = 50  # times what a checkpoint took must pass before the next: 2% at most go to checkpoints
+KEPT = 2  # the newest, and one in reserve
+COST = 50  # minimum time between checkpoints, in durations of one: at most 2% of the time is spent on them
 MARKER = "shared-by-all-nodes"  # a file that the driver puts in the storage
 
 
@@ -30,7 +30,7 @@ class Checkpoints:
         storage: of the study.
         identity: of the trial.
         seconds: between two checkpoints, at least.
-        together: trials that write theirs at the same time, this one among them.
+        together: number of trials that write checkpoints at the same time, including this one.
     """
 
     def __init__(self, storage: Storage, identity: str, seconds: float, together: int = 1) -> None:
@@ -38,38 +38,36 @@ class Checkpoints:
         self.together = together
         self._last, self._cost = time.monotonic(), 0.0
         self._broken = False
-        self.warnings: list[str] = []  # what the user should know
+        self.warnings: list[str] = []  # for the user
 
     @property
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Return whether it is time for the next one."""
         wait = max(self._seconds, COST * self._cost * self.together)
         return not self._broken and time.monotonic() - self._last >= wait
 
     def save(self, steps: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint and remove others. What fails here costs no trial its result."""
+        """Write a checkpoint and remove others. An error here does not end the trial."""
         start, written = time.monotonic(), _file_name(steps)
         try:
             self._storage.write(f"{self._folder}/{written}", _encoded(state))
             names = self._names()
-            kept = [name for name in names if name <= written][-KEPT:]  # from those after it no run could go on
+            kept = [name for name in names if name <= written][-KEPT:]  # later ones belong to an abandoned run
             for name in set(names).difference(kept):
                 self._storage.remove(f"{self._folder}/{name}")
-        except (
-            BaseException
-        ) as error:  # of the storage, or of torch, which cannot write every state of a user's parts
+        except BaseException as error:  # from the storage, or from torch, which cannot write every state of user code
             if is_interrupt(error):
                 raise
-            self._broken = True  # once is enough: the next would take as long to fail
+            self._broken = True  # do not try again: each failure takes as long
             self._warn(f"no more checkpoints, since one could not be written to {self._storage}: {_line(error)}")
         self._last = time.monotonic()
         self._cost = self._last - start
 
     def latest(self, at_most: int | None = None) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole, ``None`` if there is none.
+        """Return the newest intact checkpoint, ``None`` if there is none.
 
         Args:
-            at_most: of those after so many steps or fewer.
+            at_most: the largest number of steps that the checkpoint may have.
         """
         try:
             names = self._names()
@@ -82,7 +80,7 @@ class Checkpoints:
             try:
                 return _decoded(self._storage.read(f"{self._folder}/{name}"))
             except (OSError, ValueError) as error:
-                self._warn(f"checkpoint {name} is damaged and was passed over: {_line(error)}")
+                self._warn(f"checkpoint {name} is damaged and was skipped: {_line(error)}")
         return None
 
     def remove(self) -> None:
@@ -90,7 +88,7 @@ class Checkpoints:
         remove(self._storage, self._folder)
 
     def _warn(self, text: str) -> None:
-        if text not in self.warnings:  # a trial of a cohort may be taken up twice
+        if text not in self.warnings:  # a trial of a cohort may be resumed twice
             self.warnings.append(text)
 
     def _names(self) -> list[str]:
@@ -108,7 +106,7 @@ def remove(storage: Storage, identity: str) -> None:
 
 
 def mark_shared(storage: Storage) -> None:
-    """Leave a file by which a worker sees that its node shares the storage; trials tell if it cannot be written."""
+    """Write a file by which a worker sees that its node shares the storage; trials report if it cannot be written."""
     with suppress(OSError):
         storage.write(MARKER, b"")
 
@@ -121,7 +119,7 @@ def _encoded(state: dict[str, Any]) -> bytes:
 
 
 def _decoded(content: bytes) -> dict[str, Any]:
-    """The state in a file's content; ValueError if it is not what was written."""
+    """Return the state in a file's content; raise ValueError if the file is damaged."""
     start = len(MAGIC) + hashlib.sha256().digest_size
     if not content.startswith(MAGIC):
         raise ValueError("it does not begin as a checkpoint does")

@@ -1,7 +1,7 @@
-"""Train trials of one seed at once, with stacked parameters; where that cannot be, one after another. Torch alone.
+"""Train trials of one seed at once, with stacked parameters, or one after another. Depends only on torch.
 
-The trials of a cohort have the same initial network and the same batches. One forward and one backward pass serves
-all, and what a trial records, writes as its checkpoint and ends with is what it would have alone, to within rounding.
+The trials of a cohort have the same initial network and the same batches, so that one forward and one backward pass
+serve all. A trial's records, checkpoints and result are those of training it alone, to within rounding.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def run_cohort(
     together: bool = True,
     until: Sequence[int] | None = None,
 ) -> None:
-    """Train trials to their ends.
+    """Train trials to their end.
 
-    Those of one seed and length are trained together, if their checkpoints are after the same step. A network that
-    cannot be stacked, or that fails while it is, is trained one trial after another, each from its own checkpoint if
-    it has one; where the memory did not do, two halves are tried first.
+    Trials of one seed and length whose checkpoints are of the same step are trained together. If their networks
+    cannot be stacked, or fail while stacked, the trials are trained one after another, each from its own checkpoint
+    if it has one; if the memory was too small, two halves are tried first.
 
     Args:
-        configs: what to train.
+        configs: of the trials.
         problem: the instance that the configs name.
         device: where to train.
         callbacks: called for each trial.
-        checkpoints: for each config, where to look for a checkpoint and to write more.
+        checkpoints: for each config, its checkpoints, read and written.
         together: ``False`` trains one after another.
-        until: for each config, the epochs after which it comes back ``paused``; ``None`` trains all to the end.
+        until: for each config, the epoch at which it returns ``paused``; ``None`` trains all to the end.
     """
     kept = checkpoints or [None] * len(configs)
     ends = until or [config.epochs for config in configs]
@@ -67,7 +67,7 @@ def _train_one_by_one(
 def _train_together(
     members: Sequence[Member], problem: Problem, device: torch.device, callbacks: CohortCallbacks
 ) -> None:
-    """Train at once the trials that are alike."""
+    """Train alike trials at once."""
     if len(members) > 1:
         _read_states(members)
     alike: dict[tuple[int, int, bool, int, int], list[Member]] = {}
@@ -82,9 +82,9 @@ def _train_together(
 
 
 def _read_states(members: Sequence[Member]) -> None:
-    """Find the newest checkpoint of each trial; of two that each may have, the one that most share.
+    """Read the newest checkpoint of each trial, or an earlier one at the last step that all trials have reached.
 
-    A worker that was killed while it wrote those of all its trials has left some a step further than others.
+    If a worker was killed while it wrote them, some trials have a newer checkpoint than others.
     """
     for member in members:
         member.state = member.checkpoints.latest() if member.checkpoints else None
@@ -99,20 +99,20 @@ def _read_states(members: Sequence[Member]) -> None:
 def _train_stacked(
     members: Sequence[Member], problem: Problem, device: torch.device, callbacks: CohortCallbacks
 ) -> None:
-    """Train trials at once; what that does not bring to an end is trained otherwise."""
+    """Train trials at once; train those that this leaves unfinished in another way."""
     boundary = Boundary()
     loop = TrainingLoop(members, problem, device, StackedEngine, callbacks, boundary)
     why: BaseException | None = None
     with as_found() as scope:
         try:
             loop.run()
-        except BaseException as error:  # of the user's code, of vmap, of the memory: alone each gets its own answer
+        except BaseException as error:  # from user code, vmap or memory: trained alone, each trial gets its own error
             boundary.pass_on(error)
-            why = error.with_traceback(None)  # whose frames hold the networks
+            why = error.with_traceback(None)  # its frames hold the networks
         boundary.end_fork()
     loop.close(scope.alarms)
     left, spoilt = loop.members, loop.spoilt
-    del loop  # its memory is wanted
+    del loop  # free its memory
     if why is not None and len(left) > 2 and _is_out_of_memory(why):
         callbacks.on_alone(len(left), f"the memory is too small for {len(left)} at once: trying half of them")
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):

@@ -1,4 +1,4 @@
-"""How many trials to train at once: tried out on the problem itself, for speed and for memory. Needs torch alone."""
+"""The number of trials to train at once, measured on the problem itself. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from balancers import Equal, Stack
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
+from hpo.training.autocast import losses_of
 from hpo.training.global_state import as_found
 from hpo.training.parts import Parts, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 from hpo.training.stacking_check import check_stackable
 
-FIRST, MOST, GROWTH = 4, 128, 2  # sizes that are tried: 4, 8, ... 128
-BETTER = 0.95  # a larger size has to take less than this share of the time a trial, or it stays at the smaller
-WORTH = 0.85  # and the best less than this share of what a trial takes alone
-LONG_STEP = 0.5  # seconds of a step alone, beyond which a device has enough to do
-MEASURE_SECONDS = 0.3  # for each size, after a first step that warms up
-MEMORY_SHARE = 0.5  # of what is free; evaluation and the allocator want the rest
+FIRST, MOST, GROWTH = 4, 128, 2  # sizes to try: 4, 8, ... 128
+BETTER = 0.95  # a larger size is chosen only if its time per trial is below this share of the smaller one's
+WORTH = 0.85  # and stacking only if its time per trial is below this share of the time of a trial alone
+LONG_STEP = 0.5  # seconds per step alone, beyond which a device is busy enough
+MEASURE_SECONDS = 0.3  # for each size, after a warm-up step
+MEMORY_SHARE = 0.5  # of the free memory; evaluation and the allocator need the rest
 
 
 @dataclass(frozen=True)
 class CohortSize:
-    """How many trials to train at once, and why.
+    """The number of trials to train at once, and the reason.
 
     Attributes:
-        size: 1 for one after another.
-        why: for a person.
+        size: the number; 1 trains one after another.
+        why: the reason in words.
     """
 
     size: int
@@ -46,14 +47,14 @@ class CohortSize:
 def choose_size(
     problem: Problem, configs: Sequence[TrialConfig], device: torch.device, most: int, workers: int
 ) -> CohortSize:
-    """Train a few steps of equal weights alone and stacked, in growing numbers, as long as a trial gets cheaper.
+    """Train a few steps with equal weights, alone and stacked in growing numbers, while the time per trial falls.
 
     Args:
-        problem: what is trained.
-        configs: some of the trials, of one seed; whether they can be stacked is looked at first.
+        problem: the problem to train.
+        configs: some of the trials, of one seed; it is checked first that they can be stacked.
         device: where to train.
-        most: more are not wanted.
-        workers: processes that share the device's memory, or the node's.
+        most: the maximum number.
+        workers: number of processes that share the memory of the device or node.
     """
     try:
         check_stackable(problem, configs, device)
@@ -86,52 +87,51 @@ def _choose(bench: StepTimer, most: int) -> CohortSize:
             why = ""
             break
         size = min(GROWTH * size, most)
-    told = f"{1e3 * seconds:.2g} ms a step and trial, alone {1e3 * alone:.2g} ms"
+    told = f"{1e3 * seconds:.2g} ms per step and trial, alone {1e3 * alone:.2g} ms"
     if best == 1 or seconds > WORTH * alone:
         return CohortSize(1, f"one at a time, since trials at once would gain little ({told})")
     return CohortSize(best, f"{best} at once ({told}{why})")
 
 
 class StepTimer:
-    """Steps of one problem, timed."""
+    """Measures the time and memory of training steps of one problem."""
 
     def __init__(self, problem: Problem, seed: int, device: torch.device, workers: int) -> None:
         self.problem, self.seed, self.device = problem, seed, device
         self._tasks = [task.name for task in problem.tasks]
         self._boundary = Boundary()
         self._free = MEMORY_SHARE * _free_memory(device) / max(1, workers)
-        self._each = 0.0  # bytes a trial, as far as is known
+        self._each = 0.0  # bytes per trial, as measured so far
 
     def alone(self) -> float:
-        """Seconds a step."""
+        """Return the seconds per step of one trial."""
         parts, balancer = self._parts(), Equal(self._tasks)
-        model, optimizer = parts.model, parts.optimizer
 
         def step(batch: Any) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            balancer.backward(self.problem.losses(model, batch))
-            optimizer.step()
+            parts.updates.zero_grad()
+            balancer.backward(losses_of(self.problem, parts.model, batch, self.device))
+            parts.updates.step_optimizers()  # for as many steps as it takes, beyond a schedule's end
 
         return self._timed(parts, step)
 
     def together(self, size: int) -> float:
-        """Seconds a step of so many."""
+        """Return the seconds per step of ``size`` stacked trials."""
         start = self._used()
         parts = self._parts()
         network = StackedNetwork(self.problem, parts, size)
         stack = Stack([Equal(self._tasks) for _ in range(size)], network.shared)
 
         def step(batch: Any) -> None:
-            network.optimizer.zero_grad(set_to_none=True)
+            network.updates.zero_grad()
             stack.backward(network.losses(batch))
-            network.optimizer.step()
+            network.updates.step_optimizers()
 
         seconds = self._timed(parts, step)
         self._each = max(self._each, (self._used() - start) / size)
         return seconds
 
     def lacks(self, size: int) -> str | None:
-        """The memory that so many would take, in words, if there is too little."""
+        """Describe the memory that ``size`` trials would need; ``None`` if there is enough."""
         wanted = size * self._each
         return f"{wanted / 2**30:.1f} GB of {self._free / 2**30:.1f} GB" if wanted > self._free else None
 
@@ -142,7 +142,7 @@ class StepTimer:
         return parts
 
     def _timed(self, parts: Parts, step: Callable[[Any], None]) -> float:
-        """The least of some steps: what else runs on the machine can only add."""
+        """Return the minimum over some steps, because other load on the machine can only add time."""
         batch = to_device(next(iter(parts.order.epoch())), self.device)
         taken: list[float] = []
         begin = time.perf_counter()
@@ -161,14 +161,14 @@ class StepTimer:
             torch.cuda.synchronize(self.device)
 
     def _used(self) -> float:
-        """The most memory that was ever in use, in bytes."""
+        """Return the peak memory of the process so far, in bytes."""
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes that are free on the device, or on this node; without end where nobody says."""
+    """Return the free bytes of the device, or of this node; infinity if unknown."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, StopIteration):

@@ -36,7 +36,7 @@ class Engine(Protocol):
         """Make a backward pass and an optimizer step; the record is of shape (T,), or (K, T) of stacked networks."""
 
     def end_epoch(self) -> None:
-        """Notify the balancers of the end of an epoch."""
+        """Notify the balancers and the schedules of the end of an epoch."""
 
     def balancers(self) -> list[Balancer]:
         """Return the balancer of each member, as if it had been trained by itself. Waits for the device."""
@@ -45,7 +45,7 @@ class Engine(Protocol):
         """Return the network of a member, valid until the next call or step."""
 
     def state(self, k: int) -> dict[str, Any]:
-        """Return a member's ``model`` and ``optimizer`` for its checkpoint, in the form of a single training."""
+        """Return a member's ``model``, ``optimizer`` and ``schedule``, if any, in the form of a single training."""
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Continue from a checkpoint for each member."""

@@ -14,6 +14,7 @@ from balancers.shared_layer import Shared, is_auto
 from balancers.shared_search import is_present
 from balancers.weights import fail
 from hpo.problems.base import Problem, to_device
+from hpo.training.autocast import losses_of
 from hpo.training.resumable_loader import DataOrder, read_state, seed_all, set_state
 
 BATCHES = 64  # to see each task in, where not every batch has examples of all
@@ -42,7 +43,7 @@ def shared_layer_of(problem: Problem, model: nn.Module, seed: int, device: torch
 
 
 def is_left_out(problem: Problem, model: nn.Module) -> bool:
-    """Whether a problem leaves it to us to find W."""
+    """Return whether a problem leaves it to us to find W."""
     return is_auto(problem.shared_layer(model))
 
 
@@ -71,7 +72,7 @@ def _find(problem: Problem, seed: int, device: torch.device) -> list[str]:
     batches = DataOrder(problem.loader("train", seed), device).epoch()
     for batch in islice(batches, BATCHES):
         seen += 1
-        losses: Mapping[str, object] = problem.losses(model, to_device(batch, device))
+        losses: Mapping[str, object] = losses_of(problem, model, to_device(batch, device), device)
         for task in missing:
             loss = losses.get(task)
             if isinstance(loss, torch.Tensor) and is_present(loss):
@@ -80,5 +81,6 @@ def _find(problem: Problem, seed: int, device: torch.device) -> list[str]:
         if not missing:
             break
     if missing:
-        raise ValueError(f"The first {seen} batches have no loss of {', '.join(missing)} that reaches a weight.")
+        rule = f"a loss of each task that reaches a weight in the first {seen} batches"
+        fail("losses", rule, f"none of {', '.join(missing)}")
     return list(layers_of(model, search.last()))

@@ -1,4 +1,4 @@
-"""Global state that training reads: read before a trial, put back after it. Needs torch and numpy alone."""
+"""Global state that training depends on: saved before a trial, restored after it. Depends only on torch and numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from hpo.training import torch_private
 
 _UNREADABLE = object()
-PASSES = 2  # over the pieces; of the settings of TF32, writing one changes others
+PASSES = 2  # over the pieces; writing one setting of TF32 changes others
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Piece:
     """A piece of global state.
 
     Attributes:
-        name: for a person.
-        read: its value, which can be compared.
-        write: sets it; ``None`` where a process cannot set it twice.
-        of_thread: whether each thread has its own.
+        name: shown to the user.
+        read: returns the value, which can be compared.
+        write: sets the value; ``None`` if a process cannot set it twice.
+        of_thread: whether each thread has its own value.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Piece:
 
 
 class GlobalState:
-    """The global state as it was when this was made.
+    """A snapshot of the global state, taken when it is created.
 
     Args:
-        pieces: what to read.
+        pieces: the pieces of state to save.
     """
 
     def __init__(self, pieces: Sequence[Piece] | None = None) -> None:
@@ -51,24 +51,24 @@ class GlobalState:
 
     @classmethod
     def of_thread(cls) -> GlobalState:
-        """The settings that a new thread does not inherit from the thread that made them."""
+        """Return a snapshot of the settings that a new thread does not inherit from its parent thread."""
         return cls([piece for piece in PIECES if piece.of_thread])
 
     def changed(self) -> list[str]:
-        """The names of what is different now."""
+        """Return the names of the pieces that have changed."""
         return list(dict.fromkeys(piece.name for piece, _ in self._changed()))
 
     def _changed(self) -> list[tuple[Piece, Any]]:
         return [(piece, found) for piece, found in self._found if _differs(_read(piece), found)]
 
     def put_back(self) -> list[str]:
-        """Set all of it as it was; the names of what could not be."""
+        """Restore all pieces; return the names of those that could not be restored."""
         for _ in range(PASSES):
             if not (changed := self._changed()):
                 return []
             for piece, found in changed:
                 if piece.write is not None and found is not _UNREADABLE:
-                    with suppress(Exception):  # whatever torch raises; `changed` tells
+                    with suppress(Exception):  # `changed` reports the failure
                         piece.write(found)
         return self.changed()
 
@@ -78,7 +78,7 @@ class Scope:
     """The outcome of `as_found`, known at its end.
 
     Attributes:
-        stuck: names of what could not be put back.
+        stuck: names of the pieces that could not be restored.
     """
 
     stuck: list[str] = field(default_factory=list)
@@ -89,14 +89,14 @@ class Scope:
         if not self.stuck:
             return []
         return [
-            f"changed {', '.join(self.stuck)} of its process, which cannot be put back: "
+            f"changed {', '.join(self.stuck)} of its process, which cannot be restored: "
             "trials that ran in it later may differ"
         ]
 
 
 @contextmanager
 def as_found() -> Iterator[Scope]:
-    """Leave the global state as it was found, whatever happens inside; autograd records there."""
+    """Restore the global state after the block, even after an error; autograd is enabled inside."""
     scope, before = Scope(), GlobalState()
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -108,7 +108,7 @@ def as_found() -> Iterator[Scope]:
 def _read(piece: Piece) -> Any:
     try:
         return piece.read()
-    except Exception:  # this build or release of torch does not know it
+    except Exception:  # unknown to this build or release of torch
         return _UNREADABLE
 
 
@@ -123,7 +123,7 @@ def _tensor_type() -> str:
 
 def _set_tensor_type(found: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated; who has called it was told so
+        warnings.simplefilter("ignore")  # it is deprecated, of which its caller has been warned
         torch.set_default_tensor_type(f"{found}.FloatTensor")
 
 
@@ -167,7 +167,7 @@ def _anomaly() -> tuple[bool, bool]:
 
 
 def _flushes_denormal() -> bool:
-    """No function tells; a product does."""
+    """Return whether denormal numbers are flushed to 0, seen from a product, since torch has no function for it."""
     smallest = float(sys.float_info.min)
     return smallest * 0.5 == 0.0
 

@@ -51,5 +51,5 @@ class Member:
 
     @property
     def has_diverged(self) -> bool:
-        """Whether a loss or a metric was not finite."""
+        """True if a loss or a metric was not finite."""
         return self.log.result.status is TrialStatus.DIVERGED

@@ -16,11 +16,13 @@ from hpo.core.text import one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Problem
+from hpo.training.autocast import autocast
 from hpo.training.found_layer import shared_layer_of
 from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
 from hpo.training.recorder import TrialRecorder
 from hpo.training.resumable_loader import DataOrder, read_state, seed_all, set_state
+from hpo.training.updates import Updates
 
 
 def of_length(problem: Problem, epochs: int) -> Problem:
@@ -39,14 +41,14 @@ class Parts:
     Attributes:
         model: on the device.
         shared: W.
-        optimizer: of the model.
+        updates: the optimizers of the model.
         loader: of the training batches.
         order: goes through them.
     """
 
     model: nn.Module
     shared: Shared
-    optimizer: torch.optim.Optimizer
+    updates: Updates
     loader: Any
     order: DataOrder
 
@@ -56,9 +58,9 @@ class Parts:
         seed_all(seed)
         model = problem.build_model(seed).to(device)
         shared = shared_layer_of(problem, model, seed, device)
-        optimizer = problem.build_optimizer(model)
+        updates = Updates(problem, model)
         loader = problem.loader("train", seed)
-        return cls(model, shared, optimizer, loader, DataOrder(loader, device))
+        return cls(model, shared, updates, loader, DataOrder(loader, device))
 
     def balancer(self, config: TrialConfig, tasks: list[str]) -> Balancer:
         """The balancer of a trial with these parts."""
@@ -77,13 +79,13 @@ class Parts:
             ) from None
 
 
-def evaluate(problem: Problem, model: nn.Module, split: Any) -> dict[str, float]:
+def evaluate(problem: Problem, model: nn.Module, split: Any, device: torch.device) -> dict[str, float]:
     """The metrics of a split, as the user's code returns them.
 
     Of a cohort one trial is evaluated after another, so that nothing that this leaves behind may reach the next.
     """
     model.eval()
-    with as_found(), torch.no_grad():
+    with as_found(), torch.no_grad(), autocast(problem, device):
         return {task: float(value) for task, value in problem.evaluate(model, split).items()}
 
 

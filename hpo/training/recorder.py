@@ -1,4 +1,4 @@
-"""What a training run leaves behind, kept while it trains: step records, epochs, checks, warnings. Torch alone."""
+"""The records of a training run: steps, epochs, checks, warnings. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ class Diverged(Exception):  # noqa: N818 - a status, not an error of anybody
 
 
 class StepBuffer:
-    """The step records of an epoch, kept on the device, so that the host waits once an epoch.
+    """The step records of an epoch, kept on the device, so that the host waits only once per epoch.
 
-    A row is (4, T), the `COLUMNS` of one step; (4, K, T) of K stacked networks.
+    A row has shape (4, T), the `COLUMNS` of one step; (4, K, T) for K stacked networks.
     """
 
     def __init__(self) -> None:
         self._rows: list[Tensor] = []
-        self._blocks: list[Tensor] = []  # the rows before the last checkpoint, on the host: one block, or none
+        self._blocks: list[Tensor] = []  # the rows before the last checkpoint, on the host: at most one block
 
     def add(self, record: StepRecord) -> None:
-        """Take in a step; NaN where it has measured nothing."""
+        """Add a step; quantities that it did not measure are NaN."""
         missing = torch.full_like(record.losses, torch.nan)
         G = missing if record.gradient_norms is None else record.gradient_norms
         r = missing if record.rates is None else record.rates
         self._rows.append(torch.stack([record.weights, G, r, record.losses]))
 
     def take(self) -> Tensor:
-        """All rows on the host, (steps, 4, K, T), and begin anew; waits for the device.
+        """Return all rows on the host, (steps, 4, K, T), and clear the buffer; waits for the device.
 
         Raises:
             ValueError: there are none.
         """
         if not (blocks := self.read()):
-            raise ValueError("loader('train') gave no batch; it should be an iterable that each epoch can go through")
+            raise ValueError("loader('train'): expected an iterable that gives batches in each epoch, got no batch")
         self._blocks = []
         return blocks[0]
 
     def read(self) -> list[Tensor]:
-        """The same for a checkpoint, in a list of one, or of none; waits for the device."""
+        """Return the rows for a checkpoint, as a list of at most one block; waits for the device."""
         if self._rows:
             rows = torch.stack([row.to(self._rows[-1]) for row in self._rows]).cpu()
             rows = rows.reshape(len(rows), len(COLUMNS), -1, rows.shape[-1])
@@ -60,7 +60,7 @@ class StepBuffer:
         return self._blocks
 
     def load(self, blocks: Sequence[Sequence[Tensor]]) -> None:
-        """The inverse of `read`: the block (steps, 4, T) of each of K networks, if they have one."""
+        """Restore from the results of `read` for each of K networks, blocks of shape (steps, 4, T)."""
         self._rows, self._blocks = [], [torch.stack(parts, dim=2) for parts in zip(*blocks, strict=True)]
 
 
@@ -76,8 +76,8 @@ class TrialRecorder:
         tasks: in the problem's order.
 
     Attributes:
-        result: as far as it is known.
-        reports: of the epochs that have ended.
+        result: the result so far.
+        reports: the reports of the epochs that have ended.
     """
 
     def __init__(self, config: TrialConfig, tasks: Sequence[str]) -> None:
@@ -85,14 +85,14 @@ class TrialRecorder:
         self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
         self.result = TrialResult(TrialStatus.FINISHED)
         self.reports: list[EpochReport] = []
-        self._blocks: list[Tensor] = []  # of step rows, an epoch each
-        self._warnings: dict[str, str] = {}  # of a balancer of version 0.1, in a checkpoint of its
+        self._blocks: list[Tensor] = []  # of step rows, one per epoch
+        self._warnings: dict[str, str] = {}  # from checkpoints of version 0.1
 
     def begin(self, losses: Mapping[str, float]) -> None:
-        """Take in the losses of the first step; a task that is missing or NaN is absent from it.
+        """Record the losses of the first step; a task whose loss is missing or NaN is absent from it.
 
         Raises:
-            Diverged: one is infinite, or all are NaN.
+            Diverged: a loss is infinite, or all are NaN.
         """
         absent = {task for task in self.tasks if math.isnan(losses.get(task, math.nan))}
         self.result.initial_losses = {task: 0.0 if task in absent else losses[task] for task in self.tasks}
@@ -100,14 +100,14 @@ class TrialRecorder:
         self._check("the first loss", losses if diverged else self.result.initial_losses)
 
     def end_steps(self, block: Tensor) -> dict[str, dict[str, float]]:
-        """Take in the steps of an epoch, (steps, 4, T).
+        """Record the steps of an epoch, (steps, 4, T).
 
         Returns:
-            For each of `COLUMNS` and each task the mean over the epoch's steps that have it; NaN where none has.
+            For each of `COLUMNS` and each task the mean over the steps that measured it; NaN if there is none.
 
         Raises:
-            Diverged: the mean of a loss is not finite: it is infinite once, a task has a loss in no step, or all are
-                NaN at the end.
+            Diverged: the mean of a loss is not finite, because a loss was infinite, a task was absent from every
+                step, or all losses are NaN in the last step.
         """
         self._blocks.append(block)
         means = block.nanmean(0)
@@ -119,7 +119,7 @@ class TrialRecorder:
         return found
 
     def end_epoch(self, means: Mapping[str, Mapping[str, float]], validation: Mapping[str, float]) -> EpochReport:
-        """Close an epoch with what `end_steps` returned and the metrics on the validation split.
+        """End an epoch with the means from `end_steps` and the metrics on the validation split.
 
         Raises:
             Diverged: a metric is not finite.
@@ -144,32 +144,32 @@ class TrialRecorder:
         return report
 
     def measured(self, split: str, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of a split, if they are what they should be.
+        """Check and return the metrics of a split.
 
         Raises:
-            ValueError: they are of other tasks.
-            Diverged: one is not finite.
+            ValueError: the tasks are not those of the problem.
+            Diverged: a metric is not finite.
         """
         if metrics.keys() != set(self.tasks):
-            raise ValueError(f"evaluate() should return a metric for each of {self.tasks}. Found {sorted(metrics)}.")
+            raise ValueError(f"evaluate(): expected a metric for each of {self.tasks}, got {sorted(metrics)}")
         self._check(f"the metric on {split}", metrics)
-        return {task: metrics[task] for task in self.tasks}  # its keys may be of a class of the user's
+        return {task: metrics[task] for task in self.tasks}  # the user's keys may be a subclass of str
 
     def _check(self, what: str, numbers: Mapping[str, float]) -> None:
-        """What a single-task trial does to the other tasks does not matter."""
+        """Raise `Diverged` if a number of a trained task is not finite; a single-task trial ignores the others."""
         bad = {task: number for task, number in numbers.items() if task in self.trained and not math.isfinite(number)}
         if bad:
             found = ", ".join(f"{task} = {number}" for task, number in bad.items())
             raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
 
     def quietly(self, read: Callable[[], Any]) -> Any:
-        """Read from the balancer without its warnings; `close` has what it has to say."""
+        """Read from the balancer without its warnings, which `close` collects."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BalancerWarning)
             return read()
 
     def state(self, rows: Sequence[Tensor]) -> dict[str, Any]:
-        """For a checkpoint; ``rows`` are those of the epoch that has not ended, (steps, 4, T) each."""
+        """Return the state for a checkpoint; ``rows`` belong to the unfinished epoch, (steps, 4, T) each."""
         return {
             "records": {"blocks": list(self._blocks), "rows": list(rows)},
             "reports": [vars(report) for report in self.reports],
@@ -181,7 +181,7 @@ class TrialRecorder:
         }
 
     def load(self, state: Mapping[str, Any]) -> list[Tensor]:
-        """Go on from `state`; returns its ``rows``."""
+        """Continue from `state`; return its ``rows``."""
         self._blocks = list(state["records"]["blocks"])
         self.reports = [EpochReport(**report) for report in state["reports"]]
         self.result.validation = self.reports[-1].validation if self.reports else {}
@@ -192,13 +192,13 @@ class TrialRecorder:
         return list(state["records"]["rows"])
 
     def close(self, balancer: Balancer | None) -> TrialResult:
-        """The result, with what the balancer has to say if it came to be built."""
+        """Return the result, with the balancer's notes if there is a balancer."""
         finished = self.result.status in (TrialStatus.FINISHED, TrialStatus.PAUSED) and balancer is not None
         if finished:
             assert balancer is not None
             for name, arguments in AVERAGES.items():
                 mean = self.quietly(partial(balancer.mean_weights, **arguments))
-                if bool(mean.isfinite().all()):  # weights below zero, which some methods take, have no ratios
+                if bool(mean.isfinite().all()):  # weights below 0, which some methods use, have no geometric mean
                     self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             kept = self._warnings | {_without_numbers(note): note for note in balancer.notes()}
             self.result.alarms += sorted(kept.values())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from balancers import Balancer, StepRecord
 from hpo.core.trial import TrialConfig
 from hpo.problems.base import Problem, to_device
+from hpo.training.autocast import losses_of
 from hpo.training.parts import Parts
 
 
@@ -29,14 +30,14 @@ class SingleEngine:
     def __init__(self, problem: Problem, parts: Parts, configs: Sequence[TrialConfig], device: torch.device) -> None:
         (config,) = configs
         self._problem, self._device = problem, device
-        self._model, self._optimizer = parts.model, parts.optimizer
+        self._model, self._updates = parts.model, parts.updates
         self._tasks = [task.name for task in problem.tasks]
         self._balancer = parts.balancer(config, self._tasks)
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """Clear the gradients and return the losses of a batch with their graph."""
-        self._optimizer.zero_grad(set_to_none=True)
-        return self._problem.losses(self._model, to_device(batch, self._device))
+        self._updates.zero_grad()
+        return losses_of(self._problem, self._model, to_device(batch, self._device), self._device)
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
         """Return the losses of the first step as numbers; the balancer reports invalid ones, omitted here."""
@@ -47,13 +48,14 @@ class SingleEngine:
     def step(self, losses: Mapping[str, Tensor]) -> StepRecord:
         """Make a backward pass and an optimizer step."""
         self._balancer.backward(losses)
-        self._optimizer.step()
+        self._updates.step()
         assert self._balancer.last is not None
         return self._balancer.last
 
     def end_epoch(self) -> None:
-        """Notify the balancer of the end of an epoch."""
+        """Notify the balancer and the schedules of the end of an epoch."""
         self._balancer.end_epoch()
+        self._updates.end_epoch()
 
     def balancers(self) -> list[Balancer]:
         """Return the balancer, in a list."""
@@ -65,15 +67,15 @@ class SingleEngine:
         return self._model
 
     def state(self, k: int) -> dict[str, Any]:
-        """Return ``model`` and ``optimizer`` for the checkpoint."""
+        """Return ``model``, ``optimizer`` and ``schedule``, if any, for the checkpoint."""
         del k
-        return {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {"model": self._model.state_dict(), **self._updates.state()}
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Continue from a checkpoint."""
         (state,) = states
         self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._updates.load(state)
         self._balancer.load_state_dict(state["balancer"])
 
     def keep(self, numbers: Sequence[int]) -> None:

@@ -39,7 +39,7 @@ class StackedEngine:
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """Clear the gradients and return the losses of a batch with their graph, shape (K,) per task."""
-        self._network.optimizer.zero_grad(set_to_none=True)
+        self._network.updates.zero_grad()
         return self._network.losses(to_device(batch, self._device))
 
     def first_losses(self, losses: Mapping[str, Tensor]) -> list[dict[str, float]]:
@@ -50,12 +50,13 @@ class StackedEngine:
     def step(self, losses: Mapping[str, Tensor]) -> StepRecord:
         """Make a backward pass and an optimizer step for all; the record is of shape (K, T)."""
         self._stack.backward(losses)
-        self._network.optimizer.step()
+        self._network.updates.step()
         assert self._stack.last is not None
         return self._stack.last
 
     def end_epoch(self) -> None:
-        """Do nothing: no stackable balancer depends on epochs."""
+        """Notify the schedules of the end of an epoch; no stackable balancer depends on epochs."""
+        self._network.updates.end_epoch()
 
     def balancers(self) -> list[Balancer]:
         """Return the balancer of each member, as if it had been trained by itself. Waits for the device."""
@@ -66,7 +67,7 @@ class StackedEngine:
         return self._network.member(k)
 
     def state(self, k: int) -> dict[str, Any]:
-        """Return a member's ``model`` and ``optimizer`` in the form of a single training."""
+        """Return a member's ``model``, ``optimizer`` and ``schedule``, if any, in the form of a single training."""
         return self._network.state(k)
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""K copies of a network as one, by `torch.func`: stacked parameters, one pass for all, one optimizer. Torch alone."""
+"""K copies of a network trained as one by `torch.func`: stacked parameters, one optimizer. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from balancers.shared_layer import parameters_of
 from hpo.problems.base import Problem
 from hpo.training.parts import Parts
 from hpo.training.torch_private import has_step_hooks
+from hpo.training.updates import clip_each
 
 _optim = torch.optim
-FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # have a fused kernel on CPUs that is not the default
-# Act on each number by itself, so that K networks in one tensor do not see each other. A class of the user's may not.
+FUSED = (_optim.Adam, _optim.AdamW, _optim.SGD)  # with a fused kernel on CPUs that is not the default
+# Elementwise optimizers, with which K networks in one tensor stay independent. A class of the user's may not be one.
 ELEMENTWISE = (*FUSED, _optim.Adadelta, _optim.Adamax, _optim.NAdam, _optim.RAdam, _optim.RMSprop, _optim.Rprop)
 
 
@@ -25,7 +26,7 @@ class NotStackable(Exception):  # noqa: N818 - an answer, not an error
 
 
 class _Losses(nn.Module):
-    """The problem's losses as a module, so that `functional_call` can put other parameters in."""
+    """The problem's losses as a module, so that `functional_call` can replace its parameters."""
 
     def __init__(self, problem: Problem, model: nn.Module) -> None:
         super().__init__()
@@ -44,25 +45,31 @@ class StackedNetwork:
     """K copies of a problem's network, trained at once.
 
     A trainable parameter of shape (\\*shape) becomes one of shape (K, \\*shape), and so do the buffers; the problem's
-    own optimizer trains them in place of the originals. What is drawn at random in a step, as by dropout, is the same
-    for all K, as it would be in K runs with one seed.
+    own optimizer trains them in place of the originals. Random numbers of a step (dropout) are the same for all K, as
+    in K runs with one seed.
 
     Args:
-        problem: whose losses.
+        problem: provides the losses.
         parts: of one network, which becomes the template that `member` fills.
         count: K.
 
     Raises:
-        NotStackable: the optimizer cannot be handed other parameters.
+        NotStackable: the optimizer cannot be handed other parameters; autocast is on.
     """
 
     def __init__(self, problem: Problem, parts: Parts, count: int) -> None:
+        if problem.autocast is not None:
+            raise NotStackable("it has autocast on, which vmap leaves out in some layers")
         self._parts, self._losses = parts, _Losses(problem, parts.model)
         self.count = count
         trained = {name: value for name, value in self._losses.named_parameters() if value.requires_grad}
         self._parameters = {name: _copies(value, count).requires_grad_() for name, value in trained.items()}
         self._buffers = {name: _copies(value, count) for name, value in self._losses.named_buffers()}
-        self.optimizer = parts.optimizer
+        self.updates = parts.updates
+        if len(self.updates.optimizers) > 1:
+            raise NotStackable("it has several optimizers")
+        (self.optimizer,) = self.updates.optimizers
+        self.updates.clip = clip_each
         by_original = {id(value): self._parameters[name] for name, value in trained.items()}
         self._shared = [by_original[id(value)] for value in parameters_of(parts.shared) if id(value) in by_original]
         self._hand_over(by_original)
@@ -74,16 +81,16 @@ class StackedNetwork:
         return self._shared
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """The losses of all K on one batch: for each task shape (K,), with graph."""
+        """Compute the losses of all K networks on one batch: for each task shape (K,), with graph."""
         found: dict[str, Tensor] = self._run(self._parameters, self._buffers, batch)
         return found
 
     def gradients(self) -> dict[str, Tensor]:
-        """What the last backward pass left, by the parameter's name in the model."""
+        """The gradients of the last backward pass, by the parameter's name in the model."""
         return {_plain(name): value.grad for name, value in self._parameters.items() if value.grad is not None}
 
     def member(self, k: int) -> nn.Module:
-        """The k-th network: the template, whose parameters and buffers are views of the stacked ones."""
+        """Return the k-th network: the template with views of the stacked parameters and buffers."""
         for name, value in [*self._losses.named_parameters(), *self._losses.named_buffers()]:
             stacked = self._parameters.get(name, self._buffers.get(name))
             if stacked is not None:
@@ -91,7 +98,7 @@ class StackedNetwork:
         return self._parts.model
 
     def state(self, k: int) -> dict[str, Any]:
-        """The k-th network and its optimizer, as `torch.nn.Module.state_dict` and the optimizer's would have them."""
+        """Return the state dicts of the k-th network and its optimizer, as of a network trained alone."""
         model = {name: _own(value) for name, value in self.member(k).state_dict().items()}
         whole = self.optimizer.state_dict()
         state = {
@@ -99,10 +106,10 @@ class StackedNetwork:
             for place, parts in whole["state"].items()
         }
         groups = [group | self._flags for group in whole["param_groups"]]
-        return {"model": model, "optimizer": {"state": state, "param_groups": groups}}
+        return {"model": model, **self.updates.state_with([{"state": state, "param_groups": groups}])}
 
     def load(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on from K states."""
+        """Continue from K states."""
         for k, state in enumerate(states):
             self.member(k).load_state_dict(state["model"])  # writes through the views
         first, rest = states[0]["optimizer"], [state["optimizer"]["state"] for state in states]
@@ -112,9 +119,10 @@ class StackedNetwork:
         }
         groups = [group | self._fast for group in first["param_groups"]]
         self.optimizer.load_state_dict({"state": merged, "param_groups": groups})
+        self.updates.load_schedules(states[0])
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """Go on with some of the networks alone."""
+        """Keep only some of the networks."""
         old = list(self._parameters.values())
         self._parameters = {name: _some(value, numbers).requires_grad_() for name, value in self._parameters.items()}
         self._buffers = {name: _some(value, numbers) for name, value in self._buffers.items()}
@@ -136,10 +144,13 @@ class StackedNetwork:
         return found
 
     def _hand_over(self, by_original: Mapping[int, Tensor]) -> None:
-        """Give the optimizer the stacked parameters."""
+        """Replace the optimizer's parameters by the stacked ones."""
         kind = type(self.optimizer)
         if kind not in ELEMENTWISE:
             raise NotStackable(f"its optimizer {kind.__name__} is none that is known to act on each number by itself")
+        for schedule in self.updates.schedules:
+            if type(schedule).__module__ != _optim.lr_scheduler.__name__:
+                raise NotStackable(f"its schedule {type(schedule).__name__} is none of torch's")
         if has_step_hooks(self.optimizer):
             raise NotStackable("its optimizer has hooks before a step, which would see all networks as one")
         if self.optimizer.state:
@@ -161,14 +172,14 @@ class StackedNetwork:
         return torch.stack(list(values)) if whole else values[0]
 
     def _trained(self, place: int) -> Tensor:
-        """The parameter that an optimizer's state calls by a number."""
+        """Return the parameter of a number in an optimizer's state."""
         every: list[Tensor] = [value for group in self.optimizer.param_groups for value in group["params"]]
         return every[place]
 
 
 def _fused(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of an optimizer that are to change and how: on a CPU one kernel where torch has it, which is not
-    its default there. Nothing where the user has chosen."""
+    """Return an optimizer's options before and after switching to the fused CPU kernel, which is not torch's default
+    there. Both are empty if there is no such kernel or the user has chosen one."""
     groups = optimizer.param_groups
     values = [value for group in groups for value in group["params"]]
     chosen = any(group.get(name) for group in groups for name in ("fused", "foreach", "capturable", "differentiable"))
@@ -194,7 +205,7 @@ def _is_like(value: Any, stacked: Tensor) -> bool:
 
 
 def _own(value: Any) -> Any:
-    """A copy that shares no memory with the stack: `torch.save` would write all of it."""
+    """Copy a tensor, so that `torch.save` does not write the whole stack that it is a view of."""
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 

@@ -1,4 +1,4 @@
-"""Whether a problem's trials can be trained stacked, found by training two both ways for two steps. Torch alone."""
+"""A check that a problem's trials can be trained stacked, on two trials and two steps. Depends only on torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from hpo.core.text import message, one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
+from hpo.training.autocast import losses_of
 from hpo.training.global_state import as_found
 from hpo.training.parts import Parts, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 
-STEPS = 2  # the second sees what the first has left in buffers and in the optimizer
+STEPS = 2  # the second depends on the buffers and optimizer state after the first
 CLOSE = 1e-2  # relative, of gradients: TF32 convolutions differ by 1e-3
 CLOSE_STEP = 1e-3  # relative, of an optimizer's steps from the same gradients
 
@@ -27,11 +28,11 @@ CLOSE_STEP = 1e-3  # relative, of an optimizer's steps from the same gradients
 def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: torch.device) -> None:
     """Train two trials for two steps, stacked and each alone, and compare losses, gradients, parameters and buffers.
 
-    Alone, a network takes the stacked gradients to its optimizer, so that steps can be compared closely: Adam makes a
-    whole step of a gradient that is nothing but rounding.
+    The networks trained alone use the stacked gradients in their optimizers, so that the steps can be compared
+    closely: Adam takes a full step even for a gradient that is only rounding error.
 
     Args:
-        problem: what is trained.
+        problem: the problem to train.
         configs: of one seed; the first and the last are compared.
         device: where to train.
 
@@ -46,7 +47,7 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
     except NotStackable as reason:
         boundary.end_fork()
         raise NotStackable(message(reason)) from None
-    except BaseException as error:  # of vmap, for what it does not know; of the user's code, for what alone fails too
+    except BaseException as error:  # from vmap, or from user code that would fail alone too
         boundary.pass_on(error)
         raise NotStackable(f"its training step cannot be vectorised: {one_line(error)}") from None
     finally:
@@ -56,7 +57,7 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
 def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.device, boundary: Boundary) -> None:
     alone = [_Alone(problem, config, device, boundary) for config in configs]
     stacked = _Stacked(problem, configs, device, boundary)
-    for _ in range(STEPS):
+    for number in range(STEPS):
         stacked.measure()
         for k, lane in enumerate(alone):
             lane.measure()
@@ -68,10 +69,13 @@ def _compare(problem: Problem, configs: Sequence[TrialConfig], device: torch.dev
             start = lane.state()
             lane.step()
             _same("optimizer steps", _change(start, lane.state()), _change(start, stacked.state_of(k)), CLOSE_STEP)
+        if number == 0:  # schedules that follow epochs move for the second step
+            for updates in [lane.parts.updates for lane in (stacked, *alone)]:
+                updates.end_epoch()
 
 
 class _Lane:
-    """A training run with random generators of its own."""
+    """A training run with its own random generators."""
 
     def __init__(self, problem: Problem, config: TrialConfig, device: torch.device, boundary: Boundary) -> None:
         self.problem, self.device, self.boundary = problem, device, boundary
@@ -103,8 +107,8 @@ class _Alone(_Lane):
 
     def measure(self) -> None:
         with self._own_generators():
-            self.parts.optimizer.zero_grad(set_to_none=True)
-            losses = self.problem.losses(self.parts.model, self._batch())
+            self.parts.updates.zero_grad()
+            losses = losses_of(self.problem, self.parts.model, self._batch(), self.device)
             self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
             self._balancer.backward(losses)
@@ -114,11 +118,11 @@ class _Alone(_Lane):
 
     def take(self, gradients: Mapping[str, Tensor]) -> None:
         for name, value in self.parts.model.named_parameters():
-            if value.grad is not None:  # what has none, as the heads that a single-task trial leaves out, stays
+            if value.grad is not None:  # parameters without a gradient (other heads of a single-task trial) stay
                 value.grad = gradients[name].clone()
 
     def step(self) -> None:
-        self.parts.optimizer.step()
+        self.parts.updates.step()
 
     def state(self) -> dict[str, Tensor]:
         return _numbers(self.parts.model.state_dict())
@@ -135,7 +139,7 @@ class _Stacked(_Lane):
 
     def measure(self) -> None:
         with self._own_generators():
-            self._network.optimizer.zero_grad(set_to_none=True)
+            self._network.updates.zero_grad()
             losses = self._network.losses(self._batch())
             self.boundary.end_fork()
             self.losses = {task: loss.detach() for task, loss in losses.items() if isinstance(loss, Tensor)}
@@ -145,7 +149,7 @@ class _Stacked(_Lane):
         return {name: gradient[k] for name, gradient in self._network.gradients().items()}
 
     def step(self) -> None:
-        self._network.optimizer.step()
+        self._network.updates.step()
 
     def state_of(self, k: int) -> dict[str, Tensor]:
         return _numbers(self._network.member(k).state_dict())
@@ -164,7 +168,7 @@ def _change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[s
 
 
 def _same(what: str, alone: Mapping[str, Tensor], stacked: Mapping[str, Tensor], close: float) -> None:
-    """Whether tensors are the same but for rounding, each and as one long vector.
+    """Check that tensors are equal to within rounding, each of them and all as one vector.
 
     Raises:
         NotStackable: they are not.

@@ -179,7 +179,7 @@ class TrainingLoop:
             self._boundary.tell(self._callbacks.on_epochs, reports)
 
     def _evaluate(self, k: int, split: Split) -> dict[str, float]:
-        metrics = evaluate(self.problem, self._engine.network(k), split)
+        metrics = evaluate(self.problem, self._engine.network(k), split, self.device)
         self._boundary.end_fork()
         return metrics
 

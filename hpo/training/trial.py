@@ -30,8 +30,8 @@ def run_trial(
 ) -> TrialResult:
     """Train a trial to its end; errors of the user's code and values that are not finite are returned as a status.
 
-    The process's global state is as it was before, whatever the user's code has done to it. What ``report`` and
-    ``resumed`` raise, and a Ctrl-C in the main thread, are raised here too.
+    Afterwards the process's global state is restored, whatever the user's code has changed. Exceptions of ``report``
+    and ``resumed``, and a Ctrl-C in the main thread, are raised here too.
 
     Args:
         config: of the trial.

@@ -1,4 +1,4 @@
-"""A worker's side of a study: train the trials it is given and report. Needs torch alone; knows no scheduler."""
+"""A worker's side of a study: train the given trials and report. Depends only on torch, not on a scheduler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hpo.training.global_state import GlobalState, as_found
 from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
 
-MOST_REPORTS = 50  # a trial; each costs the driver some milliseconds
+MOST_REPORTS = 50  # per trial; each costs the driver some milliseconds
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -33,12 +33,12 @@ def train_cohort(task: WorkerTask, storage: str, report: Report) -> None:
     """Train the trials of a cohort, at once if they can be, and report their epochs and results.
 
     Args:
-        task: what to train.
+        task: the worker's instructions.
         storage: address of the folder of the study's checkpoints.
         report: takes ``events``, a list of `Event`, since Tune flattens mappings.
 
     Raises:
-        RuntimeError: a config is not the one that was asked for.
+        RuntimeError: a config does not have the requested identity.
     """
     trials = _asked_for(task)
     kept = Storage(storage)
@@ -63,11 +63,11 @@ def train_cohort(task: WorkerTask, storage: str, report: Report) -> None:
 
 
 def size_cohort(task: WorkerTask, most: int) -> tuple[int, str]:
-    """How many trials such as these to train at once, and why, in words.
+    """Measure how many trials like these to train at once; return the number and the reason.
 
     Args:
         task: as for `train_cohort`.
-        most: more are not wanted.
+        most: the maximum number.
     """
     trials = _asked_for(task)
     device, _ = _device(task.gpu)
@@ -77,50 +77,50 @@ def size_cohort(task: WorkerTask, most: int) -> tuple[int, str]:
         problem = _problem_of(task, trials)
         boundary.end_fork()
         found = choose_size(problem, trials, device, most, round(1 / min(1.0, share)))
-    except BaseException as error:  # each trial will say so itself
+    except BaseException as error:  # each trial will report it
         boundary.end_fork()
-        return 1, f"one at a time, since trying it out failed: {one_line(error)}"
+        return 1, f"one at a time, since the measurement failed: {one_line(error)}"
     return found.size, found.why
 
 
 class EventReporter:
-    """What `run_cohort` tells, as events of a report."""
+    """The callbacks of `run_cohort`, which become events of a report."""
 
     def __init__(self, report: Report, storage: Storage, note: str) -> None:
         self._report, self._storage, self._note = report, storage, note
 
     def on_resumed(self, config: TrialConfig, steps: int) -> None:
-        """A trial goes on from a checkpoint."""
+        """Report that a trial continues from a checkpoint."""
         self._tell([Event(EventKind.RESUMED, config.identity, steps)])
 
     def on_epochs(self, reports: Sequence[tuple[TrialConfig, EpochReport]]) -> None:
-        """Trials have each trained an epoch."""
+        """Report that trials have each trained an epoch."""
         every = -(-reports[0][0].epochs // MOST_REPORTS) if reports else 1
         due = [(c, r) for c, r in reports if r.epoch % every == 0 or r.epoch == r.epochs]
         if due:
             self._tell([Event(EventKind.EPOCH, config.identity, epoch) for config, epoch in due])
 
     def on_ended(self, config: TrialConfig, result: TrialResult) -> None:
-        """A trial has its result."""
+        """Report the result of a trial."""
         result.alarms += [self._note] if self._note else []
         result.alarms += _not_shared(self._storage)
-        if result.status is TrialStatus.FAILED:  # it runs again with something mended, and so from its first step
+        if result.status is TrialStatus.FAILED:  # it runs again after the cause is fixed, from its first step
             Checkpoints(self._storage, config.identity, 0.0).remove()
         self._tell([Event(EventKind.RESULT, config.identity, result)])
 
     def on_alone(self, count: int, why: str) -> None:
-        """The trials of the cohort are trained one after another."""
+        """Report that the trials of the cohort are trained one after another."""
         self._tell([Event(EventKind.ALONE, "", f"{count} trials of a cohort are trained one after another: {why}")])
 
     def _tell(self, events: list[Event]) -> None:
-        self._report({"events": events, "count": len(events)})  # of a report without a number Tune would print a line
+        self._report({"events": events, "count": len(events)})  # Tune prints a line for a report without a number
 
 
 def _asked_for(task: WorkerTask) -> list[TrialConfig]:
-    """The trials of a cohort, and what a worker needs before it can load their problem."""
+    """Return the trials of a cohort, after setting up what loading their problem needs."""
     for path in task.import_paths:
         if path not in sys.path:
-            sys.path.append(path)  # the user's problem; never before what is installed
+            sys.path.append(path)  # for the user's problem; after installed packages
     torch.set_num_threads(max(1, int(task.cpu)))
     trials = [TrialConfig(**settings) for settings in task.cohort]
     for identity, trial in zip(task.identities, trials, strict=True):
@@ -130,9 +130,9 @@ def _asked_for(task: WorkerTask) -> list[TrialConfig]:
 
 
 def _problem_of(task: WorkerTask, trials: Sequence[TrialConfig]) -> Problem:
-    """The problem, with the data that the study has."""
+    """Load the problem, and check that its data are those of the study."""
     loaded = _prepared(task.target, _Frozen(trials[0].arguments))
-    loaded.settings.put_back()  # Tune trains each cohort in a thread of its own
+    loaded.settings.put_back()  # Tune trains each cohort in a new thread
     problem = loaded.problem
     with as_found():
         found = problem.data_hash()
@@ -141,11 +141,11 @@ def _problem_of(task: WorkerTask, trials: Sequence[TrialConfig]) -> Problem:
     return problem
 
 
-_tried: dict[tuple[str, _Frozen], str] = {}  # why a problem cannot be stacked; nothing if it can
+_tried: dict[tuple[str, _Frozen], str] = {}  # why a problem cannot be stacked; empty if it can
 
 
 def _unstackable(target: str, problem: Problem, trials: Sequence[TrialConfig], device: torch.device) -> str:
-    """Why trials cannot be trained at once; nothing if they can. Tried once a process."""
+    """Return why trials cannot be trained at once; empty if they can. Checked once per process."""
     key = target, _Frozen(trials[0].arguments)
     if key not in _tried:
         try:
@@ -157,28 +157,28 @@ def _unstackable(target: str, problem: Problem, trials: Sequence[TrialConfig], d
 
 
 def _not_shared(storage: Storage) -> list[str]:
-    """The driver has put a file there that every node should see."""
+    """Return a warning if this node does not see the file that the driver has put into the storage."""
     try:
         storage.read(MARKER)
     except FileNotFoundError:
         found = (
-            f"its node does not share {storage} with the driver, so that no other node can go on from its checkpoints"
+            f"its node does not share {storage} with the driver, so no other node can continue from its checkpoints"
         )
         return [f"{found}: name a shared folder or a bucket with --storage"]
     except OSError:
-        return []  # the checkpoints say so themselves
+        return []  # the checkpoints report it
     return []
 
 
 def _device(gpu: float) -> tuple[torch.device, str]:
     if gpu and torch.cuda.is_available():
-        return torch.device("cuda", 0), ""  # Ray shows a worker only its own
+        return torch.device("cuda", 0), ""  # Ray makes only the worker's own GPU visible
     note = f"was given {gpu:g} GPU that torch cannot see on this node and trained on the CPU" if gpu else ""
     return torch.device("cpu"), note
 
 
 class _Frozen(dict[str, Any]):
-    """Arguments as a key of the cache."""
+    """A problem's arguments as a key of the cache."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(repr(sorted(self.items())))
@@ -186,7 +186,7 @@ class _Frozen(dict[str, Any]):
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A problem, and what its module, constructor and ``prepare()`` have set in the thread that loaded it."""
+    """A problem, and the settings of the thread in which its module, constructor and ``prepare()`` ran."""
 
     problem: Problem
     settings: GlobalState
@@ -194,7 +194,7 @@ class _Loaded:
 
 @lru_cache(maxsize=2)
 def _prepared(name: str, arguments: _Frozen) -> _Loaded:
-    """The problem, once a process; its data once a machine."""
+    """Load a problem once per process; its data are prepared once per machine."""
     problem = load_problem(name, arguments)
     prepare_once(problem)
     return _Loaded(problem, GlobalState.of_thread())

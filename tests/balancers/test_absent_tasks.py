@@ -1,4 +1,4 @@
-"""Tasks absent from a step: the paper's algorithm of those that are there, in every path that a step can take."""
+"""Tasks absent from a step: the paper's algorithm over the present tasks, in every path that a step can take."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ kinds = pytest.mark.parametrize("kind", ABSENT)
 
 @pytest.fixture(params=WHERE)
 def place(request):
-    """Where the balancer decides: by numbers that the host knows, or by masks on the device."""
+    """Choose how the balancer decides: by numbers that the host knows, or by masks on the device."""
     with WHERE[request.param]():
         yield request.param
 
@@ -71,8 +71,8 @@ def test_paper_recipe_follows_the_algorithm_of_the_tasks_that_are_there(kind, al
 
 @pytest.mark.parametrize("kind", ["missing", "0 that is a leaf", "0 times the loss", "NaN of no example"])
 @recipes
-def test_a_device_decides_as_the_host_does(recipe, kind, double_precision):
-    """Losses that are 0 or NaN are told by masks where the host may not look; the numbers are the same."""
+def test_masks_on_a_device_give_the_same_numbers_as_the_host(recipe, kind, double_precision):
+    """Losses of 0 or NaN are found by masks if the host may not read them; the numbers are the same."""
     found = []
     for where in WHERE.values():
         network = TinyNetwork()
@@ -97,7 +97,7 @@ def test_no_step_waits_for_the_device_once_each_task_has_been_there(recipe, kind
 
 
 @recipes
-def test_steps_of_one_task_leave_no_trace_in_the_balance(recipe, place, double_precision):
+def test_steps_of_a_single_task_do_not_change_the_balance(recipe, place, double_precision):
     """With two tasks, a run with such steps between has the weights of a run without them; direct has seen more."""
 
     def run(present):
@@ -204,7 +204,7 @@ def stacked(network, count):
     return {name: torch.stack([p.detach()] * count).requires_grad_() for name, p in network.named_parameters()}
 
 
-def test_a_stack_does_what_each_does_alone(place, double_precision):
+def test_a_stack_gives_the_same_weights_as_each_balancer_alone(place, double_precision):
     def every(W):
         return [
             Static(TASKS, {"near": 1.0, "far": 0.1, "odd": 5.0}),
@@ -260,7 +260,7 @@ def test_a_pass_of_an_accumulated_step_may_lack_a_task(recipe, place, double_pre
 
 
 @recipes
-def test_goes_on_from_a_state_in_which_a_task_still_waits(recipe, place):
+def test_continues_from_a_state_in_which_a_task_has_not_started(recipe, place):
     def part(balancer, network, present):
         return train(balancer, network, present, "0 times the loss")[-1]
 
@@ -276,7 +276,7 @@ def test_goes_on_from_a_state_in_which_a_task_still_waits(recipe, place):
 
 
 class TestDivergence:
-    def test_a_network_whose_losses_are_all_nan_is_refused_and_told(self, place):
+    def test_a_step_whose_losses_are_all_nan_is_refused_with_a_note(self, place):
         network = TinyNetwork()
         balancer = GradNorm.robust(TASKS, network.shared)
         balancer.backward(network.losses())
@@ -290,7 +290,7 @@ class TestDivergence:
     @pytest.mark.parametrize(
         "make", [lambda W: Static(TASKS, dict.fromkeys(TASKS, 1.0)), lambda W: GradNorm.paper(TASKS, W)]
     )
-    def test_a_loss_that_stays_nan_is_told_by_name(self, make, place):
+    def test_a_loss_that_stays_nan_is_reported_with_its_task(self, make, place):
         network = TinyNetwork()
         balancer = make(network.shared)
         for step in range(120):
@@ -309,12 +309,12 @@ class TestDivergence:
         assert balancer.not_finite_steps == 1
 
 
-def test_a_task_without_a_value_but_with_no_graph_is_no_absent_one():
+def test_a_loss_with_a_value_but_without_graph_is_refused():
     network = TinyNetwork()
     losses = network.losses()
-    with pytest.raises(ValueError, match="`far` should have a graph"):
+    with pytest.raises(ValueError, match=r"losses\['far'\]: expected a loss with a graph"):
         GradNorm.paper(TASKS, network.shared).backward({**losses, "far": losses["far"].detach()})
-    with pytest.raises(ValueError, match="`far` should depend on the shared layer"):
+    with pytest.raises(ValueError, match=r"losses\['far'\]: expected a loss that depends on the shared layer"):
         GradNorm.paper(TASKS, network.shared).backward({**losses, "far": torch.ones((), requires_grad=True).exp()})
 
 
@@ -356,5 +356,5 @@ def test_losses_may_be_python_numbers_where_a_task_is_absent():
     x = nn.Parameter(torch.ones(2))
     balancer = GradNorm.paper(["a", "b"], x)
     balancer.backward({"a": x.sum(), "b": 0.0})
-    with pytest.raises(ValueError, match="`b` should have a graph"):
+    with pytest.raises(ValueError, match=r"losses\['b'\]: expected a loss with a graph"):
         balancer.backward({"a": x.sum(), "b": 1.0})

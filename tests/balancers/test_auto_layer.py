@@ -90,5 +90,5 @@ def test_accumulation():
 
 def test_another_word_is_refused():
     for wrong in ("last", None, 3):
-        with pytest.raises(ValueError, match="`shared` should be a module, a parameter"):
+        with pytest.raises(ValueError, match="shared: expected a module, a parameter"):
             GradNorm(TASKS, wrong)

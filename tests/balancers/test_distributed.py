@@ -24,7 +24,7 @@ RECIPES = {
     "mgda": lambda tasks, shared, alpha: torchjd_balancer("mgda", tasks),
     "dwa": lambda tasks, shared, alpha: torchjd_balancer("dwa", tasks),
 }
-# How DDP is told to look for parameters that a step did not use; each wraps the graph in its own way.
+# The options of DDP for parameters that a step did not use; each wraps the graph differently.
 WRAPS = {"plain": {}, "unused": {"find_unused_parameters": True}, "static graph": {"static_graph": True}}
 CASES = [
     ("uncertainty", "plain", "backward", {}),
@@ -50,7 +50,7 @@ RUNS = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for ca
 
 
 class JointNorm(nn.Module):
-    """What SyncBatchNorm does, on a CPU: statistics of the joined batch, so that backward passes talk."""
+    """The statistics of SyncBatchNorm on a CPU: those of the joined batch, so that backward passes communicate."""
 
     def forward(self, x):
         ranks = dist.get_world_size() if dist.is_initialized() else 1
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
 @contextmanager
 def precision(dtype):
-    """What is made meanwhile is of this type."""
+    """Set the default dtype while the block runs."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -177,7 +177,7 @@ class TestUsualNetworks:
         model = net(table=nn.Embedding(20, 8), topic=nn.Linear(8, 3))
         features = model.table(WORDS)
         losses = squares(words=features @ model.table.weight.T, topic=model.topic(features))
-        with pytest.raises(ValueError, match=r"Found `table.weight` alone, which a head uses too \(tied"):
+        with pytest.raises(ValueError, match=r"got `table.weight` alone, which a head uses too \(tied"):
             find_shared_layer(model, losses)
 
     @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
@@ -235,10 +235,10 @@ class TestAnswers:
             (lambda a, b, c: {"a": a, "b": b}, "none that both `a` and `b` reach"),
             (lambda a, b, c: {"a": a, "c": c, "b": b}, "none that both `a` and `b` reach"),
             (lambda a, b, c: {"a": a, "b": torch.ones((), requires_grad=True)}, "none below the loss of `b`"),
-            (lambda a, b, c: {"a": a, "b": None}, "`losses` should be a loss of every task, .* Found .*none of b"),
+            (lambda a, b, c: {"a": a, "b": None}, "losses: expected a loss of every task, .* got none of b"),
             (lambda a, b, c: {"a": a, "b": 0 * b, "c": c * torch.nan}, "none of b, c"),
-            (lambda a, b, c: {}, "`losses` should be a loss for each task"),
-            (lambda a, b, c: [a, b], "Found `losses = list`"),
+            (lambda a, b, c: {}, "losses: expected a loss for each task"),
+            (lambda a, b, c: [a, b], "losses: .* got list"),
         ],
     )
     def test_what_is_refused(self, losses, match):
@@ -254,5 +254,5 @@ class TestAnswers:
             find_shared_layer(model, squares(a=ab * ca, b=ab * bc, c=bc * ca))
 
     def test_the_losses_of_another_model(self):
-        with pytest.raises(ValueError, match="Found none below the loss of `near`"):
+        with pytest.raises(ValueError, match="got none below the loss of `near`"):
             find_shared_layer(TinyNetwork(), TinyNetwork().losses())

@@ -26,7 +26,7 @@ def double_precision():
 
 @pytest.fixture
 def products(monkeypatch):
-    """How many tasks each product takes; the numbers alone do not tell which way they came."""
+    """Record how many tasks each product takes; the results alone do not show which way was used."""
     seen, plain = [], Product.gradients
     monkeypatch.setattr(Product, "gradients", lambda self, parts: seen.append(len(parts)) or plain(self, parts))
     return seen

@@ -36,6 +36,8 @@ def test_w_may_be_frozen_and_thawed(recipe):
     with pytest.warns(BalancerWarning, match="No parameter of the shared layer required grad in 1 steps"):
         assert torch.equal(balancer.weights, before)
     network.shared.requires_grad_(True)
+    with torch.no_grad():  # else a balanced start has no reason to move
+        next(network.heads.parameters()).mul_(2)
     balancer.backward(network.losses())
     torch.testing.assert_close(measured(balancer), true_norms(network.losses(), list(network.shared.parameters())))
     assert not torch.equal(balancer.weights, before)
@@ -76,7 +78,7 @@ def test_parameters_of_a_module_may_be_replaced():
     torch.testing.assert_close(measured(balancer), true_norms(network.losses(), list(network.shared.parameters())))
     stale = GradNorm.paper(TASKS, [network.shared.weight])
     network.shared.weight = nn.Parameter(network.shared.weight.detach())
-    with pytest.raises(ValueError, match="hand over the module, not its parameters, if these are replaced"):
+    with pytest.raises(ValueError, match="pass the module, not its parameters, if these are replaced"):
         stale.backward(network.losses())
 
 
@@ -148,5 +150,5 @@ class TestForms:
         with pytest.raises(ValueError, match="a list with str, int"):
             SharedLayer([nn.Linear(2, 2), "trunk", 3])
         for nothing in (nn.ReLU(), [nn.ReLU(), nn.ReLU()], []):
-            with pytest.raises(ValueError, match="`shared` should be a module or parameters with at least one"):
+            with pytest.raises(ValueError, match="shared: expected a module or parameters with at least one"):
                 SharedLayer(nothing)

@@ -1,4 +1,4 @@
-"""How far a task's gradient comes, and in which order the losses use the weights."""
+"""The reach of each task's gradient, and the order in which the losses use the weights."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ class TestReach:
         out = model(X)
         assert found(model, squares(a=out[:, 0], b=out[:, 1])) == ["0"]
         out = model[2](X @ torch.randn(4, 8))
-        with pytest.raises(ValueError, match=r"Found `2.weight` alone, of which each task reads other rows"):
+        with pytest.raises(ValueError, match=r"got `2.weight` alone, of which each task reads other rows"):
             find_shared_layer(model, squares(a=out[:, 0], b=out[:, 1]))
 
     @pytest.mark.parametrize("part", [0, 2])
@@ -99,7 +99,7 @@ class TestOrder:
         features = checkpoint(model.trunk, X.clone().requires_grad_(), use_reentrant=reentrant)
         losses = squares(a=model.a(features), b=model.b(features))
         if reentrant:
-            with pytest.raises(ValueError, match="Gradient checkpointing should have `use_reentrant=False`"):
+            with pytest.raises(ValueError, match="gradient checkpointing: expected `use_reentrant=False`"):
                 find_shared_layer(model, losses)
         else:
             assert found(model, losses) == ["trunk.2"]
@@ -149,14 +149,14 @@ class TestOrder:
         features = trunk(X if whole else model.trunk[:2](X))
         losses = squares(a=model.a(features), b=model.b(features))
         if whole:
-            with pytest.raises(ValueError, match="Found a compiled module around `trunk"):
+            with pytest.raises(ValueError, match="got a compiled module around `trunk"):
                 find_shared_layer(model, losses)
         else:
             assert found(model, losses) == ["trunk.2"]
 
 
 class TestLater:
-    """What is after a layer that is not the last."""
+    """Weights after a layer that is not the last."""
 
     def names_after(self, model, shared, losses):
         search = SharedSearch()

@@ -1,4 +1,4 @@
-"""K balancers that take their steps together do what each does alone."""
+"""Balancers that take their steps together have the same results as each alone."""
 
 import copy
 
@@ -144,7 +144,7 @@ def test_every_balancer_moves_as_it_does_alone(kind):
 
 
 @pytest.mark.filterwarnings("ignore::balancers.BalancerWarning")
-def test_a_stack_goes_on_where_balancers_alone_were_and_the_other_way_round():
+def test_states_move_between_a_stack_and_single_balancers():
     network = networks_of(Network)
     data = batches()
     reference = [copy.deepcopy(network) for _ in every_kind(network.shared)]
@@ -184,7 +184,7 @@ def test_one_network_that_is_not_finite_leaves_the_others_alone():
     assert bool(second.isfinite().all())
 
 
-def test_some_of_a_stack_go_on_without_the_others():
+def test_some_networks_of_a_stack_continue_without_the_others():
     network = networks_of(Network)
     alphas = (0.0, 0.4, 0.8)
     whole = Together(copy.deepcopy(network), [GradNorm.direct(TASKS, network.shared, a) for a in alphas])
@@ -204,21 +204,23 @@ def test_some_of_a_stack_go_on_without_the_others():
 class TestErrors:
     def test_what_cannot_be_stacked_is_refused(self):
         W = torch.nn.Linear(2, 2)
-        with pytest.raises(ValueError, match=r"`balancers` should be of Equal, Frozen, GradNorm.*Found .*GradNorm"):
+        with pytest.raises(
+            ValueError, match=r"balancers: expected objects of Equal, Frozen, GradNorm.*got .*GradNorm"
+        ):
             Stack([GradNorm(TASKS, W, accumulate=2)], [])
-        with pytest.raises(ValueError, match=r"should be a list of at least one. Found `balancers = \[\]`"):
+        with pytest.raises(ValueError, match=r"balancers: expected a list of at least one balancer, got \[\]"):
             Stack([], [])
-        with pytest.raises(ValueError, match=r"should be of the tasks \['near', 'far', 'wide'\]"):
+        with pytest.raises(ValueError, match=r"balancers: expected the same tasks in all, \['near', 'far', 'wide'\]"):
             Stack([Equal(TASKS), Equal(["near"])], [])
 
     @pytest.mark.skipif(not installed(), reason="torchjd is not installed")
     def test_other_methods_are_refused(self):
-        with pytest.raises(ValueError, match=r"should be of Equal"):
+        with pytest.raises(ValueError, match="balancers: expected objects of Equal"):
             Stack([torchjd_balancer(NAMES[0], TASKS)], [])
 
     def test_first_losses_without_a_rate_are_refused(self):
         network = networks_of(Network)
         together = Together(network, [Equal(TASKS), GradNorm.paper(TASKS, network.shared)])
         losses = {task: together.parameters["shared.bias"].sum(1) * 0 - 1 for task in TASKS}
-        with pytest.raises(ValueError, match=r"losses\['near'\]` should be above 0 in the first step"):
+        with pytest.raises(ValueError, match=r"losses\['near'\]: expected a number > 0 in the first step"):
             together.stack.backward(losses)

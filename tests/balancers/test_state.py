@@ -1,4 +1,4 @@
-"""What a balancer says of itself: its state, its warnings, its weights file."""
+"""The outputs of a balancer: its state, its warnings, its weights file."""
 
 import warnings
 
@@ -34,14 +34,14 @@ def test_a_state_of_another_recipe_is_refused(kind):
         if name == kind:
             other.load_state_dict(state)
             continue
-        with pytest.raises(ValueError, match="`state` should be of") as error:
+        with pytest.raises(ValueError, match="state: expected a state of") as error:
             other.load_state_dict(state)
         assert state["kind"] in str(error.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_state_of_version_0_1_loads(kind):
-    """It lacks what was added since."""
+    """It lacks entries that were added later."""
     network = TinyNetwork()
     balancer = KINDS[kind](list(TASKS), network.shared)
     for _ in range(3):
@@ -56,7 +56,7 @@ def test_a_state_of_version_0_1_loads(kind):
     torch.testing.assert_close(other._w, balancer._w)
 
 
-def test_each_cause_is_told_once_and_notes_have_the_last_count():
+def test_each_cause_warns_once_and_notes_have_the_last_count():
     network = TinyNetwork()
     balancer = GradNorm.robust(list(TASKS), network.shared)
     balancer.backward(network.losses())
@@ -92,7 +92,7 @@ def test_weights_go_to_a_file_that_static_reads(tmp_path):
 def test_weights_that_no_file_can_hold_are_refused(tmp_path):
     balancer = Static(["a", "b"], {"a": 1.0, "b": 1.0})
     balancer._w = torch.tensor([2.0, 0.0])
-    with pytest.raises(ValueError, match="weight of task 'b' should be finite and > 0"):
+    with pytest.raises(ValueError, match=r"weights\['b'\]: expected a finite number > 0"):
         balancer.save(tmp_path / "weights.json")
     assert not list(tmp_path.iterdir())
 

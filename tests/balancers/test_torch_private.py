@@ -44,7 +44,7 @@ def test_a_node_keeps_what_the_product_reads(call, kind, name):
 
 
 @pytest.mark.parametrize("name", ["_input_metadata", "_sequence_nr"])
-def test_a_node_tells_its_device_and_its_age(name):
+def test_a_node_has_a_device_and_a_sequence_number(name):
     node = torch.ones(2, requires_grad=True).sum().grad_fn
     assert hasattr(node, name), f"torch's nodes have no {name} any more; balancers/torch_private.py uses it"
 
@@ -59,7 +59,7 @@ def test_the_engine_numbers_nodes_in_the_order_in_which_they_were_made():
     assert shape_of(first.grad_fn) == (2,)
 
 
-def test_a_parameter_tells_of_its_hooks():
+def test_hooks_of_a_parameter_are_detected():
     from balancers.torch_private import has_hooks
 
     parameter = nn.Parameter(torch.ones(2))

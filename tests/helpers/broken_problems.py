@@ -19,7 +19,7 @@ class Sound(Problem):
     """Two regressions from three numbers, through two shared layers."""
 
     tasks = (Task("near", "MSE"), Task("far", "R2", "maximize"))
-    epochs = 3
+    epochs = 50
 
     def __init__(self, extra: Any = None) -> None:
         self.extra = extra
@@ -108,8 +108,32 @@ class PrepareRaises(Sound):
 
 
 class HashOfAnAddress(Sound):
+    def data_hash(self):
+        return f"data at {id(self)}"
+
+
+class Tags:
+    """Tells its tags in the order that they have in this process."""
+
+    def __repr__(self) -> str:
+        return f"Tags {set('abcdefgh')}"
+
+
+class HashOfOneProcess(Sound):
     def __init__(self) -> None:
-        self.helper = object()  # its repr has its address
+        self.tags, self.extra = Tags(), 1
+
+
+class KeepsObjects(Sound):
+    """What the default hash takes in by content or by type."""
+
+    def __init__(self) -> None:
+        self.transform, self.names, self.helper, self.numbers = (
+            (lambda x: x),
+            set("abcdefgh"),
+            object(),
+            torch.ones(3),
+        )
 
 
 class HashThatChanges(Sound):
@@ -239,6 +263,60 @@ class LossMissing(Sound):
     def losses(self, model, batch):
         losses = super().losses(model, batch)
         return {"near": losses["near"], "fra": losses["far"]}
+
+
+class AbsentAtFirst(Sound):
+    """Every second batch has no example of ``far``, the first one too; there ``near`` is once exactly 0."""
+
+    def __init__(self, absent: str = "missing") -> None:
+        self.absent, self.calls = absent, 0
+
+    def data_hash(self):
+        return self.absent
+
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        self.calls += 1
+        if not model.training or self.calls % 2 == 0:
+            return losses
+        values = {"none": None, "nan": 0 * losses["far"] / 0, "zero": 0 * losses["far"], "number": 0.0}
+        return {"near": losses["near"]} | ({} if self.absent == "missing" else {"far": values[self.absent]})
+
+
+class LossIsInfiniteInTheThirdBatch(AbsentAtFirst):
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        return losses | {"near": losses["near"] / 0} if self.calls == 3 else losses
+
+
+class OutOfReach(Sound):
+    def losses(self, model, batch):
+        losses = super().losses(model, batch)
+        return losses | {"far": 1e5 * losses["far"]}
+
+
+class SharesATrunk(Sound):
+    """Keeps one trunk for all networks."""
+
+    trunk = nn.Linear(3, 8)
+
+    def build_model(self, seed):
+        model = super().build_model(seed)
+        model["first"] = self.trunk
+        return model
+
+
+class FewSteps(Sound):
+    epochs = 2
+
+
+class EndsEarly(OneBatch):
+    """Its loss still falls at the end of a trial."""
+
+    epochs = 30
+
+    def build_optimizer(self, model):
+        return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
 class LossesAreATuple(Sound):
@@ -416,6 +494,24 @@ class NoOptimizer(Sound):
         return None
 
 
+class LBFGS(Sound):
+    def build_optimizer(self, model):
+        return torch.optim.LBFGS(model.parameters())
+
+
+class Scheduled(OneBatch):
+    """Its schedule ends with a trial's last step, which the short runs of a check must not go beyond."""
+
+    epochs = 30
+    schedule_per = "step"
+    clip_norm = 1.0
+    autocast = torch.bfloat16
+
+    def build_optimizer(self, model):
+        optimizer = super().build_optimizer(model)
+        return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=self.epochs)
+
+
 class GradientIsNan(Sound):
     """sqrt at 0: the loss is finite."""
 
@@ -485,7 +581,7 @@ class MetricStays(Sound):
 
 
 class LossRises(Sound):
-    """What one calls a loss is a score."""
+    """Returns a score in place of a loss."""
 
     def losses(self, model, batch):
         losses = super().losses(model, batch)

@@ -8,7 +8,7 @@ import pytest
 
 
 def chromium() -> str:
-    """Where it is; without one the test is skipped."""
+    """Return the path of Chromium; skip the test if there is none."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:

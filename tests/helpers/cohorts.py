@@ -1,4 +1,4 @@
-"""Trials that are trained at once, and what they tell."""
+"""Trials that are trained at once, and their reports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE_OF_EACH: list[tuple[str, dict[str, Any]]] = [
 
 @dataclass
 class Heard:
-    """What a cohort tells."""
+    """The callbacks of a cohort, recorded."""
 
     results: dict[str, TrialResult] = field(default_factory=dict)
     reports: dict[str, list[EpochReport]] = field(default_factory=dict)
@@ -130,7 +130,7 @@ def alone_once(config: TrialConfig, kind: type[Problem]) -> tuple[TrialResult, l
 def check_same(
     heard: Heard, config: TrialConfig, problem: Problem, together: int, close: float = 1e-5, resumed: int = 0
 ) -> None:
-    """What a trial of a cohort tells is what it tells alone, but for its seconds."""
+    """Check that a trial of a cohort has the same reports and result as alone, except for its seconds."""
     expected, reports = alone_once(config, type(problem))
     found = heard.results[config.identity]
     assert (found.status, found.error, found.alarms) == (expected.status, expected.error, expected.alarms)
@@ -158,12 +158,12 @@ def check_same(
 
 
 def apart(one: TrialResult, other: TrialResult, column: str, steps: int) -> float:
-    """How far two trials get from each other within so many steps, relative to a task's mean over them."""
+    """Return the largest difference of two trials within a number of steps, relative to a task's mean."""
     mine, its = (result.trajectory[column][:steps] for result in (one, other))
     assert mine.shape == its.shape == (steps, mine.shape[1])
     return float((np.abs(mine - its) / np.abs(its).mean(axis=0)).max())
 
 
 def columns(config: TrialConfig) -> str:
-    """What a trial records: static weights need no gradient norms."""
+    """Return the columns that a trial records: static weights need no gradient norms."""
     return "wLG" if config.method == "gradnorm" else "wL"

@@ -37,16 +37,16 @@ class Command:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended; ``None`` if it runs."""
+        """The exit code; ``None`` if it runs."""
         text = self.code.read_text() if self.code.exists() else ""
         return int(text) if text.endswith("\n") else None
 
     def printed(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self.out.read_text() if self.out.exists() else ""
 
     def errors(self) -> str:
-        """What it has printed on stderr so far."""
+        """The output on stderr so far."""
         return self.err.read_text() if self.err.exists() else ""
 
     def send(self, number: int) -> None:

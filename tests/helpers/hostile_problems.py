@@ -1,4 +1,4 @@
-"""A problem whose trials end in unusual ways or leave their process spoilt, and what they do to that end."""
+"""A problem whose trials end in unusual ways or change global state, and the functions that do so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCALE = 1e-3  # of the parameter that counts the weight of `near`
 
 
 class UnspeakableError(Exception):
-    """Cannot be told, nor can what it came from."""
+    """An exception whose text and traceback cannot be read."""
 
     def __str__(self) -> NoReturn:
         raise SystemExit("no text")
@@ -94,13 +94,13 @@ SPOILS: dict[str, Callable[[], object]] = {
 
 
 def spoil_all() -> None:
-    """Leave all of it behind; the inference mode and the like last, as they forbid the rest."""
+    """Change all global state; inference mode and similar ones last, because they forbid the rest."""
     for name in sorted(SPOILS, key=lambda name: name in ("function modes of torch", "default device")):
         SPOILS[name]()
 
 
 def fork() -> None:
-    """Fork, and let the child come back as if nothing had happened."""
+    """Fork, and let the child return as if nothing had happened."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)  # hangs as long as the child goes on

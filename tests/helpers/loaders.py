@@ -102,7 +102,7 @@ class Stream(IterableDataset[Row]):
 
 
 class Buffered(IterableDataset[Row]):
-    """A stream through a shuffle buffer: what comes next hangs on every number drawn before, here from `random`."""
+    """A stream through a shuffle buffer: the next example depends on all earlier numbers, here of `random`."""
 
     def __iter__(self) -> Iterator[Row]:
         data, buffer = Noisy(), []
@@ -125,7 +125,7 @@ class TorchBuffered(Buffered):
 
 
 class Custom:
-    """An iterable with a generator of its own that cannot tell where it is."""
+    """An iterable with its own generator and without a state."""
 
     def __init__(self) -> None:
         self.data, self.generator = Noisy(), random.Random(8)
@@ -138,7 +138,7 @@ class Custom:
 
 
 class Telling(Custom):
-    """The same with torchdata's convention; it must not be gone through again."""
+    """The same with torchdata's convention; it must not be iterated again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Telling(Custom):
 
 
 class Counting(DataLoader[Row]):
-    """A DataLoader that counts its epochs, and tells less of its state than the next one hangs on, as torchdata's."""
+    """A DataLoader that counts its epochs, with an incomplete state, as torchdata's."""
 
     epoch = 0
 

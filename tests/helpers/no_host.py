@@ -1,4 +1,4 @@
-"""Where nothing may wait for a device, and a CPU that is treated as one."""
+"""Contexts in which nothing may wait for a device, or a CPU is treated as one."""
 
 from contextlib import contextmanager
 

@@ -13,8 +13,17 @@ from tests.helpers.small_problem import Small
 
 def make_plan(**fields: Any) -> Plan:
     """The plan of a small study on `tests.helpers.small_problem`."""
-    content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
-    content["gradnorm"] = {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | fields.pop("gradnorm", {})
+    content: dict[str, Any] = {
+        "name": "small",
+        "problem": {"name": "small", "size": 3},
+        "static": {"points": 6},
+        "seeds": 2,
+    }
+    content["shortlist"] = "off"  # tests/hpo/study/test_shortlist.py has one
+    sweeps = fields.pop("gradnorm", {})
+    content["gradnorm"] = (
+        {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | sweeps if isinstance(sweeps, dict) else sweeps
+    )
     return Plan(Study.model_validate(content | fields), Small())
 
 

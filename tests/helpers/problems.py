@@ -1,4 +1,4 @@
-"""Problems for the end-to-end tests: they train in milliseconds and do what files in a folder tell them.
+"""Problems for the end-to-end tests: they train in milliseconds and are controlled by files in a folder.
 
 A study names them ``tests.helpers.problems:Class`` and runs from the repository root.
 """
@@ -22,7 +22,7 @@ from hpo.problems.base import Problem, Split, Task
 
 
 class Steered(Problem):
-    """Two small regressions. Each start of a training run has a number; what happens to it, files say.
+    """Two small regressions. Each start of a training run has a number; files say what happens to it.
 
     Args:
         folder: with ``starts``, a line for each start, ``devices``, a line for each evaluation, and ``steer.json``
@@ -89,7 +89,7 @@ class Steered(Problem):
         return torch.optim.Adam(model.parameters(), lr=0.03)
 
     def begin_epoch(self) -> None:
-        """Fail or wait in the second epoch, if told so."""
+        """Fail or wait in the second epoch, if the files say so."""
         self._epoch += 1
         if self._epoch != 2:
             return

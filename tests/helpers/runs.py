@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a study in a folder of its own, the command, and what MLflow holds afterwards."""
+"""Helpers of the end-to-end tests: a study in its own folder, the command, and the runs in MLflow."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ class Case:
             "problem": {"name": "tests.helpers.problems:Steered", "folder": str(self.folder)},
             "seeds": 2,
             "references": ["single_task", "equal"],
+            "shortlist": "off",
             "static": {"points": 3},
             "gradnorm": {"recipes": ["robust"], "trials": 2},
             "confirm": {"top_static": 1, "averages": ["tail"]},
@@ -131,7 +132,7 @@ class Case:
         new.replace(self.folder / "steer.json")
 
     def starts(self) -> int:
-        """How many training runs were begun."""
+        """The number of training runs that were started."""
         path = self.folder / "starts"
         return len(path.read_text().splitlines()) if path.exists() else 0
 
@@ -171,7 +172,7 @@ class Case:
         return finished, console.file.getvalue()  # type: ignore[attr-defined]
 
     def runs(self, kind: str = "trial", uri: str | None = None) -> list[Run]:
-        """What MLflow holds: the study's ``trial`` or ``launch`` runs."""
+        """Return the study's ``trial`` or ``launch`` runs in MLflow."""
         client = MlflowClient(uri or self.uri)
         experiment = client.get_experiment_by_name(self.name)
         return list(
@@ -183,7 +184,7 @@ class Case:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """What the command has started, in whatever process group, and is alive."""
+        """Return the processes that the command has started and that are alive, in any process group."""
         return [process for process in psutil.process_iter() if marked(process) == self.mark]
 
 
@@ -209,7 +210,7 @@ def assert_only_stages(printed: str) -> None:
 
 
 def assert_quiet(printed: str) -> None:
-    """Nothing in it is Ray's, MLflow's or Optuna's own."""
+    """Check that a text has no output of Ray, MLflow or Optuna."""
     assert not re.search(r"\x1b|\r|INFO|WARN|Ray Tune|ray\.|Registry|alembic|trainable|View run|━", printed)
 
 

@@ -81,12 +81,12 @@ class Studies:
 
     @cached_property
     def regret(self) -> np.ndarray:
-        """Freed of selection: read on seeds left out of the choice."""
+        """Return the regret corrected for selection bias: read on seeds left out of the choice."""
         return self._reading(self.test)
 
     @cached_property
     def true_regret(self) -> np.ndarray:
-        """What `regret` estimates: the true difference of the arms chosen, mean over resamples and seeds left out."""
+        """Return the value that `regret` estimates: the true difference of the chosen arms, mean over resamples."""
         return self._reading(np.repeat(self.truth[:, :, None], self.test.shape[2], axis=2))
 
     @cached_property

@@ -28,7 +28,7 @@ def fine(config: TrialConfig) -> str:
 
 
 def log_weights(config: TrialConfig) -> np.ndarray:
-    """What a method's weights are, as centred log-ratios; GradNorm's depend on alpha and a little on the seed."""
+    """Return a method's weights as centred log-ratios; GradNorm's depend on alpha and slightly on the seed."""
     if config.method == "static":
         log_w = np.log([config.settings["weights"][task] for task in TASKS])
     elif config.method == "gradnorm":
@@ -104,7 +104,7 @@ class Study:
 
 
 def check_order(schedule: Schedule, planned: PlannedTrial) -> None:
-    """What must have been handed out, or have ended, before this trial."""
+    """Check that the trials that must come before this one have been handed out or have ended."""
     plan, known = schedule.plan, list(schedule.planned())
     running = {p.config.identity for p in schedule.running()}
     out = running | {p.config.identity for p in known if p.config.identity in schedule.results}

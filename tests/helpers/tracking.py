@@ -1,4 +1,4 @@
-"""What the tests of tracking and writer share: made-up trials, a study in a database, and an MLflow server."""
+"""Helpers of the tests of tracking and writer: made-up trials, a study in a database, and an MLflow server."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Server:
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log, pytest.MonkeyPatch.context() as patch:
-            patch.chdir(self.folder)  # a server keeps its artifacts there unless told otherwise
+            patch.chdir(self.folder)  # a server keeps its artifacts there by default
             self.process = serve(self.uri, "127.0.0.1", self.port, log)
         assert healthy(self.url, self.process), (self.folder / "log").read_text()
 

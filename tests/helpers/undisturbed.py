@@ -42,7 +42,7 @@ class Undisturbed:
             (case.folder / name).unlink(missing_ok=True)
 
     def report(self) -> ReportData:
-        """What the report is made from."""
+        """Return the data of the report."""
         study, metrics = self.plan.study.name, self.plan.metrics
         return ReportData(study, self.comparison, metrics, {}, {}, {}, self.schedule.table().head(0))
 

@@ -50,7 +50,7 @@ def test_a_study_begins_with_the_starting_points_and_stays_in_the_range():
 
 
 @pytest.mark.parametrize("learning_rate", [None, (1e-3, 1e-1)])
-def test_the_seed_settles_the_search(learning_rate):
+def test_the_seed_determines_the_search(learning_rate):
     space = AlphaSpace(learning_rate=learning_rate)
     assert run(space) == run(space)
     assert run(space) != run(space, seed=1)
@@ -68,21 +68,20 @@ def test_parallel_trials_get_different_alphas():
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({"low": -1.0}, "Parameter `low` should be >= 0. Found `low = -1.0`."),
-        ({"low": 2.0, "high": 1.0}, "Parameter `high` should be >= low = 2.0. Found `high = 1.0`."),
-        ({"high": float("inf")}, "Parameter `high` should be a finite number. Found `high = inf`."),
+        ({"low": -1.0}, "low: expected a number >= 0, got -1.0"),
+        ({"low": 2.0, "high": 1.0}, "high: expected a number >= low = 2.0, got 1.0"),
+        ({"high": float("inf")}, "high: expected a finite number, got inf"),
         (
             {"learning_rate": (0.0, 1.0)},
-            "Parameter `learning_rate` should be a tuple (smallest, largest) with 0 < smallest <= largest. "
-            "Found `learning_rate = (0.0, 1.0)`.",
+            "learning_rate: expected a tuple (smallest, largest) with 0 < smallest <= largest, got (0.0, 1.0)",
         ),
         (
             {"learning_rate": 0.025},
-            "Parameter `learning_rate` should be a tuple (smallest, largest). Found `learning_rate = 0.025`.",
+            "learning_rate: expected a tuple (smallest, largest), got 0.025",
         ),
         (
             {"learning_rate": (0.1, "1")},
-            "Parameter `learning_rate[1]` should be a finite number. Found `learning_rate[1] = '1'`.",
+            "learning_rate[1]: expected a finite number, got '1'",
         ),
     ],
 )
@@ -92,5 +91,5 @@ def test_bad_bounds(bounds, message):
 
 
 def test_bad_seed():
-    with pytest.raises(ValueError, match=r"^Parameter `seed` should be an integer >= 0\. Found `seed = -1`\.$"):
+    with pytest.raises(ValueError, match=r"^seed: expected an integer >= 0, got -1$"):
         AlphaSpace().sampler(-1)

@@ -1,4 +1,4 @@
-"""What any design must do; a new one is tested here by being registered."""
+"""Properties of every design; a new one is tested here once it is registered."""
 
 import inspect
 import re
@@ -64,7 +64,7 @@ def test_another_seed_gives_other_points(design):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_one_task_has_one_weighting(design):
     np.testing.assert_array_equal(points(design, 1, 1), [[1.0]])
-    with pytest.raises(ValueError, match="Parameter `points` should be 1 for one task"):
+    with pytest.raises(ValueError, match="points: expected 1 for one task"):
         points(design, 1, 2)
 
 
@@ -75,36 +75,36 @@ def test_the_ratio_is_a_bound_that_is_used(design):
 
 
 def test_a_design_that_runs_out_of_directions_says_so():
-    with pytest.raises(ValueError, match=r"^Parameter `points` should be <= \d+, all directions found in the design"):
+    with pytest.raises(ValueError, match=r"^points: expected at most \d+, all directions of the design"):
         points("sobol", 2, 500, ratio=1 + 1e-8)
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("grid", 2, 3), {}, f"Parameter `design` should be one of {sorted(DESIGNS)}. Found `design = 'grid'`."),
-        (("sobol", 0, 3), {}, "Parameter `tasks` should be an integer >= 1. Found `tasks = 0`."),
-        (("sobol", 2.0, 3), {}, "Parameter `tasks` should be an integer >= 1. Found `tasks = 2.0`."),
-        (("sobol", 2, 0), {}, "Parameter `points` should be an integer >= 1. Found `points = 0`."),
-        (("sobol", 2, True), {}, "Parameter `points` should be an integer >= 1. Found `points = True`."),
-        (("sobol", 2, 3, -1), {}, "Parameter `seed` should be an integer >= 0. Found `seed = -1`."),
+        (("grid", 2, 3), {}, f"design: expected one of {sorted(DESIGNS)}, got 'grid'"),
+        (("sobol", 0, 3), {}, "tasks: expected an integer >= 1, got 0"),
+        (("sobol", 2.0, 3), {}, "tasks: expected an integer >= 1, got 2.0"),
+        (("sobol", 2, 0), {}, "points: expected an integer >= 1, got 0"),
+        (("sobol", 2, True), {}, "points: expected an integer >= 1, got True"),
+        (("sobol", 2, 3, -1), {}, "seed: expected an integer >= 0, got -1"),
         (
             ("sobol", 2, 3),
             {"ratoi": 2.0},
-            "Parameter `options` should be among ['ratio'] for the design 'sobol'. Found `options = ['ratoi']`.",
+            "options: expected options among ['ratio'] for the design 'sobol', got ['ratoi']",
         ),
         (
             ("uniform", 2, 3),
             {"ratio": 2.0},
-            "Parameter `options` should be empty for the design 'uniform'. Found `options = ['ratio']`.",
+            "options: expected no options for the design 'uniform', got ['ratio']",
         ),
-        (("sobol", 2, 1), {"ratio": 1.0}, "Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 1.0`."),
+        (("sobol", 2, 1), {"ratio": 1.0}, "ratio: expected a number > 1 and <= 1e+300, got 1.0"),
         (
             ("log_lattice", 2, 3),
             {"ratio": 1e301},
-            "Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 1e+301`.",
+            "ratio: expected a number > 1 and <= 1e+300, got 1e+301",
         ),
-        (("sobol", 2, 3), {"ratio": "2"}, "Parameter `ratio` should be a finite number. Found `ratio = '2'`."),
+        (("sobol", 2, 3), {"ratio": "2"}, "ratio: expected a finite number, got '2'"),
     ],
 )
 def test_bad_input(arguments, options, message):
@@ -130,11 +130,11 @@ def test_explicit_leaves_points_as_they_are(design, tasks, seed, scale):
     [
         (
             [[1, 2], [1, 2, 3]],
-            "Parameter `rows[1]` should be 2 weights, one for each task. Found `rows[1] = [1.0, 2.0, 3.0]`.",
+            "rows[1]: expected 2 weights, one for each task, got [1.0, 2.0, 3.0]",
         ),
-        ([[1, 0]], "Parameter `rows[0][1]` should be > 0. Found `rows[0][1] = 0.0`."),
-        ([[1, 1], [np.nan, 1]], "Parameter `rows[1][0]` should be finite. Found `rows[1][0] = nan`."),
-        ([4], "Parameter `rows[0]` should be an array of numbers. Found `rows[0] = 4`."),
+        ([[1, 0]], "rows[0][1]: expected a number > 0, got 0.0"),
+        ([[1, 1], [np.nan, 1]], "rows[1][0]: expected a finite number, got nan"),
+        ([4], "rows[0]: expected an array of numbers, got 4"),
     ],
 )
 def test_explicit_bad_input(rows, message):

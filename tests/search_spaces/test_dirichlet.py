@@ -24,12 +24,11 @@ def test_small_concentration_stays_positive_in_float32():
 @pytest.mark.parametrize(
     ("concentration", "message"),
     [
-        (0.0, "Parameter `concentration` should be > 0. Found `concentration = 0.0`."),
-        (np.inf, "Parameter `concentration` should be a finite number. Found `concentration = inf`."),
+        (0.0, "concentration: expected a number > 0, got 0.0"),
+        (np.inf, "concentration: expected a finite number, got inf"),
         (
             1e-6,
-            "Parameter `concentration` should be large enough that 3 random weights stay above 1.2e-38. "
-            "Found `concentration = 1e-06`.",
+            "concentration: expected a number large enough that 3 random weights stay above 1.2e-38, got 1e-06",
         ),
     ],
 )

@@ -91,26 +91,26 @@ def test_one_task_has_no_log_ratio():
 
 def test_the_largest_ratio_survives_and_nothing_beyond():
     np.testing.assert_allclose(clr_inverse(clr([1e150, 1e-150])), [2.0, 2e-300], rtol=1e-12)
-    message = "Parameter `w` should be such that no two weights are more than a factor of 1e+300 apart. Found `w = ["
-    with pytest.raises(ValueError, match=re.escape(message + "1e-200, 1e+200]`.")):
+    message = "w: expected weights of which no two are more than a factor of 1e+300 apart, got ["
+    with pytest.raises(ValueError, match=re.escape(message + "1e-200, 1e+200]")):
         close([[1.0, 1.0], [1e-200, 1e200]])
     for inverse in (clr_inverse, ilr_inverse):
-        with pytest.raises(ValueError, match=r"a factor of 1e\+300 apart\. Found `z = \[0\.0, 900\.0\]`"):
+        with pytest.raises(ValueError, match=r"a factor of 1e\+300 apart, got \[0\.0, 900\.0\]"):
             inverse([0.0, 900.0])
 
 
 @pytest.mark.parametrize(
     ("conversion", "bad", "message"),
     [
-        (close, [1.0, -1.0], "Parameter `w[1]` should be > 0. Found `w[1] = -1.0`."),
-        (clr, [[1.0, 2.0], [0.0, 1.0]], "Parameter `w[1, 0]` should be > 0. Found `w[1, 0] = 0.0`."),
-        (ilr, [1.0, np.inf], "Parameter `w[1]` should be finite. Found `w[1] = inf`."),
-        (close, [], "Parameter `w` should be at least one weight. Found `w = []`."),
-        (close, 3.0, "Parameter `w` should be an array of numbers. Found `w = 3.0`."),
-        (close, ["a"], "Parameter `w` should be an array of numbers. Found `w = ['a']`."),
-        (clr_inverse, [np.nan, 0.0], "Parameter `z[0]` should be finite. Found `z[0] = nan`."),
-        (clr_inverse, [], "Parameter `z` should be at least one log-ratio. Found `z = []`."),
-        (ilr_inverse, [-np.inf], "Parameter `z[0]` should be finite. Found `z[0] = -inf`."),
+        (close, [1.0, -1.0], "w[1]: expected a number > 0, got -1.0"),
+        (clr, [[1.0, 2.0], [0.0, 1.0]], "w[1, 0]: expected a number > 0, got 0.0"),
+        (ilr, [1.0, np.inf], "w[1]: expected a finite number, got inf"),
+        (close, [], "w: expected at least one weight, got []"),
+        (close, 3.0, "w: expected an array of numbers, got 3.0"),
+        (close, ["a"], "w: expected an array of numbers, got ['a']"),
+        (clr_inverse, [np.nan, 0.0], "z[0]: expected a finite number, got nan"),
+        (clr_inverse, [], "z: expected at least one log-ratio, got []"),
+        (ilr_inverse, [-np.inf], "z[0]: expected a finite number, got -inf"),
     ],
 )
 def test_bad_input(conversion, bad, message):

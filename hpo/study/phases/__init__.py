@@ -6,11 +6,13 @@ from hpo.study.phases.base import SoFar, StudyPhase
 from hpo.study.phases.confirm import Confirm
 from hpo.study.phases.gradnorm_sweeps import GradNormSweeps
 from hpo.study.phases.references import References
+from hpo.study.phases.refine import Refine
+from hpo.study.phases.shortlist import Shortlist
 from hpo.study.phases.static_search import StaticSearch
 
 # in order of priority: trials of an earlier phase are handed out first
 PHASES: dict[str, type[StudyPhase]] = {
-    phase.name: phase for phase in (References, StaticSearch, GradNormSweeps, Confirm)
+    phase.name: phase for phase in (References, Shortlist, StaticSearch, Refine, GradNormSweeps, Confirm)
 }
 
 __all__ = ["PHASES", "SoFar", "StudyPhase"]

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from hpo.compare import scored_search
+from hpo.compare import scored_search, scored_validation
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult
-from hpo.study.plan import Plan
+from hpo.study.plan import Candidate, Plan
 from hpo.study.trial_rows import trial_table
 
 Fits = Callable[[PlannedTrial], bool]
@@ -38,11 +38,11 @@ class SoFar:
         self.phases: list[StudyPhase] = []
 
     def has_ended(self, planned: PlannedTrial) -> bool:
-        """Whether a trial has a result."""
+        """Return whether a trial has a result."""
         return planned.config.identity in self.results
 
     def is_out(self, planned: PlannedTrial) -> bool:
-        """Whether a trial has been handed out or has ended."""
+        """Return whether a trial has been handed out or has ended."""
         return planned.config.identity in self.running or self.has_ended(planned)
 
     def ended(self, trials: Iterable[PlannedTrial]) -> list[Pair]:
@@ -54,7 +54,8 @@ class SoFar:
         references = [planned for phase in self.phases if phase.is_reference for planned in phase.trials()]
         if not all(self.has_ended(planned) for planned in references):
             return None
-        search = self._scored([*self.ended(references), *trials])
+        table = trial_table([*self.ended(references), *trials], self.plan.tasks)
+        search = scored_validation(table, self.plan.directions)
         return dict(zip(search["identity"], search["score"].astype(float), strict=True))
 
     def search(self) -> pd.DataFrame | None:
@@ -63,10 +64,7 @@ class SoFar:
         trials = [planned for phase in phases for planned in phase.trials()]
         if any(phase.remaining for phase in phases) or not all(self.has_ended(planned) for planned in trials):
             return None
-        return self._scored(self.ended(trials))
-
-    def _scored(self, trials: Sequence[Pair]) -> pd.DataFrame:
-        return scored_search(trial_table(trials, self.plan.tasks), self.plan.directions)
+        return scored_search(trial_table(self.ended(trials), self.plan.tasks), self.plan.directions)
 
 
 class StudyPhase(ABC):
@@ -103,6 +101,11 @@ class StudyPhase(ABC):
         return 0
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether its trials that run are waited for by further trials that should start as soon as they can."""
+        return False
+
+    @property
     def total(self) -> int:
         """The number of all trials, including those that are not known yet."""
         return len({planned.config.identity for planned in self.trials()}) + self.remaining
@@ -116,6 +119,23 @@ class StudyPhase(ABC):
     def most_epochs(self) -> int:
         """Epochs of all its trials together, at most."""
         return self.size()[1] * self.epochs
+
+    def chosen(self, search: pd.DataFrame) -> list[Candidate]:  # noqa: ARG002 - for phases that do
+        """Return the arms that the confirm phase trains because of this phase, once all search trials have ended.
+
+        Args:
+            search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
+        """
+        return []
+
+    def provisional(self) -> list[Candidate]:
+        """Return the arms that this phase has found best by itself, best first; none while it has not decided."""
+        return []
+
+    @property
+    def most_chosen(self) -> int:
+        """The maximum number of arms in `chosen`."""
+        return 0
 
     def next(self, fits: Fits | None = None) -> PlannedTrial | None:
         """Remove and return the first waiting trial that ``fits`` accepts; ``None`` if there is none."""

@@ -7,11 +7,9 @@ from typing import ClassVar
 
 import pandas as pd
 
-from hpo.compare import best_trial, static_points
-from hpo.core.arm import Arm
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import SoFar, StudyPhase
-from hpo.study.plan import EQUAL, Candidate, Plan
+from hpo.study.plan import Candidate, Plan
 
 
 class Confirm(StudyPhase):
@@ -33,11 +31,8 @@ class Confirm(StudyPhase):
 
     def size(self) -> tuple[int, int]:
         """Return the maximum, since arms may coincide. See `StudyPhase`."""
-        study = self.plan.study
-        chosen = min(study.confirm.top_static, 1 + self.plan.points)
-        chosen += len(study.gradnorm.recipes) * (1 + len(study.confirm.averages))
-        arms = len(self.plan.fixed_arms()) + chosen
-        return arms, arms * study.seeds
+        arms = len(self.plan.fixed_arms()) + sum(phase.most_chosen for phase in self.so_far.phases)
+        return arms, arms * self.plan.study.seeds
 
     def describe(self) -> str:
         """See `StudyPhase`."""
@@ -52,7 +47,7 @@ class Confirm(StudyPhase):
     def settle(self) -> list[PlannedTrial]:
         """Plan the arms that depend on the search, once it has ended."""
         if self._chosen is None and (search := self.so_far.search()) is not None:
-            self._chosen = confirm_chosen(self.plan, search)
+            self._chosen = confirm_chosen(self.plan, self.so_far.phases, search)
             self.queue.extend(self._chosen)
         return []
 
@@ -62,20 +57,16 @@ def confirm_fixed(plan: Plan) -> list[PlannedTrial]:
     return _confirm(plan, plan.fixed_arms())
 
 
-def confirm_chosen(plan: Plan, search: pd.DataFrame) -> list[PlannedTrial]:
-    """Return the trials that the search selects: the best static points, the best alpha and its E_t[w], seed by seed.
+def confirm_chosen(plan: Plan, phases: Iterable[StudyPhase], search: pd.DataFrame) -> list[PlannedTrial]:
+    """Return the trials of the arms that the phases choose, seed by seed.
 
     Args:
         plan: the study's.
-        search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
+        phases: all of the study.
+        search: the scored trials of the search seed, best first.
     """
-    best_points = [Arm.parse(key) for key in static_points(search)["arm"].head(plan.study.confirm.top_static)]
-    arms = [EQUAL if arm == EQUAL.arm else plan.point("static", arm.number) for arm in best_points]
-    for recipe in plan.study.gradnorm.recipes:
-        best = best_trial(search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)])
-        if best is not None:
-            arms += plan.gradnorm_arms(recipe, best)
-    return _confirm(plan, arms)
+    arms = [candidate for phase in phases for candidate in phase.chosen(search)]
+    return _confirm(plan, {candidate.arm.key: candidate for candidate in arms}.values())
 
 
 def _confirm(plan: Plan, arms: Iterable[Candidate]) -> list[PlannedTrial]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 
+from hpo.compare import best_trial
 from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.study.alpha_sweep import AlphaSweep, Parameters
 from hpo.study.phases.base import Fits, SoFar, StudyPhase
-from hpo.study.plan import Plan, sweep_parameters
+from hpo.study.phases.shortlist import shortlist_arms
+from hpo.study.plan import Candidate, Plan, sweep_parameters
 
 
 class GradNormSweeps(StudyPhase):
@@ -23,8 +26,9 @@ class GradNormSweeps(StudyPhase):
         super().__init__(so_far)
         self._told: set[str] = set()
         self._trials: list[PlannedTrial] = []  # by recipe and parameters, whichever came first
-        recipes = self.plan.study.gradnorm.recipes
-        found = {recipe: [c for c in so_far.configs if sweep_recipe(self.plan, c) == recipe] for recipe in recipes}
+        recipes = self.plan.study.recipes
+        known = [config for config in so_far.configs if config.identity not in unsearched(self.plan)]
+        found = {recipe: [c for c in known if sweep_recipe(self.plan, c) == recipe] for recipe in recipes}
         self.sweeps = {recipe: _sweep(self.plan, recipe, found[recipe]) for recipe in recipes} if so_far.runs else {}
         for recipe, own in found.items():
             for config in own:
@@ -36,16 +40,36 @@ class GradNormSweeps(StudyPhase):
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
-        count = len(self.plan.study.gradnorm.recipes) * self.plan.study.gradnorm.trials
+        spec = self.plan.study.gradnorm
+        count = len(spec.recipes) * spec.trials if spec else 0
         return count, count
 
     def describe(self) -> str:
         """See `StudyPhase`."""
         spec = self.plan.study.gradnorm
+        if spec is None:
+            return "off"
         return (
             f"alpha {spec.alpha[0]:g} to {spec.alpha[1]:g}, {spec.trials} trials for each of "
             f"{', '.join(spec.recipes)}; seed {self.plan.study.seed}"
         )
+
+    def chosen(self, search: pd.DataFrame) -> list[Candidate]:
+        """For each recipe the run at its best alpha and networks retrained with its E_t[w]. See `StudyPhase`."""
+        arms: list[Candidate] = []
+        for recipe in self.plan.study.recipes:
+            runs = search[(search["kind"] == "gradnorm") & (search["recipe"] == recipe)]
+            for name, (low, high) in self.plan.ranges(recipe).items():  # the shortlist's runs may lie outside
+                runs = runs[runs[name].between(low, high)]
+            best = best_trial(runs)
+            if best is not None:
+                arms += self.plan.gradnorm_arms(recipe, best)
+        return arms
+
+    @property
+    def most_chosen(self) -> int:
+        """See `StudyPhase`."""
+        return len(self.plan.study.recipes) * (1 + len(self.plan.study.confirm.averages))
 
     @property
     def remaining(self) -> int:
@@ -90,7 +114,12 @@ class GradNormSweeps(StudyPhase):
 
     def _place(self, planned: PlannedTrial) -> tuple[int, list[tuple[str, float]]]:
         recipe = planned.config.settings["recipe"]
-        return self.plan.study.gradnorm.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
+        return self.plan.study.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
+
+
+def unsearched(plan: Plan) -> set[str]:
+    """Return the identities of the GradNorm runs of the shortlist, which are no results of a sweep unless it asks."""
+    return {plan.search_trial(GradNormSweeps.name, arm).config.identity for arm in shortlist_arms(plan)}
 
 
 def sweep_trial(plan: Plan, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
@@ -101,9 +130,9 @@ def sweep_trial(plan: Plan, recipe: str, parameters: Mapping[str, float]) -> Pla
 def sweep_recipe(plan: Plan, config: TrialConfig) -> str | None:
     """Return the recipe of a sweep's trial; ``None`` for trials of another study or phase."""
     recipe, parameters = config.settings.get("recipe"), sweep_parameters(config)
-    if config.method != "gradnorm" or recipe not in plan.study.gradnorm.recipes:
+    if config.method != "gradnorm" or recipe not in plan.study.recipes:
         return None
-    if parameters.keys() != plan.study.gradnorm.ranges(recipe).keys():
+    if parameters.keys() != plan.ranges(str(recipe)).keys():
         return None
     return str(recipe) if config == sweep_trial(plan, recipe, parameters).config else None
 
@@ -114,4 +143,5 @@ def _sweep(plan: Plan, recipe: str, finished: Sequence[TrialConfig]) -> AlphaSwe
 
     known = {config.identity: sweep_parameters(config) for config in finished}
     spec = plan.study.gradnorm
+    assert spec is not None  # it names the recipe
     return AlphaSweep(spec.space(recipe), spec.trials, plan.study.seed, identify, known)

@@ -36,6 +36,6 @@ class References(StudyPhase):
 
 
 def reference_trials(plan: Plan) -> list[PlannedTrial]:
-    """Single task and other methods; equal weights are a point of the static search."""
+    """Return the trials of single-task networks and other methods; equal weights belong to the static search."""
     arms = [candidate for candidate in plan.reference_arms() if candidate != EQUAL]
     return [plan.search_trial(References.name, candidate) for candidate in arms]

@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 
-from hpo.core.arm import FULL
+from hpo.compare import static_points
+from hpo.core.arm import FULL, Arm
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.halving import Halving
 from hpo.study.phases.base import SoFar, StudyPhase
-from hpo.study.plan import EQUAL, Plan
+from hpo.study.plan import EQUAL, Candidate, Plan
 
 
 class StaticSearch(StudyPhase):
-    """Every point of the design; with `search.halving` the best of them are trained on, rung by rung."""
+    """Trains every point of the design; with `search.halving` only the best continue at each rung."""
 
     name: ClassVar[str] = "static"
     pool: ClassVar[str] = "search"
@@ -46,10 +48,23 @@ class StaticSearch(StudyPhase):
     def describe(self) -> str:
         """See `StudyPhase`."""
         spec = self.plan.study
+        if spec.static is None:
+            return "off"
         design = "explicit points" if spec.static.explicit else spec.static.design
-        rungs = f"; of {spec.search.halving} one goes on, rung by rung" if spec.search.halving else ""
+        rungs = f"; one in {spec.search.halving} continues at each rung" if spec.search.halving else ""
         full = f"; {len(self._full)} of them to the end too" if self._full else ""
         return f"{design}; seed {spec.seed}{rungs}{full}"
+
+    def chosen(self, search: pd.DataFrame) -> list[Candidate]:
+        """The best points of the search. See `StudyPhase`."""
+        best = [Arm.parse(key) for key in static_points(search)["arm"].head(self.most_chosen)]
+        return [EQUAL if arm == EQUAL.arm else self.plan.point("static", arm.number) for arm in best]
+
+    @property
+    def most_chosen(self) -> int:
+        """See `StudyPhase`."""
+        study = self.plan.study
+        return min(study.confirm.top_static, 1 + self.plan.points) if study.static else 0
 
     def until(self, config: TrialConfig) -> int:
         """See `StudyPhase`."""
@@ -60,7 +75,7 @@ class StaticSearch(StudyPhase):
         self._halving.pause(identity, result)
 
     def settle(self) -> list[PlannedTrial]:
-        """Once all points that are left have come to their rung, let the best go on and stop the others."""
+        """Once all remaining points have reached their rung, continue the best and stop the others."""
         at_rung = self._halving.at_rung(self.so_far.results)
         stopped = {i: replace(result, status=TrialStatus.STOPPED) for i, result in at_rung.items()}
         scores = self.so_far.scores([(self._points[i], result) for i, result in stopped.items()]) if at_rung else None
@@ -73,13 +88,15 @@ class StaticSearch(StudyPhase):
 
 
 def static_trials(plan: Plan) -> list[PlannedTrial]:
-    """Every point of the design on the search seed; the first is equal weights."""
+    """Every point of the design on the search seed; the first is equal weights. None if the search is off."""
+    if plan.study.static is None:
+        return []
     arms = [EQUAL, *(plan.point("static", number) for number in range(1, plan.points + 1))]
     return [plan.search_trial(StaticSearch.name, candidate) for candidate in arms]
 
 
 def full_trials(plan: Plan) -> list[PlannedTrial]:
-    """Points that are also trained to the end, where the search does not: how far its order is right."""
+    """Return the points that are also trained to the end in a shortened search, to measure how good its order is."""
     if plan.search_epochs == plan.epochs:
         return []
     count = min(plan.study.search.full, plan.points)
@@ -89,7 +106,7 @@ def full_trials(plan: Plan) -> list[PlannedTrial]:
 
 
 def halving(plan: Plan, points: Sequence[PlannedTrial]) -> Halving:
-    """Which points are trained on; without `search.halving` all are, to the end."""
+    """Return the successive halving of the points; without `search.halving` all are trained to the end."""
     eta = plan.study.search.halving
     identities = [planned.config.identity for planned in points if planned.arm != EQUAL.arm.key] if eta else []
     return Halving(identities, plan.search_epochs, eta or 2, plan.study.confirm.top_static)

@@ -229,9 +229,9 @@ class Other(Module):
 @pytest.mark.parametrize(
     ("made", "read", "message"),
     [
-        (Without, Module, "`ckpt_path` should be one that was saved with a BalancerCallback"),
-        (Module, lambda: Module(GradNorm.direct), r"`state` should be of GradNorm \(direct\)\. Found .*\(log\)"),
-        (Module, Other, r"`state` should be of the tasks \['near', 'else', 'odd'\]"),
+        (Without, Module, "ckpt_path: expected one that was saved with a BalancerCallback"),
+        (Module, lambda: Module(GradNorm.direct), r"state: expected a state of GradNorm \(direct\), got .*\(log\)"),
+        (Module, Other, r"state: expected a state of the tasks \['near', 'else', 'odd'\]"),
     ],
 )
 def test_a_checkpoint_of_another_balancer_is_refused_in_one_line(made, read, message, tmp_path):

@@ -150,9 +150,9 @@ def test_another_accumulation_is_told_once(recipe, words, tmp_path):
 @pytest.mark.parametrize(
     ("made", "read", "message"),
     [
-        ({"add": False}, {}, "`resume_from_checkpoint` should be one that was saved with a BalancerCallback"),
-        ({}, {"recipe": GradNorm.direct}, r"`state` should be of GradNorm \(direct\)\. Found .*\(log\)"),
-        ({}, {"tasks": ["word", "else"]}, r"`state` should be of the tasks \['word', 'else'\]"),
+        ({"add": False}, {}, "resume_from_checkpoint: expected one that was saved with a BalancerCallback"),
+        ({}, {"recipe": GradNorm.direct}, r"state: expected a state of GradNorm \(direct\), got .*\(log\)"),
+        ({}, {"tasks": ["word", "else"]}, r"state: expected a state of the tasks \['word', 'else'\]"),
     ],
 )
 def test_a_checkpoint_of_another_balancer_is_refused_in_one_line(made, read, message, tmp_path):

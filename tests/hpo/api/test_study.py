@@ -71,7 +71,7 @@ class TestDescription:
             ({"name": "toy", "functions": {1, 2}}, "problem.functions: expected text, finite numbers"),
         ],
     )
-    def test_a_problem_that_is_none_is_named(self, problem, words):
+    def test_an_object_that_is_no_problem_is_named(self, problem, words):
         with pytest.raises(StudyError) as error:
             Study(name="a", problem=problem)
         assert str(error.value).startswith(words)
@@ -106,7 +106,7 @@ class TestDescription:
 
 
 class TestCheck:
-    def test_faults_are_told_and_not_raised(self, tmp_path):
+    def test_faults_found_by_check_are_returned_and_not_raised(self, tmp_path):
         class Wrong(Steered):
             def losses(self, model: Any, batch: Any) -> Any:
                 return {"near": batch.sum()}
@@ -156,7 +156,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
             target=lambda: wait_until(blocked.exists) and os.kill(os.getpid(), signal.SIGINT)
         )
         interrupt.start()
-        with pytest.raises(KeyboardInterrupt, match="What has finished is kept; the same call goes on from here"):
+        with pytest.raises(KeyboardInterrupt, match="Finished trials are kept; the same call continues the study"):
             study.run(output=case.output, console=console)
         interrupt.join()
         starts, partial = case.starts(), study.result(output=case.output, console=console)
@@ -183,15 +183,15 @@ class TestRun:
     def test_an_interrupted_study_is_read_and_resumed(self, ran):
         assert (ran.partial.complete, ran.partial.weights, ran.partial.recommended) == (False, {}, "")
         assert 0 < len(ran.partial.trials) < TRIALS
-        assert "The study is not complete: run() goes on with it." in repr(ran.partial)
+        assert "The study is not complete: run() continues it." in repr(ran.partial)
         assert_complete(ran.case.runs())
         assert len(ran.case.runs("launch")) == 2
 
-    def test_the_caller_s_ray_is_used_and_named(self, ran):
+    def test_a_ray_of_the_caller_is_used_and_left_running(self, ran):
         assert "the Ray of this process, which is left running: 1 node(s)" in ran.printed
         assert_quiet(ran.printed)
 
-    def test_the_command_line_knows_the_same_trials(self, ran, monkeypatch):
+    def test_the_command_line_finds_the_same_trials(self, ran, monkeypatch):
         monkeypatch.chdir(ran.case.folder)
         done = ran.case.command("run", "study.yaml")
         assert done.returncode == 0, done.stderr

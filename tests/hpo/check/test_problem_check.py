@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.check import data_checks, training_checks
+from hpo.check import data_checks, shared_layer_check, training_checks
 from hpo.check.batch_digests import digest, go_through, row_digests
 from hpo.check.problem_check import CHECKS, Finding, check_problem
 from hpo.check.user_tracebacks import place_of, told
@@ -19,6 +19,7 @@ from hpo.cli.app import main
 from hpo.cli.options import console
 from hpo.core.errors import ProblemError
 from hpo.training.global_state import GlobalState
+from search_spaces.log_lattice import log_lattice
 from tests.helpers import broken_problems as broken
 from tests.helpers import hostile_problems as hostile
 
@@ -48,13 +49,15 @@ class TestSound:
         assert found["model"] == "138 parameters, fixed by the seed"
         assert found["batches"] == "train: 4 an epoch, in a new order each, fixed by the seed"
         assert found["splits"] == "no example is in two splits (compared: 64 of train, 32 of val, 32 of test)"
-        assert re.fullmatch(r"of the first batch: near [\d.]+, far \d+ \(\d+ times apart\)", found["losses"])
+        assert re.fullmatch(
+            r"of the first batch: near [\d.]+, far \d+ \(\d+ times apart\); 4 batches looked at", found["losses"]
+        )
         assert found["shared layer"].startswith("last.weight, last.bias: norms of the gradients: near ")
         assert found["GradNorm"] == "one pass: the heads meet in NativeLayerNormBackward0"
         assert found["memory"].startswith("552 bytes of parameters, 2.25 kB with gradients")
         assert re.search(r"near MSE from [\d.]+ to [\d.]+ in 40 steps, far R2 from ", found["learning"])
         assert re.fullmatch(
-            r"a step \S+ ms, \S+ ms with GradNorm, on 1 CPU thread; an epoch about .* ms, a trial of 3 about .*",
+            r"a step \S+ ms, \S+ ms with GradNorm, on 1 CPU thread; an epoch about .* ms, a trial of 50 about .*",
             found["time"],
         )
 
@@ -80,6 +83,16 @@ class TestSound:
                 "shared layer",
                 "last, found as the last layer that every task reaches: norms of the gradients: near ",
             ),
+            ("KeepsObjects", "data hash", "the same after use and in another process"),
+            ("Scheduled", "optimizer", "Adam has every parameter; OneCycleLR steps once per step"),
+            (
+                "Scheduled",
+                "epochs",
+                "a trial has 30 epochs, 30 steps, at the end of which no loss of a task trained alone falls much",
+            ),
+            ("Sound", "epochs", "a trial has 50 epochs, 200 steps; 40 were tried, too few to say"),
+            ("AbsentAtFirst", "losses", r"the first: near [\d.]+, far \d+ \(.*\); of 4 batches absent: far from 2"),
+            ("Scheduled", "cohort", "trials are trained one at a time, since it has autocast on"),
             ("TaskByTask", "GradNorm", "task by task: a head reads the weights of the shared layer itself"),
         ],
     )
@@ -94,6 +107,13 @@ BROKEN = [
     ("OneTask", "warning", "tasks", "one: near", "two or more"),
     ("PrepareRaises", "fault", "data", r"{file}:\d+: FileNotFoundError: .*'/nowhere/images.npy'", ""),
     ("HashOfAnAddress", "fault", "data", "data_hash.. differs between two instances", "define your own"),
+    (
+        "HashOfOneProcess",
+        "fault",
+        "data hash",
+        "differs between two processes, because of the attribute tags$",
+        "define",
+    ),
     ("HashIsNoText", "fault", "data", "data_hash.. gives int", "text"),
     ("HashThatChanges", "fault", "data hash", "data_hash.. has changed", "before and after"),
     ("ModelIsNone", "fault", "model", "build_model.. gives dict", r"torch\.nn\.Module"),
@@ -110,13 +130,42 @@ BROKEN = [
     ("BatchesOfText", "warning", "batches", "train: 2 an epoch, without tensors", "a new order"),
     ("BatchesOfText", "warning", "splits", "no tensors by which examples", "no example"),
     ("Overlaps", "warning", "splits", "two splits: 5 in train and val .compared: 64 of train, 37 of", "data repeat"),
-    ("LossMissing", "fault", "losses", r"losses\(\) has near, fra", "exactly near, far"),
+    ("LossMissing", "fault", "losses", r"losses\(\) has near, fra", "only near, far"),
     ("LossesAreATuple", "fault", "losses", r"losses\(\) gives tuple", "a mapping from each task"),
     ("LossIsNoScalar", "fault", "losses", r"the loss of near has the shape \(3,\)", "a scalar tensor"),
     ("LossIsANumber", "fault", "losses", "the loss of near is a float", "a scalar tensor"),
     ("LossWithoutGraph", "fault", "losses", "the loss of far has no graph", "the model's parameters"),
     ("LossIsNegative", "fault", "losses", r"the loss of far is -999,\d{3}", "finite and > 0"),
-    ("LossIsNan", "fault", "losses", "the loss of far is nan", "finite and > 0"),
+    (
+        "LossIsNan",
+        "fault",
+        "losses",
+        "no loss of far in the first 4 batches: each is missing, None, 0 or NaN",
+        "in some",
+    ),
+    ("LossIsInfiniteInTheThirdBatch", "fault", "losses", "the loss of near is inf in batch 3", "finite and > 0"),
+    (
+        "OutOfReach",
+        "warning",
+        "shared layer",
+        r"far [\d.,e+]+ \([\d.,e+]+ times apart\)",
+        "a larger `ratio` of the static search",
+    ),
+    (
+        "SharesATrunk",
+        "fault",
+        "model",
+        "called twice gives networks that share first.weight, first.bias",
+        "a new network",
+    ),
+    ("FewSteps", "warning", "epochs", "a trial has 2 epochs, 8 steps", "20 steps or more"),
+    (
+        "EndsEarly",
+        "warning",
+        "epochs",
+        "a trial has 30 epochs, 30 steps, at the end of which the loss of .*near",
+        "more epochs",
+    ),
     ("LossRaises", "fault", "losses", r"{file}:\d+: ValueError: not enough values to unpack", ""),
     ("LossRaisesLate", "fault", "learning", r"{file}:\d+: IndexError: batch 60 has no label", ""),
     ("SharedOfAnotherModel", "fault", "shared layer", "no part of the model", "a layer of that model"),
@@ -168,7 +217,20 @@ BROKEN = [
     ("IdleParameters", "warning", "parameters", "no loss depends on unused.weight, unused.bias", "some task"),
     ("OptimizerOfHeads", "warning", "optimizer", "SGD does not have first.weight, .* and 2 more", "all parameters"),
     ("OptimizerOfAnotherModel", "fault", "optimizer", "Adam has no parameter of the model", "it was given"),
-    ("NoOptimizer", "fault", "optimizer", "gives NoneType", r"torch\.optim\.Optimizer"),
+    (
+        "LBFGS",
+        "fault",
+        "optimizer",
+        r"build_optimizer: expected an optimizer whose step\(\) takes no .*LBFGS, which",
+        "",
+    ),
+    (
+        "NoOptimizer",
+        "fault",
+        "optimizer",
+        r"build_optimizer: expected a torch\.optim\.Optimizer, .*, got NoneType",
+        "",
+    ),
     ("GradientIsNan", "fault", "GradNorm", "gradient of far.weight is not finite", "sqrt"),
     ("MetricMissing", "fault", "evaluate", r"evaluate\(model, 'val'\) gives near", "each of near, far"),
     ("MetricIsNan", "fault", "evaluate", r"evaluate\(model, 'val'\) gives far nan", "finite"),
@@ -196,6 +258,30 @@ def test_what_is_wrong_is_found(name, level, subject, found, allowed):
     assert "\n" not in matching[0].found
 
 
+@pytest.mark.parametrize("absent", ["missing", "none", "nan", "zero", "number"])
+def test_a_task_that_is_absent_from_the_first_batch_is_no_fault(absent):
+    findings = check("AbsentAtFirst", absent=absent)
+    assert not [finding for finding in findings if finding.level == "fault"]
+    assert "far from 2" in next(finding.found for finding in findings if finding.subject == "losses")
+
+
+def test_the_default_ratio_of_the_static_search_is_the_one_that_is_told():
+    ratio = inspect.signature(log_lattice).parameters["ratio"].default
+    assert ratio == shared_layer_check.SEARCHED
+
+
+def test_each_finding_is_told_as_soon_as_it_is_known():
+    told: list[str] = []
+    shown: list[Finding] = []
+    at: list[tuple[int, int]] = []
+    name = "tests.helpers.broken_problems:LossRaises"
+    findings = check_problem(
+        name, {}, CPU, told.append, lambda finding: (shown.append(finding), at.append((len(told), len(shown))))
+    )
+    assert shown == findings
+    assert at[:3] == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_outputs_that_are_concatenated_raise_no_warning_for_the_right_layer():
     found = {(finding.level, finding.found) for finding in check("Concatenated") if finding.subject == "shared layer"}
     sound = {(finding.level, finding.found) for finding in check("Sound") if finding.subject == "shared layer"}
@@ -215,7 +301,8 @@ def test_what_a_fault_leaves_out_is_named():
 
 @pytest.mark.parametrize("deed", ["SystemExit", "GeneratorExit", "unspeakable", "long", "odd"])
 @pytest.mark.parametrize("where", hostile.METHODS)
-def test_whatever_the_users_code_raises_is_a_fault_in_one_line(where, deed):
+def test_whatever_the_users_code_raises_is_a_fault_in_one_line(where, deed, monkeypatch):
+    monkeypatch.setattr(data_checks, "may_differ", lambda *_: False)  # another process for each takes minutes
     findings = check("tests.helpers.hostile_problems:EndsCheck", where=where, deed=deed)
     faults = [finding.found for finding in findings if finding.level == "fault"]
     assert faults
@@ -365,6 +452,10 @@ class TestCommand:
             (
                 ["toy", "--set", "functions=x"],
                 "problem: 'toy' refused its arguments: functions: expected an integer >= 1, got 'x'",
+            ),
+            (
+                ["toy", "--set", "functions=1e1"],
+                "problem: 'toy' refused its arguments: functions: expected an integer >= 1, got 10.0",
             ),
             (
                 ["toy", "--set", "functions"],

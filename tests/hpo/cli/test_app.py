@@ -17,7 +17,7 @@ from hpo.report import moving_winner
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main
 
-COMMANDS = ("init", "run", "plan", "report", "export", "problems", "check", "ui")
+COMMANDS = ("init", "weights", "run", "plan", "report", "export", "problems", "check", "ui")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ class TestHelp:
 
 
 class TestBefore:
-    def test_plan_tells_arms_trials_epochs_and_resources(self, case, capsys):
+    def test_plan_shows_arms_trials_epochs_and_resources(self, case, capsys):
         case.study(resources={"cpu": 0.5, "gpu": 0.25})
         code, out, err = main(capsys, "plan", "study.yaml")
         assert (code, err) == (0, "")

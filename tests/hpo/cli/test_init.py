@@ -63,7 +63,7 @@ def test_the_study_runs_to_its_verdict(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "my_problem.py"])
-def test_what_is_there_is_not_overwritten(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_files_are_not_overwritten(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / name).write_text("mine")
     code, out, err = main(capsys, "init", str(tmp_path))
     assert (code, out) == (2, "")
@@ -71,7 +71,7 @@ def test_what_is_there_is_not_overwritten(name: str, tmp_path: Path, capsys: pyt
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     code, out, err = main(capsys, "init", str(tmp_path / "file" / "folder"))
     assert (code, out) == (2, "")

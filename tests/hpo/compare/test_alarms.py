@@ -31,6 +31,33 @@ def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
     assert {f"search seeds: {rest}", f"confirm seeds: {rest}"} <= set(comparison.alarms)
 
 
+@pytest.mark.parametrize(
+    ("task", "reference", "others", "is_near"),
+    [
+        ("accuracy", 0.4, 0.5, False),
+        ("accuracy", 0.4, 0.1, False),
+        ("accuracy", 0.01, 0.04, True),
+        ("accuracy", -0.01, 0.04, True),
+        ("accuracy", 0.01, -0.04, True),
+        ("error", 0.01, 0.04, False),  # four times the error, no more
+        ("error", -0.01, 0.04, True),
+        ("error", 0.01, -0.04, True),
+    ],
+)
+def test_a_reference_near_0_is_told(task: str, reference: float, others: float, is_near: bool) -> None:
+    trials = pd.DataFrame(
+        [*references(3), *arm("equal", [0.0] * 3, [0.0] * 3), *arm("static/01", [0.0] * 3, [0.0] * 3)]
+    )
+    alone = trials["arm"] == f"single_task/{task}"
+    trials.loc[alone, f"test/{task}"], trials.loc[~alone, f"test/{task}"] = reference, others
+    found = [alarm for alarm in compare(trials, DIRECTIONS, 1.0).alarms if "near 0" in alarm]
+    assert len(found) == is_near
+    assert all(
+        line.startswith(f"confirm seeds: the single-task reference of {task} is {reference:.2g}, near 0 beside the ")
+        for line in found
+    )
+
+
 def test_alarms() -> None:
     assert compared(arm("equal", [0.0] * 3, [0.0] * 3)).alarms == ()
     rows = [row(f"static/0{i}", 0, status="failed") for i in range(1, 8)]
@@ -149,7 +176,9 @@ def test_the_edge_of_a_region_of_many_tasks() -> None:
         for i, (name, one) in enumerate(w.items())
     ]
     search, nothing = pd.DataFrame(rows), compared(seeds=3)
-    (alarm,) = alarms(search.iloc[:0], search, search.iloc[:0], nothing.arms, search.iloc[:1], tasks)
+    (alarm,) = alarms(
+        search.iloc[:0], search, search.iloc[:0], nothing.arms, search.iloc[:1], dict.fromkeys(tasks, 1)
+    )
     words = alarm.split("beyond it: ")[1].split(")")[0].split("; ")
     assert sorted(words) == ["less t0", "less t1", "less t2", "less t3", "less t4", "more t5"]
 

@@ -21,6 +21,8 @@ def test_cost_adds_up_what_the_search_took() -> None:
         "GradNorm robust, alpha sweep": (1, 100, 14.0),
         "GradNorm paper, one run": (1, 100, 12.0),
         "GradNorm robust, one run": (1, 100, 14.0),
+        "the whole search": (10, 920, 100.0),
+        "one run with fixed weights": (1, 100, 10.0),
     }
     assert {way: (c["trials"], c["steps"], c["seconds"]) for way, c in cost.iterrows()} == expected
     for way, (_, steps, seconds) in expected.items():

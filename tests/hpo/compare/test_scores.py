@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.compare import baseline, compare, score
+from hpo.compare import compare, reference_metrics, score
 from tests.helpers.compare_tables import DIRECTIONS, NAN, arm, arms_by_name, compared, references, row
 from tests.helpers.report_builder import Builder
 
@@ -51,7 +51,7 @@ def test_score_and_baseline_are_means_over_seeds() -> None:
     trials = pd.DataFrame(references(2))
     trials.loc[trials["arm"] == "single_task/error", "val/error"] = [4.0, 1.0, 3.0]
     confirm = trials[trials["phase"] == "confirm"]
-    assert baseline(confirm, list(DIRECTIONS), "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
+    assert reference_metrics(confirm, list(DIRECTIONS), "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
 
 
 def test_who_has_no_score() -> None:

@@ -26,7 +26,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_folder_is_hidden_until_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_is_hidden_until_it_is_complete(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "new" / "folder") as scratch:
         (scratch / "sub").mkdir()
         (scratch / "sub" / "a.txt").write_text("1")
@@ -51,7 +51,7 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_of_two_that_make_one_folder_the_first_stays(tmp_path: Path) -> None:
+def test_of_two_writers_of_one_folder_the_first_wins(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     with pytest.raises(OSError, match="folder"):
         make(folder, "late", lambda: make(folder, "first"))

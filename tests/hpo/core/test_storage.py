@@ -64,14 +64,14 @@ class TestEveryStorage:
     def test_a_new_storage_is_empty(self, storage):
         assert storage.names("") == storage.names("trial") == []
 
-    def test_what_is_not_there_cannot_be_read(self, storage):
+    def test_a_missing_file_cannot_be_read(self, storage):
         with pytest.raises(FileNotFoundError):
             storage.read("trial/1.ckpt")
         storage.write("trial/2.ckpt", b"content")
         with pytest.raises(FileNotFoundError):
             storage.read("trial/1.ckpt")
 
-    def test_what_is_removed_is_gone_and_may_be_removed_again(self, storage):
+    def test_a_removed_file_is_absent_and_may_be_removed_again(self, storage):
         storage.remove("trial")
         for name in ("trial/1", "trial/2", "other/1"):
             storage.write(name, b"content")
@@ -87,7 +87,7 @@ class TestEveryStorage:
         storage.write("trial/1", b"again")
         assert storage.read("trial/1") == b"again"
 
-    def test_a_storage_below_is_a_folder_of_it(self, storage, address):
+    def test_a_storage_below_another_is_a_folder_in_it(self, storage, address):
         Storage(below(address, "study")).write("trial/1", b"content")
         assert storage.read("study/trial/1") == b"content"
         assert storage.names("") == ["study"]
@@ -119,7 +119,7 @@ class TestAtOnceOrNotAtAll:
         writer.join()
         assert len(seen) > 1
 
-    def test_a_write_that_fails_midway_leaves_what_there_was(self, folder, tmp_path):
+    def test_a_write_that_fails_midway_keeps_the_old_file(self, folder, tmp_path):
         folder.write("trial/1", b"before")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a full disk
@@ -139,7 +139,7 @@ class TestAtOnceOrNotAtAll:
             folder.write("trial/1", b"content")
         assert [path.name for path in (tmp_path / "trial").iterdir()] == ["1"]
 
-    def test_what_a_killed_writer_left_is_not_shown_and_goes_with_the_folder(self, folder, tmp_path):
+    def test_files_of_a_killed_writer_are_hidden_and_removed_with_the_folder(self, folder, tmp_path):
         folder.write("trial/1", b"content")
         (tmp_path / "trial" / ".2.4711").write_bytes(b"con")
         assert folder.names("trial") == ["1"]
@@ -245,7 +245,7 @@ def test_an_unknown_scheme_is_named_in_one_line() -> None:
         Storage("nosuch://x")
 
 
-def test_what_a_uri_escapes_is_the_same_folder_as_its_path(tmp_path: Path) -> None:
+def test_an_escaped_uri_and_its_path_are_the_same_folder(tmp_path: Path) -> None:
     Storage(f"file://{tmp_path}/a%20b").write("1", b"content")
     assert Storage(str(tmp_path / "a b")).read("1") == b"content"
     assert Storage(f"file://localhost{tmp_path}/a b").read("1") == b"content"

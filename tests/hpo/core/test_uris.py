@@ -82,19 +82,19 @@ HARMLESS = [
 
 class TestEveryUri:
     @pytest.mark.parametrize(("uri", "expected"), HOSTILE)
-    def test_a_secret_is_seen_and_masked(self, uri, expected):
+    def test_a_secret_is_detected_and_masked(self, uri, expected):
         assert shown(uri) == expected
         assert has_secret(uri)
         assert SECRET not in f"{shown(uri)}{public(uri)}{fault(uri)}"
 
     @pytest.mark.parametrize(("uri", "expected"), HOSTILE)
-    def test_another_library_s_words_are_freed_of_it(self, uri, expected):
+    def test_a_secret_is_removed_from_another_library_s_text(self, uri, expected):
         words = f"cannot open {uri}: {SECRET}, 'x{SECRET}y', {quote(uri, safe='')}"
         assert SECRET not in redacted(words, uri)
         assert redacted(words, uri).startswith(f"cannot open {expected}: ")
 
     @pytest.mark.parametrize("uri", HARMLESS)
-    def test_what_holds_no_secret_is_shown_as_it_is(self, uri):
+    def test_a_uri_without_a_secret_is_shown_unchanged(self, uri):
         assert (shown(uri), has_secret(uri), fault(uri)) == (uri, False, None)
         assert redacted(f"no {uri}", uri) == f"no {uri}"
 
@@ -107,16 +107,16 @@ class TestEveryUri:
             ("who@h", "***@h"),
         ],
     )
-    def test_what_might_be_one_is_masked_and_not_taken_for_one(self, uri, masked):
+    def test_a_possible_secret_is_masked_but_not_refused(self, uri, masked):
         assert (shown(uri), has_secret(uri)) == (masked, False)
 
     @pytest.mark.parametrize(
         ("secret", "spelling"), [("a%2Fb%2Fc", "a/b/c"), ("a/b/c", "a%2Fb%2Fc"), ("a'b\\c", r"a\'b\\c"), ("xy", "xy")]
     )
-    def test_a_secret_is_found_however_it_is_spelled(self, secret, spelling):
+    def test_a_secret_is_found_in_every_spelling(self, secret, spelling):
         assert redacted(f"no user '{spelling}' here", f"http://me:{secret}@h") == "no user '***' here"
 
-    def test_a_short_secret_is_not_taken_out_of_words(self):
+    def test_a_short_secret_is_not_removed_from_words(self):
         assert redacted("at: a password", "http://me:a@h") == "at: *** password"
 
     def test_a_link_is_without_user_and_options(self):
@@ -162,7 +162,7 @@ def test_no_uri_shows_the_password_that_it_holds(scheme: str, secret: str, place
 
 
 @given(st.text(alphabet=":/?#@[]=&;%+ \n\\ab1s3") | st.text())
-def test_any_text_is_shown_and_judged(text: str) -> None:
+def test_any_text_can_be_shown_and_checked(text: str) -> None:
     for look in (shown, public, fault, has_secret):
         look(text)  # raises nothing
     assert redacted(text, text) == shown(text)
@@ -215,7 +215,7 @@ class TestTheCommand:
             ("run", "study.yaml", "--address", "ray://s3cr3tW0rd@h:1"),
         ],
     )
-    def test_a_secret_where_none_belongs_is_refused(self, case, capsys, arguments):
+    def test_a_secret_in_an_unexpected_place_is_refused(self, case, capsys, arguments):
         code, out, err = main(capsys, *arguments)
         assert (code, out) == (2, "")
         assert re.fullmatch(r"error: argument \d: expected no password on the command line, [^\n]*\n", err)

@@ -32,7 +32,7 @@ from tests.helpers.small_problem import Small, config
 
 RAISING = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "unspeakable", "long", "odd"]
 WHERE = ["build_model", "shared_layer", "build_optimizer", "loader", "losses", "evaluate"]
-UNSPEAKABLE = "UnspeakableError: its text cannot be told, since __str__ raised SystemExit"
+UNSPEAKABLE = "UnspeakableError: its text cannot be read, since __str__ raised SystemExit"
 
 
 class Ends(Small):
@@ -62,7 +62,7 @@ class AtTest(Small):
 
 
 def in_thread(call: Callable[[], Any]) -> Any:
-    """What a call gives in a thread such as Tune's."""
+    """Return the result of a call in a thread such as Tune's."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()
@@ -86,7 +86,7 @@ def test_a_trial_fails_by_name(deed: str, where: str) -> None:
     first, _, trace = result.error.partition("\n\n")
     if deed == "unspeakable":
         assert first == UNSPEAKABLE
-        assert trace.startswith("Traceback that cannot be told")
+        assert trace.startswith("Traceback that cannot be read")
     else:
         kind = "ValueError" if deed in ("long", "odd") else deed
         assert first.startswith(kind)
@@ -104,7 +104,7 @@ def test_a_result_can_be_sent_and_stored(deed: str) -> None:
 
 
 @pytest.mark.parametrize("deed", RAISING)
-def test_the_gap_costs_no_trial_its_result(deed: str) -> None:
+def test_an_error_on_the_training_split_keeps_the_result(deed: str) -> None:
     problem = AtTest("train", DEEDS[deed])
     result = in_thread(lambda: run_trial(config(test=True), problem, lambda _: None, CPU))
     assert result.status == "finished"
@@ -124,7 +124,7 @@ def test_each_trial_of_a_cohort_fails_by_name(deed: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("deed", RAISING)
-def test_trying_out_says_so(deed: str) -> None:
+def test_an_error_while_testing_for_stacking_is_reported(deed: str) -> None:
     configs = cohort_of(("equal", {}), ("uncertainty", {}))
 
     def attempt() -> str:
@@ -297,7 +297,7 @@ os.write(1, b"end\\n")
         ("raises", "alone"),
     ],
 )
-def test_a_child_that_comes_back_tells_nothing_and_ends(where: str, how: str, tmp_path: Path) -> None:
+def test_a_forked_child_that_returns_reports_nothing_and_ends(where: str, how: str, tmp_path: Path) -> None:
     script = tmp_path / "forks.py"
     script.write_text(textwrap.dedent(FORKS))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])}
@@ -309,7 +309,7 @@ def test_a_child_that_comes_back_tells_nothing_and_ends(where: str, how: str, tm
     assert sorted(lines) == sorted(["end", *(expected if how != "probe" else [])])
 
 
-def test_processes_that_a_loader_forks_are_none_that_come_back() -> None:
+def test_worker_processes_of_a_loader_are_not_ended() -> None:
     class Workers(Small):
         def loader(self, split: Split, seed: int) -> Any:
             batches = list(super().loader(split, seed))

@@ -199,7 +199,7 @@ def trial_runs(chaos: Chaos) -> list[Run]:
 
 
 class TestChaos:
-    def test_the_same_command_comes_to_its_end(self, chaos, undisturbed, capfd, monkeypatch):
+    def test_the_same_command_finishes_the_study(self, chaos, undisturbed, capfd, monkeypatch):
         assert len(undisturbed.trials) >= 30
         least = len(undisturbed.trials) * STEPS  # that are trained, whatever is trained twice
         thresholds = sorted(random.Random(SEED).sample(range(8, int(0.9 * least)), KILLS))
@@ -229,6 +229,6 @@ class TestChaos:
         assert found["verdict"]["kind"] != "none"
         assert found == timeless(json.loads(document_text(undisturbed.report())))
 
-    def test_nothing_is_left_over(self, chaos):
+    def test_only_report_and_weights_file_remain(self, chaos):
         names = {path.name for path in chaos.case.results.iterdir()}
         assert names == {".lock", "report", "weights.json"}

@@ -1,4 +1,4 @@
-"""What is sent to a cluster's nodes: code and small settings, not data, outputs or what is installed."""
+"""The upload to a cluster's nodes: code and small settings, no data, outputs or installed packages."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports of a project is forgotten after it."""
+    """Forget the modules that a test imports from a project after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
@@ -109,7 +109,7 @@ class TestProject:
         for name in PROJECT:
             assert (staged / name).read_bytes() == (project / name).read_bytes()
 
-    def test_our_packages_are_among_it_and_what_is_installed_is_not(self, project, tmp_path):
+    def test_our_packages_are_sent_and_installed_ones_are_not(self, project, tmp_path):
         modules = imported(project, *OURS, "numpy", "torch", "yaml", "pytest", "json", *ALL)
         staged = stage(tmp_path / "staged", modules)
         tops = {name.partition("/")[0] for name in within(staged)}
@@ -122,24 +122,24 @@ class TestProject:
             for path in (ROOT / package).rglob("*.py")
         }
 
-    def test_our_packages_are_among_it_where_they_are_installed(self, project, tmp_path, monkeypatch):
+    def test_our_packages_are_sent_even_if_they_are_installed(self, project, tmp_path, monkeypatch):
         monkeypatch.setattr(hpo.execution.code_upload, "OURS", ("yaml",))  # which is installed here
         modules = imported(project, "yaml", "shipped_lone")
         staged = stage(tmp_path / "staged", {name: modules[name] for name in ("yaml", "yaml.nodes", "numpy")})
         assert {"yaml/__init__.py", "yaml/nodes.py"} <= within(staged)
         assert {name.partition("/")[0] for name in within(staged)} == {"yaml"}
 
-    def test_a_package_is_whole_whatever_of_it_was_imported(self, project, tmp_path):
+    def test_a_package_is_sent_whole_whatever_parts_were_imported(self, project, tmp_path):
         modules = imported(project, "shipped_space.part.two")
         staged = stage(tmp_path / "staged", {"shipped_space.part.two": modules["shipped_space.part.two"]})
         assert within(staged) == {"shipped_space/part/one.py", "shipped_space/part/two.py"}
 
-    def test_a_package_comes_without_what_lies_beside_it(self, project, tmp_path):
+    def test_a_package_is_sent_without_the_files_beside_it(self, project, tmp_path):
         modules = imported(project, "shipped_package")
         staged = stage(tmp_path / "staged", {"shipped_package": modules["shipped_package"]})
         assert within(staged) == {name for name in PROJECT if name.startswith("shipped_package/")}
 
-    def test_what_was_run_as_a_script_is_not_what_its_name_says(self, project, tmp_path):
+    def test_a_module_under_another_name_than_its_file_is_not_sent(self, project, tmp_path):
         script = types.ModuleType("__main__")
         fill(project, {"__main__.py": "import shipped_lone\n"})
         script.__file__ = str(project / "__main__.py")  # as `python -m` has it
@@ -160,7 +160,7 @@ class TestProject:
         ):
             stage(tmp_path / "too-much", modules)
 
-    def test_of_lone_modules_in_one_folder_each_file_counts_once(self, project, tmp_path, monkeypatch):
+    def test_of_single_modules_in_one_folder_each_file_counts_once(self, project, tmp_path, monkeypatch):
         modules = imported(project, "shipped_lone", "shipped_helper", "shipped_sibling")
         lone = {name: modules[name] for name in ("shipped_lone", "shipped_helper", "shipped_sibling")}
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Trials that kill their worker: which of a cohort it was is found out, and it alone fails; over Ray too."""
+"""Trials that kill their worker: the one of a cohort that does is identified, and only it fails; over Ray too."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def deaths_of(cohort: list[Any], culprits: set[Any], one_by_one: bool) -> tuple[
 
 
 @given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1)))), st.booleans())
-def test_those_that_kill_fail_by_their_own_deaths_and_all_others_finish(
-    case: tuple[int, set[int]], one_by_one: bool
-) -> None:
+def test_only_trials_that_kill_their_worker_fail(case: tuple[int, set[int]], one_by_one: bool) -> None:
     count, culprits = case
     failed, finished, attempts = deaths_of(list(range(count)), culprits, one_by_one)
     assert failed == dict.fromkeys(culprits, RETRIES + 1)
@@ -56,7 +54,7 @@ def test_those_that_kill_fail_by_their_own_deaths_and_all_others_finish(
     assert attempts <= 1 + len(culprits) * (RETRIES + 2 * count.bit_length() + 3)
 
 
-def test_a_cohort_is_tried_once_more_as_it_is_then_in_halves() -> None:
+def test_a_cohort_is_retried_once_unchanged_and_then_in_halves() -> None:
     trials: list[Any] = list("abcde")
     assert next_attempts(Attempt(trials, 1), trials) == [(trials, 1)]
     assert next_attempts(Attempt(trials, 2), trials) == [(["a", "b", "c"], 2), (["d", "e"], 2)]
@@ -66,7 +64,7 @@ def test_a_cohort_is_tried_once_more_as_it_is_then_in_halves() -> None:
     assert next_attempts(Attempt(["e"], 3), ["e"]) == []
 
 
-def test_a_cohort_that_takes_too_long_goes_on_in_halves() -> None:
+def test_a_cohort_that_takes_too_long_continues_in_halves() -> None:
     trials: list[Any] = list("abc")
     assert next_attempts(Attempt(trials, 1, late=True), trials) == [(["a", "b"], 1), (["c"], 0)]
 
@@ -75,7 +73,7 @@ def test_a_cohort_that_takes_too_long_goes_on_in_halves() -> None:
 
 POINTS = [0.2, 0.4, 0.6, 0.8, 1.2, 1.4, 1.6, 1.7, 1.75, 1.8, 1.9]  # weights of `near`
 HOSTILE = dict(zip(map(str, POINTS), list(DEEDS), strict=True))
-CRASHES = "the worker ended 3 times without getting further: "
+CRASHES = "the worker ended 3 times without progress: "
 FAILS = {
     "exits at once": CRASHES,
     "crashes": CRASHES,
@@ -83,7 +81,7 @@ FAILS = {
     "KeyboardInterrupt": "KeyboardInterrupt: a signal that was none",
     "GeneratorExit": "GeneratorExit",
     "StopIteration": "StopIteration",
-    "unspeakable": "UnspeakableError: its text cannot be told, since __str__ raised SystemExit",
+    "unspeakable": "UnspeakableError: its text cannot be read, since __str__ raised SystemExit",
     "long": "ValueError: xxx",
     "odd": "ValueError: \\ud800 \\x00 ",
     "spoils": "RuntimeError: ",  # its own next step finds what it has left behind
@@ -116,7 +114,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a dozen workers die
 @pytest.mark.parametrize("cohort", [1, 4] if "GRADSWEEP_CHAOS_KILLS" in os.environ else [4])
-def test_hostile_trials_fail_once_by_name_and_all_others_are_as_ever(
+def test_hostile_trials_fail_by_name_and_the_others_are_unaffected(
     cohort: int,
     undisturbed: dict[str, Run],
     tmp_path: Path,

@@ -30,7 +30,7 @@ class TestFaults:
         assert failed.count(late) == 1
         assert len([line for line in failed if re.match(r"RuntimeError: .*(allocate|enough) memory", line)]) == 1
         assert failed.count("OSError: [Errno 28] No space left on device") == 1
-        dead = [line for line in failed if line.startswith("the worker ended 3 times without getting further: ")]
+        dead = [line for line in failed if line.startswith("the worker ended 3 times without progress: ")]
         assert dead
         assert len(failed) == 4 + len(dead)
         assert "SIGKILL" in dead[0]
@@ -42,7 +42,7 @@ class TestFaults:
         assert len(set(identities)) == len(identities) > DIES - 2  # arms that coincide are one trial
         assert [run.info.status for run in case.runs("launch")] == ["FAILED"]
 
-    def test_mlflow_holds_what_went_wrong(self, case):
+    def test_mlflow_holds_the_errors_of_failed_trials(self, case):
         runs = case.runs()
         errors = [run.data.tags["gradsweep.error"] for run in runs if run.info.status == "FAILED"]
         assert len([error for error in errors if "resources.minutes" in error]) == 1
@@ -50,7 +50,7 @@ class TestFaults:
         assert [run.data.tags["gradsweep.status"] for run in runs].count("diverged") == 1
         assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
 
-    def test_the_same_command_mends_all_but_what_diverged(self, case, capsys, monkeypatch):
+    def test_the_same_command_runs_failed_trials_again_but_not_diverged_ones(self, case, capsys, monkeypatch):
         case.study(seeds=1, resources={"minutes": 60})  # now nothing hangs, and a busy machine may be slow
         case.steer()
         monkeypatch.chdir(case.folder)
@@ -63,7 +63,7 @@ class TestFaults:
 
 
 def named(out: str, heading: str) -> list[str]:
-    """What the end says of each trial below a heading that counts them."""
+    """Return the lines about each trial at the end, below a heading that counts them."""
     found = re.search(f"^{heading}\n((?:  .*\n)+)", out, re.MULTILINE)
     assert found, out
     lines = [re.sub(r"^  .*? seed \d: ", "", line) for line in found[2].splitlines()]

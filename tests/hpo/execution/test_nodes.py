@@ -78,7 +78,7 @@ def head() -> Iterator[str]:
 
 
 def communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
-    """What a command printed to its end; if it does not end, where it hangs."""
+    """Return the output of a command at its end; if it hangs, fail with the place."""
     try:
         return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -99,7 +99,7 @@ class Own(Counted):
 '''
 
 
-def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, head, tmp_path):
+def test_trials_continue_from_s3_on_other_nodes_with_uploaded_code(bucket, head, tmp_path):
     case = Case(tmp_path / "driver")
     case.study(
         problem={"name": "own_problem:Own", "folder": str(tmp_path / "control")},
@@ -136,7 +136,7 @@ def test_trials_go_on_from_s3_on_other_nodes_with_code_that_ray_brought(bucket, 
             node.kill()
     assert (process.returncode, err) == (0, ""), out
     assert "the cluster has changed: " in out
-    assert "goes on from its last checkpoint" in out
+    assert "continues from its last checkpoint" in out
     runs = case.runs()
     assert_complete(runs, 12)
     resumed = [json.loads(run.data.tags["gradsweep.resumed"]) for run in runs]
@@ -210,11 +210,11 @@ def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
         cluster.shutdown()
     assert process.returncode == 0, err
     assert "Traceback" not in err  # Ray itself writes a line of its own about the loss
-    assert "a node died with a report on its way; every trial goes on from its last checkpoint" in out
+    assert "a node died with a report on its way; every trial continues from its last checkpoint" in out
     assert_complete(case.runs(), 12)
 
 
-def test_what_no_node_will_ever_hold_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):
+def test_a_trial_too_large_for_every_node_is_refused_after_the_wait(head, tmp_path, capsys, monkeypatch):
     case = Case(tmp_path)
     case.study(resources={"cpu": 3})
     monkeypatch.chdir(tmp_path)

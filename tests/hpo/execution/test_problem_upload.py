@@ -44,7 +44,7 @@ print(load_problem(name, {"folder": ".", "width": 3}).data_hash())
 """
 
 
-def test_it_brings_cached_functions_and_values_of_its_script(tmp_path: Path):
+def test_cached_functions_and_values_of_a_script_are_sent_with_the_class(tmp_path: Path):
     (tmp_path / "driver.py").write_text(DRIVER)
     (tmp_path / "worker.py").write_text(WORKER)
     name = run("driver.py", folder=tmp_path).strip()
@@ -52,12 +52,12 @@ def test_it_brings_cached_functions_and_values_of_its_script(tmp_path: Path):
     assert run("worker.py", name, folder=tmp_path) == "text of the script, 3\n"
 
 
-def test_what_can_be_imported_is_not_sent():
+def test_a_class_that_can_be_imported_is_not_sent():
     assert name_of(Steered) == "tests.helpers.problems:Steered"
     assert packed(name_of(Steered)) == b""
 
 
-def test_what_cannot_be_sent_is_named():
+def test_a_value_that_cannot_be_sent_is_named():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
 
         class Mine(Steered):

@@ -20,7 +20,7 @@ from hpo.study.spec import Resources
 from tests.helpers.runs import Case, assert_only_stages, wait_until
 
 
-def test_ray_still_starts_as_we_know_it():
+def test_the_functions_of_ray_that_we_replace_still_exist():
     """After an upgrade of Ray: hpo/execution/ray_start.py replaces these two functions while `ray.init` runs."""
     assert "ray._private.services.get_node(" in inspect.getsource(node.Node.__init__)
     assert "except RuntimeError" in inspect.getsource(node.Node.__init__)
@@ -69,7 +69,7 @@ def test_whatever_ray_raises_is_one_line(monkeypatch):
     assert not ray.is_initialized()
 
 
-def test_handlers_are_put_back_and_a_signal_in_the_middle_stops_what_has_started(monkeypatch):
+def test_signal_handlers_are_restored_and_a_signal_stops_a_started_ray(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     init, handler = ray.init, utils.set_sigterm_handler
 
@@ -86,7 +86,7 @@ def test_handlers_are_put_back_and_a_signal_in_the_middle_stops_what_has_started
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_what_listens_and_is_no_cluster_is_refused_at_once(answer, monkeypatch):
+def test_a_server_that_is_no_cluster_is_refused_at_once(answer, monkeypatch):
     monkeypatch.setattr(ray_cluster, "KNOCK_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -97,7 +97,7 @@ def test_what_listens_and_is_no_cluster_is_refused_at_once(answer, monkeypatch):
         thread.join()
 
 
-def test_a_signal_is_raised_at_once_while_a_cluster_is_called(monkeypatch):
+def test_a_signal_is_raised_at_once_while_connecting_to_a_cluster(monkeypatch):
     def silent(**options: object) -> None:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
         pytest.fail("it went on")
@@ -125,5 +125,5 @@ def test_a_signal_while_the_command_starts_ray_ends_it_cleanly(tmp_path):
     assert err == ""
     *stages, empty, stopped = out.splitlines()
     assert_only_stages("\n".join(stages))
-    assert (empty, stopped) == ("", "Stopped. What has finished is kept; the same command goes on from here.")
+    assert (empty, stopped) == ("", "Stopped. Finished trials are kept; the same command continues the study.")
     wait_until(lambda: not case.processes(), 30, "Ray to end")

@@ -73,7 +73,7 @@ def test_a_network_that_cannot_be_stacked_is_trained_one_trial_after_another(tmp
     assert "trials of a cohort are trained one after another: its training step cannot be vectorised: " in printed
 
 
-def test_by_default_the_number_is_found_out_and_said(tmp_path: Path) -> None:
+def test_by_default_the_size_of_cohorts_is_measured_and_printed(tmp_path: Path) -> None:
     case = Case(tmp_path)
     references = ["single_task", "equal", "famo"]  # the last one cannot be trained at once, which must not matter
     case.study(cohort="auto", static={"points": 12}, references=references)

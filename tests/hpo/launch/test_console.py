@@ -1,4 +1,4 @@
-"""What others wrote never commands the terminal: it is escaped, wherever it is printed."""
+"""Text from others cannot control the terminal: it is escaped wherever it is printed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(cell: object) -> Table:
 
 @pytest.mark.parametrize("options", [{}, {"force_terminal": True, "color_system": None}])
 @pytest.mark.parametrize("wrap", [str, table, Text])
-def test_nothing_that_a_terminal_obeys_is_printed(wrap, options):
+def test_no_control_character_is_printed(wrap, options):
     out = printed(wrap(HOSTILE), **options)
     assert [c for c in out if unicodedata.category(c)[0] == "C" and c != "\n"] == []
     assert r"\x1b]0;owned" in out
@@ -49,12 +49,12 @@ def test_a_cell_that_was_measured_before_it_was_escaped_is_cut():
     assert len({len(line) for line in out.splitlines()[1:]}) == 1
 
 
-def test_a_colour_of_ours_is_drawn_and_that_of_others_is_not():
+def test_our_colours_are_drawn_and_those_in_other_text_are_not():
     out = printed(Text("\x1b[31mred", "bold"), force_terminal=True, color_system="standard")
     assert out == "\x1b[1m\\x1b[31mred\x1b[0m\n"
 
 
-def test_text_of_others_is_no_markup():
+def test_markup_in_other_text_is_not_interpreted():
     assert printed("[bold]x[/nothing] :smile:") == "[bold]x[/nothing] :smile:\n"
     assert "[/nothing]" in printed(table("[/nothing]"))
 
@@ -89,7 +89,7 @@ def case(tmp_path, monkeypatch) -> Case:
     return Case(tmp_path, workers=1)
 
 
-def test_what_a_problem_says_is_escaped(case, capsys):
+def test_text_of_a_problem_is_escaped(case, capsys):
     case.study(problem={"name": "tests.helpers.problems:Named", "task": "\x1b[2J"})
     code, out, err = main(capsys, "plan", "study.yaml")
     assert (code, out) == (2, "")
@@ -110,7 +110,7 @@ def test_an_error_that_nobody_expected_is_escaped_and_holds_no_secret_of_the_env
 
 
 @pytest.mark.slow
-def test_what_a_trial_raises_is_escaped_and_the_report_too(case):
+def test_errors_of_a_trial_are_escaped_in_the_output_and_the_report(case):
     case.study(
         seeds=1, references=["single_task"], static={"points": 2}, gradnorm={"recipes": ["robust"], "trials": 1}
     )
@@ -120,6 +120,6 @@ def test_what_a_trial_raises_is_escaped_and_the_report_too(case):
     assert (done.returncode, err) == (1, "")
     assert r"\x1b]0;owned\x07\x1b[2J" in out
     assert "\x1b" not in out
-    assert "MLflow did not take" not in out
+    assert "MLflow did not accept" not in out
     for path in case.results.glob("report/*"):
         assert b"\x1b" not in path.read_bytes(), path

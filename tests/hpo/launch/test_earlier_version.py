@@ -39,7 +39,7 @@ def run() -> Finished:
 
 
 def comparison(folder: Path) -> dict[str, Any]:
-    """What the report says, without its wording, and without where and by which version it was written."""
+    """Return the content of the report without its wording, place and version."""
     content = json.loads((folder / "report" / "comparison.json").read_text())
     del content["provenance"], content["verdict"]["sentences"]
     return content
@@ -63,7 +63,7 @@ def test_its_report_and_weights_are_the_same(folder, capsys):
 
 
 @pytest.mark.slow
-def test_it_goes_on_with_one_more_seed(folder):
+def test_it_continues_with_one_more_seed(folder):
     before = comparison(folder / "gradsweep-output" / NAME)
     study = yaml.safe_load(Path("study.yaml").read_text())
     Path("study.yaml").write_text(yaml.safe_dump(study | {"seeds": study["seeds"] + 1}))

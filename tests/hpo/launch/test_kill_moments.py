@@ -104,7 +104,7 @@ def undisturbed(case: Case) -> Undisturbed:
 class TestResumedLaunch:
     """A study whose driver and trials are killed again and again."""
 
-    def test_trials_go_on_from_checkpoints_and_end_bit_for_bit_the_same(self, case, forks, undisturbed):
+    def test_trials_continue_from_checkpoints_and_end_bit_for_bit_the_same(self, case, forks, undisturbed):
         case.steer(seconds=0.05)
         steps = case.folder / "steps"
         least = 16 * len(undisturbed.trials)
@@ -132,7 +132,7 @@ class TestResumedLaunch:
         weights = json.loads((case.results / "weights.json").read_text())
         assert weights["weights"] == undisturbed.weights["weights"]
 
-    def test_reports_and_exports_that_are_killed_leave_whole_files(self, case, forks, undisturbed):
+    def test_killed_reports_and_exports_leave_complete_files(self, case, forks, undisturbed):
         del undisturbed
         report, weights = case.folder / "drawn" / "report", case.folder / "drawn.json"
         for count in (0, 1, 2, 3, 4, 5):
@@ -166,7 +166,7 @@ def whole(folder: Path) -> list[Path]:
 
 
 def busy(command: Command) -> bool:
-    """Whether a command has worked for some hundredths of a second: it is in the middle of something."""
+    """Return whether a command has used some hundredths of a second of CPU, and so is in the middle of its work."""
     try:
         return psutil.Process(command.pid).cpu_times().user > 0.05
     except psutil.NoSuchProcess:

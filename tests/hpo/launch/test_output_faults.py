@@ -124,7 +124,7 @@ class TestDisk:
             (case.output / "ballast").unlink()
             assert_same_command_finishes(case, forks)
 
-    def test_a_disk_in_whose_place_a_read_only_one_comes(self, own):
+    def test_a_disk_that_becomes_read_only(self, own):
         case, forks = own
         command = blocked(case, forks)
         with small_disk(case.output, 1, "ro"):
@@ -177,11 +177,11 @@ class TestDatabase:
         again = forks.run("run", "study.yaml", "--output", str(output))
         assert again.returncode == 0, (again.printed(), again.errors())
         assert case.starts() - starts == TRIALS
-        assert "making MLflow's database" in again.printed()
+        assert "creating MLflow's database" in again.printed()
 
 
 class TestFolder:
-    def test_one_that_was_moved_is_at_home_in_its_new_place(self, finished, output, tmp_path):
+    def test_one_that_was_moved_works_in_its_new_place(self, finished, output, tmp_path):
         case, forks = finished
         moved = output.rename(tmp_path / "elsewhere")
         starts = case.starts()
@@ -243,7 +243,7 @@ class TestStudyFile:
         assert "nothing was run" in command.printed()
 
     @pytest.mark.parametrize("change", ["deleted", "edited"])
-    def test_what_is_done_to_it_during_the_run_changes_nothing(self, own, change):
+    def test_changes_to_it_during_the_run_have_no_effect(self, own, change):
         case, forks = own
         command = blocked(case, forks)
         file = case.folder / "study.yaml"
@@ -263,7 +263,7 @@ class TestStudyFile:
 
 
 class TestDataAndClock:
-    def test_changed_data_are_told_and_make_other_trials(self, finished, output):
+    def test_changed_data_are_reported_and_make_new_trials(self, finished, output):
         case, forks = finished
         starts = case.starts()
         again = forks.run("run", "study.yaml", "--output", str(output), environment={"STEERED_DATA": "other"})

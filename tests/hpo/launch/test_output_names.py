@@ -48,7 +48,7 @@ def test_a_plain_folder_keeps_its_uri(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "relative"), [*((name, False) for name in NAMES), ("a?b", True), ("a%20b", True)])
-def test_what_a_study_writes_is_in_its_folder(name, relative, database, tmp_path, monkeypatch):
+def test_all_files_of_a_study_are_in_its_folder(name, relative, database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / name
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Studies that are stopped, killed or go wrong in parts, and what the same command makes of them afterwards."""
+"""Studies that are stopped or killed, or whose trials fail, and the result of the same command afterwards."""
 
 import os
 import pty
@@ -25,7 +25,7 @@ from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
 pytestmark = pytest.mark.slow
 
 WORKERS = os.cpu_count() or 1  # trials that are in flight when a study stops
-STOPPED = "Stopped. What has finished is kept; the same command goes on from here."
+STOPPED = "Stopped. Finished trials are kept; the same command continues the study."
 
 
 @pytest.fixture(scope="class")
@@ -63,7 +63,7 @@ def assert_same(case: Case, undisturbed: tuple[pd.DataFrame, dict[str, float]]) 
 
 
 def blocked(case: Case, process: subprocess.Popen[str], ended: int) -> bool:
-    """Whether as many trials as there are workers wait for the end of the block, and MLflow has those before."""
+    """Return whether a trial per worker waits for the end of the block, and MLflow has the earlier ones."""
     assert process.poll() is None, process.communicate()
     if not (case.folder / "blocked").exists() or len((case.folder / "blocked").read_text().split()) < WORKERS:
         return False
@@ -165,7 +165,7 @@ class TestInterrupted:
 class TestDiverged:
     """Trials whose numbers are not finite; what else may go wrong is in test_faults.py."""
 
-    def test_a_diverged_trial_is_an_outcome_and_a_report_in_the_way_is_none(self, tmp_path):
+    def test_a_diverged_trial_is_a_result_and_an_unwritable_report_is_an_error(self, tmp_path):
         case = Case(tmp_path, workers=1)
         case.study(seeds=1)
         case.steer(nan=[4])

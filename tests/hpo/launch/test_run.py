@@ -264,7 +264,7 @@ def test_a_stage_shows_any_text_as_it_is(terminal):
 
 
 class TestView:
-    """What is drawn while a study runs."""
+    """The progress view of a running study."""
 
     @pytest.fixture
     def schedule(self, tmp_path) -> Schedule:
@@ -290,7 +290,7 @@ class TestView:
         schedule.begun(planned.config.identity)
         view.trial_started(planned)
 
-    def test_on_a_terminal_it_has_a_line_a_phase(self, schedule):
+    def test_on_a_terminal_it_has_one_line_per_phase(self, schedule):
         console = Console(force_terminal=True, file=StringIO(), width=80, color_system=None)
         view = ProgressView(schedule, console)
         with view.shown():
@@ -303,7 +303,7 @@ class TestView:
         assert re.search(r"confirm .* 0/16", lines[3])
         assert re.search(r"all .* 2/23 +1 running +1 failed +0:0\d:\d\d left", lines[4])
 
-    def test_on_a_pipe_it_tells_troubles_and_a_line_every_ten_seconds(self, schedule, monkeypatch):
+    def test_on_a_pipe_it_prints_faults_and_a_line_every_ten_seconds(self, schedule, monkeypatch):
         console = Console(file=StringIO(), width=100)
         view = ProgressView(schedule, console)
         with view.shown():
@@ -311,7 +311,7 @@ class TestView:
             assert console.file.getvalue().splitlines() == [
                 "diverged: single_task/near seed 0: the first loss is not finite",
                 "failed: single_task/far off seed 0: OSError: full",
-                "equal seed 0: was given 0.5 GPU that torch cannot see (told once; the end names all)",
+                "equal seed 0: was given 0.5 GPU that torch cannot see (shown once; the end lists all)",
             ]
             monkeypatch.setattr("hpo.launch.progress.PLAIN_SECONDS", 0.0)
             view.trial_started(schedule.next())

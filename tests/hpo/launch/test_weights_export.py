@@ -49,7 +49,7 @@ def test_the_recommended_arm_unless_one_is_named() -> None:
     assert content("frozen/loss")["recommended"] is False
 
 
-def test_what_the_file_says() -> None:
+def test_the_content_of_the_file() -> None:
     _, comparison = finished()
     found = content("gradnorm_static/robust/tail")
     trials = comparison.confirm[comparison.confirm["arm"] == "gradnorm_static/robust/tail"]

@@ -82,7 +82,7 @@ def test_inputs_are_finite_and_standardised(split: Split) -> None:
     assert (numeric.std(0) - 1).abs().max() < 0.25
 
 
-def test_no_input_tells_a_label(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_no_input_depends_on_a_label(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     """Shuffling every label and leak column among the rows changes no input."""
     table = tables[0].iloc[:2000]
     shuffled = table.copy()
@@ -102,7 +102,7 @@ def test_the_leaky_version_keeps_all_but_labels_and_weight(tables: tuple[pd.Data
     assert [task.name for task in Census(leaky=True).tasks] == ["income", "never_married"]
 
 
-def test_the_encoding_knows_the_rows_it_was_fitted_on_alone(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_the_encoding_depends_only_on_the_rows_it_was_fitted_on(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     fitted = tables[0].iloc[:2000]
     encoding = Encoding.fit(fitted, leaky=False)
     seen = fitted["education"].value_counts()
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_named(
             copy.symlink_to(file)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setenv("GRADSWEEP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ProblemError, match=f"{census_files[damaged].name} has the sha256 .*, expected is "):
+    with pytest.raises(ProblemError, match=f"{census_files[damaged].name}: expected the sha256 .*, got "):
         Census().prepare()
     assert not (tmp_path / "cache").exists()
 

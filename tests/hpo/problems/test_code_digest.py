@@ -111,5 +111,5 @@ def test_an_edit_gives_another_digest(before, old, new):
     assert in_process(SCRIPT.replace(old, new)) != before
 
 
-def test_what_the_class_does_not_use_does_not_count(before):
+def test_code_that_the_class_does_not_use_is_ignored(before):
     assert in_process(SCRIPT.replace("return 1", "return 2")) == before

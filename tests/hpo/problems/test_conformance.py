@@ -1,4 +1,4 @@
-"""What every built-in problem must do, whatever its data."""
+"""Properties of every built-in problem, whatever its data."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_hash_names_the_data(case: tuple[str, dict[str, Any], dict[str, Any]
     assert not change or load_problem(name, {**arguments, **change}).data_hash() != before
 
 
-def test_a_problem_travels_without_its_data(problem: Problem) -> None:
+def test_a_problem_is_pickled_without_its_data(problem: Problem) -> None:
     first_batch(problem)
     sent = pickle.dumps(problem)
     assert len(sent) < 10_000

@@ -94,7 +94,7 @@ def test_a_wrong_checksum_names_the_file_and_both_sums(tmp_path: Path) -> None:
     verify(path, right)
     path.write_bytes(b"wrong")
     wrong = hashlib.sha256(b"wrong").hexdigest()
-    with pytest.raises(ProblemError, match=rf"a\.csv has the sha256 {wrong}, expected is {right}; .*install"):
+    with pytest.raises(ProblemError, match=rf"a\.csv: expected the sha256 {right}, got {wrong}; .*install"):
         verify(path, right)
 
 
@@ -146,7 +146,7 @@ def test_a_build_that_fails_leaves_nothing(own_cache: Path) -> None:
     assert list(own_cache.iterdir()) == []
 
 
-def test_whoever_stores_second_takes_what_is_there(own_cache: Path) -> None:
+def test_the_second_process_uses_the_arrays_of_the_first(own_cache: Path) -> None:
     build = Build()
 
     def build_while_another_finishes() -> dict[str, np.ndarray]:

@@ -349,7 +349,7 @@ def test_a_damaged_file_is_named(
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setenv("GRADSWEEP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ProblemError, match=f"{Path(damaged).name} has the sha256 .*, expected is "):
+    with pytest.raises(ProblemError, match=f"{Path(damaged).name}: expected the sha256 .*, got "):
         Earth().prepare()
     assert not (tmp_path / "cache").exists()
 

@@ -220,12 +220,12 @@ def test_an_idx_file_is_read_in_its_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "elements", "message"),
     [
-        ([0, 0, 8, 3, 0, 0, 0, 4], 4, "begins with 00000803, expected is the IDX header 00000801"),
-        ([0, 0, 13, 1, 0, 0, 0, 1], 4, "begins with 00000d01, expected is the IDX header 00000801"),
-        ([0, 0], 0, "begins with 0000, expected is the IDX header 00000801"),
-        ([0, 0, 8, 1, 0, 0, 1, 1], 256, r"has 256 elements, expected are 257 of shape \[257\]"),
-        ([0, 0, 8, 1, 0, 0, 0, 3], 4, r"has 4 elements, expected are 3 of shape \[3\]"),
-        ([0, 0, 8, 1], 0, "elements, expected are"),
+        ([0, 0, 8, 3, 0, 0, 0, 4], 4, "expected the IDX header 00000801, got 00000803"),
+        ([0, 0, 13, 1, 0, 0, 0, 1], 4, "expected the IDX header 00000801, got 00000d01"),
+        ([0, 0], 0, "expected the IDX header 00000801, got 0000"),
+        ([0, 0, 8, 1, 0, 0, 1, 1], 256, r"expected 257 elements of shape \[257\], got 256"),
+        ([0, 0, 8, 1, 0, 0, 0, 3], 4, r"expected 3 elements of shape \[3\], got 4"),
+        ([0, 0, 8, 1], 0, "elements of shape"),
     ],
 )
 def test_another_file_is_no_idx(tmp_path: Path, header: list[int], elements: int, message: str) -> None:
@@ -247,7 +247,7 @@ def test_a_damaged_file_is_named(
     monkeypatch.setenv(FASHION_VARIABLE, str(tmp_path))
     monkeypatch.setenv(DIGITS_VARIABLE, str(tmp_path))
     monkeypatch.setenv("GRADSWEEP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ProblemError, match=f"{name} has the sha256 .*, expected is "):
+    with pytest.raises(ProblemError, match=f"{name}: expected the sha256 .*, got "):
         MultiFashion(images="fashion_mnist").prepare()
     assert not (tmp_path / "cache").exists()
 

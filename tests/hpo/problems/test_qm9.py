@@ -261,7 +261,7 @@ def test_a_damaged_file_is_named(
             (tmp_path / file.name).symlink_to(file)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     monkeypatch.setenv("GRADSWEEP_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ProblemError, match=f"{qm9_files[damaged].name} has the sha256 .*, expected is "):
+    with pytest.raises(ProblemError, match=f"{qm9_files[damaged].name}: expected the sha256 .*, got "):
         QM9().prepare()
     assert not (tmp_path / "cache").exists()
 

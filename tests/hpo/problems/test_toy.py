@@ -64,7 +64,7 @@ def test_a_data_seed_fixes_the_data() -> None:
     assert not torch.equal(one, generate((1.0,), (30, 20, 10), 8)["test"][1])
 
 
-def test_scales_of_ones_own_replace_the_spacing() -> None:
+def test_given_scales_replace_the_spacing() -> None:
     toy = Toy(sigmas=[5, 1.0, 5])
     assert toy.sigmas == (5.0, 1.0, 5.0)
     assert toy.known_weights == pytest.approx({"f1": 0.04, "f2": 1.0, "f3": 0.04})
@@ -130,7 +130,7 @@ def test_scaled_heads_make_tasks_alike_but_for_sigma_squared() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("heads", "exponent"), [("scaled", 2.0), ("plain", 1.0)])
-def test_gradnorm_finds_the_known_weights_where_the_heads_know_the_scale(heads: Heads, exponent: float) -> None:
+def test_gradnorm_finds_the_known_weights_if_the_heads_know_the_scale(heads: Heads, exponent: float) -> None:
     toy = Toy(2, heads=heads, epochs=5)
     model = toy.build_model(0)
     optimizer = toy.build_optimizer(model)

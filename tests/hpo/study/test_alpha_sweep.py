@@ -1,4 +1,4 @@
-"""The alpha sweep: what it asks, what it tells Optuna, and that neither order nor a killed driver changes it."""
+"""The alpha sweep: its suggestions and its reports to Optuna depend neither on order nor on a killed driver."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_searches_the_learning_rate_too() -> None:
     assert all(0.01 <= rate <= 0.1 for rate in rates)
 
 
-def test_learns_from_scores() -> None:
+def test_suggestions_move_towards_good_scores() -> None:
     near = 0
     for seed in range(8):
         alphas = driven(sweep(trials=30, seed=100 * seed))
@@ -111,14 +111,14 @@ def test_asks_for_no_more_trials_at_once_than_can_learn_from_those_before(trials
         assert len(alphas) - asked_now == min(at_once, trials - asked_now)
 
 
-def test_tells_optuna_the_truth_when_its_turn_has_come() -> None:
+def test_reports_scores_to_optuna_in_the_order_of_suggestions() -> None:
     found = sweep(trials=4)
     assert asked(found) == STARTS
     found.tell(identify({"alpha": 0.5}), None)
     assert found.ask() is None
     assert states(found) == {TrialState.RUNNING: 3}
     found.tell(identify({"alpha": 0.0}), -3.5)
-    found.tell(identify({"alpha": 0.0}), 99.0)  # told twice: the first stays
+    found.tell(identify({"alpha": 0.0}), 99.0)  # reported twice: the first score stays
     found.tell(identify({"alpha": 1.5}), 2.0)
     assert len(asked(found)) == 1
     trials = found.history.get_trials()
@@ -156,7 +156,7 @@ def test_a_sweep_whose_trials_have_all_ended_asks_for_nothing() -> None:
     assert (after.remaining, after.ask()) == (0, None)
 
 
-def test_a_lost_result_is_asked_for_again_and_nothing_else_changes() -> None:
+def test_a_trial_with_a_lost_result_is_suggested_again_and_nothing_else_changes() -> None:
     alphas = driven(sweep(trials=9))
     left = [alpha for alpha in alphas if alpha != alphas[6]]
     after = sweep(trials=9, finished=finished(left))
@@ -165,7 +165,7 @@ def test_a_lost_result_is_asked_for_again_and_nothing_else_changes() -> None:
     assert after.remaining == 0
 
 
-def test_results_that_are_not_suggested_count_and_are_told_to_optuna() -> None:
+def test_results_that_are_not_suggested_count_and_are_reported_to_optuna() -> None:
     found = sweep(trials=6, finished=finished([2.25, 0.5, 0.0]))
     assert asked(found, 3) == STARTS
     assert found.ask() is None
@@ -178,7 +178,7 @@ def test_results_that_are_not_suggested_count_and_are_told_to_optuna() -> None:
     assert told["alpha=2.25"] == 4.0
 
 
-def test_a_result_without_a_score_that_is_not_suggested_counts_and_is_not_told() -> None:
+def test_a_result_without_a_score_that_is_not_suggested_counts_and_is_not_reported() -> None:
     found = sweep(trials=5, finished=finished([2.25]))
     found.tell("alpha=2.25", None)
     assert len(driven(found)) == 4
@@ -213,7 +213,7 @@ def test_another_seed_makes_other_suggestions() -> None:
 
 
 @pytest.mark.parametrize(("few", "many"), [(2, 5), (6, 9), (9, 24)])
-def test_more_trials_than_in_the_launch_before_are_so_many_more(few: int, many: int) -> None:
+def test_a_larger_number_of_trials_adds_the_difference(few: int, many: int) -> None:
     alphas = driven(sweep(trials=few))
     after = sweep(trials=many, finished=finished(alphas))
     tell(after, *alphas)
@@ -341,7 +341,7 @@ def test_neither_the_order_of_results_nor_kills_change_what_optuna_suggests(
 
 
 @pytest.mark.parametrize("count", range(TRIALS + 1))
-def test_a_launch_goes_on_from_any_number_of_results_as_if_nothing_had_happened(
+def test_a_launch_continues_from_any_number_of_results_with_the_same_suggestions(
     space: AlphaSpace, undisturbed: dict[str, Parameters], count: int
 ) -> None:
     known = dict([*undisturbed.items()][:count])
@@ -350,7 +350,7 @@ def test_a_launch_goes_on_from_any_number_of_results_as_if_nothing_had_happened(
 
 @FEW
 @given(seed=st.integers(0, 10**6), gone=st.sets(st.integers(0, 8), max_size=4))
-def test_after_failures_nothing_is_lost_and_nothing_is_run_too_often(seed: int, gone: set[int]) -> None:
+def test_after_failures_no_trial_is_lost_or_repeated(seed: int, gone: set[int]) -> None:
     failed = {identity for k, identity in enumerate(in_strict_order(SPACE, near(1.4), 9)) if k in gone}
     first = in_strict_order(SPACE, lambda p: None if identify(p) in failed else near(1.4)(p))
     known = {identity: parameters for identity, parameters in first.items() if identity not in failed}

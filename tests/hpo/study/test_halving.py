@@ -1,4 +1,4 @@
-"""Static points that are stopped early: who goes on, that nothing hangs on timing, that a paused trial is itself."""
+"""Static points that are stopped early: the choice does not depend on timing; a paused trial continues exactly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_rungs(epochs: int, eta: int, rungs: list[int]) -> None:
     assert rungs_of(epochs, eta) == rungs
 
 
-def test_the_best_go_on_rung_by_rung() -> None:
+def test_the_best_trials_continue_at_each_rung() -> None:
     names = [f"{k:02d}" for k in range(24)]
     halving = Halving(names, 9, 3, 2)
     ended: list[str] = []
@@ -60,7 +60,7 @@ def test_the_best_go_on_rung_by_rung() -> None:
     assert [halving.until(name) for name in on] == [9, 9, 9]
 
 
-def test_without_a_score_all_go_on_and_without_halving_all_end() -> None:
+def test_without_scores_all_continue_and_without_halving_all_end() -> None:
     halving = Halving(["a", "b", "c"], 4, 2, 1)
     for name in "abc":
         halving.pause(name, RESULT)
@@ -121,7 +121,7 @@ def ends(study: Study) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 20])
-def test_most_points_are_stopped_and_which_does_not_hang_on_timing(slots: int) -> None:
+def test_the_points_that_are_stopped_do_not_depend_on_timing(slots: int) -> None:
     study, other = Study(halved()), Study(halved())
     stopped = drive(study, study.schedule(), slots, random.Random(slots))
     drive(other, other.schedule(), 2, random.Random(0))

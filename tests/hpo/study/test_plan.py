@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from hpo.core.errors import StudyError
-from hpo.core.trial import TrialConfig
+from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.study.phases.confirm import confirm_chosen, confirm_fixed
 from hpo.study.phases.gradnorm_sweeps import sweep_recipe, sweep_trial
 from hpo.study.phases.references import reference_trials
 from hpo.study.phases.static_search import static_trials
 from hpo.study.plan import Plan, short_weights
+from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
 from tests.helpers.plans import arms, make_plan, sizes
 from tests.helpers.small_problem import TASKS, Small, run
@@ -37,6 +38,11 @@ def search_table(plan: Plan, scores: dict[str, float], averages: dict[str, dict[
 
 
 CENTRE = {average: [1.0, 1.0, 1.0] for average in AVERAGES}
+
+
+def chosen_in(plan: Plan, search: pd.DataFrame) -> list[PlannedTrial]:
+    """What the phases of a plan choose from a scored search."""
+    return confirm_chosen(plan, Schedule(plan, runs=False).phases, search)
 
 
 def test_references_are_single_tasks_and_uncertainty() -> None:
@@ -86,7 +92,7 @@ TASK_LIST = "expected a number for each of the tasks near, far, tiny"
         ([[1, 2, 3], [1, 2]], f"static[1]: {TASK_LIST}, got (1.0, 2.0)"),
         ([{"near": 1, "far": 2}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0}}"),
         ([{"near": 1, "far": 2, "big": 3}], f"static[0]: {TASK_LIST}, got {{'near': 1.0, 'far': 2.0, 'big': 3.0}}"),
-        ({"ratio": 0.5}, "static: Parameter `ratio` should be > 1 and <= 1e+300. Found `ratio = 0.5`."),
+        ({"ratio": 0.5}, "static.ratio: expected a number > 1 and <= 1e+300, got 0.5"),
     ],
 )
 def test_points_that_do_not_fit_the_tasks(static: Any, message: str) -> None:
@@ -99,7 +105,7 @@ def test_weights_known_to_be_best_are_an_arm_of_the_confirm_phase() -> None:
     problem = Small()
     problem.known_weights = {"tiny": 8, "near": 2, "far": 2}
     content = {"name": "small", "problem": {"name": "small", "size": 3}, "static": {"points": 6}, "seeds": 2}
-    plan = Plan(Study.model_validate(content), problem)
+    plan = Plan(Study.model_validate(content | {"shortlist": "off"}), problem)
     last = confirm_fixed(plan)[-1]
     assert last.arm == "known_optimum"
     assert last.config.settings == {"weights": {"near": 0.5, "far": 0.5, "tiny": 2.0}}
@@ -114,7 +120,7 @@ def test_every_search_trial_has_the_search_seed_and_no_test_split() -> None:
 
 def test_every_confirm_trial_has_a_fresh_seed_and_the_test_split() -> None:
     plan = make_plan(seed=5, seeds=3)
-    chosen = confirm_chosen(plan, search_table(plan, {"equal": 0.0}, {}))
+    chosen = chosen_in(plan, search_table(plan, {"equal": 0.0}, {}))
     trials = confirm_fixed(plan) + chosen
     assert {(p.config.seed, p.config.test, p.phase) for p in trials} == {(s, True, "confirm") for s in (6, 7, 8)}
     for seed in (6, 7, 8):
@@ -155,7 +161,7 @@ def test_the_search_chooses_the_best_static_points_and_the_best_alpha() -> None:
     }
     best = {"arithmetic": [0.1234567, 1.0, 1.8765433], "geometric": [0.5, 0.5, 2.0], "tail": [1.5, 0.75, 0.75]}
     averages = dict.fromkeys(scores, CENTRE) | {"gradnorm/robust/alpha=0.5": best}
-    chosen = confirm_chosen(plan, search_table(plan, scores, averages))
+    chosen = chosen_in(plan, search_table(plan, scores, averages))
     assert arms(chosen) == [
         "static/04",
         "equal",
@@ -180,7 +186,7 @@ def test_the_search_chooses_the_best_static_points_and_the_best_alpha() -> None:
 def test_only_the_averages_asked_for() -> None:
     plan = make_plan(gradnorm={"recipes": ["paper"]}, confirm={"averages": ["tail", "arithmetic"]})
     table = search_table(plan, {"gradnorm/paper/alpha=1": 0.0}, {"gradnorm/paper/alpha=1": CENTRE})
-    assert arms(confirm_chosen(plan, table)) == [
+    assert arms(chosen_in(plan, table)) == [
         "gradnorm/paper/alpha=1",
         "gradnorm_static/paper/arithmetic",
         "gradnorm_static/paper/tail",
@@ -190,7 +196,7 @@ def test_only_the_averages_asked_for() -> None:
 def test_a_search_without_any_score_chooses_nothing() -> None:
     plan = make_plan()
     scores = {"equal": np.nan, "static/01": np.nan, "gradnorm/paper/alpha=0": np.nan}
-    assert confirm_chosen(plan, search_table(plan, scores, {"gradnorm/paper/alpha=0": CENTRE})) == []
+    assert chosen_in(plan, search_table(plan, scores, {"gradnorm/paper/alpha=0": CENTRE})) == []
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ def test_size_counts_what_the_lists_hold(fields: dict[str, Any]) -> None:
     recipes = plan.study.gradnorm.recipes
     scores |= {f"gradnorm/{recipe}/alpha=1": 0.0 for recipe in recipes}
     table = search_table(plan, scores, {f"gradnorm/{recipe}/alpha=1": CENTRE for recipe in recipes})
-    confirm = confirm_fixed(plan) + confirm_chosen(plan, table)
+    confirm = confirm_fixed(plan) + chosen_in(plan, table)
     assert size["references"] == (len(arms(reference_trials(plan))), len(reference_trials(plan)))
     assert size["static"] == (len(points), len(static_trials(plan)))
     assert size["sweep"] == (len(recipes) * plan.study.gradnorm.trials,) * 2
@@ -281,10 +287,54 @@ def test_the_order_of_task_names_in_a_point_makes_no_other_trial() -> None:
     assert one.config.identity == two.config.identity
 
 
-def test_what_is_written_is_what_is_trained() -> None:
+def test_the_weights_shown_are_those_trained_with() -> None:
     weights = short_weights(TASKS, np.array([1 / 3, 1e-7 / 3, 3 - 1 / 3]))
     assert weights == {"near": 0.333333, "far": 3.33333e-08, "tiny": 2.66667}
     planned = static_trials(make_plan(static=[list(weights.values())]))[1]
     trained = run(planned.config).averages["arithmetic"]
     assert trained == pytest.approx(planned.config.settings["weights"], rel=2e-6)
     assert short_weights(TASKS, [trained[task] for task in TASKS]) == planned.config.settings["weights"]
+
+
+def test_the_baseline_is_an_arm_of_the_confirm_phase_scaled_to_sum_to_the_number_of_tasks() -> None:
+    plan = make_plan(baseline={"far": 1, "near": 1, "tiny": 4})
+    (arm,) = {
+        p.config.identity: p for p in confirm_fixed(plan) if p.arm == "baseline" and p.config.seed == 1
+    }.values()
+    assert arm.config.settings == {"weights": {"near": 0.5, "far": 0.5, "tiny": 2.0}}
+
+
+@pytest.mark.parametrize("baseline", ["equal", {"near": 7, "far": 7, "tiny": 7}])
+def test_equal_weights_of_today_are_the_arm_of_equal_weights(baseline: Any) -> None:
+    plan = make_plan(baseline=baseline)
+    assert plan.baseline is not None
+    assert plan.baseline.arm.key == "equal"
+    assert arms(confirm_fixed(plan)) == arms(confirm_fixed(make_plan()))
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        ({"near": 1, "far": 1}, "a number for each of the tasks near, far, tiny, got {'near': 1.0, 'far': 1.0}"),
+        (
+            {"near": 1, "far": 1, "tiny": 1, "huge": 1},
+            "a number for each of the tasks near, far, tiny, got {'near': 1.0,",
+        ),
+        ({"near": 1, "far": 1, "tiny": 1e-300}, "weights >= 1.2e-38 of a sum of 3, got 1.5e-300"),
+    ],
+)
+def test_a_baseline_of_other_tasks_is_refused(baseline: dict[str, float], words: str) -> None:
+    with pytest.raises(StudyError) as error:
+        make_plan(baseline=baseline)
+    assert str(error.value).startswith(f"baseline: expected {words}")
+
+
+def test_without_a_search_references_equal_weights_and_the_baseline_alone_are_confirmed_at_once() -> None:
+    plan = make_plan(static="off", gradnorm="off", shortlist={}, baseline={"near": 1, "far": 2, "tiny": 3})
+    assert arms(confirm_fixed(plan)) == [*(f"single_task/{task}" for task in TASKS), "equal", "baseline"]
+
+
+def test_a_study_without_a_static_search_confirms_equal_weights_to_compare_with() -> None:
+    plan = make_plan(static="off", references=["single_task"])
+    assert "equal" in arms(confirm_fixed(plan))
+    assert static_trials(plan) == []

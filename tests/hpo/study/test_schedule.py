@@ -55,7 +55,8 @@ def test_a_whole_study(slots: int) -> None:
     table = schedule.table()
     counts = table.drop_duplicates("identity").groupby("phase").size().to_dict()
     size = {phase: trials for phase, (_, trials) in sizes(plan).items()}
-    assert {phase: counts[phase] for phase in list(PHASES)[:3]} == {phase: size[phase] for phase in list(PHASES)[:3]}
+    searching = [phase for phase in PHASES if phase != "confirm"]
+    assert {phase: counts.get(phase, 0) for phase in searching} == {phase: size[phase] for phase in searching}
     # arithmetic and geometric average agree in this study, and equal weights are a reference and a good point
     shared = 2 * len(plan.study.gradnorm.recipes) + 2 * ("equal" in top_static(schedule, plan))
     assert counts["confirm"] == size["confirm"] - shared
@@ -79,11 +80,11 @@ def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended(
     while isinstance(planned := schedule.next(), PlannedTrial):
         first.append(planned)
     assert planned is Next.WAIT
-    assert {p.phase for p in first} == set(PHASES)
+    assert {p.phase for p in first} == set(PHASES) - {"shortlist"}
     assert sum(p.phase == "sweep" for p in first) == 6  # the three starting points of each recipe
 
 
-def test_a_sweep_waits_for_the_scores_that_it_learns_from() -> None:
+def test_a_sweep_waits_for_the_scores_that_its_next_suggestion_depends_on() -> None:
     schedule = Study(small(gradnorm={"recipes": ["paper"], "trials": 9})).schedule()
     first = []
     while isinstance(planned := schedule.next(), PlannedTrial):
@@ -103,7 +104,7 @@ def test_a_sweep_waits_for_the_scores_that_it_learns_from() -> None:
     assert more[3] is Next.WAIT
 
 
-def test_what_is_handed_out_runs_only_when_a_worker_has_begun() -> None:
+def test_a_trial_counts_as_running_only_once_a_worker_has_started_it() -> None:
     schedule = Study(small()).schedule()
     planned = schedule.next()
     assert isinstance(planned, PlannedTrial)
@@ -263,7 +264,7 @@ def test_reading_a_finished_study_gives_the_same_table() -> None:
     assert reader.progress() == driver.progress()
 
 
-def test_optuna_is_told_the_validation_score_once_the_references_have_ended() -> None:
+def test_optuna_gets_the_validation_score_once_the_references_have_ended() -> None:
     study = Study(small(), lambda config: "diverged" if config.settings.get("alpha") == 0.5 else "finished")
     schedule = study.schedule()
     study.drive(schedule, 100)
@@ -277,7 +278,7 @@ def test_optuna_is_told_the_validation_score_once_the_references_have_ended() ->
             assert score is None if diverged else score == pytest.approx(expected)
 
 
-def test_optuna_is_told_nothing_before_the_last_reference_has_ended() -> None:
+def test_optuna_gets_no_score_before_the_last_reference_has_ended() -> None:
     study = Study(small())
     schedule = study.schedule()
     out = []
@@ -383,7 +384,7 @@ def test_cohorts_are_of_one_kind_and_make_up_the_study(most: int, slots: int) ->
     assert counts == {1}
 
 
-def test_what_there_is_to_do_is_shared_out_among_the_slots() -> None:
+def test_waiting_trials_are_divided_among_the_slots() -> None:
     schedule = Study(small()).schedule()
     first, second = schedule.next_cohort(100, 2), schedule.next_cohort(100, 2)
     assert isinstance(first, list)

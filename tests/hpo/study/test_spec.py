@@ -8,7 +8,7 @@ import pytest
 from balancers.torchjd_methods import NAMES as TORCHJD
 from hpo.core.errors import StudyError
 from hpo.study.spec import ConfirmSpec, GradNormSpec, ProblemSpec, Resources, StaticSpec, Study
-from hpo.study.study_file import load_study
+from hpo.study.study_file import load_study, study_from
 
 EXAMPLE = """
 name: census-quick
@@ -103,8 +103,40 @@ def test_static_points_by_order_or_by_task(tmp_path: Path) -> None:
 
 
 def test_options_of_a_design_are_numbers(tmp_path: Path) -> None:
-    static = load(tmp_path, f"{BASE}static: {{design: sobol, points: 8, ratio: 1e2}}\n").static  # YAML: the text 1e2
+    static = load(tmp_path, f"{BASE}static: {{design: sobol, points: 8, ratio: 1e2}}\n").static
     assert (static.design, static.points, static.options) == ("sobol", 8, {"ratio": 100.0})
+
+
+NUMBERS = ["1e-3", "1E5", "-2e+3", "+.5e-3", "1.e2", "1.5e3", "1.0e-3", "12e03"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_a_number_with_an_exponent_is_a_number_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    study = load(
+        tmp_path, f"name: a\nproblem: {{name: toy, lr: {text}, rates: [{text}], parts: {{depth: {text}}}}}\n"
+    )
+    number = float(text)
+    assert study.problem.arguments == {"lr": number, "rates": [number], "parts": {"depth": number}}
+    assert type(study.problem.arguments["lr"]) is float
+
+
+@pytest.mark.parametrize("text", ["'1e-3'", "e3", "1e", "1e-", "v1e3", "1e3x", ".e3", "1e3.5", "0x1e3-"])
+def test_text_that_only_resembles_a_number_stays_text(tmp_path: Path, text: str) -> None:
+    study = load(tmp_path, f"name: a\nproblem: {{name: toy, revision: {text}}}\n")
+    assert study.problem.arguments == {"revision": text.strip("'")}
+
+
+def test_a_number_that_is_too_large_is_refused_by_name(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, "name: a\nproblem: {name: toy, lr: 1e999}\n")
+    assert line.startswith("problem.lr: expected text, finite numbers")
+    assert line.endswith("got inf")
+
+
+def test_text_given_in_python_is_written_to_the_file_as_text(tmp_path: Path) -> None:
+    arguments = {"name": "toy", "revision": "1e3", "lr": 1e-3, "more": ["2.5e3", 2.5e3, 1e22]}
+    written = study_from({"name": "a", "problem": arguments})
+    assert load(tmp_path, written.text) == written.study
+    assert written.study.problem.arguments == {name: value for name, value in arguments.items() if name != "name"}
 
 
 def test_the_space_of_the_sweep(tmp_path: Path) -> None:
@@ -128,11 +160,12 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, references, static, search, gradnorm, confirm, resources, cohort, "
-    "checkpoint_seconds, margin"
+    "name, problem, seed, seeds, epochs, baseline, references, shortlist, static, search, refine, gradnorm, confirm, "
+    "resources, cohort, checkpoint_seconds, margin"
 )
 LIST = "a list of at least one, each once"
-STATIC = "a mapping of design, points and options, or a list of at least one point"
+BASELINE = "equal, or a mapping from each task to a number > 0"
+STATIC = "a mapping of design, points and options, a list of at least one point, or off"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
 FAULTS = {
     # unknown keys, at each level
@@ -201,8 +234,30 @@ FAULTS = {
         "gradnorm.learning_rate: expected [lowest, highest] with 0 < lowest <= highest, got [0, 1]"
     ),
     # mappings
-    "gradnorm: [1]": "gradnorm: expected a mapping, got [1]",
-    "gradnorm:": "gradnorm: expected a mapping, got nothing",
+    "gradnorm: [1]": "gradnorm: expected a mapping, or off, got [1]",
+    "gradnorm:": "gradnorm: expected a mapping, or off, got nothing",
+    "shortlist: 3": "shortlist: expected a mapping, or off, got 3",
+    # what is off, and what needs it
+    "static: off\nsearch: {halving: 3}\nconfirm: {top_static: 1}": (
+        "static: expected a static search, which search.halving and confirm.top_static need, got off"
+    ),
+    "static: off\nsearch: {full: 3}": "static: expected a static search, which search.full needs, got off",
+    "static: off\ngradnorm: off\nshortlist: off": (
+        "shortlist: expected a shortlist, a static search or an alpha sweep, got none"
+    ),
+    # the shortlist
+    "shortlist: {alphas: [-1]}": "shortlist.alphas[0]: expected a number >= 0, got -1",
+    "shortlist: {alphas: [1, 1]}": f"shortlist.alphas: expected {LIST}, got [1, 1]",
+    "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
+    # the refinement
+    "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
+    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random, got 'grid'",
+    "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
+    # the baseline
+    "baseline: [1, 2]": f"baseline: expected {BASELINE}, got [1, 2]",
+    "baseline: {near: 1, far: 0}": f"baseline: expected {BASELINE}, got {{'near': 1, 'far': 0}}",
+    "baseline: {near: 1, far: x}": f"baseline: expected {BASELINE}, got {{'near': 1, 'far': 'x'}}",
+    "baseline: today": f"baseline: expected {BASELINE}, got 'today'",
     # static points
     "static: {points: 0}": "static.points: expected a number >= 1, got 0",
     "static: {ratio: big}": "static.ratio: expected a number, got 'big'",
@@ -263,7 +318,7 @@ def test_several_faults_are_as_many_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_a_long_find_is_cut(tmp_path: Path) -> None:
+def test_a_long_value_is_shortened(tmp_path: Path) -> None:
     (line,) = faults(tmp_path, f"{BASE}gradnorm: {list(range(1000))}\n")
     assert ", got [0, 1, 2, " in line
     assert len(line) < 200

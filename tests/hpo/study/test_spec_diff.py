@@ -1,4 +1,4 @@
-"""What a changed study file changes, and what is kept."""
+"""Changes of a study file, and the trials that are kept."""
 
 import re
 from io import StringIO
@@ -55,7 +55,7 @@ def test_each_field_that_differs_is_named(tmp_path, old, new, found):
     assert differing(tmp_path, BEFORE.replace(old, new)) == found
 
 
-def test_a_file_that_can_no_longer_be_read_is_said_to_be(tmp_path):
+def test_a_file_that_can_no_longer_be_read_is_reported(tmp_path):
     (tmp_path / "before.yaml").write_text("name: one\nproblem: toy\nof_another_version: 1\n")
     (tmp_path / "after.yaml").write_text(BEFORE)
     found = changes(tmp_path / "before.yaml", load_study(tmp_path / "after.yaml"))
@@ -65,7 +65,7 @@ def test_a_file_that_can_no_longer_be_read_is_said_to_be(tmp_path):
 def test_many_changes_are_cut_short():
     text = describe_changes([f"field{i}: 1 -> 2" for i in range(LISTED + 3)], kept=5, missing=7, others=2)
     assert f"field{LISTED - 1}: 1 -> 2 and 3 more. 5 trials are kept, 7 to run." in text
-    assert text.endswith("2 earlier trials are not part of it any more; MLflow keeps what it holds.")
+    assert text.endswith("2 earlier trials are no longer part of it, but kept in MLflow.")
 
 
 def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
@@ -82,7 +82,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     _tell_changes(plan, Schedule(plan, results), store, console)
     assert re.fullmatch(
         "The study file has changed since the last launch: seeds: 1 -> 2. 4 trials are kept, [0-9]+ to run. "
-        "1 earlier trial is not part of it any more; MLflow keeps what it holds.\n",
+        "1 earlier trial is no longer part of it, but kept in MLflow.\n",
         console.file.getvalue(),  # type: ignore[attr-defined]
     )
     console = Console(file=StringIO(), width=400)

@@ -1,4 +1,4 @@
-"""MLflow's SQLite database is whole or not there, whenever its making is killed."""
+"""MLflow's SQLite database is complete or absent, whenever its creation is killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def execute(path: Path, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("what", FILLED)
-def test_one_that_holds_something_is_not_made_again_though_mlflow_cannot_use_it(copy, what):
+def test_a_database_with_content_is_kept_even_if_mlflow_cannot_use_it(copy, what):
     FILLED[what](copy)
     if "alembic_version" in tables(copy):
         execute(copy, "UPDATE alembic_version SET version_num = '451aebb31d03'")  # of the first migration of all
@@ -93,7 +93,7 @@ def test_one_that_holds_something_is_not_made_again_though_mlflow_cannot_use_it(
     assert not copy.with_name(f"mlflow.db{HALF}").exists()
 
 
-def test_one_that_somebody_may_be_making_is_left_alone(copy):
+def test_a_database_that_may_be_in_creation_is_left_alone(copy):
     half(copy)
     os.utime(copy)
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
@@ -108,7 +108,7 @@ def test_readers_and_the_writer_of_one_that_a_server_has_made_do_not_wait_for_ea
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_whole_one_that_holds_no_study_is_kept(copy):
+def test_a_complete_database_without_a_study_is_kept(copy):
     inode = copy.stat().st_ino
     prepare_database(copy, copy.parent / "artifacts", lambda: pytest.fail("made again"))
     assert copy.stat().st_ino == inode
@@ -129,7 +129,7 @@ def test_one_that_was_killed_half_way_is_kept_aside_with_its_journal_and_made_ag
 
 
 @pytest.mark.parametrize("command", ["report", "export", "ui"])
-def test_commands_that_only_read_take_half_a_database_for_none(copy, command, capsys, monkeypatch):
+def test_commands_that_only_read_treat_an_incomplete_database_as_absent(copy, command, capsys, monkeypatch):
     half(copy)
     study = copy.parent / "study.yaml"
     study.write_text("{name: small, problem: toy}")

@@ -130,7 +130,7 @@ class TestWriter:
         assert record.result.alarms
         assert all(alarm.startswith(f"{k} xxx") for k, alarm in enumerate(record.result.alarms))
 
-    def test_numbers_that_are_none_come_back(self, store, journal, folder):
+    def test_nan_and_infinity_come_back(self, store, journal, folder):
         odd = result("diverged")
         odd.validation = {"depth": math.nan, "normals": -math.inf}
         odd.initial_losses = {"depth": math.inf, "normals": 1e308}
@@ -155,7 +155,7 @@ class TestWriter:
         assert {run.data.tags["gradsweep.seed"] for run in runs} == {"2", "3"}
         assert [entry.planned for entry in journal.entries()] == [bad]
         (fault,) = deliver(journal, store)
-        assert fault.startswith(f"MLflow did not take {bad.name}: ")
+        assert fault.startswith(f"MLflow did not accept {bad.name}: ")
         assert len(journal) == 1
 
     def test_a_fault_of_our_own_does_not_hold_up_the_others(self, store, journal):
@@ -267,7 +267,7 @@ class TestJournal:
         assert {key: history(store, key) for key in only_run(store).data.metrics} == before
         assert set(before) >= {"loss/depth", "final_val/normals", "steps"}
 
-    def test_halves_are_no_entries(self, journal):
+    def test_incomplete_folders_are_no_entries(self, journal):
         journal.add(self.entry(1))
         kept = journal.add(self.entry(2))
         removed = journal.add(self.entry(3))
@@ -282,7 +282,7 @@ class TestJournal:
         journal.tidy()
         assert not (journal.folder / ".half").exists()
 
-    def test_a_folder_that_cannot_be_written_costs_no_trial(self, store, tmp_path):
+    def test_trials_are_delivered_if_the_folder_cannot_be_written(self, store, tmp_path):
         (tmp_path / "file").touch()
         writer = MlflowWriter(store, "parent", Outbox(tmp_path / "file" / "undelivered"))
         writer.trial_started(planned())
@@ -294,14 +294,14 @@ class TestJournal:
             "trajectory.parquet"
         ]
 
-    def test_a_backend_that_takes_nothing_is_given_up_in_time(self, store, journal, monkeypatch):
+    def test_delivery_stops_in_time_if_the_backend_refuses_everything(self, store, journal, monkeypatch):
         for seed in range(3):
             journal.add(self.entry(seed))
         store.client.delete_experiment(store.experiment_id)  # it answers, and refuses
         assert len(deliver(journal, store)) == 3
         monkeypatch.setattr("hpo.tracking.delivery.CLOSE_SECONDS", -1.0)
         refused, waiting = deliver(journal, store)
-        assert refused.startswith(f"MLflow did not take {planned(0).name}: ")
+        assert refused.startswith(f"MLflow did not accept {planned(0).name}: ")
         assert waiting == f"3 trials wait in {journal.folder} for the next command"
 
     def test_a_trial_that_ran_again_keeps_nothing_of_its_failure(self, store, journal, folder):
@@ -319,7 +319,7 @@ class TestJournal:
 class TestServer:
     """A server that stops, comes back, and loses an answer."""
 
-    def test_what_a_stopped_server_misses_arrives_when_it_is_back(self, server, journal, tmp_path, monkeypatch):
+    def test_trials_arrive_when_a_stopped_server_is_back(self, server, journal, tmp_path, monkeypatch):
         monkeypatch.setattr(hpo.tracking.delivery, "AWAY_SECONDS", 0.2)
         store = StudyExperiment(server.url, "interrupted server", tmp_path)
         writer = MlflowWriter(store, store.start_launch("name: x"), journal)
@@ -343,7 +343,7 @@ class TestServer:
         assert all(run.data.params["alpha"] == "0.5" for run in runs)
         assert len(StudyExperiment(server.url, "interrupted server", tmp_path).records()) == 2
 
-    def test_what_it_misses_to_the_end_waits_for_the_next_command(self, server, journal, tmp_path, monkeypatch):
+    def test_undelivered_trials_wait_for_the_next_command(self, server, journal, tmp_path, monkeypatch):
         monkeypatch.setattr(hpo.tracking.delivery, "CLOSE_SECONDS", 1.0)
         store = StudyExperiment(server.url, "lost server", tmp_path)
         writer = MlflowWriter(store, store.start_launch("name: x"), journal)

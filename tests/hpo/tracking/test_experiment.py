@@ -1,4 +1,4 @@
-"""MLflow: what the writer leaves there, whatever the backend does, and other backends than SQLite."""
+"""The runs in MLflow, whatever the backend does, and backends other than SQLite."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class TestScores:
 
 
 class TestReconcile:
-    def test_what_a_killed_driver_left_open_is_closed(self, store, folder):
+    def test_runs_that_a_killed_driver_left_open_are_closed(self, store, folder):
         launch = store.start_launch("name: x")
         client = MlflowClient(store.uri)
         tags = {"gradsweep.kind": "trial", "gradsweep.identity": "abc", "gradsweep.status": "running"}
@@ -86,7 +86,7 @@ class TestReconcile:
 
 
 class TestBackend:
-    def test_what_a_server_says_against_a_request_shows_no_password(self, store, monkeypatch):
+    def test_the_error_of_a_server_shows_no_password(self, store, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         store.uri = "http://bob:s3cr3t@127.0.0.1:9"
         store.client = MlflowClient(store.uri)  # nothing listens there

@@ -42,7 +42,7 @@ def launched(store: StudyExperiment, **tags: str) -> str:
 
 
 def checked(store: StudyExperiment) -> str:
-    """What the check says, if it lets the launch run."""
+    """Return the output of the check if it allows the launch."""
     console = Console(file=StringIO(), width=200)
     refuse_other_launch(store, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def checked(store: StudyExperiment) -> str:
 
 @contextmanager
 def beating(store: StudyExperiment, launch: str) -> Iterator[None]:
-    """A driver elsewhere that shows that it lives."""
+    """A driver elsewhere that sends heartbeats."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -75,14 +75,14 @@ def test_the_folder_of_a_study_is_locked_while_a_launch_has_it(tmp_path):
         pass
 
 
-def test_a_driver_of_this_machine_that_is_dead_holds_nobody_up(store):
+def test_a_dead_driver_on_this_machine_does_not_block_a_launch(store):
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     launched(store, pid=done.stdout.strip())
     assert checked(store) == ""
 
 
 @pytest.mark.parametrize("where", [{}, {"host": "another-machine", "pid": "1"}])
-def test_a_launch_that_shows_signs_of_life_stops_the_second(store, where):
+def test_a_launch_with_heartbeats_stops_the_second(store, where):
     launch = launched(store, **where)
     with beating(store, launch), pytest.raises(OutputError) as refused:
         checked(store)
@@ -95,19 +95,19 @@ def test_a_launch_that_shows_signs_of_life_stops_the_second(store, where):
     )
 
 
-def test_a_launch_elsewhere_without_signs_of_life_is_dead(store, monkeypatch):
+def test_a_launch_elsewhere_without_heartbeats_is_dead(store, monkeypatch):
     monkeypatch.setattr(hpo.tracking.launch_lock, "WATCH_SECONDS", 2.0)
     launched(store, host="another-machine")
     assert checked(store).startswith(f"A launch of study {store.study!r} on another-machine has not ended; watching ")
 
 
-def test_of_two_that_start_at_once_the_later_gives_way(store):
+def test_of_two_launches_that_start_at_once_the_later_one_stops(store):
     first, second = launched(store, host="another-machine"), launched(store)
     refuse_other_launch(store, Console(file=StringIO()), first)
     with beating(store, first), pytest.raises(OutputError, match="is running on another-machine"):
         refuse_other_launch(store, Console(file=StringIO()), second)
 
 
-def test_a_launch_that_has_ended_holds_nobody_up(store):
+def test_a_launch_that_has_ended_does_not_block_another(store):
     store.end_launch(launched(store, host="another-machine"), "FINISHED")
     assert checked(store) == ""

@@ -16,7 +16,7 @@ from tests.helpers.forks import Forks
 from tests.helpers.runs import Case, assert_complete, wait_until
 from tests.helpers.tracking import Server, planned, report, result, trial_runs, write
 
-# Signs of life, and how long the next launch looks for them, in seconds.
+# Between two heartbeats, and how long the next launch waits for them, in seconds.
 HASTY = {"hpo.tracking.delivery.BEAT_SECONDS": 1.0, "hpo.tracking.launch_lock.WATCH_SECONDS": 4.0}
 
 
@@ -77,7 +77,7 @@ def test_no_write_goes_through(owner, folder, name):
     assert state(other) == before
 
 
-def test_a_run_that_was_made_in_the_very_moment_is_removed(owner, folder, monkeypatch):
+def test_a_run_created_while_the_study_was_taken_over_is_removed(owner, folder, monkeypatch):
     create = owner._create_run
 
     def after_a_long_sleep(**content):
@@ -91,7 +91,7 @@ def test_a_run_that_was_made_in_the_very_moment_is_removed(owner, folder, monkey
 
 
 def test_a_run_that_the_other_launch_has_taken_for_its_own_stays(owner, folder, monkeypatch):
-    """This launch was suspended when it had made the run and had not yet looked once more."""
+    """This launch was suspended after it had created the run and before the next check."""
     create, others = owner._create_run, []
 
     def before_a_long_sleep(**content):
@@ -131,7 +131,7 @@ def test_a_run_whose_check_failed_is_found_again_and_not_made_twice(owner, monke
 
 
 def test_one_that_was_suspended_before_it_had_begun_closes_and_writes_nothing(owner, folder, tmp_path):
-    """It had found nobody, and then the owner began."""
+    """It had found no other launch, and then the owner began."""
     late = StudyExperiment(owner.uri, owner.study, folder)
     late.take_over([])
     journal = Outbox(tmp_path / "undelivered")
@@ -171,11 +171,11 @@ def test_launches_that_were_found_dead_are_closed(owner, folder):
     assert late.open_launches() == []
 
 
-def test_a_launch_shows_that_it_lives_whatever_the_driver_is_doing(owner, folder, monkeypatch):
+def test_a_launch_sends_heartbeats_whatever_the_driver_is_doing(owner, folder, monkeypatch):
     monkeypatch.setattr("hpo.tracking.delivery.BEAT_SECONDS", 0.1)
     (first,) = owner.open_launches()
     with Heartbeat(owner, owner._launch) as heart:
-        wait_until(lambda: owner.open_launches()[0].alive != first.alive, 30, "a sign of life")
+        wait_until(lambda: owner.open_launches()[0].alive != first.alive, 30, "a heartbeat")
         take_over(owner, folder)
         wait_until(lambda: heart.lost, 30, "the heartbeat to notice")
 
@@ -218,7 +218,7 @@ def test_a_trial_that_had_failed_is_delivered_once_it_has_a_result(owner, folder
 
 
 @pytest.mark.slow
-def test_a_suspended_driver_that_wakes_up_doubles_nothing(tmp_path):
+def test_a_suspended_driver_that_resumes_writes_nothing_twice(tmp_path):
     case, server = Case(tmp_path / "case", workers=1), Server(tmp_path)
     case.study(seeds=1, checkpoint_seconds=0)
     forks = Forks(case.folder, case.mark, HASTY)
@@ -239,7 +239,7 @@ def test_a_suspended_driver_that_wakes_up_doubles_nothing(tmp_path):
         assert "Traceback" not in first.printed()
         case.steer()
         assert (second.wait(), second.errors()) == (0, ""), second.printed()
-        assert "watching it for signs of life" in second.printed()
+        assert "watching it for heartbeats" in second.printed()
         assert_complete(case.runs(uri=server.url), 15)
         launches = [run.info.status for run in case.runs("launch", server.url)]
         assert launches == ["KILLED", "FINISHED"]

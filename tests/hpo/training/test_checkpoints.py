@@ -1,4 +1,4 @@
-"""Trials that are interrupted go on from their checkpoints bit for bit, whatever has become of the files."""
+"""Interrupted trials continue from their checkpoints bit for bit, whatever has happened to the files."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ Make = Callable[[Breaks], Drawn]
 
 @dataclass
 class Run:
-    """How a trial ended, after how many attempts that did not end."""
+    """The end of a trial and the number of attempts before it."""
 
     result: TrialResult
     reports: list[EpochReport]
@@ -210,7 +210,7 @@ class Run:
         return repr(replace(self.result, seconds=0.0, resumed=[], trajectory={})), arrays
 
     def epochs(self) -> dict[int, set[str]]:
-        """What was told of each epoch."""
+        """Return the reports of each epoch."""
         told: dict[int, set[str]] = {report.epoch: set() for report in self.reports}
         for report in self.reports:
             told[report.epoch].add(repr(replace(report, seconds=0.0)))
@@ -297,7 +297,7 @@ def test_an_interrupted_trial_with_worker_processes_ends_as_an_undisturbed_one(l
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_loader_may_be_what_is_interrupted_also_while_a_trial_finds_its_place(seed: int, storage: Storage) -> None:
+def test_a_loader_may_be_interrupted_also_while_batches_are_skipped(seed: int, storage: Storage) -> None:
     whole = undisturbed(BrokenLoader)
 
     def make(breaks: Breaks) -> Drawn:
@@ -309,7 +309,7 @@ def test_a_loader_may_be_what_is_interrupted_also_while_a_trial_finds_its_place(
 
 
 @pytest.mark.parametrize("event", range(2, EVENTS + 1))
-def test_a_trial_goes_on_from_every_step_and_every_evaluation(event: int, storage: Storage) -> None:
+def test_a_trial_continues_from_every_step_and_every_evaluation(event: int, storage: Storage) -> None:
     interrupted_at(event, storage, config())
     problem = Drawn()
     found = attempt(config(), problem, Checkpoints(storage, config().identity, 0.0))
@@ -353,7 +353,7 @@ def test_alarms_are_the_same_when_checkpoints_were_written_in_between(method: st
     assert (found.interrupted > 3, found.trained) == (True, STEPS)
 
 
-def test_an_alarm_of_many_steps_is_told_once_with_the_last_number(storage: Storage) -> None:
+def test_an_alarm_of_many_steps_appears_once_with_the_last_number(storage: Storage) -> None:
     found = attempt(config(), Odd(), Checkpoints(storage, config().identity, 0.0))
     assert len([alarm for alarm in found.result.alarms if "not finite" in alarm]) == 1
 
@@ -393,7 +393,7 @@ def test_a_whole_file_is_read_as_it_was_written(storage: Storage) -> None:
     assert Checkpoints(storage, "two", 0.0).latest() is None
 
 
-def test_a_file_that_is_torn_anywhere_is_passed_over(stopped: list[Path], storage: Storage) -> None:
+def test_a_file_truncated_anywhere_is_skipped(stopped: list[Path], storage: Storage) -> None:
     before, last = stopped
     content = last.read_bytes()
     expected = int(before.stem)
@@ -405,11 +405,11 @@ def test_a_file_that_is_torn_anywhere_is_passed_over(stopped: list[Path], storag
         assert state is not None
         assert state["steps"] == expected
         (warning,) = checkpoints.warnings
-        assert warning.startswith(f"checkpoint {last.name} is damaged and was passed over: ")
+        assert warning.startswith(f"checkpoint {last.name} is damaged and was skipped: ")
         assert "\n" not in warning
 
 
-def test_a_file_with_one_bit_flipped_anywhere_is_passed_over(stopped: list[Path], storage: Storage) -> None:
+def test_a_file_with_one_bit_flipped_anywhere_is_skipped(stopped: list[Path], storage: Storage) -> None:
     before, last = stopped
     content = last.read_bytes()
     for place in [0, len(MAGIC), len(MAGIC) + 31, len(MAGIC) + 32, *range(1, len(content), 997), len(content) - 1]:
@@ -448,7 +448,7 @@ def test_a_damaged_file_costs_one_step_and_an_alarm(damage: str, stopped: list[P
     assert without_alarms(found) == without_alarms(undisturbed())
     assert found.epochs() == undisturbed().epochs()
     (alarm,) = set(found.result.alarms) - set(undisturbed().result.alarms)
-    assert alarm.startswith(f"checkpoint {last.name} is damaged and was passed over: ")
+    assert alarm.startswith(f"checkpoint {last.name} is damaged and was skipped: ")
     assert problem.trained == STEPS - int(before.stem)
 
 
@@ -511,7 +511,7 @@ def test_a_checkpoint_of_another_network_is_an_alarm_and_a_right_result(storage:
 
 
 @pytest.mark.parametrize("damage", ["another network", "garbage"])
-def test_checkpoints_that_are_of_no_use_are_not_in_the_way_of_new_ones(damage: str, storage: Storage) -> None:
+def test_unusable_checkpoints_do_not_prevent_new_ones(damage: str, storage: Storage) -> None:
     interrupted_at(STEPS // 2 + 4, storage, config(), Wider)
     if damage == "garbage":
         for file in files(storage, config()):
@@ -530,7 +530,7 @@ def test_a_state_that_lacks_a_part_does_not_fit(stopped: list[Path], storage: St
     assert any("does not fit: KeyError: 'model'" in alarm for alarm in found.result.alarms)
 
 
-def test_two_files_stay_and_what_was_not_due_is_not_written(
+def test_two_files_are_kept_and_none_is_written_before_it_is_due(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt(config(), Drawn(), Checkpoints(storage, "often", 0.0))
@@ -578,7 +578,7 @@ TARGET = "tests.helpers.problems:Steered"
 
 
 def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steered-4") -> list[dict[str, Any]]:
-    """What a worker reports of these trials."""
+    """Return a worker's reports of these trials."""
     trials = [TrialConfig(TARGET, {"folder": str(folder)}, data_hash, "equal", {}, seed, 2) for seed in seeds]
     told: list[dict[str, Any]] = []
     task = WorkerTask(
@@ -597,7 +597,7 @@ def cohort(folder: Path, storage: Storage, *seeds: int, data_hash: str = "steere
     return [event.content for event in events if event.kind is EventKind.RESULT]
 
 
-def test_a_worker_tells_whether_its_node_shares_the_storage(tmp_path: Path, storage: Storage) -> None:
+def test_a_worker_reports_whether_its_node_shares_the_storage(tmp_path: Path, storage: Storage) -> None:
     (result,) = cohort(tmp_path, storage, 1)
     (alarm,) = result.alarms
     assert alarm.startswith(f"its node does not share {storage} with the driver, ")

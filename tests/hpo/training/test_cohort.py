@@ -1,9 +1,9 @@
-"""Trials that are trained at once end as each does alone, whatever becomes of the others."""
+"""Trials that are trained at once have the same results as alone, whatever happens to the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ def test_final_scores_are_within_seed_noise() -> None:
     assert (np.abs(together - apart).max(axis=0) < 0.25 * apart.std(axis=0, ddof=1)).all()
 
 
-# --- what becomes of trials that go wrong
+# --- trials that go wrong
 
 
 class Steep(Precise):
@@ -273,7 +273,7 @@ class LosesMemory(Precise):
         return super().losses(model, batch)
 
 
-def test_where_the_memory_does_not_do_halves_are_tried() -> None:
+def test_halves_are_tried_if_the_memory_is_too_small() -> None:
     configs = cohort_of(*ONE_OF_EACH[:4])
     heard = train(configs, LosesMemory())
     assert heard.whys == ["4: the memory is too small for 4 at once: trying half of them"]
@@ -320,7 +320,7 @@ class Elsewhere(Precise):
 
 
 class CountsCalls(Precise):
-    """Its losses hang on how often they were asked for."""
+    """Its losses depend on the number of calls."""
 
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         self.step += 1
@@ -337,7 +337,7 @@ UNSTACKABLE = [
 
 
 @pytest.mark.parametrize(("kind", "why"), UNSTACKABLE)
-def test_what_cannot_be_stacked_is_found(kind: type[Precise], why: str) -> None:
+def test_problems_that_cannot_be_stacked_are_detected(kind: type[Precise], why: str) -> None:
     configs = cohort_of(*ONE_OF_EACH[:2])
     with pytest.raises(NotStackable) as error:
         check_stackable(kind(), configs, CPU)
@@ -345,7 +345,7 @@ def test_what_cannot_be_stacked_is_found(kind: type[Precise], why: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "why"), UNSTACKABLE[:4])
-def test_and_trained_one_after_another(kind: type[Precise], why: str) -> None:
+def test_trials_that_cannot_be_stacked_are_trained_one_after_another(kind: type[Precise], why: str) -> None:
     configs = cohort_of(*ONE_OF_EACH[:2])
     heard = train(configs, kind())
     assert len(heard.whys) == 1
@@ -354,8 +354,27 @@ def test_and_trained_one_after_another(kind: type[Precise], why: str) -> None:
         check_same(heard, config, kind(), 1, close=1e-12)
 
 
-@pytest.mark.parametrize("kind", [Small, Precise, Normed, Frozen])
-def test_what_can_be_stacked_is_found_and_random_generators_stay(kind: type[Small]) -> None:
+@dataclass
+class Examples:
+    """A batch of a class of the user's."""
+
+    x: Tensor
+    y: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Examples:
+        return Examples(self.x.to(device), {task: y.to(device) for task, y in self.y.items()})
+
+
+class OwnBatches(Precise):
+    def loader(self, split: Any, seed: int) -> Any:
+        return [Examples(x, y) for x, y in super().loader(split, seed)]
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return super().losses(model, (batch.x, batch.y))
+
+
+@pytest.mark.parametrize("kind", [Small, Precise, Normed, Frozen, OwnBatches])
+def test_problems_that_can_be_stacked_are_detected_and_random_generators_stay(kind: type[Small]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -367,7 +386,7 @@ def test_what_can_be_stacked_is_found_and_random_generators_stay(kind: type[Smal
 
 
 class Interrupt(KeyboardInterrupt):
-    """What ends a process."""
+    """An exception that ends a process."""
 
 
 class Breaks(Normed):
@@ -427,7 +446,7 @@ def test_a_trial_of_an_interrupted_cohort_goes_on_alone_and_one_alone_in_a_cohor
         check_same(heard, config, Normed(), len(configs[1::2]), resumed=14)
 
 
-def test_of_a_cohort_killed_while_it_wrote_all_go_on_from_the_step_that_all_have(storage: Storage) -> None:
+def test_a_cohort_killed_while_it_wrote_continues_from_the_common_step(storage: Storage) -> None:
     configs = cohort_of(*ONE_OF_EACH[:4])
     interrupt(configs, storage, 8)
     for config in configs[2:]:

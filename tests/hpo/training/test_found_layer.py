@@ -44,6 +44,14 @@ class InTurn(Unnamed):
         return {task: losses[task]}
 
 
+class UnnamedInBfloat16(Unnamed):
+    autocast = torch.bfloat16
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        assert torch.is_autocast_enabled("cpu")
+        return super().losses(model, batch)
+
+
 class NeverFar(Unnamed):
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         losses = super().losses(model, batch)
@@ -120,11 +128,15 @@ def test_tasks_may_be_in_batches_of_their_own() -> None:
     assert found_names(InTurn(), 0, CPU) == ["trunk"]
 
 
+def test_it_is_found_in_the_precision_of_the_problem() -> None:
+    assert found_names(UnnamedInBfloat16(), 0, CPU) == ["trunk"]
+
+
 @pytest.mark.parametrize(
     ("problem", "match"),
     [
-        (NeverFar(), "The first 8 batches have no loss of far that reaches a weight"),
-        (Apart(), "Found none that both `near` and `far` reach"),
+        (NeverFar(), "reaches a weight in the first 8 batches, got none of far"),
+        (Apart(), "got none that both `near` and `far` reach"),
     ],
 )
 def test_what_is_not_found_fails_the_trial_with_the_reason(problem: Problem, match: str) -> None:

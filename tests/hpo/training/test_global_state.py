@@ -1,4 +1,4 @@
-"""A trial that leaves global state changed spoils no other: not in its process, its cohort or its worker."""
+"""A trial that leaves global state changed affects no other: not in its process, its cohort or its worker."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Spoiling(Small):
 
 
 def bits(result: TrialResult) -> Any:
-    """All of a result that does not hang on the clock."""
+    """Return all of a result that does not depend on the clock."""
     numbers = {name: value.tobytes() for name, value in result.trajectory.items()}
     found = vars(result) | {"seconds": 0.0, "trajectory": numbers}
     return repr(found)
@@ -91,7 +91,7 @@ def cohort(problem: Problem, together: bool = True) -> list[str]:
 # --- every piece
 
 
-def test_every_piece_has_a_spoil_and_every_spoil_is_noticed() -> None:
+def test_a_change_of_every_piece_is_detected() -> None:
     assert {piece.name for piece in PIECES} - NOT_HERE == set(SPOILS)
     for name, spoil in SPOILS.items():
         before = GlobalState()
@@ -103,7 +103,7 @@ def test_every_piece_has_a_spoil_and_every_spoil_is_noticed() -> None:
 
 @pytest.mark.parametrize("where", ["build_model", "losses", "evaluate"])
 @pytest.mark.parametrize("name", SPOILS)
-def test_a_trial_after_one_that_spoils_is_what_it_is_alone(name: str, where: str) -> None:
+def test_a_trial_after_one_that_changes_global_state_is_unaffected(name: str, where: str) -> None:
     before, clean = GlobalState(), bits(trial())
     spoiling = Spoiling(where, SPOILS[name])
     trial(spoiling)
@@ -113,7 +113,7 @@ def test_a_trial_after_one_that_spoils_is_what_it_is_alone(name: str, where: str
 
 
 @pytest.mark.parametrize("where", ["build_model", "losses", "evaluate"])
-def test_after_one_that_spoils_everything_too(where: str) -> None:
+def test_a_trial_after_one_that_changes_all_global_state_is_unaffected(where: str) -> None:
     before, clean = GlobalState(), bits(trial())
     trial(Spoiling(where, spoil_all))
     assert before.changed() == []
@@ -122,7 +122,7 @@ def test_after_one_that_spoils_everything_too(where: str) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("where", ["build_model", "losses", "evaluate"])
-def test_a_cohort_after_one_that_spoils_is_what_it_is_alone(where: str, together: bool) -> None:
+def test_a_cohort_after_a_trial_that_changes_global_state_is_unaffected(where: str, together: bool) -> None:
     clean = cohort(Small(), together)
     cohort(Spoiling(where, spoil_all), together)
     assert cohort(Small(), together) == clean
@@ -143,7 +143,7 @@ def test_of_a_cohort_trained_at_once_a_trial_whose_evaluation_spoils_leaves_the_
 
 
 @pytest.mark.parametrize("where", ["build_model", "losses"])
-def test_trying_out_how_to_train_leaves_nothing_behind(where: str) -> None:
+def test_the_check_for_stacking_leaves_no_state_behind(where: str) -> None:
     before, clean = GlobalState(), bits(trial())
     configs = [config(method, **settings) for method, settings in METHODS]
     with pytest.raises(NotStackable):
@@ -181,7 +181,7 @@ def test_what_was_set_before_stays() -> None:
     hook.remove()
 
 
-def test_what_cannot_be_put_back_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_that_cannot_be_restored_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
@@ -193,7 +193,7 @@ def test_what_cannot_be_put_back_is_an_alarm(tmp_path: Path, monkeypatch: pytest
     result = trial(Spoiling("evaluate", leave))
     assert result.status == "finished"
     (alarm,) = result.alarms
-    assert alarm.startswith("changed current folder of its process, which cannot be put back: ")
+    assert alarm.startswith("changed current folder of its process, which cannot be restored: ")
     gone.mkdir()
     os.chdir(gone)
     heard = Heard()
@@ -209,7 +209,7 @@ def test_each_piece_can_be_read() -> None:
     assert readable == {piece.name for piece in PIECES}
 
 
-def test_denormal_numbers_tell_whether_they_are_flushed() -> None:
+def test_flushing_of_denormal_numbers_is_detected() -> None:
     assert torch.set_flush_denormal(True)
     assert global_state._flushes_denormal()
     torch.set_flush_denormal(False)

@@ -89,7 +89,7 @@ def test_the_target_depends_on_alpha() -> None:
     assert said[2.0] == []  # mean_j r_j^2 is not 1 here: what counts is where they can be met
 
 
-def test_a_run_that_begins_on_its_targets_and_leaves_them_is_told() -> None:
+def test_a_run_that_begins_on_its_targets_and_leaves_them_is_an_alarm() -> None:
     found = trajectory()
     found["G"][1:, 0] *= 10  # the balanced start: the first step is on target by construction
     assert any("depth stayed above it" in alarm for alarm in trajectory_alarms(found, TASKS, 0.5))
@@ -124,7 +124,7 @@ def test_short_runs_say_nothing() -> None:
         assert len(list(trajectory_alarms(found, TASKS, 0.5))) == alarms
 
 
-def test_nothing_to_say_of_one_task_or_no_trajectory() -> None:
+def test_one_task_or_no_trajectory_gives_no_alarm() -> None:
     one = {name: np.ones((STEPS, 1)) for name in ("w", "G", "r", "L")}
     assert list(trajectory_alarms(one, TASKS[:1], 0.5)) == []
     assert list(trajectory_alarms({}, TASKS, 0.5)) == []

@@ -1,4 +1,4 @@
-"""Where a run is in its data: put back, every loader gives what it would have given."""
+"""The position of a run in its data: after a restore, every loader continues with the same batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.loaders import CPU, EPOCHS, LOADERS, WITH_WORKERS, Telling
 
 
 def step(batch: Any) -> list[Any]:
-    """What a training step sees: its batch, and dropout and other noise from the global generators."""
+    """Return the inputs of a training step: its batch, and random numbers of the global generators."""
     return [*(part.tolist() for part in batch), torch.rand(2).tolist(), random.gauss(0, 1), float(np.random.randn())]
 
 
@@ -28,7 +28,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def train(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], list[dict[str, Any]]]:
-    """What each step saw, and the state after each."""
+    """Return the inputs of each step, and the state after each."""
     seed_all(0)
     order, seen, states = DataOrder(make(), CPU), [], []
     for _ in range(EPOCHS):
@@ -40,7 +40,7 @@ def train(make: Callable[[], Iterable[Any]]) -> tuple[list[Any], list[dict[str, 
 
 
 def go_on(make: Callable[[], Iterable[Any]], state: dict[str, Any], epochs: int) -> tuple[list[Any], DataOrder]:
-    """What each step sees after a state, in a process that has drawn other numbers since it began with its seed."""
+    """Return the inputs of each step after a state, in a process that has drawn other numbers since its start."""
     seed_all(0)
     order, seen = DataOrder(make(), CPU), []
     for epoch in range(epochs, EPOCHS):
@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_can_stop_and_go_on_again(name: str) -> None:
     assert go_on(LOADERS[name], through_a_file(order.state()), 1)[0] == rest[2:] == seen[7:]
 
 
-def test_a_loader_that_tells_its_state_is_not_gone_through_again() -> None:
+def test_a_loader_with_a_state_dict_is_not_iterated_again() -> None:
     _, states = train(Telling)
     made: list[Telling] = []
 
@@ -91,7 +91,7 @@ def test_a_loader_that_tells_its_state_is_not_gone_through_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["ShuffledBatches", "list", "global generator", "own generator", "batch sampler"])
-def test_what_torch_itself_draws_is_set_and_not_gone_through_again(name: str) -> None:
+def test_a_loader_of_torch_generators_is_restored_and_not_iterated_again(name: str) -> None:
     state = train(LOADERS[name])[1][0]
     assert state["begin"]["loader"] is not None
 

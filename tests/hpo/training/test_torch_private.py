@@ -38,7 +38,7 @@ def test_a_private_name_that_we_use_is_still_there(module: str, name: str) -> No
     )
 
 
-def test_an_optimizer_tells_of_its_hooks() -> None:
+def test_hooks_of_an_optimizer_are_detected() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     name = "_optimizer_step_pre_hooks"
     assert hasattr(optimizer, name), (
@@ -51,7 +51,7 @@ def test_an_optimizer_tells_of_its_hooks() -> None:
     assert has_step_hooks(optimizer)
 
 
-def test_default_device_and_function_modes_are_told_apart() -> None:
+def test_default_device_and_function_modes_are_distinguished() -> None:
     from hpo.training.torch_private import default_device, function_modes
 
     mode = Spoilt()

@@ -40,7 +40,7 @@ def kept(storage: Storage, configs: list[TrialConfig]) -> list[Checkpoints]:
 
 
 class Interrupt(KeyboardInterrupt):
-    """What ends a process."""
+    """An exception that ends a process."""
 
 
 class Breaks(Normed):

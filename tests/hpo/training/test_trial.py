@@ -333,7 +333,7 @@ def test_a_metric_that_turns_nan() -> None:
 
 
 @pytest.mark.parametrize("where", ["loss_from", "metric_from"])
-def test_a_single_task_trial_does_not_care_for_the_other_tasks(where: str) -> None:
+def test_a_single_task_trial_ignores_the_other_tasks(where: str) -> None:
     others = run(config("single_task", test=True, task="near"), Nan(**{where: 0}))
     assert others.status == "finished"
     assert math.isfinite(others.validation["near"])
@@ -356,7 +356,7 @@ class LacksLoss(Small):
         return losses
 
 
-def test_a_task_that_no_step_of_an_epoch_has_is_told() -> None:
+def test_a_task_absent_from_a_whole_epoch_is_reported() -> None:
     result = run(config(), LacksLoss())
     assert (result.status, result.error) == ("diverged", "the training loss is not finite after 8 steps: far = nan")
 
@@ -408,10 +408,10 @@ class OneShot(Small):
     ("problem", "steps", "line"),
     [
         (Raises, 5, "KeyError: 'column `age` is gone'"),
-        (VectorLoss, 0, "ValueError: Loss of task `far` should be a scalar tensor. Found (2,)."),
-        (LacksMetric, 8, "ValueError: evaluate() should return a metric for each of ['near', 'far', 'tiny']. "),
-        (NoBatch, 0, "ValueError: loader('train') gave no batch"),
-        (OneShot, 8, "ValueError: loader('train') gave no batch"),
+        (VectorLoss, 0, "ValueError: losses['far']: expected a scalar tensor, got the shape (2,)"),
+        (LacksMetric, 8, "ValueError: evaluate(): expected a metric for each of ['near', 'far', 'tiny'], got "),
+        (NoBatch, 0, "ValueError: loader('train'): expected an iterable that gives batches"),
+        (OneShot, 8, "ValueError: loader('train'): expected an iterable that gives batches"),
     ],
 )
 def test_a_fault_of_the_problem_is_a_failed_trial(problem: type[Small], steps: int, line: str) -> None:

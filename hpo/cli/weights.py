@@ -1,0 +1,93 @@
+"""``gradsweep weights``"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpo import __version__
+from hpo.cli.options import (
+    DEFAULT_OUTPUT,
+    STOPPED,
+    Address,
+    Baseline,
+    Output,
+    Storage,
+    TrackingUri,
+    Wait,
+    baseline_of,
+    console,
+    interruptible,
+    settings_of,
+)
+from hpo.cli.verdict import print_verdict
+from hpo.core.errors import OutputError
+
+
+def weights(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
+        ),
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An argument of the problem; may be given several times."),
+    ] = None,
+    baseline: Baseline = None,
+    refine: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Try up to N more points around the best so far; 0, or at least 4."),
+    ] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds on which the best arms are compared.")] = 3,
+    file: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="FILE", help="Copy the weights file here, over an existing file."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the study; default: weights- and the problem's name.")
+    ] = None,
+    address: Address = None,
+    wait: Wait = 0.0,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    output: Output = DEFAULT_OUTPUT,
+) -> None:
+    """Find loss weights in a few runs, without a study file, a grid or a sweep.
+
+    Trains GradNorm once per alpha, its average weights, first-step weights, equal weights and yours, lets the close
+    ones race over seeds, and compares the best with equal weights and yours on fresh seeds. The same command again
+    resumes. The study file that it writes can be extended by a grid (`static`) or a sweep (`gradnorm`) and run.
+    """
+    from hpo.api.weights import keep_study, refuse_faults, weights_study
+
+    key = {"name": problem, **settings_of(settings or [])}
+    study = weights_study(key, seeds, name, refine, **baseline_of(baseline))
+    finished = None
+    with suppress(KeyboardInterrupt), interruptible():
+        title = f"gradsweep {__version__}: weights for {problem}"
+        console.print(title, highlight=False, markup=False, soft_wrap=True)
+        console.print("checking the problem ...", highlight=False)
+        refuse_faults(study, key)
+        path = keep_study(study, output)
+        places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
+        finished = study.run(address, wait=wait, console=console, **places).finished
+    if finished is None:
+        console.print("\nStopped. What has finished is kept; the same command goes on from here.", style="bold")
+        raise typer.Exit(STOPPED)
+    if file is not None and finished.weights is not None:
+        _copy(finished.weights, file)
+    print_verdict(finished, output, tracking_uri, path)
+
+
+def _copy(weights_file: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(weights_file, target)
+    except OSError as error:
+        raise OutputError(f"-o: {error.filename or target} cannot be written: {error.strerror}") from None

@@ -1,0 +1,194 @@
+"""The refinement: fixed weights near the best ones so far, proposed by Bayesian optimisation in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from hpo.compare.race import leader, survivors
+from hpo.core.arm import FIXED, REFINED, Arm
+from hpo.core.trial import PlannedTrial, TrialResult
+from hpo.study.phases.base import Pair, SoFar, StudyPhase
+from hpo.study.plan import Candidate, short_weights
+from search_spaces import refined
+
+BATCH = 4  # proposals between two looks at the scores, however many workers there are
+RACED = 3  # of its best points, beside the centre, that are trained on a second seed
+
+
+class Refine(StudyPhase):
+    """Static weights around the best fixed weights of the phases before it.
+
+    A batch of proposals depends on the scores of all batches before it and on nothing else, so the proposals are the
+    same on any number of workers and after any kill. Two batches in a row without a better score end the search. Then
+    the best points race against the centre on the seeds of the shortlist's race.
+    """
+
+    name: ClassVar[str] = "refine"
+    pool: ClassVar[str] = "search"
+
+    def __init__(self, so_far: SoFar) -> None:
+        super().__init__(so_far)
+        self._arms: dict[str, Candidate] = {}
+        self._trials: list[PlannedTrial] = []
+        self._batches: list[list[PlannedTrial]] = []
+        self._centre: Candidate | None = None
+        self._rounds = 0  # of the race
+        self._done = self.plan.study.refine is None
+
+    def trials(self) -> Sequence[PlannedTrial]:
+        """See `StudyPhase`."""
+        return self._trials
+
+    def size(self) -> tuple[int, int]:
+        """See `StudyPhase`."""
+        spec = self.plan.study.refine
+        return (spec.trials, spec.trials + 2 * (RACED + 1)) if spec else (0, 0)
+
+    def describe(self) -> str:
+        """See `StudyPhase`."""
+        spec = self.plan.study.refine
+        if spec is None:
+            return "off"
+        return f"static weights within a factor of {spec.span:g} of the best so far, sampler {spec.sampler}"
+
+    @property
+    def remaining(self) -> int:
+        """See `StudyPhase`."""
+        return 0 if self._done or not self.so_far.runs else max(1, self.size()[1] - len(self._trials))
+
+    def settle(self) -> list[PlannedTrial]:
+        """Propose the next batch once all trials before it have ended, and race at the end."""
+        while not self._done and self._all_ended():
+            pairs = self._known()
+            scores = self.so_far.scores(pairs)
+            if scores is None:
+                self._done = all(self.so_far.has_ended(p) for p in self._references())
+                break
+            self._step(pairs, scores)
+        return []
+
+    def chosen(self, search: pd.DataFrame) -> list[Candidate]:  # noqa: ARG002 - it has scores of more seeds
+        """The winner of its race. See `StudyPhase`."""
+        best = leader(self._race()) if self._batches else ""
+        return [self._arms[best]] if best in self._arms else []
+
+    @property
+    def most_chosen(self) -> int:
+        """See `StudyPhase`."""
+        return 1 if self.plan.study.refine else 0
+
+    def _before(self) -> list[StudyPhase]:
+        phases = self.so_far.phases
+        return phases[: phases.index(self)]
+
+    def _references(self) -> list[PlannedTrial]:
+        return [planned for phase in self._before() if phase.is_reference for planned in phase.trials()]
+
+    def _all_ended(self) -> bool:
+        """Whether every trial that a proposal depends on has ended."""
+        before = [phase for phase in self._before() if phase.is_search]
+        trials = [planned for phase in before for planned in phase.trials()]
+        return not any(phase.remaining for phase in before) and all(
+            self.so_far.has_ended(planned) for planned in [*trials, *self._trials]
+        )
+
+    def _known(self) -> list[Pair]:
+        """The trials with fixed weights on the search seed, with their results."""
+        trials = [planned for phase in [*self._before(), self] for planned in phase.trials()]
+        fixed = {
+            planned.config.identity: planned
+            for planned in trials
+            if Arm.parse(planned.arm).kind in FIXED and planned.config.seed == self.plan.study.seed
+        }
+        return [pair for pair in self.so_far.ended(fixed.values()) if pair[1].status.has_score]
+
+    def _step(self, pairs: list[Pair], scores: dict[str, float]) -> None:
+        finite = [(p, result) for p, result in pairs if np.isfinite(scores[p.config.identity])]
+        if not finite:
+            self._done = True
+            return
+        if self._centre is None:
+            self._centre = self._best_so_far(finite, scores)
+        if self._searches(scores):
+            self._propose(finite, scores)
+        else:
+            self._next_round()
+
+    def _best_so_far(self, pairs: list[Pair], scores: dict[str, float]) -> Candidate:
+        """The arm that the phases before choose; else the best on the search seed."""
+        picked = [arm for phase in self._before() for arm in phase.provisional() if arm.arm.kind in FIXED]
+        if picked:
+            return picked[0]
+        planned, result = min(pairs, key=lambda pair: scores[pair[0].config.identity])
+        w = [result.averages["geometric"][task] for task in self.plan.tasks]
+        return Candidate(Arm.parse(planned.arm), "static", {"weights": short_weights(self.plan.tasks, w)})
+
+    def _searches(self, scores: dict[str, float]) -> bool:
+        """Whether another batch may find better weights."""
+        spec = self.plan.study.refine
+        assert spec is not None
+        proposed = sum(len(batch) for batch in self._batches)
+        if self._rounds or proposed >= spec.trials:
+            return False
+        best = [
+            min((scores.get(p.config.identity, np.inf) for p in batch), default=np.inf) for batch in self._batches
+        ]
+        own = {planned.config.identity for planned in self._trials}
+        start = min((score for identity, score in scores.items() if identity not in own), default=np.inf)
+        return len(best) < 3 or min(best[-2:]) < min([start, *best[:-2]])
+
+    def _propose(self, pairs: list[Pair], scores: dict[str, float]) -> None:
+        spec, tasks = self.plan.study.refine, self.plan.tasks
+        assert spec is not None
+        known = [([result.averages["geometric"][t] for t in tasks], scores[p.config.identity]) for p, result in pairs]
+        proposed = sum(len(batch) for batch in self._batches)
+        count, seed = min(BATCH, spec.trials - proposed), self.plan.study.seed + len(self._batches)
+        rows = refined(self._centre_weights(), known, count, spec.sampler, seed, span=spec.span)
+        batch = []
+        for number, w in enumerate(rows, proposed + 1):
+            candidate = Candidate(Arm(REFINED, number=number), "static", {"weights": short_weights(tasks, w)})
+            self._arms[candidate.arm.key] = candidate
+            batch.append(self.plan.search_trial(self.name, candidate))
+        self._batches.append(batch)
+        self._trials += batch
+        self.queue.extend(batch)
+
+    def _centre_weights(self) -> list[float]:
+        assert self._centre is not None
+        w = self._centre.settings.get("weights")
+        if w is None:  # first-step or equal weights, which are known from their run
+            planned = self.plan.search_trial(self.name, self._centre)
+            w = self.so_far.results[planned.config.identity].averages["geometric"]
+        return [w[task] for task in self.plan.tasks]
+
+    def _next_round(self) -> None:
+        """Train the close ones of its best points and the centre on another seed."""
+        scores = self._race()
+        if self._rounds == 0:
+            own = scores[[arm for arm in scores if arm in self._arms]].iloc[0].sort_values(kind="stable")
+            again = [str(arm) for arm in own.index[:RACED]]
+        else:
+            again = [arm for arm in survivors(scores) if arm in self._arms]
+        self._rounds += 1
+        if self._rounds > 2 or not again:
+            self._done = True
+            return
+        assert self._centre is not None
+        for candidate in [*(self._arms[arm] for arm in again), self._centre]:
+            planned = self.plan.race_trial(self.name, candidate, self._rounds)
+            self._trials.append(planned)
+            self.queue.append(planned)
+
+    def _race(self) -> pd.DataFrame:
+        """Scores of its points and the centre, seeds in rows."""
+        assert self._centre is not None
+        centre = self.plan.search_trial(self.name, self._centre)
+        pairs: list[tuple[PlannedTrial, TrialResult]] = self.so_far.ended([centre, *self._trials])
+        scores = self.so_far.scores(pairs) or {}
+        rows = [(p.config.seed, p.arm, scores.get(p.config.identity, np.nan)) for p, _ in pairs]
+        table = pd.DataFrame(rows, columns=["seed", "arm", "score"]).drop_duplicates(["seed", "arm"])
+        return table.pivot(index="seed", columns="arm", values="score")[list(dict.fromkeys(table["arm"]))]

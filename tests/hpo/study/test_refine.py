@@ -1,0 +1,95 @@
+"""The refinement: proposals around the best weights so far, the same whatever is killed, and better than chance."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpo.core.trial import PlannedTrial
+from hpo.study.phases.refine import Refine
+from hpo.study.schedule import Schedule
+from tests.helpers.small_problem import TASKS
+from tests.helpers.studies import BEST, Study, log_weights, of_method, small
+
+
+def study(**fields: Any) -> Study:
+    """A study of shortlist and refinement; proposals at random, which take no time."""
+    content = {"shortlist": {}, "refine": {"trials": 8, "sampler": "random"}, "static": "off", "gradnorm": "off"}
+    return Study(small(**(content | {"confirm": {}} | fields)))
+
+
+def finished(one: Study, slots: int = 3, seed: int = 0) -> Schedule:
+    schedule = one.schedule()
+    one.drive(schedule, slots, order=random.Random(seed))
+    return schedule
+
+
+def phase_of(schedule: Schedule) -> Refine:
+    (found,) = (phase for phase in schedule.phases if isinstance(phase, Refine))
+    return found
+
+
+def proposed(schedule: Schedule) -> list[PlannedTrial]:
+    """The points, without those of the race."""
+    return [p for p in phase_of(schedule).trials() if p.config.seed == schedule.plan.study.seed]
+
+
+@pytest.mark.parametrize(("slots", "kill"), [(1, 18), (4, 5), (50, 18), (50, 24)])
+def test_a_kill_changes_no_proposal(slots: int, kill: int) -> None:
+    whole = finished(study())
+    one = study()
+    one.drive(one.schedule(), slots, stop=kill, order=random.Random(kill))
+    again = finished(one, slots, kill + 1)
+    assert [p.config for p in phase_of(again).trials()] == [p.config for p in phase_of(whole).trials()]
+    assert {p.config.identity for p in again.planned()} == {p.config.identity for p in whole.planned()}
+
+
+def test_points_lie_around_what_the_shortlist_has_chosen() -> None:
+    schedule = finished(study(refine={"trials": 4, "sampler": "random", "span": 1.5}))
+    shortlisted = next(phase for phase in schedule.phases if phase.name == "shortlist").provisional()[0]
+    centre = np.log([shortlisted.settings["weights"][task] for task in TASKS])
+    for planned in proposed(schedule):
+        away = np.log([planned.config.settings["weights"][task] for task in TASKS]) - centre
+        assert np.abs(away - away.mean()).max() <= 2 * np.log(1.5)
+        assert np.abs(away - away.mean()).max() > 0
+
+
+def test_it_stops_early_when_two_batches_bring_nothing_better() -> None:
+    schedule = finished(study(refine={"trials": 400, "sampler": "random", "span": 100.0}))
+    assert len(proposed(schedule)) < 100
+
+
+def test_its_best_points_race_against_the_centre() -> None:
+    schedule = finished(study())
+    raced = [p for p in phase_of(schedule).trials() if p.config.seed == schedule.plan.study.race_seed(1)]
+    assert len(raced) == 4
+    assert sum(p.arm.startswith("refined/") for p in raced) == 3
+
+
+def test_a_model_finds_better_weights_than_the_search_before_it() -> None:
+    one = study(shortlist="off", static={"points": 6}, refine={"trials": 12, "sampler": "tpe"})
+    schedule = finished(one)
+
+    def off(planned: PlannedTrial) -> float:
+        return float(np.linalg.norm(log_weights(planned.config) - BEST))
+
+    static = [p for p in schedule.planned() if p.phase == "static"]
+    assert min(map(off, proposed(schedule))) < 0.7 * min(map(off, static))
+
+
+def test_its_winner_is_confirmed() -> None:
+    schedule = finished(study(shortlist="off", static={"points": 6}, refine={"trials": 12, "sampler": "tpe"}))
+    confirmed = {p.arm for p in schedule.planned() if p.phase == "confirm"}
+    assert any(arm.startswith("refined/") for arm in confirmed)
+
+
+def test_a_study_in_which_all_diverges_ends() -> None:
+    one = study()
+    one.fate = of_method("static", "equal", "frozen")
+    assert finished(one).is_complete
+    one = study()
+    one.fate = of_method("single_task")
+    assert finished(one).is_complete
