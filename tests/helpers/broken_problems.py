@@ -125,7 +125,7 @@ class HashOfOneProcess(Sound):
 
 
 class KeepsObjects(Sound):
-    """What the default hash takes in by content or by type."""
+    """Attributes that the default hash takes in by content or by type."""
 
     def __init__(self) -> None:
         self.transform, self.names, self.helper, self.numbers = (
