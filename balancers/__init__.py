@@ -4,6 +4,7 @@
 """
 
 from balancers.base import Balancer, BalancerWarning, StepRecord
+from balancers.found_layer import find_shared_layer
 from balancers.frozen import Frozen
 from balancers.gradnorm import GradNorm
 from balancers.stack import Stack
@@ -21,4 +22,5 @@ __all__ = [
     "Static",
     "StepRecord",
     "Uncertainty",
+    "find_shared_layer",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from balancers import parametrizations
 from balancers.adaptive import Adaptive
+from balancers.auto_layer import auto_or_named
 from balancers.balance import Measurement, balance, take_part
 from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
@@ -19,7 +20,7 @@ from balancers.losses import StepLosses, known
 from balancers.measured_backward import Path, measured_backward
 from balancers.ranks import mean_over_ranks, several_ranks
 from balancers.shared_gradients import TaskGradients, norms_of, task_gradients
-from balancers.shared_layer import Shared, SharedLayer
+from balancers.shared_layer import SharedOrAuto
 from balancers.weights import close, column, fail, per_task
 from balancers.window import Sums, Window
 
@@ -47,7 +48,9 @@ class GradNorm(Adaptive):
     Args:
         tasks: names of the T tasks.
         shared: W: a module (all its parameters), a parameter, or a list or generator of these. Which of them require
-            grad is asked in every step, and so is which parameters a module has.
+            grad is asked in every step, and so is which parameters a module has. ``"auto"`` takes the weights of the
+            last layer that every task reaches, from the losses of the first step (of the first step of each task);
+            `notes` and `shared` say which. `balancers.find_shared_layer` names it before training.
         alpha: strength of the restoring force, >= 0; the paper used 0.12 (toy data) to 3 (NYUv2). At 0 all
             gradient norms are pulled to their mean.
         parametrization: ``"linear"`` moves w (the paper), ``"log"`` moves ln w, so that w > 0 by construction;
@@ -90,7 +93,7 @@ class GradNorm(Adaptive):
     def __init__(
         self,
         tasks: Sequence[str],
-        shared: Shared,
+        shared: SharedOrAuto,
         alpha: float = 1.5,
         *,
         parametrization: Name = "linear",
@@ -111,7 +114,7 @@ class GradNorm(Adaptive):
         self.parametrization, self.lr, self.decay_steps, self.floor = parametrization, lr, decay_steps, floor
         self.update_every, self.freeze_after = update_every, freeze_after
         self._moving = parametrization_of(parametrization, len(self.tasks), lr, decay_steps, floor, smoothing)
-        self._shared = SharedLayer(shared)
+        self._shared = auto_or_named(shared, self.tasks)
         self._still = 0  # steps in which no parameter of it required grad
         self._unbalanced = initial_weights == "balanced"  # whether a task waits for its first gradient
         self._waiting = torch.full((len(self.tasks),), self._unbalanced)  # which; on the host
@@ -130,12 +133,12 @@ class GradNorm(Adaptive):
         self._open = self._initial_losses is None  # whether a task may wait for its L(0)
 
     @classmethod
-    def paper(cls, tasks: Sequence[str], shared: Shared, alpha: float = 1.5, **settings: Any) -> Self:
+    def paper(cls, tasks: Sequence[str], shared: SharedOrAuto, alpha: float = 1.5, **settings: Any) -> Self:
         """The paper's recipe: w itself moves, from ones, towards L(0) of the first step."""
         return cls(tasks, shared, alpha, **{"parametrization": "linear", "initial_weights": "ones"} | settings)
 
     @classmethod
-    def robust(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
+    def robust(cls, tasks: Sequence[str], shared: SharedOrAuto, alpha: float = 0.5, **settings: Any) -> Self:
         """Our recipe for losses of unlike scales: ln w moves, from weights that balance the first gradients.
 
         The paper's recipe walks in steps of about 0.025 from w = 1 and may spend a short run on the way.
@@ -144,13 +147,13 @@ class GradNorm(Adaptive):
 
     @classmethod
     def annealed(
-        cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, *, decay_steps: int, **settings: Any
+        cls, tasks: Sequence[str], shared: SharedOrAuto, alpha: float = 0.5, *, decay_steps: int, **settings: Any
     ) -> Self:
         """The robust recipe whose learning rate of w falls to 0 over the run: at its end the weights stand still."""
         return cls.robust(tasks, shared, alpha, decay_steps=decay_steps, **settings)
 
     @classmethod
-    def direct(cls, tasks: Sequence[str], shared: Shared, alpha: float = 0.5, **settings: Any) -> Self:
+    def direct(cls, tasks: Sequence[str], shared: SharedOrAuto, alpha: float = 0.5, **settings: Any) -> Self:
         """Weights that put all norms in proportion to their targets: no learning rate; see `balancers.direct`."""
         return cls(tasks, shared, alpha, **{"parametrization": "direct", "initial_weights": "balanced"} | settings)
 
@@ -158,6 +161,11 @@ class GradNorm(Adaptive):
     def initial_losses(self) -> Tensor | None:
         """L(0), shape (T,); ``None`` before the first step if it is taken from there, NaN of a task yet absent."""
         return None if self._initial_losses is None else self._initial_losses.clone()
+
+    @property
+    def shared(self) -> list[Tensor]:
+        """The parameters of W that require grad now; none while ``"auto"`` has not found them."""
+        return self._shared.trained()
 
     @property
     def floor_hits(self) -> int:
@@ -223,6 +231,8 @@ class GradNorm(Adaptive):
     def _run(self, step: StepLosses, scale: Tensor | None) -> None:
         """Fill ``.grad`` with the gradient of ``scale sum_i w_i L_i`` and measure, in one pass where it can be."""
         measures = self._measures()
+        if measures:
+            self._shared.look_at(step)
         W = self._shared.trained() if measures else []
         if self._step == 0 or (self._unbalanced and self._may_start(step)):
             self._start(step, scale, W)
@@ -356,12 +366,15 @@ class GradNorm(Adaptive):
         if isinstance(self.alpha, Tensor):
             self.alpha = self.alpha.to(like)
 
+    def notes(self) -> list[str]:
+        """See `Balancer.notes`; with ``shared="auto"`` also which W was found."""
+        return [*self._shared.notes(), *super().notes()]
+
     def _notes(self) -> Iterator[tuple[str, str]]:
         yield from super()._notes()
         if self.floor_hits:
             text = f"A weight reached its floor {self.floor}: consider GradNorm.direct, whose weights have none."
             yield "floor", text
         if self._still:
-            text = f"No parameter of the shared layer required grad in {self._still} steps: the weights stayed."
-            yield "still", text
+            yield "still", f"{self._shared.absence} in {self._still} steps: the weights stayed."
         yield from task_notes(self.tasks, self._troubles.read(), self.alpha)

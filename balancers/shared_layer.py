@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from torch import Tensor, nn
 
+from balancers.losses import StepLosses
 from balancers.weights import fail
 
 Shared = nn.Module | Tensor | Iterable[nn.Module | Tensor]
 """A module (all its parameters), a parameter, or a list, tuple or generator of these."""
+
+SharedOrAuto = Shared | Literal["auto"]
+"""`Shared`, or ``"auto"``: the last layer that every task reaches."""
+
+
+def is_auto(shared: object) -> bool:
+    """Return whether W is to be found."""
+    return isinstance(shared, str) and shared == "auto"
 
 
 class SharedLayer:
@@ -21,14 +31,21 @@ class SharedLayer:
 
     Raises:
         ValueError: there are no parameters, or other things among them.
+
+    Attributes:
+        absence: the beginning of a sentence on steps in which W had no parameter.
     """
 
+    absence = "No parameter of the shared layer required grad"
+
     def __init__(self, shared: Shared) -> None:
+        if isinstance(shared, str) or not isinstance(shared, nn.Module | Tensor | Iterable):
+            fail("shared", "a module, a parameter or a list of these", repr(shared))
         parts = [shared] if isinstance(shared, nn.Module | Tensor) else list(shared)
         wrong = [type(part).__name__ for part in parts if not isinstance(part, nn.Module | Tensor)]
         if wrong:
             fail("shared", "a module, a parameter or a list of these", f"a list with {', '.join(wrong)}")
-        self._parts = parts
+        self._parts: list[nn.Module | Tensor] = parts
         if not self._all():
             found = type(shared).__name__ if isinstance(shared, nn.Module | Tensor) else f"{len(parts)} modules"
             fail("shared", "a module or parameters with at least one parameter", found)
@@ -43,6 +60,14 @@ class SharedLayer:
     def trained(self) -> list[Tensor]:
         """The parameters that require grad now, each once."""
         return [parameter for parameter in self._all() if parameter.requires_grad]
+
+    def look_at(self, step: StepLosses) -> None:
+        """See a step before its W is asked for."""
+        del step
+
+    def notes(self) -> list[str]:
+        """Return how W was found, if it was not named; one line per cause."""
+        return []
 
 
 def parameters_of(shared: Shared) -> list[Tensor]:

@@ -62,6 +62,11 @@ def device_of(node: Node) -> torch.device:
     return device
 
 
+def shape_of(node: Node) -> tuple[int, ...]:
+    """The shape of what a node has computed."""
+    return tuple(node._input_metadata[0].shape)
+
+
 def sequence_number(node: Node) -> int:
     """Return the number by which the engine runs the newest node first."""
     return node._sequence_nr()

@@ -1,4 +1,4 @@
-"""How good are the weights that a refinement of 16 points finds? Samplers side by side, on surfaces in closed form.
+"""Quality of the weights that a refinement of 16 points finds, by sampler, on surfaces in closed form.
 
 Run ``python -m benchmarks.refinement`` (some minutes). Each study draws a smooth surface of the score over the
 log-ratios of the weights, with its lowest point at a random place near the start, five known points, and noise of a

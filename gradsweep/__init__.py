@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Static,
         StepRecord,
         Uncertainty,
+        find_shared_layer,
     )
     from hpo import __version__
     from hpo.api import Result, Study, check, find_weights
@@ -56,6 +57,7 @@ __all__ = [
     "Uncertainty",
     "__version__",
     "check",
+    "find_shared_layer",
     "find_weights",
 ]
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hpo.check.batch_digests import Pass
-from hpo.check.loss_graph import LossGraph
 from hpo.check.user_tracebacks import folders_of, place_of, told
 from hpo.core.errors import ProblemError
 from hpo.core.user_calls import is_interrupt
 from hpo.problems import load_problem
 from hpo.problems.base import Problem, Split
+from hpo.training.autocast import autocast, losses_of
 from hpo.training.global_state import GlobalState, as_found
-from hpo.training.parts import autocast, losses_of
 from hpo.training.resumable_loader import DataOrder, seed_all
 from hpo.training.updates import Updates
 
@@ -43,7 +42,8 @@ class CheckContext:
         steps: in an epoch, where that is known.
         batch: one to train on, of the first ones that with the most tasks.
         model: a network with its initial parameters.
-        losses: of that network, of each task the first, with their graph, which is ``graph``.
+        losses: of that network, of each task the first, with their graph.
+        reached: for each task the ids of the leaves (including parameters) that its loss depends on.
         trained: a network and its optimizers after one step.
         curves: the losses of each task trained alone, step by step.
         metrics: on val, of a network that has not trained.
@@ -58,7 +58,7 @@ class CheckContext:
     batch: Any
     model: nn.Module
     losses: dict[str, Tensor]
-    graph: LossGraph
+    reached: dict[str, set[int]]
     trained: tuple[nn.Module, Updates]
 
     def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
@@ -128,4 +128,4 @@ class CheckContext:
 
     def forget_graph(self) -> None:
         """Free the memory that the checks of the graph took, before a step's own is measured."""
-        del self.model, self.losses, self.graph
+        del self.model, self.losses, self.reached

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from balancers.shared_search import is_present
+from balancers.task_reach import leaves_below
 from hpo.check.context import CheckContext, Notes
-from hpo.check.loss_graph import LossGraph
 from hpo.check.words import apart, every, values
 from hpo.core.number_format import number
 from hpo.core.text import listed
@@ -31,7 +32,7 @@ def check_losses(context: CheckContext) -> Notes:
         if faults := [*_faults_of(context, losses)]:
             yield from (("fault", f"{found}{_place(count)}", allowed) for _, found, allowed in faults)
             return
-        found = {task: losses[task] for task in context.tasks if _is_present(losses.get(task))}
+        found = {task: losses[task] for task in context.tasks if is_present(losses.get(task))}
         if not count or len(found) > len(context.losses):
             context.batch = moved  # with which a step of GradNorm is tried
         context.losses = found | context.losses  # of each task the first that there is
@@ -53,19 +54,16 @@ def _told(context: CheckContext, absent: Mapping[str, int], count: int) -> Notes
     some = listed(f"{task} from {times}" for task, times in absent.items() if times)
     note = f"; of {batches} absent: {some}" if some else f"; {batches} looked at"
     yield "ok", f"{'the first' if some else 'of the first batch'}: {values(numbers)}{apart(numbers)}{note}", ""
-    context.graph = LossGraph(context.losses)
+    leaves = {task: leaves_below(loss) for task, loss in context.losses.items()}
+    context.reached = {task: {id(leaf) for leaf in found} for task, found in leaves.items()}
 
 
 def _place(number_of_batch: int) -> str:
     return f" in batch {number_of_batch + 1}" if number_of_batch else ""
 
 
-def _is_present(loss: Any) -> bool:
-    """Whether a balancer balances this loss; 0 and NaN stand for a batch without examples of the task."""
-    return isinstance(loss, Tensor) and loss.requires_grad and not _is_empty(loss)
-
-
 def _is_empty(loss: Tensor | float) -> bool:
+    """Return whether a loss is one of a batch without examples of its task."""
     value = float(loss.detach() if isinstance(loss, Tensor) else loss)
     return value == 0 or math.isnan(value)
 

@@ -1,8 +1,7 @@
-"""Checks of the network, its losses, the shared layer and the first step."""
+"""Checks of the network, its losses and the first step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,19 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from balancers import GradNorm
-from balancers.shared_gradients import gradient_norms
-from balancers.shared_layer import parameters_of
 from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
-from hpo.check.words import FAR, apart, every, values
-from hpo.core.number_format import memory, number
+from hpo.check.words import every
+from hpo.core.number_format import memory
 from hpo.core.text import listed
+from hpo.training.found_layer import shared_layer_of
 from hpo.training.global_state import GlobalState
 from hpo.training.methods import build_balancer
 from hpo.training.resumable_loader import seed_all
 from hpo.training.updates import Updates
 
 GRADNORM = {"recipe": "robust", "alpha": 0.5}
-SEARCHED = 1000.0  # the largest ratio of two weights that a static design tries by default
 
 
 def check_model(context: CheckContext) -> Notes:
@@ -68,71 +65,9 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
     return [name for name in names if not (name in one and name in other and torch.equal(one[name], other[name]))]
 
 
-def check_shared_layer(context: CheckContext) -> Notes:
-    """It is the model's, every task's loss hangs on it, and it is the last such layer."""
-    shared = parameters_of(context.problem.shared_layer(context.model))
-    names = {id(parameter): name for name, parameter in context.model.named_parameters()}
-    own = {id(parameter) for parameter in shared}
-    if not own <= names.keys():
-        yield "fault", "shared_layer(model) is no part of the model it was given", "a layer of that model"
-        return
-    layer, graph = listed(names[id(parameter)] for parameter in shared), context.graph
-    if blind := [task for task, reached in graph.reached.items() if own.isdisjoint(reached)]:
-        found = f"{every(blind)}: the loss does not depend on {layer}"
-        yield "fault", found, "a layer that the loss of every task runs through"
-        return
-    by_all = _reached_by_all(context, own)
-    if partly := [names[one] for one in own - by_all]:
-        yield "warning", f"not every task reaches {listed(sorted(partly))}", "weights that all tasks share"
-    weights = [
-        weight for weight in context.model.parameters() if id(weight) in by_all and weight.dim() > 1
-    ]  # no norms
-    if len(context.tasks) > 1 and (after := graph.after(shared, weights)):
-        found = f"after {layer} every task also reaches {listed(names[id(weight)] for weight in after)}"
-        yield "warning", found, "the last layer whose weights all tasks share"
-    yield from _gradient_norms(context, layer, shared)
-
-
-def _reached_by_all(context: CheckContext, own: set[int]) -> set[int]:
-    """Return the ids of the parameters on which the gradient of every task is not zero.
-
-    An edge of the graph is not enough: where outputs are concatenated and taken apart again, every task has an edge
-    to the heads of the others, with a gradient of exactly zero. For a task whose gradient is zero on the whole shared
-    layer, as that of a head that starts at zero, the edges count; `_gradient_norms` names such a task.
-    """
-    parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
-    reached = {id(parameter) for parameter in parameters}
-    for task, loss in context.losses.items():
-        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        nonzero = {id(one) for one, gradient in zip(parameters, found, strict=True) if _is_nonzero(gradient)}
-        reached &= context.graph.reached[task] if own.isdisjoint(nonzero) else nonzero
-    return reached
-
-
-def _is_nonzero(gradient: Tensor | None) -> bool:
-    if gradient is None:
-        return False
-    return bool((gradient.coalesce().values() if gradient.is_sparse else gradient).any())
-
-
-def _gradient_norms(context: CheckContext, layer: str, shared: list[Tensor]) -> Notes:
-    found = gradient_norms(context.losses, list(context.losses), shared)
-    norms = dict(zip(context.losses, found.tolist(), strict=True))
-    if bad := {task: norm for task, norm in norms.items() if not 0 < norm < math.inf}:
-        yield "fault", f"{layer}: norm of the gradient: {values(bad)}", "finite and > 0 in the first step"
-        return
-    told, ratio = f"{layer}: norms of the gradients: {values(norms)}", max(norms.values()) / min(norms.values())
-    if ratio > SEARCHED:
-        allowed = f"a larger `ratio` of the static search, which tries weights up to {SEARCHED:,.0f} times apart"
-        yield "warning", f"{told} ({number(ratio)} times apart)", allowed
-    else:
-        reach = f"; the static search tries weights up to {SEARCHED:,.0f} times apart" if ratio >= FAR else ""
-        yield "ok", f"{told}{apart(norms)}{reach}", ""
-
-
 def check_parameters(context: CheckContext) -> Notes:
     """Each that is to be trained is trained by some task."""
-    by_any = context.graph.by_any()
+    by_any = set.union(*context.reached.values())
     if idle := [name for name, parameter in _trainable(context.model) if id(parameter) not in by_any]:
         yield "warning", f"no loss depends on {listed(idle)}", "parameters that some task trains"
     else:
@@ -163,7 +98,8 @@ def check_gradnorm(context: CheckContext) -> Notes:
     """One step, from losses to optimizer, and how it takes the gradients of the shared layer."""
     context.forget_graph()
     model = context.build().train()
-    balancer = build_balancer("gradnorm", GRADNORM, context.tasks, context.problem.shared_layer(model), steps=1)
+    shared = shared_layer_of(context.problem, model, SEED, context.device)
+    balancer = build_balancer("gradnorm", GRADNORM, context.tasks, shared, steps=1)
     updates = Updates(context.problem, model)
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hpo.check import data_checks, loss_checks, network_checks, training_checks
+from hpo.check import data_checks, loss_checks, network_checks, shared_layer_check, training_checks
 from hpo.check.context import CheckContext, Level, Notes
 from hpo.check.user_tracebacks import told
 from hpo.core.user_calls import is_interrupt
@@ -26,7 +26,7 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("splits", ("batches",), data_checks.check_splits),
     ("resuming", ("batches",), data_checks.check_resuming),
     ("losses", ("model", "batches"), loss_checks.check_losses),
-    ("shared layer", ("losses",), network_checks.check_shared_layer),
+    ("shared layer", ("losses",), shared_layer_check.check_shared_layer),
     ("parameters", ("losses",), network_checks.check_parameters),
     ("optimizer", ("model",), network_checks.check_optimizer),
     ("GradNorm", ("shared layer", "optimizer"), network_checks.check_gradnorm),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from balancers.shared_layer import SharedOrAuto
 from hpo.check.context import SEED
 from hpo.core.trial import TrialConfig, TrialResult
 from hpo.problems.base import Optimizers, Problem, Split
@@ -77,7 +78,7 @@ class _Short(Problem):
     def build_model(self, seed: int) -> nn.Module:
         return self._problem.build_model(seed)
 
-    def shared_layer(self, model: nn.Module) -> nn.Module | nn.Parameter:
+    def shared_layer(self, model: nn.Module) -> SharedOrAuto:
         return self._problem.shared_layer(model)
 
     def build_optimizer(self, model: nn.Module) -> Optimizers:

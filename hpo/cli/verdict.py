@@ -81,7 +81,7 @@ def _diverged(diverged: Mapping[str, str]) -> None:
 
 
 def _places(finished: Any, output: Path, tracking_uri: str | None, study: Path | None) -> None:
-    """Where report, weights and study file are, and the command that opens the UI on the same backend."""
+    """Print the places of report, weights and study file, and the command that opens the UI on the same backend."""
     options = "" if output == DEFAULT_OUTPUT else f" --output {shlex.quote(str(output))}"
     if tracking_uri:  # a secret is not for the command line, but may stay where this one came from
         whole = shown(tracking_uri) == tracking_uri

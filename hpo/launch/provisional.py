@@ -81,7 +81,7 @@ def _against(table: pd.DataFrame, row: pd.Series) -> str:
 
 
 def is_provisional(path: Path) -> bool:
-    """Whether there is no weights file, or one that a later answer replaces."""
+    """Return whether there is no weights file, or one that a later answer replaces."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

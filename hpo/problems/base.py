@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from balancers.shared_layer import SharedOrAuto
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint
 
@@ -123,9 +124,15 @@ class Problem(ABC):
     def build_model(self, seed: int) -> nn.Module:
         """A new network; the same ``seed`` gives the same initial parameters."""
 
-    @abstractmethod
-    def shared_layer(self, model: nn.Module) -> nn.Module | nn.Parameter:
-        """W of the GradNorm paper: the last layer whose weights all tasks share."""
+    def shared_layer(self, model: nn.Module) -> SharedOrAuto:
+        """W of the GradNorm paper: the last layer whose weights all tasks share.
+
+        A module, a parameter, or a list of these. Default: ``"auto"``, which finds the last layer that every task
+        reaches (`balancers.find_shared_layer`) on the first batches of the trial's seed; ``gradsweep check`` says
+        which.
+        """
+        del model
+        return "auto"
 
     @abstractmethod
     def loader(self, split: Split, seed: int) -> Iterable[Any]:

@@ -34,7 +34,7 @@ def attribute_texts(owner: object) -> dict[str, str]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value consists of numbers, text and the like, in lists, tuples and mappings."""
+    """Return whether a value consists of numbers, text and the like, in lists, tuples and mappings."""
     if isinstance(value, dict):
         return all(map(is_plain, [*value, *value.values()]))
     return all(map(is_plain, value)) if type(value) in (list, tuple) else type(value) in _PLAIN
@@ -49,7 +49,7 @@ def _text(value: Any, home: str) -> str:
 
 
 def _is_written_out(value: Any) -> bool:
-    """Whether nothing within a value is known to have a repr that does not say all of it."""
+    """Return whether nothing within a value is known to have a repr that does not say all of it."""
     todo, seen = [value], set[int]()
     while todo:
         one = todo.pop()

@@ -65,13 +65,13 @@ class Plan:
 
     @property
     def random_points(self) -> bool:
-        """Whether the static points were drawn at random, so that they stand for all points like them."""
+        """Return whether the static points were drawn at random, so that they stand for all points like them."""
         static = self.study.static
         return static is not None and not static.explicit and DESIGNS[static.design].random
 
     @property
     def is_searched(self) -> bool:
-        """Whether there is a static search or an alpha sweep; else the shortlist alone chooses."""
+        """Return whether there is a static search or an alpha sweep; else the shortlist alone chooses."""
         return self.study.static is not None or self.study.gradnorm is not None
 
     @property

@@ -284,7 +284,7 @@ def _problem(value: Any) -> Any:
 
 
 def _is_off(value: Any) -> bool:
-    """Whether a phase is switched off; YAML reads ``off`` as false."""
+    """Return whether a phase is switched off; YAML reads ``off`` as false."""
     return value is False or value == "off"
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from balancers import Balancer
 from balancers.shared_layer import Shared
@@ -17,6 +16,8 @@ from hpo.core.text import one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Problem
+from hpo.training.autocast import autocast
+from hpo.training.found_layer import shared_layer_of
 from hpo.training.global_state import as_found
 from hpo.training.methods import OVER_THE_RUN, build_balancer
 from hpo.training.recorder import TrialRecorder
@@ -56,7 +57,7 @@ class Parts:
         """Seed everything, then build."""
         seed_all(seed)
         model = problem.build_model(seed).to(device)
-        shared = problem.shared_layer(model)
+        shared = shared_layer_of(problem, model, seed, device)
         updates = Updates(problem, model)
         loader = problem.loader("train", seed)
         return cls(model, shared, updates, loader, DataOrder(loader, device))
@@ -76,17 +77,6 @@ class Parts:
                 f"recipe {config.settings['recipe']!r} has to know the steps of a run: "
                 "loader('train') should have a length. Found none."
             ) from None
-
-
-def autocast(problem: Problem, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which ``losses`` and ``evaluate`` of a problem are called."""
-    return torch.autocast(device.type, problem.autocast) if problem.autocast else nullcontext()
-
-
-def losses_of(problem: Problem, model: nn.Module, batch: Any, device: torch.device) -> Mapping[str, Tensor]:
-    """The losses of a batch, which is on the device, as the user's code returns them."""
-    with autocast(problem, device):
-        return problem.losses(model, batch)
 
 
 def evaluate(problem: Problem, model: nn.Module, split: Any, device: torch.device) -> dict[str, float]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from balancers import Balancer, StepRecord
 from hpo.core.trial import TrialConfig
 from hpo.problems.base import Problem, to_device
-from hpo.training.parts import Parts, losses_of
+from hpo.training.autocast import losses_of
+from hpo.training.parts import Parts
 
 
 class SingleEngine:

@@ -14,8 +14,9 @@ from hpo.core.text import message, one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, to_device
+from hpo.training.autocast import losses_of
 from hpo.training.global_state import as_found
-from hpo.training.parts import Parts, losses_of, of_length
+from hpo.training.parts import Parts, of_length
 from hpo.training.resumable_loader import read_state, set_state
 from hpo.training.stacked_network import NotStackable, StackedNetwork
 

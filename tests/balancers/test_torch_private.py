@@ -50,12 +50,13 @@ def test_a_node_has_a_device_and_a_sequence_number(name):
 
 
 def test_the_engine_numbers_nodes_in_the_order_in_which_they_were_made():
-    from balancers.torch_private import device_of, sequence_number
+    from balancers.torch_private import device_of, sequence_number, shape_of
 
     first = torch.ones(2, requires_grad=True).exp()
     second = first.exp()
     assert sequence_number(first.grad_fn) < sequence_number(second.grad_fn)
     assert device_of(first.grad_fn) == first.device
+    assert shape_of(first.grad_fn) == (2,)
 
 
 def test_hooks_of_a_parameter_are_detected():

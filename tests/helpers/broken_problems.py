@@ -125,7 +125,7 @@ class HashOfOneProcess(Sound):
 
 
 class KeepsObjects(Sound):
-    """What the default hash takes in by content or by type."""
+    """Attributes that the default hash takes in by content or by type."""
 
     def __init__(self) -> None:
         self.transform, self.names, self.helper, self.numbers = (
@@ -411,6 +411,52 @@ class Concatenated(Sound):
 class SharedIsTheConcatenatedHeads(Concatenated):
     def shared_layer(self, model):
         return [*model["near"].parameters(), *model["far"].parameters()]
+
+
+class SharedIsLeftOut(Sound):
+    shared_layer = Problem.shared_layer
+
+
+class SharedIsNotFound(SharedIsLeftOut):
+    """The tasks have nothing in common."""
+
+    def losses(self, model, batch):
+        (x,) = batch
+        near, far = model["first"](x).tanh(), model["last"](torch.cat([x, x], 1).repeat(1, 2)[:, :8])
+        return {"near": model["near"](near).square().mean(), "far": model["far"](far).square().mean()}
+
+
+class Experts(Sound):
+    """Two experts beside each other, of which each task has its own mixture."""
+
+    def features(self, model, x):
+        return x
+
+    def losses(self, model, batch):
+        (x,) = batch
+        left, right = model["first"](x).tanh(), model["last"](x.repeat(1, 3)[:, :8]).tanh()
+        near, far = model["near"](left + right)[:, 0], model["far"](left - 2 * right)[:, 0]
+        return {"near": (near - x[:, 0]).square().mean(), "far": (far - x[:, 1]).square().mean()}
+
+
+class SharedIsOneExpert(Experts):
+    def shared_layer(self, model):
+        return model["first"]
+
+
+class SharedIsOneOutputLayer(Sound):
+    """One layer with a row for each task."""
+
+    def shared_layer(self, model):
+        return model["last"]
+
+    def features(self, model, x):
+        return model["last"](model["first"](x).tanh())
+
+    def losses(self, model, batch):
+        (x,) = batch
+        outputs = self.features(model, x)
+        return {"near": (outputs[:, 0] - x[:, 0]).square().mean(), "far": (outputs[:, 1] - x[:, 1]).square().mean()}
 
 
 class SharedIsDead(Sound):

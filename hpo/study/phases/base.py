@@ -102,7 +102,7 @@ class StudyPhase(ABC):
 
     @property
     def is_urgent(self) -> bool:
-        """Whether its trials that run are waited for by further trials that should start as soon as they can."""
+        """Return whether further trials that should start as soon as they can wait for its running ones."""
         return False
 
     @property

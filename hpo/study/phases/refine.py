@@ -89,7 +89,7 @@ class Refine(StudyPhase):
         return [planned for phase in self._before() if phase.is_reference for planned in phase.trials()]
 
     def _all_ended(self) -> bool:
-        """Whether every trial that a proposal depends on has ended."""
+        """Return whether every trial that a proposal depends on has ended."""
         before = [phase for phase in self._before() if phase.is_search]
         trials = [planned for phase in before for planned in phase.trials()]
         return not any(phase.remaining for phase in before) and all(
@@ -128,7 +128,7 @@ class Refine(StudyPhase):
         return Candidate(Arm.parse(planned.arm), "static", {"weights": short_weights(self.plan.tasks, w)})
 
     def _searches(self, scores: dict[str, float]) -> bool:
-        """Whether another batch may find better weights."""
+        """Return whether another batch may find better weights."""
         spec = self.plan.study.refine
         assert spec is not None
         proposed = sum(len(batch) for batch in self._batches)

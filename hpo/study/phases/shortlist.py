@@ -59,7 +59,7 @@ class Shortlist(StudyPhase):
 
     @property
     def is_decided(self) -> bool:
-        """Whether every trial of the race has ended, so that `pick` is final."""
+        """Return whether every trial of the race has ended, so that `pick` is final."""
         return self._decided
 
     @property

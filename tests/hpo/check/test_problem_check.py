@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from hpo.check import data_checks, network_checks, training_checks
+from hpo.check import data_checks, shared_layer_check, training_checks
 from hpo.check.batch_digests import digest, go_through, row_digests
-from hpo.check.loss_graph import LossGraph
 from hpo.check.problem_check import CHECKS, Finding, check_problem
 from hpo.check.user_tracebacks import place_of, told
 from hpo.cli.app import main
@@ -80,6 +78,11 @@ class TestSound:
             ("Sound", "resuming", "an interrupted trial goes on at its place in the data"),
             ("Lazy", "model", "106 parameters"),
             ("Sound", "cohort", "trials can be trained at once: losses, gradients and steps are the same"),
+            (
+                "SharedIsLeftOut",
+                "shared layer",
+                "last, found as the last layer that every task reaches: norms of the gradients: near ",
+            ),
             ("KeepsObjects", "data hash", "the same after use and in another process"),
             ("Scheduled", "optimizer", "Adam has every parameter; OneCycleLR steps once per step"),
             (
@@ -167,8 +170,35 @@ BROKEN = [
     ("LossRaisesLate", "fault", "learning", r"{file}:\d+: IndexError: batch 60 has no label", ""),
     ("SharedOfAnotherModel", "fault", "shared layer", "no part of the model", "a layer of that model"),
     ("SharedIsFrozen", "fault", "shared layer", "at least one that requires grad", ""),
-    ("SharedIsAHead", "fault", "shared layer", "near: the loss does not depend on far.weight", "every task runs"),
-    ("SharedIsNotTheLast", "warning", "shared layer", "after first.weight, .* also reaches last.weight$", "the last"),
+    ("SharedIsAHead", "fault", "shared layer", "near: the loss does not depend on far.weight", "through: last is"),
+    (
+        "SharedIsNotTheLast",
+        "warning",
+        "shared layer",
+        "after first.weight, .* also reaches last.weight$",
+        "all tasks share: last is the last layer that every task reaches$",
+    ),
+    (
+        "SharedIsOneExpert",
+        "warning",
+        "shared layer",
+        "beside first.weight, first.bias every task also reaches last.weight$",
+        "all of them together: first, last are the last layers that every task reaches$",
+    ),
+    (
+        "SharedIsOneOutputLayer",
+        "warning",
+        "shared layer",
+        "last.weight: each task reads rows of its own, or a head",
+        "share: first is",
+    ),
+    (
+        "SharedIsNotFound",
+        "fault",
+        "shared layer",
+        r"ValueError: shared_layer\(model\): is left out, .* none that both `near` and `far` reach",
+        "",
+    ),
     (
         "SharedIsEverything",
         "warning",
@@ -237,7 +267,7 @@ def test_a_task_that_is_absent_from_the_first_batch_is_no_fault(absent):
 
 def test_the_default_ratio_of_the_static_search_is_the_one_that_is_told():
     ratio = inspect.signature(log_lattice).parameters["ratio"].default
-    assert ratio == network_checks.SEARCHED
+    assert ratio == shared_layer_check.SEARCHED
 
 
 def test_each_finding_is_told_as_soon_as_it_is_known():
@@ -339,65 +369,6 @@ class TestUserCode:
             check("Sound", depth=3)
         with pytest.raises(ProblemError, match="got 'tyo'"):
             check_problem("tyo", {}, CPU)
-
-
-class TestLastSharedLayer:
-    """What `LossGraph.after` says of W, whatever the layers around it are."""
-
-    def names_after(self, model: nn.Module, shared: nn.Module, losses: dict[str, torch.Tensor]) -> list[str]:
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        graph = LossGraph(losses)
-        by_all = set.intersection(*graph.reached.values())
-        every = [parameter for parameter in model.parameters() if id(parameter) in by_all]
-        return [names[id(parameter)] for parameter in graph.after(list(shared.parameters()), every)]
-
-    def heads(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"a": features.square().sum(), "b": features.abs().sum()}
-
-    def test_an_embedding_before_it(self):
-        model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2, bias=False), nn.Linear(2, 2))
-        out = self.heads(model(torch.tensor([1, 2])))
-        assert self.names_after(model, model[1], out) == ["2.weight", "2.bias"]
-        assert self.names_after(model, model[2], out) == []
-
-    def test_convolutions_and_norms(self):
-        model = nn.Sequential(
-            nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.ReLU(), nn.Conv1d(2, 2, 3), nn.GroupNorm(1, 2)
-        )
-        out = self.heads(model(torch.randn(2, 1, 9)))
-        assert self.names_after(model, model[0], out) == [
-            "1.weight",
-            "1.bias",
-            "3.weight",
-            "3.bias",
-            "4.weight",
-            "4.bias",
-        ]
-        assert self.names_after(model, model[3], out) == ["4.weight", "4.bias"]
-
-    def test_a_skip_around_it(self):
-        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-        inner = model[0](torch.randn(4, 3)).relu()
-        assert self.names_after(model, model[1], self.heads(inner + model[1](inner))) == []
-
-    def test_a_branch_beside_it(self):
-        model = nn.ModuleDict({"left": nn.Linear(3, 2), "right": nn.Linear(3, 2), "after": nn.Linear(4, 2)})
-        x = torch.randn(4, 3)
-        both = torch.cat([model["left"](x), model["right"](x)], dim=1)
-        assert self.names_after(model, model["left"], self.heads(both)) == []
-        out = self.heads(model["after"](both))
-        assert self.names_after(model, model["left"], out) == ["after.weight", "after.bias"]
-
-    def test_a_block_of_a_transformer(self):
-        model = nn.TransformerEncoderLayer(4, 1, 8, batch_first=True)
-        out = self.heads(model(torch.randn(2, 3, 4)))
-        assert self.names_after(model, model.linear2, out) == ["norm2.weight", "norm2.bias"]
-        assert "linear1.weight" in self.names_after(model, model.self_attn, out)
-
-    def test_a_loss_that_is_a_parameter(self):
-        weight = nn.Parameter(torch.ones(()))
-        graph = LossGraph({"a": weight, "b": 2 * weight})
-        assert list(graph.reached.values()) == [{id(weight)}] * 2
 
 
 class TestExamples:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from balancers import GradNorm
+from balancers import GradNorm, find_shared_layer
 from hpo.core.errors import ProblemError
 from hpo.problems.dense_networks import (
     FCN,
@@ -140,7 +140,10 @@ def test_the_shared_layer_is_the_convolution_that_the_heads_read(architecture: A
     assert {task: head.kernel_size for task, head in network.heads.items()} == dict.fromkeys(OUTPUTS, (1, 1))
     assert {head.in_channels for head in network.heads.values()} == {shared.out_channels}
     names, parameters = zip(*network.named_parameters(), strict=True)
-    for task, output in network(images(2, 3, 32, 32)).items():
+    outputs = network(images(2, 3, 32, 32))
+    losses = {task: output.square().mean() for task, output in outputs.items()}
+    assert find_shared_layer(network, losses) == {"last.0": shared}
+    for task, output in outputs.items():
         found = torch.autograd.grad(output.square().mean(), parameters, retain_graph=True, allow_unused=True)
         unused = {name for name, gradient in zip(names, found, strict=True) if gradient is None}
         assert unused == {

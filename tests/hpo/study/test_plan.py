@@ -41,7 +41,7 @@ CENTRE = {average: [1.0, 1.0, 1.0] for average in AVERAGES}
 
 
 def chosen_in(plan: Plan, search: pd.DataFrame) -> list[PlannedTrial]:
-    """What the phases of a plan choose from a scored search."""
+    """Trials that the phases of a plan choose from a scored search."""
     return confirm_chosen(plan, Schedule(plan, runs=False).phases, search)
 
 

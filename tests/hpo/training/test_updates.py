@@ -26,7 +26,7 @@ RATE = 0.02
 
 
 class Interrupt(KeyboardInterrupt):
-    """What ends a process."""
+    """Exception that ends a process."""
 
 
 class Watched(Normed):
