@@ -17,6 +17,7 @@ from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
 from hpo.problems import load_problem
 from hpo.problems.data_cache import prepare_once
+from hpo.study.earlier_versions import as_begun
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.study_file import StudyFile, read_study_file
@@ -88,6 +89,7 @@ def read_study(found: Path | StudyFile, where: Workspace, console: Console) -> t
             locked(folder),
         ):  # a running launch does it itself
             _deliver_first(store, where, outbox, console)
+    plan = as_begun(plan, store.first_version())
     return plan, restored_schedule(plan, read_records(store, outbox), runs=False), store
 
 

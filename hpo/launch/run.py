@@ -22,6 +22,7 @@ from hpo.launch.provisional import ProvisionalAnswer
 from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
+from hpo.study.earlier_versions import as_begun
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
@@ -66,6 +67,7 @@ def run_study(
         _take_up(store, where, outbox, console)
         faults = deliver(outbox, store, partial(remove, checkpoints))
         records = read_records(store, outbox)
+        described, plan = plan.study, as_begun(plan, store.first_version())
         schedule = restored_schedule(plan, records, runs=True)
         before, launch = set(schedule.results), None
         if not schedule.is_complete:
@@ -74,7 +76,7 @@ def run_study(
             from hpo.execution.job import Job
             from hpo.execution.ray_cluster import connected
 
-            _tell_changes(plan, schedule, store, console)
+            _tell_changes(described, schedule, store, console)
             _tell_changed_data(plan, records, console)
             with connected(address, plan.study.resources, wait, partial(stage, console)) as cluster:
                 job = Job(
@@ -119,12 +121,12 @@ def _take_up(store: StudyExperiment, where: Workspace, outbox: Outbox, console: 
     set_damaged_aside(outbox, console)
 
 
-def _tell_changes(plan: Plan, schedule: Schedule, store: StudyExperiment, console: Console) -> None:
+def _tell_changes(study: Study, schedule: Schedule, store: StudyExperiment, console: Console) -> None:
     """Print the changes in the study file since the last launch, and what is kept."""
     latest = store.latest_launch()
     with tempfile.TemporaryDirectory() as folder:
         before = store.study_file(latest, folder) if latest else None
-        differing = changes(before, plan.study) if before else []
+        differing = changes(before, study) if before else []
     if differing:
         kept = sum(planned.config.identity in schedule.results for planned in schedule.planned())
         size = sum(count["total"] for count in schedule.progress().values())

@@ -200,6 +200,13 @@ class LaunchRuns(Experiment):
             return None
 
     @or_tracking_error
+    def first_version(self) -> str | None:
+        """Return the version of gradsweep at the first launch; ``None`` if there is no launch."""
+        launches = self._search(LAUNCH)
+        first = min(launches, key=lambda run: run.info.start_time, default=None)
+        return None if first is None else str(first.data.tags.get("gradsweep.version", "0"))
+
+    @or_tracking_error
     def latest_launch(self) -> str | None:
         """Return the parent run of the last launch."""
         launches = self._search(LAUNCH)

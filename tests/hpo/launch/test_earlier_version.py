@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from balancers import Static
+from hpo.compare.cost import ONE_FIXED, WHOLE
 from hpo.launch.conclude import Finished
 from hpo.launch.run import run_study
 from hpo.launch.workspace import place
@@ -47,6 +48,9 @@ def comparison(folder: Path) -> dict[str, Any]:
     del content["provenance"], content["verdict"]["sentences"], content["surface"]["reason"]
     for arm in content["arms"]:
         del arm["label"]
+    for field in ("baseline", "searched", "shortlist"):  # that version 0.1 did not have
+        content.pop(field, None)
+    content["cost"] = [row for row in content["cost"] if row["way"] not in (WHOLE, ONE_FIXED)]
     return content | {"alarms": len(content["alarms"])}
 
 
