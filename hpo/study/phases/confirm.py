@@ -65,8 +65,16 @@ def confirm_chosen(plan: Plan, phases: Iterable[StudyPhase], search: pd.DataFram
         phases: all of the study.
         search: the scored trials of the search seed, best first.
     """
-    arms = [candidate for phase in phases for candidate in phase.chosen(search)]
-    return _confirm(plan, {candidate.arm.key: candidate for candidate in arms}.values())
+    arms: list[Candidate] = []
+    for phase in phases:
+        chosen = phase.chosen(search)
+        arms = [arm for arm in arms if not any(_trains_alike(arm, other) for other in chosen)] + chosen
+    return _confirm(plan, arms)
+
+
+def _trains_alike(one: Candidate, other: Candidate) -> bool:
+    """Return whether two arms are one by other names, of which that of the later phase is kept."""
+    return (one.method, one.settings) == (other.method, other.settings)
 
 
 def _confirm(plan: Plan, arms: Iterable[Candidate]) -> list[PlannedTrial]:

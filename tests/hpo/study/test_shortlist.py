@@ -199,3 +199,14 @@ def test_on_many_workers_other_phases_do_not_wait_for_it() -> None:
     while isinstance(cohort := schedule.next_cohort(1, 100), list):
         handed.append(cohort)
     assert {p.phase for cohort in handed for p in cohort} == {"references", "shortlist", "sweep", "confirm"}
+
+
+def test_an_arm_that_a_sweep_chooses_too_is_confirmed_once_under_the_sweep_s_name() -> None:
+    schedule = finished(study(gradnorm={"recipes": ["direct"], "trials": 3, "alpha": [0.0, 0.5]}))
+    confirmed = [
+        p for p in schedule.planned() if p.phase == "confirm" and p.arm.startswith("gradnorm_static/direct/")
+    ]
+    by_average: dict[tuple[str, int], set[str]] = {}
+    for planned in confirmed:
+        by_average.setdefault((planned.config.identity, planned.config.seed), set()).add(planned.arm)
+    assert not any("alpha=" in arm for arms in by_average.values() if len(arms) > 1 for arm in arms)
