@@ -6,17 +6,18 @@ heads flow into are the *entries*; what flows into them from one task's nodes is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from balancers.box_rules import PICKING
+from balancers.boxes import ALL, Shares
+from balancers.joined import Edge, follow
 from balancers.shared_product import Product, product_at
 from balancers.torch_private import AccumulateGrad, Sink, device_of, sequence_number
-
-Edge = tuple[Any, int]  # of a node (or None), and which of its inputs
 
 
 class NoCut(Exception):  # noqa: N818 - an answer, not an error
@@ -25,17 +26,18 @@ class NoCut(Exception):  # noqa: N818 - an answer, not an error
 
 @dataclass
 class Feeder:
-    """A node at the end of a head.
+    """A node at the end of a head, or of what joins the outputs of heads.
 
     Attributes:
         node: the node.
-        task: the number of the one task that it belongs to.
-        flows: which of its inputs flows into which entry.
+        tasks: the numbers of the tasks whose gradients it sends on.
+        flows: which of its inputs flows into which entry, and of which tasks, with their parts of it if there are
+            several.
     """
 
     node: Node
-    task: int
-    flows: list[tuple[int, Edge]]
+    tasks: list[int]
+    flows: list[tuple[int, Edge, Shares]]
 
 
 @dataclass
@@ -47,12 +49,16 @@ class Cut:
         entries: the nodes that several tasks flow into.
         product: the one product with W right below the only entry, if there is one.
         retain: keep the graph's buffers to the end, since an entry may run before all parts are there.
+        mixing: entries of whose output some task needs a part only.
+        silent: tasks that would flow into the trunk, but for the gradient being 0 there.
     """
 
     feeders: list[Feeder]
     entries: list[Node]
     product: Product | None
     retain: bool
+    mixing: list[Node] = field(default_factory=list)
+    silent: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -83,13 +89,81 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
     if len(losses) < 2:
         raise NoCut("there is one task")
     graph = _walk(losses)
-    readers = _below(graph)
-    if any(loss.grad_fn in readers for loss in losses):
-        raise NoCut("the losses of several tasks come out of one operation")
     own = {id(parameter) for parameter in parameters}
     compiled = {kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"}
     if compiled and _reads(graph, compiled, own):  # one kind a compilation
         raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
+    readers = _below(graph, graph.meets)
+    together = any(loss.grad_fn in readers for loss in losses)
+    cut = None
+    if not together:
+        cut = _cut(graph, readers, parameters, lambda node, _: {graph.task[node]: ALL})
+    if cut is None or (cut.product is None and _picks(graph, readers, cut.entries)):
+        cut = _cut_where_apart(losses, graph, readers, parameters, cut)
+    if cut is None:
+        raise NoCut("the losses of several tasks come out of one operation")
+    return cut
+
+
+def _picks(graph: _Graph, readers: Mapping[Node, int], entries: Sequence[Node]) -> bool:
+    """Whether a head begins with a part of a tensor that others have parts of."""
+    kinds = {type(node) for node in graph.edges if node not in readers}.union(map(type, entries))
+    return any(kind.__name__ in PICKING for kind in kinds)
+
+
+def _cut_where_apart(
+    losses: Sequence[Tensor],
+    graph: _Graph,
+    together: Mapping[Node, int],
+    parameters: Sequence[Tensor],
+    plain: Cut | None,
+) -> Cut | None:
+    """The cut where tasks that share tensors, but not elements, meet; the plain one if that does not do.
+
+    Args:
+        losses: for each task its own scalar with graph.
+        graph: of all tasks.
+        together: the nodes that several tasks reach.
+        parameters: W.
+        plain: the cut above these nodes.
+    """
+    followed = follow(losses, graph.edges, {id(parameter) for parameter in parameters})
+    readers = _below(graph, followed.meets)
+    if any(loss.grad_fn in readers for loss in losses):
+        return plain
+    try:
+        cut = _cut(graph, readers, parameters, lambda node, k: followed.flows[node][k])
+    except NoCut:
+        if plain is None:
+            raise
+        return plain
+    cut.mixing = [entry for entry in cut.entries if entry in followed.mixing]
+    reaching = {task for task, loss in enumerate(losses) if loss.grad_fn in together}
+    for node, edges in graph.edges.items():
+        if node not in together and any(child in together for child, _ in edges):
+            reaching.add(graph.task[node])
+    cut.silent = reaching.difference(task for feeder in cut.feeders for task in feeder.tasks)
+    return cut
+
+
+def _cut(
+    graph: _Graph,
+    readers: Mapping[Node, int],
+    parameters: Sequence[Tensor],
+    shares_of: Callable[[Node, int], Shares],
+) -> Cut:
+    """The cut between the trunk and all above it.
+
+    Args:
+        graph: of all tasks.
+        readers: of the trunk's nodes.
+        parameters: W.
+        shares_of: the tasks that flow from a node above the trunk into its k-th input.
+
+    Raises:
+        NoCut: a node above the trunk reads W.
+    """
+    own = {id(parameter) for parameter in parameters}
     feeders: list[Feeder] = []
     entries: dict[Node, None] = {}
     for node, edges in graph.edges.items():
@@ -102,10 +176,12 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
                 if id(child.variable) in own:
                     raise NoCut("a head reads the weights of the shared layer itself")
             elif child in readers:
-                flows.append((k, edge))
                 entries[child] = None
+                flows.append((k, edge, shares_of(node, k)))
         if flows:
-            feeders.append(Feeder(node, graph.task[node], flows))
+            feeders.append(
+                Feeder(node, list(dict.fromkeys(task for _, _, shares in flows for task in shares)), flows)
+            )
     return Cut(
         feeders=feeders,
         entries=list(entries),
@@ -147,9 +223,9 @@ def _walk(losses: Sequence[Tensor]) -> _Graph:
     return graph
 
 
-def _below(graph: _Graph) -> dict[Node, int]:
-    """The trunk, all that several tasks reach, leaves apart that only heads read: for each node its readers in it."""
-    stack = [node for node in graph.meets if type(node) is not AccumulateGrad]
+def _below(graph: _Graph, meets: Iterable[Node]) -> dict[Node, int]:
+    """The trunk, all below nodes at which tasks meet: for each node its readers in it."""
+    stack = [node for node in meets if type(node) is not AccumulateGrad]
     readers = dict.fromkeys(stack, 0)
     while stack:
         for child, _ in graph.edges[stack.pop()]:
@@ -187,7 +263,7 @@ def leaves_of(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]
         NoCut: a loss is itself a parameter.
     """
     graph = _walk(losses)
-    shared, together = _below(graph), list[Tensor]()
+    shared, together = _below(graph, graph.meets), list[Tensor]()
     own: list[list[Tensor]] = [[] for _ in losses]
     for node, task in graph.task.items():
         if type(node) is AccumulateGrad:

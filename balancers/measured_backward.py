@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -21,9 +21,7 @@ class Path(NamedTuple):
     why: str
 
 
-_JOINS = {"CatBackward0", "StackBackward0"}
-_VIEWED = ("Unbind", "Split", "SplitWithSizes", "Select", "Slice", "View", "UnsafeView", "T", "Transpose", "Squeeze")
-_VIEWS = {f"{name}Backward0" for name in _VIEWED}
+_JOINS = {"CatBackward0", "StackBackward0", "CopySlices"}
 
 
 def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = True) -> Path:
@@ -57,40 +55,60 @@ def measured_backward(factors: Tensor, found: TaskGradients, one_pass: bool = Tr
         return path
     for k in set(range(len(step.graphs))).difference(walked):
         found.missed(step.numbers[k])
-    path = _path_of(cut.entries, own)
+    path = _path_of(cut, own)
     OnePass(cut, found, [step.numbers[k] for k in walked]).run(step.L, factors)
     return path
 
 
-def _path_of(entries: Sequence[Node], own: Collection[int]) -> Path:
+def _path_of(cut: Cut, own: Collection[int]) -> Path:
     """Describe how the T gradients of W are computed from the place where the heads meet.
 
     Args:
-        entries: the nodes where they meet.
+        cut: the place where they meet.
         own: ids of W's parameters.
     """
-    for entry in entries:
-        node: Any = entry
-        while node is not None and node.name() in _VIEWS:
-            node = node.next_functions[0][0]
-        joins = node is not None and node.name() in _JOINS
-        if joins and sum(_reaches(child, own) for child, _ in node.next_functions) > 1:
-            why = f"the heads' outputs are joined in {node.name()}, and each task runs back through all heads"
-            return Path("task by task", why)
-    return Path("one pass", f"the heads meet in {', '.join(node.name() for node in entries)}")
+    for entry in cut.mixing:
+        join = _join_below(entry, own)
+        if join is not None:
+            where = join if join == _name(entry) else f"{join} and mixed in {_name(entry)}"
+            return Path("task by task", f"the heads' outputs are joined in {where}: each task runs back through all")
+    return Path("one pass", f"the heads meet in {', '.join(map(_name, cut.entries))}")
 
 
-def _reaches(node: Any, own: Collection[int]) -> bool:
-    """Return whether a node's graph leads to one of these leaves."""
-    stack, seen = [node], set[Any]()
+def _name(node: Node) -> str:
+    return type(node).__name__
+
+
+def _join_below(node: Any, own: Collection[int]) -> str | None:
+    """Return the first join below a node of several tensors that lead to W, if no other branch comes before it."""
+    ways = _ways(node, own)
+    while True:
+        onward = ways[node]
+        if len(onward) > 1:
+            return _name(node) if _name(node) in _JOINS else None
+        if not onward:
+            return None
+        node = onward[0]
+
+
+def _ways(node: Any, own: Collection[int]) -> dict[Any, list[Any]]:
+    """Return, for each node below one, the inputs that lead to one of these leaves."""
+    children: dict[Any, list[Any]] = {}
+    parents: dict[Any, list[Any]] = {}
+    stack = [node]
     while stack:
         one = stack.pop()
-        if one is None or one in seen:
+        if one in children:
             continue
-        seen.add(one)
-        if type(one) is AccumulateGrad:
-            if id(one.variable) in own:
-                return True
-            continue
-        stack.extend(child for child, _ in one.next_functions)
-    return False
+        children[one] = [child for child, _ in one.next_functions if child is not None]
+        for child in children[one]:
+            parents.setdefault(child, []).append(one)
+        stack.extend(children[one])
+    leading = set[Any]()
+    stack = [one for one in children if type(one) is AccumulateGrad and id(one.variable) in own]
+    while stack:
+        one = stack.pop()
+        if one not in leading:
+            leading.add(one)
+            stack.extend(parents.get(one, []))
+    return {one: list(dict.fromkeys(c for c in found if c in leading)) for one, found in children.items()}

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from balancers.cut import Cut, Edge, Feeder
+from balancers.boxes import confined
+from balancers.cut import Cut, Feeder
+from balancers.joined import Edge
 from balancers.shared_gradients import TaskGradients
 from balancers.shared_product import Product
 
@@ -37,7 +39,8 @@ class OnePass:
         self._cut, self._found, self._numbers = cut, found, numbers
         self._open = [0] * len(numbers)  # feeders of each task that have yet to run
         for feeder in cut.feeders:
-            self._open[feeder.task] += 1
+            for task in feeder.tasks:
+                self._open[task] += 1
         self._parts: list[dict[Edge, Tensor]] = [{} for _ in numbers]
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
 
@@ -51,9 +54,9 @@ class OnePass:
         Raises:
             ValueError: a loss does not depend on W.
         """
-        for task, feeders in zip(self._numbers, self._open, strict=True):
-            if not feeders:
-                self._found.missed(task)
+        for task, feeders in enumerate(self._open):
+            if not feeders and task not in self._cut.silent:
+                self._found.missed(self._numbers[task])
         for feeder in self._cut.feeders:
             feeder.node.register_hook(self._keep(feeder))
         try:
@@ -63,16 +66,21 @@ class OnePass:
             del self._cut, self._found
 
     def _keep(self, feeder: Feeder) -> Any:
-        task, flows, parts = feeder.task, feeder.flows, self._parts[feeder.task]
+        tasks, flows = feeder.tasks, feeder.flows
 
         def hook(gradients: Sequence[Tensor | None], _: object) -> None:
-            for k, edge in flows:
-                part = gradients[k]
-                if part is not None:
+            for task in tasks:
+                parts = self._parts[task]
+                for k, edge, shares in flows:
+                    part = gradients[k]
+                    if part is None or task not in shares:
+                        continue
+                    if len(shares) > 1:
+                        part = confined(part, shares[task])
                     parts[edge] = parts[edge] + part if edge in parts else part
-            self._open[task] -= 1
-            if not self._open[task]:
-                self._close_head(task)
+                self._open[task] -= 1
+                if not self._open[task]:
+                    self._close_head(task)
 
         return hook
 
@@ -98,7 +106,8 @@ class OnePass:
             return
         part = next(iter(self._waiting.values()))
         limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE  # the second is a guess, not measured
-        if not last and (len(self._waiting) + 1) * part.nbytes <= limit:
+        size = max(part.nbytes, product.most * part.element_size()) if product.most else part.nbytes
+        if not last and (len(self._waiting) + 1) * size <= limit:
             return
         del part
         tasks = sorted(self._waiting)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from balancers.torch_private import AccumulateGrad, saved
+from balancers.torch_private import AccumulateGrad, saved, shape_of
 
 _aten = torch.ops.aten
 _gelu = _aten.gelu_backward.default
@@ -24,6 +24,13 @@ _ACTIVATIONS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "TanhBackward0": lambda node: _with(_tanh, saved(node, "result")),
     "SigmoidBackward0": lambda node: _with(_sigmoid, saved(node, "result")),
 }
+
+# Linear layers: which input the layer below is, and the name of the factor that W is multiplied with.
+_PRODUCTS = {"AddmmBackward0": (1, "mat1"), "MmBackward0": (0, "self")}
+
+
+def _through(parts: Tensor, factor: Tensor) -> Tensor:
+    return (parts.reshape(-1, factor.shape[1]) @ factor.detach().t()).view(*parts.shape[:2], -1)
 
 
 def _with(derivative: Callable[..., Tensor], saved: Tensor) -> Callable[[Tensor], Tensor]:
@@ -40,17 +47,19 @@ def _relu(parts: Tensor, result: Tensor) -> Tensor:
 
 @dataclass
 class Product:
-    """A product ``x W^T + b`` with at most activations above it.
+    """A product ``x W^T + b`` with at most activations and linear layers above it.
 
     Attributes:
         x: the input of the layer, shape (N, in).
-        activations: derivatives of the activations above it, the last one first.
+        derivatives: derivatives of those above it, the last one first.
         numbers: the index of the weight, and of the bias if it has one, among W's parameters.
+        most: elements of the largest output of those linear layers and of W; 0 if there is only W.
     """
 
     x: Tensor
-    activations: list[Callable[[Tensor], Tensor]]
+    derivatives: list[Callable[[Tensor], Tensor]]
     numbers: list[int]
+    most: int
 
     def gradients(self, parts: list[Tensor]) -> list[Tensor]:
         """Compute the gradients of each parameter from dL_i/d(features) of n tasks.
@@ -61,7 +70,7 @@ class Product:
         n, N = len(parts), len(self.x)
         stacked = torch.stack([part.reshape(N, -1) for part in parts], dim=1)  # (N, n, out)
         parts.clear()  # the memory is wanted
-        for derivative in self.activations:
+        for derivative in self.derivatives:
             stacked = derivative(stacked)
         flat = stacked.view(N, -1)
         found = [torch.mm(flat.t(), self.x).view(n, -1, self.x.shape[1])]
@@ -71,38 +80,63 @@ class Product:
 
 
 def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node, int]) -> Product | None:
-    """Return the product with W directly below a node, if W is used only there.
+    """Return the product with W below a node, if only activations and linear layers lie between.
 
     Args:
         entry: the node at which the graph is cut.
         parameters: W.
         readers: for each node below, the number of nodes that flow into it.
     """
-    node, activations = entry, []
-    while derivative := _ACTIVATIONS.get(type(node).__name__):
-        activations.append(derivative(node))
-        node = node.next_functions[0][0]  # type: ignore[assignment]
-        if node is not None and readers[node] > 1:
+    node: Any = entry
+    own, derivatives, products = {id(p) for p in parameters}, list[Callable[[Tensor], Tensor]](), list[Node]()
+    while node is not None and (node is entry or readers[node] == 1):
+        kind, onward = type(node).__name__, 0
+        if kind in _ACTIVATIONS:
+            derivatives.append(_ACTIVATIONS[kind](node))
+        elif kind in _PRODUCTS:
+            if kind == "AddmmBackward0" and not saved(node, "alpha") == 1 == saved(node, "beta"):
+                return None
+            products.append(node)
+            leaves = _leaves(node, readers)
+            if any(id(leaf) in own for leaf in leaves):
+                return _product(products, leaves, derivatives, parameters)
+            derivatives.append(partial(_through, factor=saved(node, "mat2")))
+            onward = _PRODUCTS[kind][0]
+        elif kind not in ("ViewBackward0", "UnsafeViewBackward0"):  # of inputs of more than two dimensions
             return None
-    if type(node).__name__ in ("ViewBackward0", "UnsafeViewBackward0"):  # inputs of more than two dimensions
-        node = node.next_functions[0][0]  # type: ignore[assignment]
-    if node is None or (node is not entry and readers[node] > 1):
+        node = node.next_functions[onward][0]
+    return None
+
+
+def _product(
+    products: Sequence[Node],
+    leaves: Sequence[Tensor | None],
+    derivatives: list[Callable[[Tensor], Tensor]],
+    parameters: Sequence[Tensor],
+) -> Product | None:
+    """Return the product of the last node, if its leaves are all of W and its rows are those of the nodes above."""
+    places = {id(parameter): k for k, parameter in enumerate(parameters)}
+    numbers = [places[id(leaf)] for leaf in leaves if id(leaf) in places]
+    x = saved(products[-1], _PRODUCTS[type(products[-1]).__name__][1])
+    if x is None or x.is_complex() or not len(x) or not len(numbers) == len(leaves) == len(parameters):
         return None
+    if leaves[1:] and leaves[1].dim() != 1:  # type: ignore[union-attr]
+        return None
+    most = 0
+    if len(products) > 1:
+        sizes = [shape_of(node) or (0, 0) for node in products]
+        if any(rows != len(x) for rows, _ in sizes):
+            return None
+        most = max(rows * columns for rows, columns in sizes)
+    return Product(x.detach(), derivatives, numbers, most)
+
+
+def _leaves(node: Node, readers: Mapping[Node, int]) -> list[Tensor | None]:
+    """Return the weight and the bias of a linear layer."""
     edges = [child for child, _ in node.next_functions]
-    if type(node).__name__ == "AddmmBackward0" and saved(node, "alpha") == 1 == saved(node, "beta"):
-        leaves = [_leaf(edges[2], readers, transposed=True), _leaf(edges[0], readers)]
-        x = saved(node, "mat1")
-    elif type(node).__name__ == "MmBackward0":
-        leaves, x = [_leaf(edges[1], readers, transposed=True)], saved(node, "self")
-    else:
-        return None
-    if x is None or x.is_complex() or not len(x) or (len(leaves) > 1 and (leaves[1] is None or leaves[1].dim() != 1)):
-        return None
-    numbers = {id(parameter): k for k, parameter in enumerate(parameters)}
-    found = [numbers[id(leaf)] for leaf in leaves if id(leaf) in numbers]
-    if not len(found) == len(leaves) == len(parameters):
-        return None
-    return Product(x.detach(), activations, found)
+    if type(node).__name__ == "MmBackward0":
+        return [_leaf(edges[1], readers, transposed=True)]
+    return [_leaf(edges[2], readers, transposed=True), _leaf(edges[0], readers)]
 
 
 def _leaf(node: Node | None, readers: Mapping[Node, int], transposed: bool = False) -> Tensor | None:

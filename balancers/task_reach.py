@@ -125,7 +125,7 @@ def _made_of_weights(nodes: Sequence[Node]) -> dict[Node, tuple[int, ...]]:
         if kind_of(node) in VIEWS | ARITHMETIC | MATRIX_PRODUCTS and _is_made_of_weights(
             node, children, found, leaves
         ):
-            found[node] = shape_of(node)
+            found[node] = shape_of(node) or ()  # a nested tensor has none
     return found
 
 

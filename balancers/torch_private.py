@@ -62,9 +62,13 @@ def device_of(node: Node) -> torch.device:
     return device
 
 
-def shape_of(node: Node) -> tuple[int, ...]:
-    """The shape of what a node has computed."""
-    return tuple(node._input_metadata[0].shape)
+def shape_of(node: Node, output: int = 0) -> tuple[int, ...] | None:
+    """Return the sizes of an output of a node, and of its gradient; ``None`` for a nested tensor."""
+    try:
+        sizes = tuple(node._input_metadata[output].shape)
+    except RuntimeError:
+        return None
+    return sizes if all(type(size) is int for size in sizes) else None
 
 
 def sequence_number(node: Node) -> int:

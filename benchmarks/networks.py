@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -56,7 +56,8 @@ def tabular(tasks: int = 40) -> MLP:
     return MLP(512, [300, 256, 256, 128], tasks, 1)
 
 
-def _conv(a: int, b: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+def convolution(a: int, b: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """With normalization and rectifier."""
     return [nn.Conv2d(a, b, kernel, stride, kernel // 2), nn.BatchNorm2d(b), nn.ReLU()]
 
 
@@ -70,12 +71,12 @@ class SegNet(nn.Module):
         sizes = [(int(c * width), n) for c, n in self.BLOCKS]
         self.down, self.up, before = nn.ModuleList(), nn.ModuleList(), 3
         for channels, n in sizes:
-            layers = [layer for k in range(n) for layer in _conv(before if k == 0 else channels, channels)]
+            layers = [layer for k in range(n) for layer in convolution(before if k == 0 else channels, channels)]
             self.down.append(nn.Sequential(*layers))
             before = channels
         for i, (channels, n) in reversed(list(enumerate(sizes))):
             below = sizes[i - 1][0] if i else channels
-            layers = [layer for k in range(n) for layer in _conv(channels, below if k == n - 1 else channels)]
+            layers = [layer for k in range(n) for layer in convolution(channels, below if k == n - 1 else channels)]
             self.up.append(nn.Sequential(*layers))
         self.last = self.up[-1][-3]  # the heads follow its normalisation and rectifier
 
@@ -104,8 +105,10 @@ class Bottleneck(nn.Module):
     def __init__(self, a: int, b: int, stride: int) -> None:
         super().__init__()
         inner = b // 4
-        self.path = nn.Sequential(*_conv(a, inner, 1), *_conv(inner, inner, 3, stride), *_conv(inner, b, 1)[:-1])
-        self.skip = nn.Identity() if a == b else nn.Sequential(*_conv(a, b, 1, stride)[:-1])
+        self.path = nn.Sequential(
+            *convolution(a, inner, 1), *convolution(inner, inner, 3, stride), *convolution(inner, b, 1)[:-1]
+        )
+        self.skip = nn.Identity() if a == b else nn.Sequential(*convolution(a, b, 1, stride)[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.path(x) + self.skip(x)).relu()
@@ -114,7 +117,7 @@ class Bottleneck(nn.Module):
 def fcn(width: float = 0.25, size: int = 96, batch: int = 2) -> Shape:
     """The paper's thinned ResNet-50 and a shallow decoder of learned upsampling; all shared but the last layer."""
     w = [int(c * width) for c in (64, 256, 512, 1024)]
-    layers: list[nn.Module] = _conv(3, w[0], 7, 2)
+    layers: list[nn.Module] = convolution(3, w[0], 7, 2)
     for before, after, blocks in ((w[0], w[1], 3), (w[1], w[2], 4), (w[2], w[3], 6)):
         layers += [Bottleneck(before if k == 0 else after, after, 2 if k == 0 else 1) for k in range(blocks)]
     for before, after in ((w[3], w[2]), (w[2], w[1])):
@@ -146,13 +149,3 @@ def transformer(width: int = 128, layers: int = 3, tokens: int = 32, batch: int 
     network = Shape(trunk, nn.GELU(), heads, torch.randn(batch, tokens, width))
     network.shared = trunk.project
     return network
-
-
-SHAPES: dict[str, Callable[[], Shape]] = {
-    "toy, 2 tasks": lambda: toy(2),
-    "toy, 10 tasks": lambda: toy(10),
-    "VGG SegNet, 3 dense heads": segnet,
-    "ResNet FCN, 3 dense heads": fcn,
-    "transformer encoder, 5 small heads": transformer,
-    "tabular MLP, 40 tasks": tabular,
-}

@@ -18,13 +18,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from balancers import GradNorm
-from benchmarks.networks import SHAPES, Shape
+from benchmarks.networks import Shape
+from benchmarks.shapes import SHAPES
 from hpo.tracking.backend import machine
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells each start and stop
@@ -40,26 +42,32 @@ def static(network: Shape) -> Backward:
 
 def floor(network: Shape) -> Backward:
     """Return the static step plus T-1 weight-gradients of W, from inputs and gradients of the right shape."""
-    kept: dict[str, Tensor] = {}
-    hook = network.shared.register_forward_hook(lambda _, inputs, output: kept.update(x=inputs[0], z=output))
+    layers = list(network.shared) if isinstance(network.shared, nn.ModuleList) else [network.shared]
+    kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    hooks = [layer.register_forward_hook(lambda m, x, z: kept.update({m: (x[0].detach(), z)})) for layer in layers]
     network.losses()
-    hook.remove()
-    x, z = kept["x"].detach(), kept["z"].detach()
-    others, step = len(network.tasks) - 1, static(network)
-    if isinstance(network.shared, nn.Linear):
-        g = torch.randn(others, *z.shape, device=z.device).flatten(1, -2).transpose(1, 2)
-
-        def product(losses: dict[str, Tensor]) -> None:
-            step(losses)
-            torch.matmul(g, x.flatten(0, -2))
-
-        return product
-    W, g = network.shared.weight.detach(), torch.randn_like(z)
-    padding = list(network.shared.padding)
-    arguments = [z.shape[1:2], [1, 1], padding, [1, 1], False, [0, 0], 1, [False, True, True]]
+    for hook in hooks:
+        hook.remove()
+    more = [_products(layer, *kept[layer], len(network.tasks) - 1) for layer in layers]
+    step = static(network)
 
     def run(losses: dict[str, Tensor]) -> None:
         step(losses)
+        for products in more:
+            products()
+
+    return run
+
+
+def _products(layer: Any, x: Tensor, z: Tensor, others: int) -> Callable[[], None]:
+    """Return a function that computes the weight-gradients of one layer for some tasks."""
+    if isinstance(layer, nn.Linear):
+        g = torch.randn(others, *z.shape, device=z.device).flatten(1, -2).transpose(1, 2)
+        return lambda: [torch.matmul(g, x.flatten(0, -2))].clear()
+    W, g = layer.weight.detach(), torch.randn_like(z)
+    arguments = [z.shape[1:2], [1, 1], list(layer.padding), [1, 1], False, [0, 0], 1, [False, True, True]]
+
+    def run() -> None:
         for _ in range(others):
             torch.ops.aten.convolution_backward(g, x, W, *arguments)
 
@@ -105,6 +113,11 @@ def by_hand(double: bool) -> Callable[[Shape], Backward]:
         return run
 
     return make
+
+
+def known_to_gradnorm_pytorch(network: Shape) -> bool:
+    """Return whether gradnorm-pytorch is installed and takes this W: a single parameter."""
+    return find_spec("gradnorm_pytorch") is not None and not isinstance(network.shared, nn.ModuleList)
 
 
 def gradnorm_pytorch(network: Shape) -> Backward:
@@ -204,14 +217,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    names = [name for name in CONTENDERS if name != "gradnorm-pytorch" or find_spec("gradnorm_pytorch")]
     hardware = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
     print(f"{machine()}; torch {torch.__version__}; {hardware}; {options.rounds} rounds")
     for shape, make in SHAPES.items():
         if options.only not in shape:
             continue
         torch.manual_seed(0)
-        cells = measure(make().to(options.device), names, options.rounds)
+        network = make().to(options.device)
+        names = [name for name in CONTENDERS if name != "gradnorm-pytorch" or known_to_gradnorm_pytorch(network)]
+        cells = measure(network, names, options.rounds)
         print(f"\n**{shape}**\n\n| step | time over static (quartiles) | peak memory over static | calls |")
         print("|---|---|---|---|")
         for name, row in cells.items():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from balancers import gradnorm, one_pass
-from benchmarks.networks import SHAPES
+from benchmarks.shapes import SHAPES
 from benchmarks.step import CONTENDERS, Contender
 from hpo.tracking.backend import machine
 

@@ -12,6 +12,7 @@ from balancers import GradNorm
 from balancers.one_pass import OnePass
 from balancers.shared_product import Product
 from balancers.testing import TASKS, TinyNetwork
+from tests.helpers import joined_networks, recommenders  # noqa: F401 - they add to CASES
 from tests.helpers.networks import CASES, linear
 from tests.helpers.no_host import no_host
 

@@ -23,9 +23,9 @@ class Case:
 CASES: dict[str, tuple[str, Callable[[], Case]]] = {}
 
 
-def case(path):
+def case(path, name=""):
     def register(make):
-        CASES[make.__name__.replace("_", " ")] = (path, make)
+        CASES[name or make.__name__.replace("_", " ")] = (path, make)
         return make
 
     return register
@@ -338,42 +338,6 @@ def a_bias_for_each_row():
     heads, x = [nn.Linear(6, 1) for _ in range(3)], torch.randn(8, 5)
     forward = lambda: [head(f) for f in [torch.addmm(b, x, W.t()).relu()] for head in heads]  # noqa: E731
     return of(heads, [W, b], forward, [W, b])
-
-
-@case(TASKS)
-def losses_out_of_one_operation():
-    W, heads = nn.Linear(5, 6), nn.Linear(6, 3)
-    x = torch.randn(8, 5)
-
-    def losses():
-        return dict(zip("abc", heads(W(x).relu()).square().mean(0).unbind(), strict=True))
-
-    return Case(losses, [*W.parameters(), *heads.parameters()], W)
-
-
-@case(TASKS)
-def heads_whose_outputs_are_stacked():
-    W, heads = nn.Linear(5, 6), [layers(6, 4, 1) for _ in range(3)]
-    x = torch.randn(8, 5)
-
-    def forward():
-        features = W(x).relu()
-        return list(torch.stack([head(features) for head in heads]))
-
-    return of([W, *heads], W, forward)
-
-
-@case(TASKS)
-def heads_whose_outputs_are_columns_of_one_tensor():
-    W, heads = nn.Linear(5, 6), [layers(6, 4, 1) for _ in range(3)]
-    x = torch.randn(8, 5)
-
-    def forward():
-        features = W(x).relu()
-        outputs = torch.cat([head(features) for head in heads], dim=1)
-        return [outputs[:, i] for i in range(3)]
-
-    return of([W, *heads], W, forward)
 
 
 @case(ONE)
