@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 def print_answers(comparison: Comparison) -> None:
     """Print the weights to train with, whether the search was worth it and its cost, with code to copy."""
-    from hpo.report import answers, recommended_weights
+    from hpo.report import Answer, answers, recommended_weights
 
     for place, answer in enumerate(answers(comparison)):
-        print_answer(answer)
+        code = answer.code if answer.short.endswith(":") else ""
+        print_answer(Answer(answer.question, (answer.short,), code) if answer.short else answer)
         if place == 0 and (weights := recommended_weights(comparison)):
             told = ", ".join(f"{task} {value:.4g}" for task, value in weights.items())
             console.print(f"  {told}", markup=False, highlight=False)

@@ -22,11 +22,13 @@ class Answer(NamedTuple):
         question: the question as readers ask it.
         sentences: the answer; each sentence has at most two numbers.
         code: a line of Python to copy; empty if there is none.
+        short: the answer in fewer words, for the command line; empty if it is short. Code follows only after a colon.
     """
 
     question: str
     sentences: tuple[str, ...]
     code: str = ""
+    short: str = ""
 
     @property
     def text(self) -> str:
@@ -74,7 +76,17 @@ def moving_winner(comparison: Comparison) -> Answer | None:
     found += ["Its weights move during training, so no weights file can hold it."]
     found += [f"To train with it{_meaning(line.where)}:"] if line else []
     sentences = tuple(text[0].upper() + text[1:] for text in found)
-    return Answer("Is anything better than fixed weights?", sentences, line.text if line else "")
+    return Answer("Is anything better than fixed weights?", sentences, line.text if line else "", _short(comparison))
+
+
+def _short(comparison: Comparison) -> str:
+    """Return the answer about a moving winner in one sentence; it ends with a colon if the code is to follow."""
+    winner = comparison.winner
+    label = arm_label(winner.arm)
+    gain = f"{plus_minus(winner.gain)} {POINTS}" if math.isfinite(winner.gain.mean) else "an unknown amount"
+    if judge(winner.gain, comparison.margin) == "equivalent":
+        return f"{label[0].upper()}{label[1:]} is, by {gain}: within the study's margin."
+    return f"{label[0].upper()}{label[1:]} is, by {gain} on test. Its weights move during training; to train with it:"
 
 
 def _meaning(where: tuple[str, ...]) -> str:

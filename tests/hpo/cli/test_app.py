@@ -11,8 +11,9 @@ import pytest
 
 from hpo import __version__
 from hpo.cli.export import _exported
-from hpo.cli.verdict import print_verdict
+from hpo.cli.verdict import print_answers, print_verdict
 from hpo.launch.conclude import Finished, Outcome
+from hpo.launch.console import Console
 from hpo.report import moving_winner
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main
@@ -274,6 +275,15 @@ class TestWinner:
         assert ("balancers.Uncertainty(tasks)" in said) is moves
         assert said.startswith("Which weights should I train with? Train with ")
         assert "Was the grid search worth it? Yes. " in said
+
+    @pytest.mark.parametrize(
+        ("winner", "most"), [("", 10), ("uncertainty", 13), ("gradnorm/annealed/alpha=1.339", 14)]
+    )
+    @pytest.mark.parametrize("verdict", ["better", "equivalent", "worse", "inconclusive"])
+    def test_the_answers_are_a_few_lines(self, verdict, winner, most, capsys, monkeypatch):
+        monkeypatch.setattr("hpo.cli.verdict.console", Console(width=80))
+        print_answers(Builder(verdict=verdict, winner=winner).data().comparison)
+        assert len(capsys.readouterr().out.splitlines()) <= most
 
     def test_export_says_that_a_better_arm_has_no_file_unless_an_arm_was_named(self, capsys):
         comparison = Builder(winner="gradnorm/annealed/alpha=1.339").data().comparison
