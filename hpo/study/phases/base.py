@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 
 from hpo.compare import scored_search, scored_validation
@@ -57,6 +58,19 @@ class SoFar:
         table = trial_table([*self.ended(references), *trials], self.plan.tasks)
         search = scored_validation(table, self.plan.directions)
         return dict(zip(search["identity"], search["score"].astype(float), strict=True))
+
+    def race(self, trials: Iterable[PlannedTrial]) -> pd.DataFrame | None:
+        """Return the validation scores of the trials that have ended, seeds in rows and arms in columns.
+
+        NaN if a trial has no score; ``None`` while a reference is missing.
+        """
+        pairs = self.ended(trials)
+        scores = self.scores(pairs)
+        if scores is None:
+            return None
+        rows = [(p.config.seed, p.arm, scores.get(p.config.identity, np.nan)) for p, _ in pairs]
+        table = pd.DataFrame(rows, columns=["seed", "arm", "score"]).drop_duplicates(["seed", "arm"])
+        return table.pivot(index="seed", columns="arm", values="score")[list(dict.fromkeys(table["arm"]))]
 
     def search(self) -> pd.DataFrame | None:
         """Return the scored trials of the search seed, best first; ``None`` while one is missing."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpo.compare.race import leader, survivors
 from hpo.core.arm import FIXED, REFINED, Arm
-from hpo.core.trial import PlannedTrial, TrialResult
+from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import Pair, SoFar, StudyPhase
 from hpo.study.plan import Candidate, short_weights
 from search_spaces import refined
@@ -186,9 +186,6 @@ class Refine(StudyPhase):
     def _race(self) -> pd.DataFrame:
         """Scores of its points and the centre, seeds in rows."""
         assert self._centre is not None
-        centre = self.plan.search_trial(self.name, self._centre)
-        pairs: list[tuple[PlannedTrial, TrialResult]] = self.so_far.ended([centre, *self._trials])
-        scores = self.so_far.scores(pairs) or {}
-        rows = [(p.config.seed, p.arm, scores.get(p.config.identity, np.nan)) for p, _ in pairs]
-        table = pd.DataFrame(rows, columns=["seed", "arm", "score"]).drop_duplicates(["seed", "arm"])
-        return table.pivot(index="seed", columns="arm", values="score")[list(dict.fromkeys(table["arm"]))]
+        scores = self.so_far.race([self.plan.search_trial(self.name, self._centre), *self._trials])
+        assert scores is not None  # points are proposed once the references have ended
+        return scores

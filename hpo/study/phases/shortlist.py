@@ -135,17 +135,11 @@ class Shortlist(StudyPhase):
 
     def _scores(self) -> pd.DataFrame | None:
         """Scores of the race so far, seeds in rows; ``None`` while a trial of it or a reference has not ended."""
-        methods = [self.plan.search_trial("references", arm) for arm in self._methods.values()]
+        methods = [self.plan.search_trial(self.name, arm) for arm in self._methods.values()]
         taking_part = [*self._trials, *methods]
         if not self._arms or not all(self.so_far.has_ended(planned) for planned in taking_part):
             return None
-        pairs = self.so_far.ended(taking_part)
-        scores = self.so_far.scores(pairs)
-        if scores is None:
-            return None
-        rows = [(p.config.seed, p.arm, scores.get(p.config.identity, np.nan)) for p, _ in pairs]
-        table = pd.DataFrame(rows, columns=["seed", "arm", "score"]).drop_duplicates(["seed", "arm"])
-        return table.pivot(index="seed", columns="arm", values="score")[list(dict.fromkeys(table["arm"]))]
+        return self.so_far.race(taking_part)
 
 
 def shortlist_arms(plan: Plan) -> list[Candidate]:
