@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from hpo.study.spec import Study
 from tests.helpers.runs import main
 
 ROOT = Path(__file__).resolve().parents[3]
+OTHERS = {"epochs", "search", "baseline"}  # keys that are shown with other values than their defaults
 
 
 @pytest.fixture
@@ -45,16 +47,22 @@ def test_keys_that_are_commented_out_show_their_defaults(folder: Path) -> None:
     assert {"seed", "references", "confirm", "resources", "cohort", "checkpoint_seconds", "margin"} <= shown.keys()
     written = yaml.safe_load(text)
     assert {*shown, *written} >= Study.model_fields.keys()
-    for key in shown.keys() - {"epochs", "search"}:  # whose defaults change nothing
+    for key in shown.keys() - OTHERS:
         assert Study.model_validate(written | {key: shown[key]}) == Study.model_validate(written)
-    Study.model_validate(written | {key: shown[key] for key in ("epochs", "search")})
+    Study.model_validate(written | {key: shown[key] for key in OTHERS})
 
 
 @pytest.mark.slow
 def test_the_study_runs_to_its_verdict(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     study = yaml.safe_load((folder / "study.yaml").read_text())
-    tiny = {"seeds": 1, "epochs": 1, "static": {"points": 2}, "gradnorm": {"recipes": ["direct"], "trials": 1}}
+    tiny: dict[str, Any] = {
+        "seeds": 1,
+        "epochs": 1,
+        "static": {"points": 2},
+        "gradnorm": {"recipes": ["direct"], "trials": 1},
+    }
+    tiny["shortlist"] = {"alphas": [0.5], "averages": ["tail"], "seeds": 1}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study | tiny))
     command = [sys.executable, "-m", "gradsweep", "run", "tiny.yaml"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
