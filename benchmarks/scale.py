@@ -69,6 +69,7 @@ def study_of(trials: int, alphas: int, cohort: str, folder: Path) -> Path:
         "name": "scale",
         "problem": "benchmarks.trivial:Trivial",
         "references": ["single_task", "equal"],
+        "shortlist": "off",
         "static": {"design": "dirichlet", "points": trials - alphas - REFERENCES},
         "gradnorm": {"recipes": ["robust"], "trials": alphas},
         "cohort": cohort if cohort == "auto" else int(cohort),

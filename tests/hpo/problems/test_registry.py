@@ -174,7 +174,7 @@ def test_what_is_no_problem_is_refused(mine: str, attribute: str) -> None:
 
 
 def test_missing_methods_are_named(mine: str) -> None:
-    expected = f"problem: class '{mine}:Half' lacks the methods 'evaluate', 'shared_layer'"
+    expected = f"problem: class '{mine}:Half' lacks the methods 'evaluate'"
     assert failure(f"{mine}:Half", {}) == expected
 
 

@@ -79,7 +79,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     results = {planned.config.identity: toy_results for planned in [*reference_trials(plan), *static_trials(plan)]}
     results["of another study"] = toy_results
     console = Console(file=StringIO(), width=400)
-    _tell_changes(plan, Schedule(plan, results), store, console)
+    _tell_changes(plan.study, Schedule(plan, results), store, console)
     assert re.fullmatch(
         "The study file has changed since the last launch: seeds: 1 -> 2. 4 trials are kept, [0-9]+ to run. "
         "1 earlier trial is no longer part of it, but kept in MLflow.\n",
@@ -87,7 +87,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     )
     console = Console(file=StringIO(), width=400)
     store.start_launch((case.folder / "study.yaml").read_text())
-    _tell_changes(plan, Schedule(plan, results), store, console)
+    _tell_changes(plan.study, Schedule(plan, results), store, console)
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
 
 
