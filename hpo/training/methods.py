@@ -91,7 +91,7 @@ METHODS = _table(
     Method(
         "frozen",
         lambda tasks, shared, s: Frozen(tasks, s["rule"], shared),
-        "frozen weights",
+        "first-step weights",
         reference=False,
         stackable=True,
     ),
