@@ -29,6 +29,7 @@ from hpo.tracking.outbox import EndedTrial
 STUDY = {
     "problem": "benchmarks.trivial:Trivial",
     "seeds": 1,
+    "shortlist": "off",
     "gradnorm": {"recipes": ["robust"], "trials": 1},
     "confirm": {"top_static": 1, "averages": ["tail"]},
 }

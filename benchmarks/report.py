@@ -65,6 +65,7 @@ def write_study(trials: int, epochs: int, folder: Path) -> Path:
         "problem": {"name": "toy", "functions": len(BEST), "batch_size": 50},
         "epochs": epochs,
         "seeds": 5 if trials >= 400 else 2,
+        "shortlist": "off",
         "static": {"design": "dirichlet", "points": 10},
         "gradnorm": {"trials": max(2, trials // 25)},
         "confirm": {"top_static": max(1, trials // 125)},

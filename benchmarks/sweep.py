@@ -95,6 +95,7 @@ class Search:
             "name": "search",
             "problem": self.problem,
             "references": ["single_task", "equal"],
+            "shortlist": "off",
             "static": {"points": self.points},
             "gradnorm": {"recipes": [RECIPE], "trials": self.alphas},
             "resources": {"cpu": 1, "gpu": self.gpu},

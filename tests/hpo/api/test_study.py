@@ -147,7 +147,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     keys = yaml.safe_load(case.study().read_text())
     study = Study(**keys | {"problem": {"name": Steered, "folder": str(case.folder)}})
     console = Console(file=StringIO(), width=200)
-    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(
+        address="local", num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR", log_to_driver=False
+    )
     before = handlers()
     try:
         case.steer(block=3)
