@@ -69,7 +69,7 @@ def _is_empty(loss: Tensor | float) -> bool:
 
 
 def _faults_of(context: CheckContext, losses: Any) -> Notes:
-    """What a balancer would refuse."""
+    """The faults for which a balancer would refuse a loss."""
     if not isinstance(losses, Mapping):
         yield "fault", f"losses() gives {type(losses).__name__}", "a mapping from each task to its loss"
     elif not losses.keys() <= set(context.tasks):

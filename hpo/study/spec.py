@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,114 +11,35 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     field_validator,
     model_validator,
 )
 
 from hpo.core.text import cut, unquoted
-from hpo.core.trial import AVERAGES
 from hpo.problems.base import RECORDABLE, is_recordable
-from hpo.training.methods import METHODS, RECIPES, WITHOUT_RATE, reference_names
+from hpo.study.spec_fields import (
+    Average,
+    Baseline,
+    Cohort,
+    Number,
+    Point,
+    Range,
+    Recipe,
+    Reference,
+    References,
+    Whole,
+    each_once,
+    json_value,
+    one_of,
+)
+from hpo.training.methods import WITHOUT_RATE
 from search_spaces import DESIGNS, SAMPLERS, AlphaSpace
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
-MOST_TOGETHER = 1024
 MOST_SEEDS = 1000
 
 # MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
 TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number")
-    return value
-
-
-def _each_once(value: Any) -> Any:
-    if not isinstance(value, list | tuple) or not value or len({repr(one) for one in value}) < len(value):
-        raise ValueError("a list of at least one, each once")
-    return value
-
-
-def _pair(value: Any) -> Any:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise ValueError("a list [lowest, highest]")
-    return value
-
-
-def _cohort(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOGETHER):
-        return value
-    raise ValueError(f"auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
-
-
-def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
-    """Check a point of weights: a number for each task, in their order or by name."""
-    named = isinstance(value, Mapping) and all(isinstance(task, str) for task in value)
-    if named or isinstance(value, list | tuple):
-        try:
-            w = [float(_not_bool(number)) for number in (value.values() if named else value)]
-        except (OverflowError, TypeError, ValueError):
-            w = []
-        if w and all(0 < number < math.inf for number in w):
-            return dict(zip(value, w, strict=True)) if named else tuple(w)
-    raise ValueError("a list of numbers > 0, one for each task, or a mapping from each task to its number")
-
-
-def _baseline(value: Any) -> Any:
-    """The weights of today: `equal`, or a number for each task by name."""
-    if value == "equal":
-        return value
-    try:
-        point = _point(value)
-    except ValueError:
-        point = ()
-    if not isinstance(point, dict):
-        raise ValueError("equal, or a mapping from each task to a number > 0")
-    return point
-
-
-def _json(value: Any) -> Any:
-    """Check that arguments are JSON, of which a trial's identity is a hash."""
-    try:
-        same = json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise ValueError("text, finite numbers, true, false, null, and lists and mappings of them")
-    return value
-
-
-def _reference(value: Any) -> Any:
-    allowed = ("single_task", *reference_names())
-    if value not in allowed:
-        raise ValueError(f"{', '.join(allowed)}")
-    if missing := METHODS[value].missing():
-        raise ValueError(f"a method that is installed; this one is by: {missing}")
-    return value
-
-
-def _one_of(allowed: Collection[str]) -> PlainValidator:
-    def check(value: Any) -> Any:
-        if not isinstance(value, str) or value not in allowed:
-            raise ValueError(f"{', '.join(allowed)}")
-        return value
-
-    return PlainValidator(check)
-
-
-Reference = Annotated[str, PlainValidator(_reference)]
-Recipe = Annotated[str, _one_of(RECIPES)]
-Average = Annotated[str, _one_of(AVERAGES)]
-References = Annotated[tuple[Reference, ...], BeforeValidator(_each_once)]
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, BeforeValidator(_not_bool)]
-Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
-Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
-Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
-Baseline = Annotated[Literal["equal"] | Mapping[str, float], PlainValidator(_baseline)]
 
 
 class _Strict(BaseModel):
@@ -131,7 +50,7 @@ class ProblemSpec(BaseModel):
     """A problem by name; every other key is an argument of its class."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_json)]] = Field(init=False)
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(json_value)]] = Field(init=False)
     name: str = Field(min_length=1, max_length=200)
     """Registered name of a problem (`gradsweep problems` lists them), or `package.module:Class`."""
 
@@ -180,7 +99,7 @@ class GradNormSpec(_Strict):
     alpha that did no harm.
     """
 
-    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("paper", "direct")
+    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(each_once)] = ("paper", "direct")
     """GradNorm recipes to compare, each once."""
     alpha: Range = (0.0, 1.5)
     """Range of alpha: `[lowest, highest]`, 0 <= lowest <= highest."""
@@ -216,11 +135,11 @@ class GradNormSpec(_Strict):
 class ShortlistSpec(_Strict):
     """Arms that need no search: a GradNorm run per alpha, its E_t[w], first-step and equal weights, the baseline."""
 
-    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(_each_once)] = ("direct",)
+    recipes: Annotated[tuple[Recipe, ...], BeforeValidator(each_once)] = ("direct",)
     """GradNorm recipes, each once."""
-    alphas: Annotated[tuple[Annotated[Number, Field(ge=0)], ...], BeforeValidator(_each_once)] = (0.0, 0.5)
+    alphas: Annotated[tuple[Annotated[Number, Field(ge=0)], ...], BeforeValidator(each_once)] = (0.0, 0.5)
     """The alphas of the GradNorm runs, each once."""
-    averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("geometric", "tail")
+    averages: Annotated[tuple[Average, ...], BeforeValidator(each_once)] = ("geometric", "tail")
     """Averages of the weights of these runs to train with as fixed weights."""
     methods: tuple[Reference, ...] = ()
     """Other methods that take part, beside those among `references`."""
@@ -233,7 +152,7 @@ class RefineSpec(_Strict):
 
     trials: Annotated[Whole, Field(ge=4, le=MOST_TRIALS)] = 16
     """Maximum number of points. Two batches of four without a better score end the search early."""
-    sampler: Annotated[str, _one_of(SAMPLERS)] = "gp"
+    sampler: Annotated[str, one_of(SAMPLERS)] = "gp"
     """How points are proposed: `gp` (Gaussian process), `tpe` or `random`."""
     span: Annotated[Number, Field(gt=1, le=1e6)] = 8.0
     """Factor by which a log-ratio of weights may move away from the start, in either direction."""
@@ -244,7 +163,7 @@ class ConfirmSpec(_Strict):
 
     top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
     """How many of the best static points are trained on the confirm seeds."""
-    averages: Annotated[tuple[Average, ...], BeforeValidator(_each_once)] = ("arithmetic", "geometric", "tail")
+    averages: Annotated[tuple[Average, ...], BeforeValidator(each_once)] = ("arithmetic", "geometric", "tail")
     """Averages of the GradNorm weights, E_t[w], to train with as fixed weights."""
 
 

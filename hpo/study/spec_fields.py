@@ -1,0 +1,110 @@
+"""The types of fields of a study file, with the words that say what is allowed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from hpo.core.trial import AVERAGES
+from hpo.training.methods import METHODS, RECIPES, reference_names
+
+MOST_TOGETHER = 1024
+
+
+def not_bool(value: Any) -> Any:
+    """Refuse true and false, which Python takes for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def each_once(value: Any) -> Any:
+    """Require a list of at least one value, each once."""
+    if not isinstance(value, list | tuple) or not value or len({repr(one) for one in value}) < len(value):
+        raise ValueError("a list of at least one, each once")
+    return value
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("a list [lowest, highest]")
+    return value
+
+
+def _cohort(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_TOGETHER):
+        return value
+    raise ValueError(f"auto, or a whole number from 1 (one at a time) to {MOST_TOGETHER}")
+
+
+def _point(value: Any) -> tuple[float, ...] | dict[str, float]:
+    """Check a point of weights: a number for each task, in their order or by name."""
+    named = isinstance(value, Mapping) and all(isinstance(task, str) for task in value)
+    if named or isinstance(value, list | tuple):
+        try:
+            w = [float(not_bool(number)) for number in (value.values() if named else value)]
+        except (OverflowError, TypeError, ValueError):
+            w = []
+        if w and all(0 < number < math.inf for number in w):
+            return dict(zip(value, w, strict=True)) if named else tuple(w)
+    raise ValueError("a list of numbers > 0, one for each task, or a mapping from each task to its number")
+
+
+def _baseline(value: Any) -> Any:
+    """The weights of today: `equal`, or a number for each task by name."""
+    if value == "equal":
+        return value
+    try:
+        point = _point(value)
+    except ValueError:
+        point = ()
+    if not isinstance(point, dict):
+        raise ValueError("equal, or a mapping from each task to a number > 0")
+    return point
+
+
+def json_value(value: Any) -> Any:
+    """Check that arguments are JSON, of which a trial's identity is a hash."""
+    try:
+        same = json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError("text, finite numbers, true, false, null, and lists and mappings of them")
+    return value
+
+
+def _reference(value: Any) -> Any:
+    allowed = ("single_task", *reference_names())
+    if value not in allowed:
+        raise ValueError(f"{', '.join(allowed)}")
+    if missing := METHODS[value].missing():
+        raise ValueError(f"a method that is installed; this one is by: {missing}")
+    return value
+
+
+def one_of(allowed: Collection[str]) -> PlainValidator:
+    """Require one of these names."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"{', '.join(allowed)}")
+        return value
+
+    return PlainValidator(check)
+
+
+Reference = Annotated[str, PlainValidator(_reference)]
+Recipe = Annotated[str, one_of(RECIPES)]
+Average = Annotated[str, one_of(AVERAGES)]
+References = Annotated[tuple[Reference, ...], BeforeValidator(each_once)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(not_bool)]
+Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
+Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
+Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
+Baseline = Annotated[Literal["equal"] | Mapping[str, float], PlainValidator(_baseline)]
