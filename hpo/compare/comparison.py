@@ -112,6 +112,7 @@ def compare(
     arms = arms_table(confirm, directions, margin, found)
     best_point = best_trial(static_points(search)) if searched else None
     static = found.static or ("" if best_point is None else str(best_point["arm"]))
+    points = search if searched else search[~search["kind"].isin(SEARCHED)]  # equal weights alone are no search
     equals = region(search, static, noise)
     recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
     return Comparison(
@@ -129,12 +130,12 @@ def compare(
         region=equals,
         shortlist=shortlist(trials, directions),
         distances=distances(search, arms, found.static, equals, tasks),
-        ranks=ranks(search, noise, random_points),
-        surface=fit_surface(search, tasks),
-        budget=budget(search),
-        figure4=figure4(search, tasks),
+        ranks=ranks(points, noise, random_points),
+        surface=fit_surface(points, tasks),
+        budget=budget(points),
+        figure4=figure4(points, tasks),
         agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
-        cost=cost(trials),
+        cost=cost(trials, searched),
         recommended=recommended,
         baseline_gain=gain_over(confirm, recommended, baseline),
         winner=winner(confirm, recommended),

@@ -13,7 +13,7 @@ WHOLE = "the whole search"
 ONE_FIXED = "one run with fixed weights"
 
 
-def cost(trials: pd.DataFrame) -> pd.DataFrame:
+def cost(trials: pd.DataFrame, searched: bool = True) -> pd.DataFrame:
     """Sum the optimizer steps and measured seconds of each way to find weights, and divide by the static search's.
 
     The ways are the static search, all alpha sweeps together, each recipe's sweep, one GradNorm run (the cost once
@@ -23,7 +23,10 @@ def cost(trials: pd.DataFrame) -> pd.DataFrame:
     every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist
     search = on_search_seed(trials)
     sweeps = search[search["kind"] == "gradnorm"]
-    ways = {"static search": search[search["kind"].isin(SEARCHED)], "GradNorm, all alpha sweeps": sweeps}
+    ways = {
+        "static search": search[search["kind"].isin(SEARCHED if searched else ())],
+        "GradNorm, all alpha sweeps": sweeps,
+    }
     recipes = {str(recipe): runs for recipe, runs in sweeps.groupby("recipe", sort=False)}
     whole_runs = {recipe: runs[runs["status"] == TrialStatus.FINISHED] for recipe, runs in recipes.items()}
     ways |= {f"GradNorm {recipe}, alpha sweep": runs for recipe, runs in recipes.items()}

@@ -210,3 +210,11 @@ def test_an_arm_that_a_sweep_chooses_too_is_confirmed_once_under_the_sweep_s_nam
     for planned in confirmed:
         by_average.setdefault((planned.config.identity, planned.config.seed), set()).add(planned.arm)
     assert not any("alpha=" in arm for arms in by_average.values() if len(arms) > 1 for arm in arms)
+
+
+def test_without_a_static_search_equal_weights_are_no_search() -> None:
+    schedule = finished(study())
+    found = compare(schedule.table(), schedule.plan.directions, 1.0, searched=False)
+    assert found.verdict.static == "equal"
+    assert found.budget.table.empty
+    assert found.cost.set_index("way").loc["static search", "trials"] == 0
