@@ -1,4 +1,4 @@
-"""Where the autograd graph of T losses can be cut: it is read, not changed.
+"""The place where the autograd graph of T losses can be cut. The graph is read, not changed.
 
 Below its own head every task's loss runs into nodes that other tasks run into too, the trunk. The trunk's nodes that
 heads flow into are the *entries*; what flows into them from one task's nodes is ``w_i dL_i/d(features)``.
@@ -42,7 +42,7 @@ class Feeder:
 
 @dataclass
 class Cut:
-    """Where the tasks' gradients meet.
+    """The place where the tasks' gradients meet.
 
     Attributes:
         feeders: the nodes at the ends of the heads.
@@ -63,7 +63,7 @@ class Cut:
 
 @dataclass
 class _Graph:
-    """What lies below the losses.
+    """The graph below the losses.
 
     Attributes:
         task: for each node the first task that reached it: its only one, unless the node is of the trunk.
@@ -106,7 +106,7 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
 
 
 def _picks(graph: _Graph, readers: Mapping[Node, int], entries: Sequence[Node]) -> bool:
-    """Whether a head begins with a part of a tensor that others have parts of."""
+    """Return whether a head begins with a part of a tensor of which others have parts too."""
     kinds = {type(node) for node in graph.edges if node not in readers}.union(map(type, entries))
     return any(kind.__name__ in PICKING for kind in kinds)
 
@@ -241,13 +241,13 @@ def _below(graph: _Graph, meets: Iterable[Node]) -> dict[Node, int]:
 
 
 def _reads(graph: _Graph, kinds: Collection[type], own: Collection[int]) -> bool:
-    """Whether a node of one of these kinds reads one of these leaves."""
+    """Return whether a node of one of these kinds reads one of these leaves."""
     children = (child for node, edges in graph.edges.items() if type(node) in kinds for child, _ in edges)
     return any(type(child) is AccumulateGrad and id(child.variable) in own for child in children)
 
 
 def _parts_come_first(feeders: Sequence[Node], entries: Sequence[Node]) -> bool:
-    """Whether the engine, which runs the newest node first, runs all heads before any entry."""
+    """Return whether the engine, which runs the newest node first, runs all heads before any entry."""
     if len(entries) == 1:
         return True  # it waits for its feeders
     if len({device_of(node) for node in [*feeders, *entries]}) > 1:

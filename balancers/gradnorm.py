@@ -169,13 +169,13 @@ class GradNorm(Adaptive):
 
     @property
     def floor_hits(self) -> int:
-        """How often a weight was stopped at the floor. Reading it waits for the device."""
+        """The number of times that a weight was stopped at the floor. Reading it waits for the device."""
         hits = self._moving.floor_hits
         return 0 if hits is None else int(hits.sum())
 
     @property
     def path(self) -> Path | None:
-        """How the last step that moved w took the T gradients, and why; ``None`` before the first.
+        """The way in which the last step that moved w took the T gradients; ``None`` before the first.
 
         ``"one pass"``: all heads and the trunk ran once. ``"task by task"``: each loss ran back to W by itself
         first, since the graph has no place where the tasks' gradients could be told apart.
@@ -322,14 +322,14 @@ class GradNorm(Adaptive):
         return not frozen and self._step % self.update_every == 0
 
     def _measures(self) -> bool:
-        """Whether this step needs gradients of W: it moves w, or w has yet to be settled."""
+        """Return whether this step needs gradients of W: it moves w, or w is not settled yet."""
         return self._moves() or self._waits()
 
     def _waits(self) -> bool:
         return self._step == 0 or self._unbalanced
 
     def _may_start(self, step: StepLosses) -> bool:
-        """Whether a task that waits for its first gradient may be in this step; the ranks have to agree."""
+        """Return whether a task that waits for its first gradient may be in this step; all ranks have to agree."""
         return several_ranks() or any(self._waiting[number] for number in step.numbers)
 
     def _start(self, step: StepLosses, scale: Tensor | None, W: Sequence[Tensor]) -> None:

@@ -43,19 +43,6 @@ print(ray.get(where.remote()))
 # A docstring begins with an imperative verb or a noun phrase (PEP 257), not with one of these.
 QUESTIONS = re.compile(r"(What|Whether|How|That|If|Where|Who|Whoever|Why|When|Which)\b")
 
-# Not reworded yet; remove a line when its docstrings are.
-NOT_YET = (
-    "hpo/report/",
-    "hpo/compare/",
-    "hpo/check/",
-    "hpo/problems/base.py",
-    "hpo/training/parts.py",
-    "balancers/cut.py",
-    "balancers/gradnorm.py",
-    "tests/hpo/report/",
-    "tests/hpo/check/",
-)
-
 
 def run_in_root(*command: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
@@ -166,7 +153,6 @@ def test_docstrings_begin_with_a_verb_or_a_noun():
     found = [
         f"{name}:{text.splitlines()[0]}"
         for name, file in ((file.relative_to(ROOT).as_posix(), file) for file in files)
-        if not name.startswith(NOT_YET)
         for text in docstrings(file)
         if QUESTIONS.match(text.partition(": ")[2])
     ]

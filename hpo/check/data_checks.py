@@ -171,7 +171,7 @@ def check_splits(context: CheckContext) -> Notes:
 
 
 def check_resuming(context: CheckContext) -> Notes:
-    """Whether a trial that was interrupted finds its place in the data."""
+    """Check that an interrupted trial finds its place in the data."""
     order = context.order()
     next(order.epoch())
     if order.state()["begin"]["loader"] is None:

@@ -123,7 +123,7 @@ def _is_finite(gradient: Tensor | None) -> bool:
 
 
 def check_memory(context: CheckContext) -> Notes:
-    """What the parameters take, and all that goes with them."""
+    """Report the memory of the parameters and of all that belongs to them."""
     model, updates = context.trained
     parameters = list(model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -25,7 +25,7 @@ _CODE = (
 
 
 def may_differ(name: str, problem: Problem) -> bool:
-    """Whether the hash may be another one in another process that can make the problem.
+    """Return whether another process that makes the problem may get another hash.
 
     That of a built-in problem, and of one that keeps only plain values, cannot.
     """

@@ -101,7 +101,7 @@ def check_learning(context: CheckContext) -> Notes:
 
 
 def check_epochs(context: CheckContext) -> Notes:
-    """Whether a trial is long enough, where the runs of one task alone were as long as a trial."""
+    """Check that a trial is long enough, if the runs of one task alone were as long as a trial."""
     epochs, tried = context.problem.epochs, min(map(len, context.curves.values()), default=0)
     if not context.steps:
         yield "ok", f"a trial has {epochs} epochs, of an unknown number of steps", ""
@@ -119,7 +119,7 @@ def check_epochs(context: CheckContext) -> Notes:
 
 
 def _still_falls(losses: Sequence[float]) -> bool:
-    """Whether the last tenth is clearly below the tenth before it, beside all that the loss has fallen."""
+    """Return whether the last tenth is clearly below the tenth before it, relative to the whole fall of the loss."""
     tenth = max(1, len(losses) // 10)
     first, before, last = (
         statistics.fmean(part) for part in (losses[:tenth], losses[-2 * tenth : -tenth], losses[-tenth:])
@@ -128,7 +128,7 @@ def _still_falls(losses: Sequence[float]) -> bool:
 
 
 def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str, str]:
-    """Whether its loss falls, and where its metric goes meanwhile."""
+    """Check that its loss falls, and compare with the change of its metric."""
     result = run.result
     if result.status is TrialStatus.DIVERGED:
         return "warning", f"{task.name} trained alone: {shortened(result.error)}", "a smaller learning rate, perhaps"
@@ -166,7 +166,7 @@ def _failed(context: CheckContext, run: ShortRun) -> tuple[Level, str, str]:
 
 
 def check_time(context: CheckContext) -> Notes:
-    """How long a step, an epoch and a trial take."""
+    """Measure the time of a step, an epoch and a trial."""
     medians = []
     limits = Limits(context.at_most(TIMED_STEPS), MOST_SECONDS)
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
@@ -185,7 +185,7 @@ def check_time(context: CheckContext) -> Notes:
 
 
 def check_cohort(context: CheckContext) -> Notes:
-    """Whether trials can be trained at once; how many pays, a study finds out."""
+    """Check that trials can be trained at once; a study measures how many are worth it."""
     methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
     configs = [TrialConfig("", {}, "", *method, SEED, context.problem.epochs) for method in methods]
     try:

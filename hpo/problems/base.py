@@ -34,7 +34,7 @@ RECORDABLE = (
 
 
 def is_recordable(name: str) -> bool:
-    """Whether MLflow takes a name of a problem's argument as that of a parameter."""
+    """Return whether MLflow accepts the name of a problem's argument as the name of a parameter."""
     return len(name) <= LONGEST_NAME and _RECORDABLE.fullmatch(name) is not None
 
 

@@ -36,7 +36,7 @@ def of_length(problem: Problem, epochs: int) -> Problem:
 
 @dataclass
 class Parts:
-    """What a trial of a problem is made of, but for its balancer.
+    """The parts of a trial of a problem, except its balancer.
 
     Attributes:
         model: on the device.

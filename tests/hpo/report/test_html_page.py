@@ -76,7 +76,7 @@ Report = Callable[..., tuple[ReportData, Path]]
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """What `Builder` makes and the page of it, written once for all tests that ask for the same."""
+    """The data of `Builder` and their page, written once for all tests that ask for the same."""
 
     @cache
     def made(T: int = 3, **how: Any) -> tuple[ReportData, Path]:

@@ -51,7 +51,7 @@ class Network(nn.Module):
 
 
 def from_text(line: Line, names: Mapping[str, Any]) -> Balancer:
-    """What the line makes: a dotted name below its module, called with names of ours and literals alone."""
+    """Evaluate the line: a dotted name below its module, called with our names and literals only."""
     call = ast.parse(line.text, mode="eval").body
     assert isinstance(call, ast.Call)
     made: Any = importlib.import_module(line.module)
