@@ -123,9 +123,8 @@ class Refine(StudyPhase):
         picked = [arm for phase in self._before() for arm in phase.provisional() if arm.arm.kind in FIXED]
         if picked:
             return picked[0]
-        planned, result = min(pairs, key=lambda pair: scores[pair[0].config.identity])
-        w = [result.averages["geometric"][task] for task in self.plan.tasks]
-        return Candidate(Arm.parse(planned.arm), "static", {"weights": short_weights(self.plan.tasks, w)})
+        planned, _ = min(pairs, key=lambda pair: scores[pair[0].config.identity])
+        return Candidate(Arm.parse(planned.arm), planned.config.method, dict(planned.config.settings))
 
     def _searches(self, scores: dict[str, float]) -> bool:
         """Return whether another batch may find better weights."""
