@@ -87,13 +87,19 @@ def refuse_faults(study: Study, problem: ProblemLike) -> None:
 
 
 def keep_study(study: Study, output: Path) -> Path:
-    """Write the study file beside the results, and return its path.
+    """Write the study file beside the results, unless it is there already, and return its path.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or another one is there, which may have been edited.
     """
     path = output / study.name / "study.yaml"
     try:
+        if path.exists():
+            if path.read_bytes() == study.text.encode():
+                return path
+            raise OutputError(
+                f"{path}: differs from these options; run it with gradsweep run, or choose another name"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, study.text)
     except OSError as error:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hpo.cli.options import BAD_INPUT, console, settings_of
+from hpo.cli.options import BAD_INPUT, ProblemName, Settings, console, settings_of
 
 if TYPE_CHECKING:
     from hpo.check.problem_check import Finding
@@ -19,20 +19,8 @@ STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
 def check(
-    problem: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
-        ),
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="An argument of the problem, as a study file has it under `problem`; may be given several times.",
-        ),
-    ] = None,
+    problem: ProblemName,
+    settings: Settings = None,
     device: Annotated[
         str | None,
         typer.Option(

@@ -34,6 +34,20 @@ def no_password(context: typer.Context, parameter: typer.CallbackParam, value: s
 
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file; studies/ has examples.")]
+ProblemName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="An argument of the problem, as a study file has it under `problem`; may be given several times.",
+    ),
+]
 ImageFormat = Literal["svg", "png", "pdf"]
 Output = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="Where MLflow's database, the report and the weights file go.")

@@ -16,6 +16,8 @@ from hpo.cli.options import (
     Address,
     Baseline,
     Output,
+    ProblemName,
+    Settings,
     Storage,
     TrackingUri,
     Wait,
@@ -29,16 +31,8 @@ from hpo.core.errors import OutputError
 
 
 def weights(
-    problem: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
-        ),
-    ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An argument of the problem; may be given several times."),
-    ] = None,
+    problem: ProblemName,
+    settings: Settings = None,
     baseline: Baseline = None,
     refine: Annotated[
         int,

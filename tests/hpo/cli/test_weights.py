@@ -74,6 +74,15 @@ def test_a_fault_that_check_finds_is_told_in_its_words(case: Case, capsys: pytes
     assert not case.output.exists()
 
 
+def test_a_study_file_that_was_edited_is_not_overwritten(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    case.results.mkdir(parents=True)
+    (case.results / "study.yaml").write_text("seeds: 20  # mine")
+    code, _, err = main(capsys, "weights", PROBLEM, "--set", f"folder={case.folder}")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "study.yaml: differs from these options; run it with gradsweep run" in err
+    assert (case.results / "study.yaml").read_text() == "seeds: 20  # mine"
+
+
 def test_a_provisional_answer_replaces_no_other(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
     assert is_provisional(path)
