@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -53,6 +53,7 @@ class Balancer(ABC):
         sums_to_T: whether the weights this class applies always sum to T.
         positive: whether they are all above zero.
         last: the `StepRecord` of the step before, ``None`` until the first.
+        on_step: called with the `StepRecord` of each step, for whoever records them; ``None`` calls nothing.
     """
 
     sums_to_T: ClassVar[bool] = True
@@ -66,6 +67,7 @@ class Balancer(ABC):
         if len(set(self.tasks)) != len(self.tasks):
             fail("tasks", "a list of names, each once", self.tasks)
         self.last: StepRecord | None = None
+        self.on_step: Callable[[StepRecord], object] | None = None
         self._step = 0
         self._w = torch.ones(len(self.tasks))
         self._missing: list[int] = []  # tasks that the last step was not given
@@ -121,7 +123,7 @@ class Balancer(ABC):
             self._weigh(empty)
 
     def end_epoch(self) -> None:  # noqa: B027 - most have no use for it
-        """Notify the balancer that an epoch has ended, for methods that count in epochs."""
+        """Notify the balancer that an epoch has ended. A second call without a step in between does nothing."""
 
     @property
     def weights(self) -> Tensor:
@@ -227,6 +229,8 @@ class Balancer(ABC):
         self.last = record
         self._troubles.add(record.losses, record.gradient_norms, self._missing)
         self._step += 1
+        if self.on_step is not None:
+            self.on_step(record)
 
     # The numerical part of a step, without graphs. Tensors may have more dimensions before the last, T, because
     # `Stack` lets balancers of one kind take their steps together.

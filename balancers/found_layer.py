@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from balancers.sharded import graph_leaves
 from balancers.shared_search import SharedSearch, is_present
 from balancers.weights import fail
 
@@ -66,12 +67,14 @@ def find_shared_layer(model: nn.Module, losses: Mapping[str, Any]) -> Found:
 
 def search_in(model: nn.Module) -> SharedSearch:
     """A search in which only the parameters of a model count."""
-    return SharedSearch({id(parameter): name for name, parameter in model.named_parameters()})
+    names = dict(model.named_parameters())
+    return SharedSearch(dict(zip(map(id, graph_leaves(list(names.values()))), names, strict=True)))
 
 
 def layers_of(model: nn.Module, weights: Iterable[Tensor]) -> Found:
     """The modules that hold some weights, by name; the parameters, where a module holds more than a layer."""
-    wanted = {id(weight) for weight in weights}
+    chosen, parameters = set(map(id, weights)), list(model.parameters())
+    wanted = {id(p) for p, leaf in zip(parameters, graph_leaves(parameters), strict=True) if id(leaf) in chosen}
     found: Found = {}
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))

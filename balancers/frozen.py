@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from balancers.auto_layer import auto_or_named
 from balancers.base import Balancer
 from balancers.losses import StepLosses
 from balancers.ranks import mean_over_ranks
 from balancers.shared_gradients import TaskGradients, task_gradients
-from balancers.shared_layer import Shared, SharedLayer
-from balancers.weights import close, fail
+from balancers.shared_layer import SharedOrAuto
+from balancers.weights import close, fail, refuse
 
 
 class Frozen(Balancer):
@@ -43,14 +44,16 @@ class Frozen(Balancer):
 
     optional = Balancer.optional | {"measured"}
 
-    def __init__(self, tasks: Sequence[str], rule: Literal["loss", "gradient"], shared: Shared | None = None) -> None:
+    def __init__(
+        self, tasks: Sequence[str], rule: Literal["loss", "gradient"], shared: SharedOrAuto | None = None
+    ) -> None:
         super().__init__(tasks)
         if rule not in ("loss", "gradient"):
             fail("rule", "'loss' or 'gradient'", repr(rule))
         if rule == "gradient" and shared is None:
             fail("shared", "the shared layer, which the rule 'gradient' needs", None)
         self.rule = rule
-        self._shared = None if shared is None else SharedLayer(shared)
+        self._shared = None if shared is None else auto_or_named(shared, self.tasks)
         self._measured = torch.full((len(self.tasks),), torch.nan)  # of the first step of each task
         self._open = True  # whether one is still NaN
 
@@ -58,7 +61,9 @@ class Frozen(Balancer):
         if self._waits():
             values = mean_over_ranks(step.values)
             self._begin(values, None)
-            W = [] if self._shared is None else self._shared.trained()
+            if self._shared is not None and self.rule == "gradient":
+                self._shared.look_at(step)
+            W = [] if self._shared is None else self._shared.leaves()
             if W and self._wants_norms(values):
                 found = TaskGradients(W, step)
                 task_gradients(step.factors(torch.ones_like(self._w)), found)
@@ -94,7 +99,8 @@ class Frozen(Balancer):
             self.tasks * (values.numel() // len(self.tasks)), values.flatten().tolist(), first.flatten(), strict=True
         ):
             if new and (value < 0 or math.isinf(value)):
-                fail(f"losses[{task!r}]", "a finite number > 0 in the first step, since w is 1/L", value)
+                report = fail if math.isinf(value) else refuse
+                report(f"losses[{task!r}]", "a finite number > 0 in the first step, since w is 1/L", value)
 
     def _kind(self) -> str:
         return f"Frozen ({self.rule})"

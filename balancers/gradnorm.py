@@ -233,7 +233,7 @@ class GradNorm(Adaptive):
         measures = self._measures()
         if measures:
             self._shared.look_at(step)
-        W = self._shared.trained() if measures else []
+        W = self._shared.leaves() if measures else []
         if self._step == 0 or (self._unbalanced and self._may_start(step)):
             self._start(step, scale, W)
         w = self._w if scale is None else self._w * scale

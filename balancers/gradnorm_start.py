@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from balancers.weights import close, fail
+from balancers.weights import close, fail, refuse
 
 
 def first_losses(found: Tensor | None, values: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def refuse_first_losses(values: Tensor, alpha: float | Tensor, tasks: Sequence[s
                 "a number > 0 in the first step, to which training rates are relative (a loss that may be below 0 "
                 "needs alpha=0, which reads no loss, or initial_losses)"
             )
-            fail(f"losses[{task!r}]", rule, loss)
+            refuse(f"losses[{task!r}]", rule, loss)
         if strength > 0 and math.isinf(loss):
             fail(f"losses[{task!r}]", "a finite number > 0 in the first step", loss)
 

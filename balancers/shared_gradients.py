@@ -87,7 +87,7 @@ class TaskGradients:
             ValueError: its loss is neither 0 nor NaN.
         """
         if not self.step.excuses(task):
-            raise independent(self.step.tasks[task])
+            raise independent(self.step.tasks[task], self.step.graphs[self.step.numbers.index(task)])
 
     def norms(self) -> Tensor:
         """Return the 2-norm over W of each task's gradient, or of its mean over the ranks, shape (T,).
@@ -154,26 +154,41 @@ def gradient_norms(losses: Losses, tasks: Sequence[str], parameters: Sequence[Te
 def unnoticed_by_ddp(losses: Sequence[Tensor]) -> Iterator[None]:
     """Hide backward passes that only measure from DDP with a static graph, which averages all gradients at the end
     of the first backward pass that reaches its outputs."""
-    seen, stack, sinks = set(), [loss.grad_fn for loss in losses] if several_ranks() else [], []
-    while stack:
-        node: Any = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node) is Sink:
-            sinks.append(node)
-        else:
-            stack.extend(child for child, _ in node.next_functions)
+    sinks = [node for node in _nodes_below(losses) if type(node) is Sink] if several_ranks() else []
     with static_graph_waits(sinks):
         yield
 
 
-def independent(task: str) -> ValueError:
-    """Return the error for a loss that does not depend on W."""
+def _nodes_below(losses: Sequence[Tensor]) -> Iterator[Any]:
+    """Each node of the graphs of some losses, down to those of DDP models."""
+    seen = set()
+    stack: list[Any] = [loss.grad_fn for loss in losses]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        if type(node) is not Sink:
+            stack.extend(child for child, _ in node.next_functions)
+
+
+def independent(task: str, loss: Tensor) -> ValueError:
+    """Return the error for a loss that does not depend on W, with the cause if the graph shows it."""
+    rule = f"losses[{task!r}]: expected a loss that depends on the shared layer, got no gradient there; "
+    if hides_layers(loss):
+        return ValueError(
+            f"{rule}gradient checkpointing with `use_reentrant=True` keeps layers out of the graph: set "
+            "`use_reentrant=False` where it is around W"
+        )
     return ValueError(
-        f"losses[{task!r}]: expected a loss that depends on the shared layer, got no gradient there; W is the last "
-        "layer that all tasks use; pass the module, not its parameters, if these are replaced"
+        f"{rule}W is the last layer that all tasks use; pass the module, not its parameters, if these are replaced"
     )
+
+
+def hides_layers(loss: Tensor) -> bool:
+    """Return whether a graph has a gradient checkpoint with `use_reentrant=True`, whose layers are not in it."""
+    return any(type(node).__name__ == "CheckpointFunctionBackward" for node in _nodes_below([loss]))
 
 
 def norms_of(gradients: Sequence[Tensor], leading: int = 1) -> Tensor:

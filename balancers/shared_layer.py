@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from balancers.losses import StepLosses
+from balancers.sharded import graph_leaves, look_for_flattened
 from balancers.weights import fail
 
 Shared = nn.Module | Tensor | Iterable[nn.Module | Tensor]
@@ -47,6 +48,7 @@ class SharedLayer:
             fail("shared", "a module, a parameter or a list of these", f"a list with {', '.join(wrong)}")
         self._parts: list[nn.Module | Tensor] = parts
         if not self._all():
+            look_for_flattened(part for part in parts if isinstance(part, nn.Module))
             found = type(shared).__name__ if isinstance(shared, nn.Module | Tensor) else f"{len(parts)} modules"
             fail("shared", "a module or parameters with at least one parameter", found)
 
@@ -60,6 +62,14 @@ class SharedLayer:
     def trained(self) -> list[Tensor]:
         """The parameters that require grad now, each once."""
         return [parameter for parameter in self._all() if parameter.requires_grad]
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors that `trained` parameters are in the graph of the last forward pass.
+
+        Raises:
+            ValueError: see `balancers.sharded.graph_leaves`.
+        """
+        return graph_leaves(self.trained())
 
     def look_at(self, step: StepLosses) -> None:
         """See a step before its W is asked for."""

@@ -100,7 +100,10 @@ def product_at(entry: Node, parameters: Sequence[Tensor], readers: Mapping[Node,
             leaves = _leaves(node, readers)
             if any(id(leaf) in own for leaf in leaves):
                 return _product(products, leaves, derivatives, parameters)
-            derivatives.append(partial(_through, factor=saved(node, "mat2")))
+            factor = saved(node, "mat2")
+            if factor is None or not factor.untyped_storage().size():
+                return None  # freed by `fully_shard` until the trunk's pass comes to it
+            derivatives.append(partial(_through, factor=factor))
             onward = _PRODUCTS[kind][0]
         elif kind not in ("ViewBackward0", "UnsafeViewBackward0"):  # of inputs of more than two dimensions
             return None

@@ -14,6 +14,7 @@ from torch import Tensor
 from balancers.base import Average, Balancer
 from balancers.losses import StepLosses
 from balancers.weights import close, fail
+from balancers.weights_address import shown
 from balancers.weights_file import read_weights
 
 
@@ -52,23 +53,26 @@ class Static(Balancer):
 
     @classmethod
     def load(cls, path: str | Path, tasks: Sequence[str] | None = None) -> Self:
-        """Read a weights file that ``gradsweep export`` has written. Depends only on torch.
+        """Read a weights file that ``gradsweep export`` has written. A local file needs torch alone.
 
         Args:
-            path: the JSON file.
+            path: the JSON file; or, with MLflow installed, ``"runs:/<run id>/path"``, ``"models:/<name>/<version>"``
+                or ``"models:/<name>@<alias>"``, from the MLflow that ``MLFLOW_TRACKING_URI`` names; or, with fsspec
+                installed, any address that it can open, such as ``"s3://bucket/weights.json"``.
             tasks: the tasks of your network, in your order; the file must have exactly these. ``None`` takes the
                 file's.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: an unknown schema, a missing or unknown task, a weight that is not finite and above 0; the
-                message names the file and says which.
+            ImportError: a package that the address needs is not installed; the message names it.
+            ValueError: the file cannot be read, has more than 10 MB, an unknown schema, a missing or unknown task, a
+                weight that is not finite and above 0; the message names the file and says which.
         """
         weights = read_weights(path)
         try:
             return cls(list(weights) if tasks is None else tasks, weights)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{shown(path)}: {error}") from None
 
     def _weigh(self, step: StepLosses) -> Tensor:
         self._end_step(step.values, None)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.distributed import _composable_state
 from torch.nn.parallel import distributed
 
 AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
@@ -97,3 +98,24 @@ def static_graph_waits(sinks: Sequence[Node]) -> Iterator[None]:
     finally:
         for model in waiting:
             model._static_graph_delay_allreduce_enqueued = False
+
+
+def whole_parameters() -> dict[int, Tensor]:
+    """Return, by the id of each parameter that `fully_shard` has sharded, the gathered one in which graphs end.
+
+    It exists after the first forward pass; its memory is there only while its module runs.
+    """
+    found: dict[int, Tensor] = {}
+    for reference in list(_composable_state._module_state_mapping.values()):
+        state: Any = reference()
+        one = getattr(state, "_fsdp_param_group", None) if not hasattr(state, "_fsdp_param_groups") else None
+        for group in getattr(state, "_fsdp_param_groups", [] if one is None else [one]):  # one before torch 2.12
+            for parameter in group.fsdp_params:
+                if hasattr(parameter, "_unsharded_param"):
+                    found[id(parameter.sharded_param)] = parameter._unsharded_param
+    return found
+
+
+def is_flattened(parameter: Any) -> bool:
+    """Return whether FullyShardedDataParallel has put a parameter into a vector, or it is such a vector."""
+    return bool(getattr(parameter, "_fsdp_flattened", False))

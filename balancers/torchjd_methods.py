@@ -26,11 +26,12 @@ from balancers.balance import not_finite
 from balancers.base import Balancer, StepRecord
 from balancers.cut import NoCut, leaves_of
 from balancers.deferred import deferred
-from balancers.losses import Losses, StepLosses, known
+from balancers.losses import Losses, StepLosses, known, on_host
 from balancers.ranks import mean_over_ranks, several_ranks, sum_over_ranks
+from balancers.sharded import is_sharded
 from balancers.shared_gradients import unnoticed_by_ddp
 from balancers.torch_private import has_hooks
-from balancers.weights import fail
+from balancers.weights import fail, refuse
 
 # Class and arguments, by the name a study uses; T stands for the number of tasks. Where the library has no default,
 # the paper's value.
@@ -54,6 +55,7 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "upgrad": ("UPGrad", {}),  # Quinton, Rey, 2024
 }
 STATEFUL = ("excess_mtl", "gradvac", "nash_mtl")  # keep numbers for each task from step to step
+POSITIVE = ("famo", "geometric_mean")  # take the logarithm of each loss
 NAMES = (*SCALARIZERS, *AGGREGATORS)
 
 
@@ -139,7 +141,9 @@ class Scalarized(_Library):
 
     def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
         super().__init__(tasks, "torchjd.scalarization", SCALARIZERS[name], **settings)
+        self._name, self._positive = name, name in POSITIVE
         self._seen = torch.ones(len(self.tasks))  # what the library was shown last
+        self._ended = 0  # the step after which `end_epoch` was called last
 
     def _weigh(self, step: StepLosses) -> Tensor:
         seen = mean_over_ranks(step.values)
@@ -152,6 +156,7 @@ class Scalarized(_Library):
         )
         kept = refused if present is None else refused | ~present
         values = torch.where(kept, self._seen, seen).requires_grad_()
+        self._refuse(values.detach())
         if hasattr(self._method, "update") and self._step:
             self._method.update(values.detach())
         with self._own_random(), torch.enable_grad():
@@ -168,10 +173,19 @@ class Scalarized(_Library):
         self._used(StepRecord(self._w, step.values))
         return step.weighted(self._w, step.L)
 
+    def _refuse(self, values: Tensor) -> None:
+        if not self._positive or (self._step & (self._step - 1) and not on_host(values)):
+            return  # on a device only at some steps, since it waits for the device
+        if bool((values < 0).any()):
+            number = int(values.argmin())
+            rule = f"a number >= 0, of which {self._name} takes the logarithm"
+            refuse(f"losses[{self.tasks[number]!r}]", rule, float(values[number]))
+
     def end_epoch(self) -> None:
-        """See `Balancer.end_epoch`. DWA averages over it."""
-        if hasattr(self._method, "step"):
+        """See `Balancer.end_epoch`. DWA averages over it; a second call without a step in between does nothing."""
+        if hasattr(self._method, "step") and self._step > self._ended:
             self._method.step()
+        self._ended = self._step
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""
@@ -199,7 +213,8 @@ class Aggregated(_Library):
         settings: arguments of the aggregator.
 
     Raises:
-        ValueError: in a step: the losses share no parameter, or a parameter has a hook, which would run twice.
+        ValueError: in a step: the losses share no parameter, or a parameter has a hook, which would run twice, or
+            is sharded over ranks (FSDP).
     """
 
     positive = False
@@ -289,7 +304,7 @@ def _leaves(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]
     """Return the leaves that several tasks reach, and those that each task alone reaches.
 
     Raises:
-        ValueError: no leaf is shared, or a leaf has a hook.
+        ValueError: no leaf is shared, or a leaf has a hook or is sharded over ranks.
     """
     try:
         shared, own = leaves_of(losses)
@@ -297,7 +312,10 @@ def _leaves(losses: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]
         raise ValueError(f"losses: expected results of operations, got a graph where {reason}") from None
     if not shared:
         fail("losses", "parameters that at least two losses depend on", "none")
-    if any(has_hooks(p) for p in [*shared, *(p for leaves in own for p in leaves)]):
+    every = [*shared, *(p for leaves in own for p in leaves)]
+    if is_sharded(every):
+        fail("losses", "parameters that each rank holds whole, for a method that combines gradients", "sharded ones")
+    if any(map(has_hooks, every)):
         fail("losses", "parameters without hooks (register_hook)", "one with a hook, which would run twice")
     return shared, own
 

@@ -14,6 +14,15 @@ def fail(parameter: str, rule: str, found: object) -> NoReturn:
     raise ValueError(f"{parameter}: expected {rule}, got {found}")
 
 
+class LossRefused(ValueError):  # noqa: N818 - no error of anybody
+    """A loss that a method cannot train with, though others can: the message says what to do."""
+
+
+def refuse(parameter: str, rule: str, found: object) -> NoReturn:
+    """Raise `LossRefused` in the same grammar."""
+    raise LossRefused(f"{parameter}: expected {rule}, got {found}")
+
+
 def close(w: Tensor) -> Tensor:
     """Scale weights of shape (..., T) so that they sum to T."""
     return w * (w.shape[-1] / w.sum(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""The weights file: the JSON that ``gradsweep export`` writes and production training reads. Needs no package."""
+"""The weights file: the JSON that ``gradsweep export`` writes and production training reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from balancers.weights_address import read_address, shown
+
 SCHEMA = "gradsweep.weights"
 VERSION = 1
 
@@ -16,7 +18,7 @@ def read_weights(path: str | Path) -> dict[str, float]:
     """Read and check a weights file.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or an address that `read_address` takes.
 
     Returns:
         For each task its weight, in the file's order; finite and above 0. ``gradsweep export`` writes weights that
@@ -24,23 +26,38 @@ def read_weights(path: str | Path) -> dict[str, float]:
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: a package that the address needs is not installed.
         ValueError: cannot be read, not JSON, an unknown schema or version, no tasks, a missing or repeated task, a
             weight that is not a finite number above 0; the message names the file, the field and the value.
     """
-    path = Path(path)
+    weights: dict[str, float] = read_content(path)["weights"]
+    return weights
+
+
+def read_content(path: str | Path) -> dict[str, Any]:
+    """Read a weights file with all of its fields, of which only schema, version, tasks and weights are checked.
+
+    Args:
+        path: as for `read_weights`.
+
+    Returns:
+        The fields; ``weights`` is what `read_weights` returns.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as for `read_weights`.
+    """
+    name, raw = shown(path), read_address(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
-    except FileNotFoundError:
-        raise
-    except (OSError, RecursionError, ValueError) as error:  # lists without end, bytes that are no text, no JSON, ...
-        raise ValueError(f"{path}: expected a weights file in JSON, got {_cut(str(error))}") from None
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_each_once)
+    except (RecursionError, ValueError) as error:  # lists without end, bytes that are no text, no JSON, ...
+        raise ValueError(f"{name}: expected a weights file in JSON, got {_cut(str(error))}") from None
     found = (content.get("schema"), content.get("version")) if isinstance(content, dict) else type(content).__name__
     if found != (SCHEMA, VERSION):
-        raise ValueError(f"{path}: schema, version: expected {(SCHEMA, VERSION)}, got {_shown(found)}")
-    return _checked(path, content.get("tasks"), content.get("weights"))
+        raise ValueError(f"{name}: schema, version: expected {(SCHEMA, VERSION)}, got {_shown(found)}")
+    return {**content, "weights": _checked(name, content.get("tasks"), content.get("weights"))}
 
 
-def _checked(path: Path, tasks: Any, weights: Any) -> dict[str, float]:
+def _checked(path: str, tasks: Any, weights: Any) -> dict[str, float]:
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, str) for task in tasks):
         raise ValueError(f"{path}: tasks: expected a list of at least one name, got {_shown(tasks)}")
     names = set(tasks)
@@ -93,7 +110,7 @@ def write_weights(path: str | Path, weights: dict[str, float]) -> None:
         ValueError: a weight is not finite and above 0.
     """
     path = Path(path)
-    checked = _checked(path, list(weights), weights)
+    checked = _checked(str(path), list(weights), weights)
     content = {"schema": SCHEMA, "version": VERSION, "tasks": list(checked), "weights": checked}
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

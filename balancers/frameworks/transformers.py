@@ -86,13 +86,16 @@ class BalancerCallback(TrainerCallback):
     ) -> None:
         """End the epoch if this was its last step, before it may be saved, and compare steps."""
         if state.epoch is not None and float(state.epoch).is_integer():
-            self.on_epoch_end(args, state, control)
+            self._end_epoch(state)
         self._steps.optimizer_stepped()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End the epoch, once."""
+        self._end_epoch(state)
+
+    def _end_epoch(self, state: TrainerState) -> None:
         if self._ended != state.global_step:
             self._ended = state.global_step
             self.balancer.end_epoch()

@@ -15,7 +15,7 @@ from balancers import GradNorm, Uncertainty
 from balancers.testing import TASKS
 from balancers.torchjd_methods import torchjd_balancer
 
-STEPS = 20
+STEPS = 10
 RECIPES = {
     "paper": GradNorm.paper,
     "robust": GradNorm.robust,

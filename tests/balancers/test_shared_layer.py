@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from balancers import BalancerWarning, Frozen, GradNorm
 from balancers.shared_layer import SharedLayer
@@ -152,3 +153,23 @@ class TestForms:
         for nothing in (nn.ReLU(), [nn.ReLU(), nn.ReLU()], []):
             with pytest.raises(ValueError, match="shared: expected a module or parameters with at least one"):
                 SharedLayer(nothing)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_a_reentrant_checkpoint_around_w_is_named_as_the_cause(one_pass):
+    """Its layers are not in the graph. Below W it is no hindrance."""
+    network = TinyNetwork()
+
+    def losses(first, last):
+        features = checkpoint(first, network.inputs.requires_grad_(), use_reentrant=True)
+        return {task: head(last(features).tanh()).square().mean() for task, head in network.heads.items()}
+
+    for balancer in (
+        GradNorm.direct(TASKS, network.shared, one_pass=one_pass),
+        Frozen(TASKS, "gradient", network.shared),
+    ):
+        with pytest.raises(ValueError, match=r"losses\['near'\]: .* set `use_reentrant=False` where it is around W"):
+            balancer.backward(losses(network.trunk, nn.Identity()))
+    below = GradNorm.direct(TASKS, network.shared, one_pass=one_pass)
+    below.backward(losses(network.trunk[:2], network.shared))
+    torch.testing.assert_close(below.last.gradient_norms, below.last.gradient_norms.mean().expand(3))

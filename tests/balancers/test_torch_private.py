@@ -12,6 +12,7 @@ NAMES = [
     ("torch", "_fused_adam_"),
     ("torch", "_C._functions.AccumulateGrad"),
     ("torch.nn.parallel.distributed", "_DDPSink._backward_cls"),
+    ("torch.distributed", "_composable_state._module_state_mapping"),
 ]
 SAVED = [
     (torch.relu, "ReluBackward0", "_saved_result"),
