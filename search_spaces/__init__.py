@@ -9,7 +9,8 @@ Needs numpy, scipy and optuna; no torch and no ray, so that any tuner can use it
 A weighting is T numbers > 0 with sum T, one for each task. The designs (`log_lattice`, `dirichlet`, `sobol`,
 `uniform`) are functions of the number of tasks, of points, and a seed; `points` calls one by name, puts equal weights
 first and leaves no direction in twice; `explicit` does so with a list of your own. `AlphaSpace` is the other search,
-over one number however many tasks there are. `refined` proposes weights near good ones. `clr`, `ilr` and their
+over one number however many tasks there are. `region` finds the center and the ratio of a design from
+weights that need no search. `refined` proposes weights near good ones. `clr`, `ilr` and their
 inverses turn weightings into log-ratios.
 """
 
@@ -18,7 +19,8 @@ from search_spaces.designs import DESIGNS, Design, explicit, points
 from search_spaces.dirichlet import dirichlet
 from search_spaces.log_lattice import log_lattice
 from search_spaces.log_ratio import close, clr, clr_inverse, ilr, ilr_inverse
-from search_spaces.refinement import SAMPLERS, refined
+from search_spaces.refinement import SAMPLERS, refined, sampler_fault
+from search_spaces.region import region
 from search_spaces.sobol import sobol
 from search_spaces.uniform import uniform
 
@@ -37,6 +39,8 @@ __all__ = [
     "log_lattice",
     "points",
     "refined",
+    "region",
+    "sampler_fault",
     "sobol",
     "uniform",
 ]

@@ -23,10 +23,13 @@ class Design:
     Attributes:
         draw: ``(tasks, points, seed, **options)`` to weights of shape (points, T).
         random: whether its points are drawn from a distribution, so that a share of them has a confidence interval.
+        centered: whether it has a ``ratio`` and its points lie around equal weights, so that a study may move them
+            around others (`region`).
     """
 
     draw: Callable[..., Array]
     random: bool
+    centered: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -35,9 +38,9 @@ class Design:
 
 
 DESIGNS = {
-    "log_lattice": Design(log_lattice, random=False),
+    "log_lattice": Design(log_lattice, random=False, centered=True),
     "dirichlet": Design(dirichlet, random=True),
-    "sobol": Design(sobol, random=True),
+    "sobol": Design(sobol, random=True, centered=True),
     "uniform": Design(uniform, random=True),
 }
 """Every design, by the name that a study file says."""
@@ -49,7 +52,15 @@ DECIMALS = 9
 """Weightings whose centred log-ratios agree to this many decimals are the same direction."""
 
 
-def points(design: str, tasks: int, points: int, seed: int = 0, **options: float) -> Array:
+def points(
+    design: str,
+    tasks: int,
+    points: int,
+    seed: int = 0,
+    *,
+    center: Sequence[float] | None = None,
+    **options: float,
+) -> Array:
     """Return the weightings to try: equal weights, then the first distinct ones of a design.
 
     Args:
@@ -57,6 +68,7 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
         tasks: T.
         points: their total number, including equal weights.
         seed: of the design.
+        center: weights that take the place of equal ones in the design: each of its points is multiplied by them.
         options: of the design, such as ``ratio`` or ``concentration``.
 
     Returns:
@@ -69,6 +81,9 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
 
     >>> points("log_lattice", tasks=3, points=7, ratio=4.0)[0]
     array([1., 1., 1.])
+    >>> points("log_lattice", tasks=2, points=2, center=[3.0, 1.0])
+    array([[1. , 1. ],
+           [1.5, 0.5]])
     """
     if design not in DESIGNS:
         fail("design", f"one of {sorted(DESIGNS)}", design)
@@ -85,7 +100,9 @@ def points(design: str, tasks: int, points: int, seed: int = 0, **options: float
         if drawn > MOST_REPEATS * points:
             rule = f"at most {len(found)}, all directions of the design {design!r} with these options"
             fail("points", rule, points)
-        found = _distinct(np.concatenate([equal, DESIGNS[design].draw(tasks, drawn, seed, **options)]))
+        rows = DESIGNS[design].draw(tasks, drawn, seed, **options)
+        moved = rows if center is None else close(rows * checked_weights("center", center))
+        found = _distinct(np.concatenate([equal, moved]))
         drawn *= 2
     return found[:points]
 

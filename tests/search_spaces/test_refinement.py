@@ -13,7 +13,33 @@ CENTRE = [1.0, 2.0, 0.5]
 KNOWN = [(CENTRE, 0.0), ([1.0, 1.0, 1.0], 1.0), ([1.0, 4.0, 0.2], 0.4), ([100.0, 1.0, 0.01], 9.0)]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def tune_search(seed: int) -> object:
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch(seed=seed)
+
+
+def no_search(seed: int) -> object:
+    return seed
+
+
+def tune_search_that_takes_no_scores(seed: int) -> object:
+    from ray.tune.search import Searcher
+
+    class Forgetful(Searcher):
+        def set_search_properties(self, *_: object, **__: object) -> bool:
+            return True
+
+        suggest = on_trial_complete = Searcher.suggest
+
+    return Forgetful(metric="score", mode="min")
+
+
+HERE = "tests.search_spaces.test_refinement"
+OWN = ["optuna.samplers:TPESampler", f"{HERE}:tune_search"]
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, *OWN])
 def test_the_same_arguments_give_the_same_proposals_within_the_span(sampler: str) -> None:
     one, two, other = (refined(CENTRE, KNOWN, 4, sampler, seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, two)
@@ -42,7 +68,15 @@ def test_a_model_comes_closer_to_the_best_than_chance(sampler: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"sampler": "grid"}, "sampler"),
+        ({"sampler": "grid"}, "sampler: expected gp, tpe, random or 'package.module:name', got 'grid'"),
+        ({"sampler": "no_module:Sampler"}, "sampler: .* No module named 'no_module'"),
+        ({"sampler": "optuna.samplers:Missing"}, "sampler: .*AttributeError"),
+        ({"sampler": "optuna.samplers:__all__"}, "sampler: .* a class or function that takes seed"),
+        ({"sampler": f"{HERE}:no_search"}, "sampler: expected a sampler of Optuna or .*, got 0"),
+        (
+            {"sampler": f"{HERE}:tune_search_that_takes_no_scores"},
+            "add_evaluated_point, .*, got Forgetful",
+        ),
         ({"count": 0}, "count"),
         ({"span": 1.0}, "span"),
         ({"centre": [1.0, -1.0]}, "centre"),
