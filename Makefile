@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 STUDY ?= studies/census-quick.yaml
-# Three files at once, since half of the time of the slow ones, which come first, is waiting; a file in its order.
-PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Four files at once, since half of the time of the slow ones, which come first, is waiting; a file in its order.
+PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
 FUZZ_SEED ?= 1
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -38,8 +38,8 @@ test-quick: $(VENV)/.dev ## the tests that take seconds
 
 # What no lowest version is named for is left out: browsers, database servers, torchjd, other frameworks, clusters.
 LOWEST_TESTS := tests/balancers tests/search_spaces tests/hpo balancers search_spaces hpo/core hpo/study hpo/problems
-LOWEST_LESS := balancers/frameworks tests/balancers/frameworks tests/hpo/report/test_html_page.py tests/hpo/report/test_images.py \
-  tests/hpo/tracking/test_experiment.py tests/hpo/execution tests/hpo/launch
+LOWEST_LESS := balancers/frameworks tests/balancers/frameworks tests/hpo/training/frameworks tests/hpo/report/test_html_page.py \
+  tests/hpo/report/test_images.py tests/hpo/tracking/test_experiment.py tests/hpo/execution tests/hpo/launch
 
 test-lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in an environment of its own
 	@echo "==> pytest with the lowest versions, without browser, cluster and slow tests"
@@ -63,8 +63,9 @@ fuzz: $(VENV)/.dev ## 10,980 fuzzed study files and 14,400 weights files; FUZZ_S
 	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/cli/test_fuzz.py --timeout 3000 \
 	  --numprocesses 2 -k "any_bytes or any_value or other_values or damaged or at_its_worst or as_ratios"
 
-chaos: $(VENV)/.dev ## 20 kills of trials, nodes, drivers and the MLflow server in one study; `make test` takes 6
-	@GRADSWEEP_CHAOS_KILLS=20 $(BIN)/pytest tests/hpo/execution/test_chaos.py tests/hpo/execution/test_deaths.py
+chaos: $(VENV)/.dev ## 20 kills of trials, nodes, drivers and the MLflow server in one study, 20 of a first launch; `make test` takes 5 and 7
+	@GRADSWEEP_CHAOS_KILLS=20 $(BIN)/pytest tests/hpo/execution/test_chaos.py tests/hpo/execution/test_deaths.py \
+	  tests/hpo/execution/test_nodes.py tests/hpo/launch/test_kill_moments.py tests/test_sweep_benchmark.py
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it
 	@$(BIN)/pip install -q pip-audit

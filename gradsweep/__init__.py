@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         find_shared_layer,
     )
     from hpo import __version__
-    from hpo.api import Result, Study, check, find_weights
-    from hpo.problems import Problem, ProblemError, Split, Task
+    from hpo.api import Result, Study, Trial, check, find_weights, try_training
+    from hpo.problems import Problem, ProblemError, Split, Task, training
 
 # All names but these are those of `balancers`.
 _ELSEWHERE = (
-    dict.fromkeys(("Problem", "ProblemError", "Split", "Task"), "hpo.problems")
-    | dict.fromkeys(("Result", "Study", "check", "find_weights"), "hpo.api")
+    dict.fromkeys(("Problem", "ProblemError", "Split", "Task", "training"), "hpo.problems")
+    | dict.fromkeys(("Result", "Study", "Trial", "check", "find_weights", "try_training"), "hpo.api")
     | {"__version__": "hpo"}
 )
 
@@ -54,11 +54,14 @@ __all__ = [
     "StepRecord",
     "Study",
     "Task",
+    "Trial",
     "Uncertainty",
     "__version__",
     "check",
     "find_shared_layer",
     "find_weights",
+    "training",
+    "try_training",
 ]
 
 

@@ -160,7 +160,7 @@ def test_a_phase_is_planned_handed_out_resumed_counted_and_shown(
     assert schedule.is_complete
     again = Schedule(plan, schedule.results, [planned.config for planned in handed])
     assert again.next() is Next.FINISHED
-    comparison = compare(again.table(), plan.directions, 1.0)
+    comparison = compare(again.table(), plan.scoring, 1.0)
     assert sum(comparison.search["phase"] == "repeats") == 2
 
 

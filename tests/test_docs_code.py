@@ -66,6 +66,10 @@ def readers_names() -> dict[str, Any]:
         "loader": DataLoader(batches, batch_size=None),
         "depth_loss": lambda model, batch: mse_loss(model(batch[0])[0], batch[1]),
         "normals_loss": lambda model, batch: mse_loss(model(batch[0])[1], batch[2]),
+        "evaluate": lambda model, split: {
+            "depth": float(model(batches[0][0])[0].detach().mean()),
+            "normals": len(split),
+        },
         "losses_of": lambda out, batch: {"depth": mse_loss(out[0], batch[1]), "normals": mse_loss(out[1], batch[2])},
     }
 

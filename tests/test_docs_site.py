@@ -35,7 +35,7 @@ def text(site: Path, page: str) -> str:
 def test_every_command_is_described(site: Path) -> None:
     page = text(site, "command-line")
     for command in COMMANDS:
-        assert f'id="gradsweep-{command.__name__}"' in page
+        assert f'id="gradsweep-{command.__name__.replace("_", "-")}"' in page
 
 
 def test_every_key_of_a_study_file_is_described_with_its_limits(site: Path) -> None:

@@ -46,12 +46,14 @@ def test_the_notebook_goes_from_a_class_to_weights_and_a_figure(tmp_path, monkey
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
     client.execute()
     *_, check, study, ran, weights, figure, _ = cells
-    assert "Faults: 0, warnings: 1." in outputs(check, "text/plain")[0]  # the losses are far apart
+    assert "Faults: 0, warnings: 0." in outputs(check, "text/plain")[0]
     assert "times apart" in outputs(check, "text/plain")[0]
-    (trials,) = re.findall(r"^(\d+) trials, \d+ epochs", outputs(study, "text/plain")[0], re.MULTILINE)
+    (most,) = re.findall(r"^(\d+) trials, \d+ epochs", outputs(study, "text/plain")[0], re.MULTILINE)
     shown = outputs(ran, "text/plain")
     assert len(shown) < 15  # progress is drawn in place
-    assert sum("all  " in text and f"{trials}/{trials}" in text for text in shown) == 1
+    (done,) = [found for text in shown for found in re.findall(r"^all .* (\d+)/(\d+) ", text, re.MULTILINE)]
+    assert done[0] == done[1]
+    assert 0 < int(done[0]) <= int(most)  # arms with the same weights share a trial
     assert not [output for output in ran.outputs if output.output_type == "stream"]
     assert "Train with " in shown[-1]
     found = ast.literal_eval(outputs(weights, "text/plain")[0])

@@ -26,6 +26,14 @@ def test_every_table_is_made_from_the_numbers_beside_it(results):
     assert results.filled(text, worse).count("worse than ever") == len(studies)
 
 
+@pytest.mark.parametrize(("page", "command"), [("public-models", "public-models"), ("weights", "stored-surfaces")])
+def test_a_page_has_what_its_command_printed(results, page, command):
+    text = (DOCS / f"{page}.md").read_text()
+    assert f"{page}.md" in results.PRINTED
+    assert results.printed(text) == text
+    assert (DOCS / "results" / f"{command}.txt").read_text() in text
+
+
 def test_seconds_of_trials_trained_one_at_a_time_are_marked_wherever_they_stand(results):
     studies = results.load()
     old = {name: study for name, study in studies.items() if results.one_at_a_time(study)}

@@ -16,6 +16,7 @@ def rows(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_a_plain_script_and_a_study_do_the_same_work(tmp_path, capsys):
     search = sweep.Search("toy", points=3, alphas=1, epochs=1)

@@ -82,13 +82,18 @@ def check(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a trial has by default
     try:
-        findings = check_problem(spec.name, spec.arguments, _device(device), tell, on_finding)
+        findings = check_problem(spec.name, spec.arguments, device_of(device), tell, on_finding)
         return CheckResult(spec.name, tuple(findings))
     finally:
         torch.set_num_threads(threads)
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """Return a device that can be used; by default a GPU if torch sees one.
+
+    Raises:
+        OptionError: it cannot be used.
+    """
     import torch
 
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")

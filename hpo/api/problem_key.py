@@ -1,15 +1,18 @@
-"""The problem key of a study from Python: a class or a name."""
+"""The problem key of a study from Python: a class, a training function or a name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 from hpo.core.errors import StudyError
+from hpo.core.text import complaint
 from hpo.problems.base import Problem
 from hpo.problems.by_value import name_of
+from hpo.problems.training_function import ProblemKind, TrainingFunction
 
-ProblemLike = str | type[Problem] | Mapping[str, Any]
+ProblemLike = str | ProblemKind | Mapping[str, Any]
 
 
 def named(problem: Any) -> Any:
@@ -21,4 +24,7 @@ def named(problem: Any) -> Any:
         raise StudyError(
             f"problem: expected the class {name}, or {{'name': {name}, argument: value}}, got an object of {name}"
         )
-    return name_of(problem) if isinstance(problem, type) else problem
+    if isinstance(problem, FunctionType):
+        rule = f"{problem.__name__} below @gradsweep.training(tasks=[...])"
+        raise StudyError(complaint("problem", rule, f"the function {problem.__name__} alone"))
+    return name_of(problem) if isinstance(problem, type | TrainingFunction) else problem

@@ -178,6 +178,24 @@ class Result:
             write_weights(place, content)
         return place
 
+    def register(self, name: str, arm: str | None = None) -> str:
+        """Add the weights file to MLflow's model registry as the next version of ``name``: ``export --register``.
+
+        Args:
+            name: of the registered model, which is created if needed.
+            arm: an arm with fixed weights; default: the recommended one.
+
+        Returns:
+            The address of the version, for ``gradsweep.Static.load``: ``models:/<name>/<version>``.
+
+        Raises:
+            ExportError: no such arm, or a name that cannot be used.
+            TrackingError: MLflow does not accept the version.
+        """
+        from hpo.launch.weights_registration import register_arm
+
+        return register_arm(self.outcome, name, arm)
+
     def __repr__(self) -> str:
         lines = [str(self.verdict)]
         if not self.complete:

@@ -25,10 +25,10 @@ class Study:
 
     Args:
         name: names the MLflow experiment and the folder of the results.
-        problem: a subclass of `gradsweep.Problem`, the name of a built-in problem, ``"package.module:Class"``, or a
-            mapping whose ``name`` is any of these and whose other keys are arguments of the class. The class may be
-            defined in a notebook or a script: then its code is sent to the workers, and an edited class makes other
-            trials.
+        problem: a subclass of `gradsweep.Problem`, a function below `gradsweep.training`, the name of a built-in
+            problem, ``"package.module:Class"``, or a mapping whose ``name`` is any of these and whose other keys are
+            arguments of the class or function. It may be defined in a notebook or a script: then its code is sent to
+            the workers, and an edited one makes other trials.
         **settings: any other key of a study file: ``seeds``, ``epochs``, ``static``, ``gradnorm``, ...
 
     Raises:
@@ -36,7 +36,7 @@ class Study:
         ProblemError: ``problem`` is no class that can be trained.
 
     >>> from gradsweep import Study
-    >>> study = Study(name="demo", problem="toy", seeds=2, static={"points": 4}, gradnorm={"trials": 3})
+    >>> study = Study(name="demo", problem="toy", seeds=2, static={"points": 4, "ratio": 100})
     >>> study.plan().points["arm"].to_list()
     ['equal', 'static/01', 'static/02', 'static/03']
     >>> Study(name="demo", problem="toy", seeds=0)

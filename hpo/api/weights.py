@@ -22,6 +22,8 @@ def find_weights(
     problem: ProblemLike,
     *,
     baseline: str | Mapping[str, float] | None = None,
+    priorities: Mapping[str, float] | None = None,
+    limits: Mapping[str, float] | None = None,
     refine: int = 0,
     seeds: int = 3,
     name: str | None = None,
@@ -36,6 +38,9 @@ def find_weights(
     Args:
         problem: see `Study`.
         baseline: the weights that you train with today: for each task its weight, or ``"equal"``.
+        priorities: how much each task counts in the score; one that is left out counts 1.
+        limits: for some tasks, by how many percent it may be behind its single-task network in weights that are
+            recommended.
         refine: number of further points to try around the shortlist's best: 0, or 4 or more.
         seeds: number of confirm seeds, on which the best arms, equal weights and the baseline are compared.
         name: of the study; default: ``weights-`` and the problem's name.
@@ -47,7 +52,7 @@ def find_weights(
         InputError: something that was given cannot be used, or `check` finds a fault with the problem.
         KeyboardInterrupt: see `Study.run`.
     """
-    study = weights_study(problem, seeds, name, refine, baseline)
+    study = weights_study(problem, seeds, name, refine, baseline, priorities, limits)
     refuse_faults(study, problem)
     keep_study(study, Path(output))
     return study.run(output=output, console=console, **places)
@@ -59,14 +64,16 @@ def weights_study(
     name: str | None,
     refine: int = 0,
     baseline: str | Mapping[str, float] | None = None,
+    priorities: Mapping[str, float] | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> Study:
     """Describe the study that `find_weights` runs."""
     key = named(problem)
     called = str(key["name"] if isinstance(key, Mapping) else key)
     short = re.sub(r"[^A-Za-z0-9_.-]+", "-", called.rpartition(":")[2].partition("@")[0]).strip("-.")
     settings: dict[str, Any] = {"seeds": seeds, "static": "off", "gradnorm": "off"}
-    if baseline is not None:
-        settings["baseline"] = baseline
+    given = {"baseline": baseline, "priorities": priorities, "limits": limits}
+    settings |= {key: value for key, value in given.items() if value is not None}
     if refine:
         settings["refine"] = {"trials": refine}
     return Study(name or f"weights-{short}"[:80], problem, **settings)

@@ -15,6 +15,7 @@ from hpo.core.errors import ProblemError
 from hpo.core.user_calls import is_interrupt
 from hpo.problems import load_problem
 from hpo.problems.base import Problem, Split
+from hpo.problems.training_function import AnyProblem
 from hpo.training.autocast import autocast, losses_of
 from hpo.training.global_state import GlobalState, as_found
 from hpo.training.resumable_loader import DataOrder, seed_all
@@ -26,18 +27,68 @@ Notes = Iterator[tuple[Level, str, str]]  # level, what was found, what is allow
 SEED, OTHER_SEED = 0, 1
 
 
-class CheckContext:
+class Watched:
+    """A problem that is looked at, with the changes of the global state by the user's code.
+
+    Args:
+        name: a registered name, or ``package.module:Class``.
+        problem: the problem of this name.
+        code: the user's class or function.
+        device: where trials would train.
+
+    Attributes:
+        folders: where the problem's own code is.
+        hash: what ``data_hash()`` gave at first.
+        state: the global state that ``build_model()`` leaves for all that a trial does later; ``None`` if unknown.
+        left: what of the global state the user's code left changed, and in which check that was seen first.
+    """
+
+    def __init__(self, name: str, problem: AnyProblem, code: Any, device: torch.device) -> None:
+        self.name, self.problem, self.device = name, problem, device
+        self.folders = folders_of(code)
+        self.hash = ""
+        self.state: GlobalState | None = None
+        self.left: dict[str, str] = {}
+
+    @contextmanager
+    def watched(self, subject: str) -> Iterator[None]:
+        """Note what of the global state is changed inside."""
+        before = GlobalState()
+        try:
+            yield
+        finally:
+            for name in before.changed():
+                self.left.setdefault(name, subject)
+
+
+def loaded(name: str, arguments: Mapping[str, Any]) -> AnyProblem:
+    """A new instance, as another process would make it.
+
+    Raises:
+        ProblemError: what the user's module or constructor raises is told with the file and the line.
+    """
+    try:
+        return load_problem(name, arguments)
+    except ProblemError as error:
+        where = place_of(error.__cause__) if error.__cause__ else ""
+        raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise ProblemError(f"problem: {name!r} cannot be made: {told(error)}") from error
+
+
+class CheckContext(Watched):
     """A problem that is looked at, driven as `hpo.training.training_loop` drives it.
 
     Args:
         name: a registered name, or ``package.module:Class``.
         arguments: keyword arguments of the class.
+        problem: the problem of this name, with these arguments.
         device: where trials would train.
 
     Attributes:
         tasks: their names.
-        folders: where the problem's own code is.
-        hash: what ``data_hash()`` gave at first.
         passes: what a pass over each split has seen.
         steps: in an epoch, where that is known.
         batch: one to train on, of the first ones that with the most tasks.
@@ -46,50 +97,43 @@ class CheckContext:
         reached: for each task the ids of the leaves (including parameters) that its loss depends on.
         trained: a network and its optimizers after one step.
         curves: the losses of each task trained alone, step by step.
+        alpha: of the GradNorm steps that are tried; 0, which reads no loss, if a first loss is below 0.
         metrics: on val, of a network that has not trained.
         evaluation: seconds that this takes.
-        state: the global state that ``build_model()`` leaves for all that a trial does later.
-        left: what of the global state the user's code left changed, and in which check that was seen first.
-
-    Raises:
-        ProblemError: no such problem, or not with these arguments.
     """
 
+    problem: Problem
     batch: Any
     model: nn.Module
     losses: dict[str, Tensor]
     reached: dict[str, set[int]]
     trained: tuple[nn.Module, Updates]
 
-    def __init__(self, name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
-        self.name, self.arguments, self.device = name, arguments, device
-        self.problem = self.load()
-        self.folders = folders_of(type(self.problem))
-        self.tasks = [task.name for task in self.problem.tasks]
-        self.hash = ""
+    def __init__(self, name: str, arguments: Mapping[str, Any], problem: Problem, device: torch.device) -> None:
+        super().__init__(name, problem, type(problem), device)
+        self.arguments = arguments
+        self.tasks = [task.name for task in problem.tasks]
         self.passes: dict[Split, Pass] = {}
         self.steps: int | None = None
         self.curves: dict[str, list[float]] = {}
+        self.alpha = 0.5
         self.metrics: dict[str, float] = {}
         self.evaluation = 0.0
-        self.state: GlobalState | None = None
-        self.left: dict[str, str] = {}
+
+    @property
+    def gradnorm(self) -> dict[str, Any]:
+        """The settings of the GradNorm steps that are tried."""
+        return {"recipe": "robust", "alpha": self.alpha}
 
     def load(self) -> Problem:
         """A new instance, as another process would make it.
 
         Raises:
-            ProblemError: what the user's module or constructor raises is told with the file and the line.
+            ProblemError: see `loaded`.
         """
-        try:
-            return load_problem(self.name, self.arguments)
-        except ProblemError as error:
-            where = place_of(error.__cause__) if error.__cause__ else ""
-            raise ProblemError(f"{error} (at {where})" if where else str(error)) from error.__cause__
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            raise ProblemError(f"problem: {self.name!r} cannot be made: {told(error)}") from error
+        problem = loaded(self.name, self.arguments)
+        assert isinstance(problem, Problem)
+        return problem
 
     def build(self, seed: int = SEED) -> nn.Module:
         """A new network."""
@@ -115,16 +159,6 @@ class CheckContext:
         model.eval()
         with as_found(), self.watched("evaluate"), torch.no_grad(), autocast(self.problem, self.device):
             return {task: float(value) for task, value in self.problem.evaluate(model, split).items()}
-
-    @contextmanager
-    def watched(self, subject: str) -> Iterator[None]:
-        """Note what of the global state is changed inside."""
-        before = GlobalState()
-        try:
-            yield
-        finally:
-            for name in before.changed():
-                self.left.setdefault(name, subject)
 
     def forget_graph(self) -> None:
         """Free the memory that the checks of the graph took, before a step's own is measured."""

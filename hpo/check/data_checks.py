@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hpo.check.batch_digests import Pass, first_digests, go_through
-from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes
+from hpo.check.context import OTHER_SEED, SEED, CheckContext, Notes, Watched
 from hpo.check.other_process import attribute_hashes, hashes_elsewhere, may_differ
 from hpo.check.words import every
 from hpo.core.number_format import duration
@@ -24,7 +24,7 @@ HARMLESS = {"environment variables", "warning filters"}  # importing a library c
 SLOW = 5.0  # seconds after which preparing a second time is worth a word
 
 
-def check_tasks(context: CheckContext) -> Notes:
+def check_tasks(context: Watched) -> Notes:
     """Two or more."""
     better = {"minimize": "lower", "maximize": "higher"}
     tasks = context.problem.tasks

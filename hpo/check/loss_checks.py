@@ -12,6 +12,7 @@ from torch import Tensor
 
 from balancers.shared_search import is_present
 from balancers.task_reach import leaves_below
+from balancers.torchjd_methods import POSITIVE
 from hpo.check.context import CheckContext, Notes
 from hpo.check.words import apart, every, values
 from hpo.core.number_format import number
@@ -19,6 +20,11 @@ from hpo.core.text import listed
 from hpo.problems.base import to_device
 
 BATCHES = 8  # that are looked at
+LEFT_OUT = (
+    "A study trains without the arms that need first losses above 0: GradNorm at alpha > 0, first-step weights 1/L, "
+    f"{' and '.join(POSITIVE)}. All other arms train as usual, GradNorm at alpha 0 among them, which reads no loss"
+)
+ALLOWED = "that, or a constant added to the loss, which changes no gradient, so that it stays above 0"
 MOST_SECONDS = 5.0
 
 
@@ -54,6 +60,9 @@ def _told(context: CheckContext, absent: Mapping[str, int], count: int) -> Notes
     some = listed(f"{task} from {times}" for task, times in absent.items() if times)
     note = f"; of {batches} absent: {some}" if some else f"; {batches} looked at"
     yield "ok", f"{'the first' if some else 'of the first batch'}: {values(numbers)}{apart(numbers)}{note}", ""
+    if negative := [task for task, value in numbers.items() if value < 0]:
+        context.alpha = 0.0
+        yield "warning", f"the first loss of {every(negative)} is below 0. {LEFT_OUT}", ALLOWED
     leaves = {task: leaves_below(loss) for task, loss in context.losses.items()}
     context.reached = {task: {id(leaf) for leaf in found} for task, found in leaves.items()}
 
@@ -92,6 +101,5 @@ def _faults_of_one(task: str, loss: Any) -> Notes:
         yield "fault", f"the loss of {task} is a {type(loss).__name__}", "a scalar tensor"
     elif not loss.requires_grad:
         yield "fault", f"the loss of {task} has no graph", "a tensor computed from the model's parameters"
-    elif not 0 < float(loss.detach()) < math.inf:
-        allowed = "finite and > 0, since GradNorm's training rates are relative to the first loss"
-        yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", allowed
+    elif not math.isfinite(float(loss.detach())):
+        yield "fault", f"the loss of {task} is {number(float(loss.detach()))}", "a finite number"

@@ -19,8 +19,6 @@ from hpo.training.methods import build_balancer
 from hpo.training.resumable_loader import seed_all
 from hpo.training.updates import Updates
 
-GRADNORM = {"recipe": "robust", "alpha": 0.5}
-
 
 def check_model(context: CheckContext) -> Notes:
     """Its initial parameters hang on the seed, and on nothing else."""
@@ -99,7 +97,7 @@ def check_gradnorm(context: CheckContext) -> Notes:
     context.forget_graph()
     model = context.build().train()
     shared = shared_layer_of(context.problem, model, SEED, context.device)
-    balancer = build_balancer("gradnorm", GRADNORM, context.tasks, shared, steps=1)
+    balancer = build_balancer("gradnorm", context.gradnorm, context.tasks, shared, steps=1)
     updates = Updates(context.problem, model)
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(context.device)

@@ -17,6 +17,7 @@ from hpo.problems.base import Problem
 from hpo.problems.by_value import kept_class
 from hpo.problems.data_cache import prepare_once
 from hpo.problems.data_digest import attribute_texts, is_plain
+from hpo.problems.training_function import AnyProblem, FunctionProblem
 
 MOST_SECONDS = 600.0
 _CODE = (
@@ -34,9 +35,9 @@ def may_differ(name: str, problem: Problem) -> bool:
     return kept_class(name) is None and not built_in and not (default and is_plain(vars(problem)))
 
 
-def attribute_hashes(problem: Problem) -> dict[str, str]:
+def attribute_hashes(problem: AnyProblem) -> dict[str, str]:
     """A hash for each attribute that the default ``data_hash`` takes in; empty if the problem has its own."""
-    if type(problem).data_hash is not Problem.data_hash:
+    if isinstance(problem, FunctionProblem) or type(problem).data_hash is not Problem.data_hash:
         return {}
     return {
         name: sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

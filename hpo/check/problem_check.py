@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from hpo.check import data_checks, loss_checks, network_checks, shared_layer_check, training_checks
-from hpo.check.context import CheckContext, Level, Notes
+from hpo.check import (
+    data_checks,
+    function_checks,
+    loss_checks,
+    network_checks,
+    shared_layer_check,
+    training_checks,
+)
+from hpo.check.context import CheckContext, Level, Notes, Watched, loaded
+from hpo.check.function_checks import FunctionContext
 from hpo.check.user_tracebacks import told
 from hpo.core.user_calls import is_interrupt
+from hpo.problems.training_function import FunctionProblem
 from hpo.training.global_state import as_found
 from hpo.training.resumable_loader import read_state, set_state
 
 __all__ = ["Finding", "Level", "check_problem"]
 
+Seen = TypeVar("Seen", bound=Watched)
+Checks = list[tuple[str, tuple[str, ...], Callable[[Seen], Notes]]]
+
 # The checks in order: subject, subjects that must have passed before, function.
-CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
+CHECKS: Checks[CheckContext] = [
     ("tasks", (), data_checks.check_tasks),
     ("data", (), data_checks.check_data),
     ("model", ("data",), network_checks.check_model),
@@ -38,6 +50,19 @@ CHECKS: list[tuple[str, tuple[str, ...], Callable[[CheckContext], Notes]]] = [
     ("cohort", ("evaluate", "GradNorm"), training_checks.check_cohort),
     ("data hash", ("data",), data_checks.check_hash),
     ("global state", (), data_checks.check_global_state),
+]
+
+# Of a training function, which is called whole.
+FUNCTION_CHECKS: Checks[FunctionContext] = [
+    ("tasks", (), data_checks.check_tasks),
+    ("data hash", (), function_checks.check_hash),  # before training, which may change a value that the code uses
+    ("training", (), function_checks.check_training),
+    ("repeating", ("training",), function_checks.check_repeating),
+    ("resuming", ("training",), function_checks.check_resuming),
+    ("weights", ("training",), function_checks.check_weights),
+    ("GradNorm", ("training",), function_checks.check_gradnorm),
+    ("time", ("training",), function_checks.check_time),
+    ("cohort", (), function_checks.check_cohort),
 ]
 
 
@@ -67,9 +92,11 @@ def check_problem(
 ) -> list[Finding]:
     """Run one step of everything on a problem. Takes seconds plus the time to prepare and to evaluate.
 
+    A training function is called several times, for one or two epochs each.
+
     Args:
         name: a registered name, or ``package.module:Class``.
-        arguments: keyword arguments of the class.
+        arguments: keyword arguments of the class or function.
         device: where trials would train.
         tell: called with the subject that is checked next.
         on_finding: called with each finding as soon as it is known.
@@ -81,22 +108,24 @@ def check_problem(
     Raises:
         ProblemError: no such problem, or not with these arguments; see `hpo.problems.load_problem`.
     """
-    context = CheckContext(name, arguments, device)
+    problem = loaded(name, arguments)
     before = read_state(device)
     try:
         with as_found():
-            return _run(context, tell, on_finding)
+            if isinstance(problem, FunctionProblem):
+                return _run(FunctionContext(name, problem, device), FUNCTION_CHECKS, tell, on_finding)
+            return _run(CheckContext(name, arguments, problem, device), CHECKS, tell, on_finding)
     finally:
         set_state(before, device)  # restore the caller's generators
 
 
 def _run(
-    context: CheckContext, tell: Callable[[str], object], on_finding: Callable[[Finding], object]
+    context: Seen, checks: Checks[Seen], tell: Callable[[str], object], on_finding: Callable[[Finding], object]
 ) -> list[Finding]:
     findings: list[Finding] = []
     broken: set[str] = set()
     left_out: list[str] = []
-    for subject, needs, check in CHECKS:
+    for subject, needs, check in checks:
         if not broken.isdisjoint(needs):
             broken.add(subject)
             left_out.append(subject)
@@ -114,9 +143,7 @@ def _run(
     return findings
 
 
-def _guarded(
-    subject: str, check: Callable[[CheckContext], Notes], context: CheckContext
-) -> list[tuple[Level, str, str]]:
+def _guarded(subject: str, check: Callable[[Seen], Notes], context: Seen) -> list[tuple[Level, str, str]]:
     """Return the findings of a check, including an exception of the user's code.
 
     Each check runs in the global state after ``build_model()``, like the rest of a trial.

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from balancers.torchjd_methods import POSITIVE
 from hpo.check.context import SEED, CheckContext, Level, Notes
-from hpo.check.network_checks import GRADNORM, differing, state
+from hpo.check.loss_checks import ALLOWED
+from hpo.check.network_checks import differing, state
 from hpo.check.short_run import Limits, ShortRun, train_shortly
 from hpo.check.user_tracebacks import place_in, told
 from hpo.check.words import every, values
@@ -32,6 +34,12 @@ QUICK = 1.0  # seconds for val, above which nobody waits for train
 NEAR = 0.1  # a metric nearer to 0 than this share of its own change is near 0
 STILL = 0.05  # of all that a loss has fallen, in the last tenth of the steps
 WORSE = 0.01  # a metric that changed by less than this share has not moved against its direction
+
+
+BELOW = (
+    "There GradNorm at alpha > 0 leaves the task out of the balance, and keeps its weight. A study trains without "
+    f"{' and '.join(POSITIVE)}"
+)
 
 
 def check_evaluate(context: CheckContext) -> Notes:
@@ -98,6 +106,8 @@ def check_learning(context: CheckContext) -> Notes:
             yield note
     if good:
         yield "ok", f"each trained alone: {listed(f'{task} {text}' for task, text in good.items())}", ""
+    if falls := [task for task, losses in context.curves.items() if losses[0] > 0 > min(losses)]:
+        yield "warning", f"trained alone, the loss of {every(falls)} falls below 0. {BELOW}", ALLOWED
 
 
 def check_epochs(context: CheckContext) -> Notes:
@@ -154,8 +164,11 @@ def _judge(context: CheckContext, task: Task, run: ShortRun) -> tuple[Level, str
             f"a metric to {task.direction}; should it be {other}?",
         )
     note = ""
-    if task.direction == "maximize" and abs(after) < NEAR * abs(after - before):
-        note = " (near 0; the score divides by what a trial of this task alone ends with, and is large if that is so)"
+    if task.direction == "maximize" and task.change == "relative" and abs(after) < NEAR * abs(after - before):
+        note = (
+            " (near 0; the score divides by what a trial of this task alone ends with, and is large if that is so: "
+            'set change="absolute", or a number as its scale, in the Task)'
+        )
     return "ok", f"{task.metric} {way} in {result.steps} steps{note}", ""
 
 
@@ -169,7 +182,7 @@ def check_time(context: CheckContext) -> Notes:
     """Measure the time of a step, an epoch and a trial."""
     medians = []
     limits = Limits(context.at_most(TIMED_STEPS), MOST_SECONDS)
-    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
+    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", context.gradnorm)]
     for method, settings in methods:
         run = train_shortly(context.problem, method, settings, context.device, limits)
         if run.result.status is TrialStatus.FAILED:
@@ -186,7 +199,7 @@ def check_time(context: CheckContext) -> Notes:
 
 def check_cohort(context: CheckContext) -> Notes:
     """Check that trials can be trained at once; a study measures how many are worth it."""
-    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", GRADNORM)]
+    methods: list[tuple[str, dict[str, Any]]] = [("equal", {}), ("gradnorm", context.gradnorm)]
     configs = [TrialConfig("", {}, "", *method, SEED, context.problem.epochs) for method in methods]
     try:
         check_stackable(context.load(), configs, context.device)

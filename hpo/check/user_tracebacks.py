@@ -9,6 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from hpo.core.errors import ProblemError
@@ -21,8 +22,8 @@ _STANDARD = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "pl
 Frame = tuple[str, int]  # file and line
 
 
-def folders_of(owner: type) -> list[Path]:
-    """Return the folder of a class's package, even an installed one; for gradsweep's own classes, the module."""
+def folders_of(owner: type | FunctionType) -> list[Path]:
+    """Return the folder of the package of a class or function, even an installed one; of our own, the module."""
     if owner.__module__.startswith("hpo."):
         return [Path(inspect.getfile(owner)).resolve()]
     package: Any = sys.modules.get(owner.__module__.partition(".")[0])

@@ -25,10 +25,10 @@ def values(numbers: Mapping[str, float]) -> str:
 
 
 def apart(numbers: Mapping[str, float]) -> str:
-    """Return the ratio of the largest to the smallest value as text, if it is large; all values are above 0.
+    """Return the ratio of the largest to the smallest value as text, if it is large and all values are above 0.
 
     >>> apart({"income": 0.7, "age": 1600.0}), apart({"income": 0.7, "age": 1.6})
     (' (2,286 times apart)', '')
     """
-    ratio = max(numbers.values()) / min(numbers.values())
-    return f" ({number(ratio)} times apart)" if ratio >= FAR else ""
+    least, most = min(numbers.values()), max(numbers.values())
+    return f" ({number(most / least)} times apart)" if least > 0 and most / least >= FAR else ""

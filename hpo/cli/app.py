@@ -22,6 +22,7 @@ from hpo.cli.report import report
 from hpo.cli.run import run
 from hpo.cli.ui import ui
 from hpo.cli.weights import weights
+from hpo.cli.weights_diff import weights_diff
 from hpo.core.errors import InputError, LaunchLostError
 from hpo.core.text import commands_in, printable
 from hpo.core.uris import has_secret, redacted
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-COMMANDS = (init, weights, run, plan, report, export, problems, check, ui)  # in the order of --help
+COMMANDS = (init, weights, run, plan, report, export, weights_diff, problems, check, ui)  # in the order of --help
 for _command in COMMANDS:
     app.command()(_command)
 

@@ -24,12 +24,22 @@ def export(
     file: Annotated[Path, typer.Option("-o", metavar="FILE", help="The weights file to write.")] = Path(
         "weights.json"
     ),
+    register: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Also add the file to MLflow's model registry, as the next version of NAME."
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """Write the weights file for production training: `balancers.Static.load("weights.json")`."""
     from hpo.api import Study
 
+    if register is not None:
+        from hpo.tracking.registered_weights import check_name
+
+        check_name(register)
     result = Study.load(study).result(output=output, tracking_uri=tracking_uri, console=console)
     content = result.outcome.weights_content(arm)
     try:
@@ -37,6 +47,8 @@ def export(
     except OutputError as error:
         raise OutputError(f"-o: {error}") from None
     _exported(file, content, None if arm else result.comparison)
+    if register is not None:
+        _registered(result.register(register, arm), result.outcome.where.shown)
 
 
 def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | None) -> None:
@@ -48,3 +60,9 @@ def _exported(file: Path, content: Mapping[str, Any], comparison: Comparison | N
 
         if answer := moving_winner(comparison):
             print_answer(answer)
+
+
+def _registered(address: str, uri: str) -> None:
+    """Describe a version in MLflow and the code that loads it."""
+    console.print(f"{address}: registered in MLflow at {uri}", highlight=False, soft_wrap=True)
+    console.print(f'  balancer = Static.load("{address}")', highlight=False, soft_wrap=True)

@@ -37,7 +37,8 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study
 ProblemName = Annotated[
     str,
     typer.Argument(
-        metavar="NAME|package.module:Class", help="Name of a problem that `gradsweep problems` lists, or a class."
+        metavar="NAME|package.module:Class",
+        help="Name of a problem that `gradsweep problems` lists, a class or a function.",
     ),
 ]
 Settings = Annotated[
@@ -92,6 +93,46 @@ Baseline = Annotated[
         help="The weights that you train with today, to compare with.",
     ),
 ]
+
+
+Priorities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--priority",
+        metavar="TASK=NUMBER",
+        help="How much a task counts in the score; others count 1, an auxiliary one 0. May be given several times; "
+        "takes the place of the study's `priorities`.",
+    ),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="TASK=PERCENT",
+        help="Recommend weights only if the task is at most so far behind its single-task network. May be given "
+        "several times; takes the place of the study's `limits`.",
+    ),
+]
+
+
+def scoring_keys(priorities: Sequence[str] | None, limits: Sequence[str] | None) -> dict[str, Any]:
+    """Read ``--priority`` and ``--limit`` as keys of a study, which checks the values."""
+    given = {"priorities": ("--priority", priorities), "limits": ("--limit", limits)}
+    return {key: _by_task(option, texts) for key, (option, texts) in given.items() if texts}
+
+
+def _by_task(option: str, texts: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        task, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            task = ""
+        if not task or task in found:
+            raise OptionError(complaint(option, "TASK=NUMBER, each task once", repr(text)))
+        found[task] = value
+    return found
 
 
 def baseline_of(text: str | None) -> dict[str, Any]:

@@ -19,4 +19,7 @@ def problems() -> None:
         arguments = ", ".join(f"{key}={value}" for key, value in info.arguments.items())
         table.add_row(info.name, info.error or info.summary, tasks, arguments)
     console.print(table)
-    console.print("Your own: package.module:Class, a subclass of hpo.problems.Problem; examples/own_problem.py")
+    console.print(
+        "Your own: package.module:Class, a subclass of hpo.problems.Problem; examples/own_problem.py\n"
+        "or package.module:function, below @gradsweep.training; examples/training_function.py"
+    )

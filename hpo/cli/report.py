@@ -11,11 +11,14 @@ from hpo.cli.options import (
     DEFAULT_OUTPUT,
     Baseline,
     ImageFormat,
+    Limits,
     Output,
+    Priorities,
     StudyFile,
     TrackingUri,
     baseline_of,
     console,
+    scoring_keys,
 )
 from hpo.cli.verdict import print_verdict
 
@@ -30,12 +33,14 @@ def report(
         typer.Option(help="Write the figures as image files too, into report/figures; takes Chrome or Chromium."),
     ] = None,
     baseline: Baseline = None,
+    priority: Priorities = None,
+    limit: Limits = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
     """Write report and tables again from the trials in MLflow, whether the study is finished or not."""
     from hpo.api import Study
 
-    found = Study.load(study, **baseline_of(baseline))
+    found = Study.load(study, **baseline_of(baseline), **scoring_keys(priority, limit))
     result = found.result(output=output, tracking_uri=tracking_uri, console=console)
     print_verdict(result.write(folder, figures), output, tracking_uri)

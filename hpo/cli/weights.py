@@ -15,7 +15,9 @@ from hpo.cli.options import (
     STOPPED,
     Address,
     Baseline,
+    Limits,
     Output,
+    Priorities,
     ProblemName,
     Settings,
     Storage,
@@ -24,6 +26,7 @@ from hpo.cli.options import (
     baseline_of,
     console,
     interruptible,
+    scoring_keys,
     settings_of,
 )
 from hpo.cli.verdict import print_verdict
@@ -34,6 +37,8 @@ def weights(
     problem: ProblemName,
     settings: Settings = None,
     baseline: Baseline = None,
+    priority: Priorities = None,
+    limit: Limits = None,
     refine: Annotated[
         int,
         typer.Option(metavar="N", min=0, help="Try up to N more points around the best so far; 0, or at least 4."),
@@ -61,7 +66,8 @@ def weights(
     from hpo.api.weights import keep_study, refuse_faults, weights_study
 
     key = {"name": problem, **settings_of(settings or [])}
-    study = weights_study(key, seeds, name, refine, **baseline_of(baseline))
+    given = {**baseline_of(baseline), **scoring_keys(priority, limit)}
+    study = weights_study(key, seeds, name, refine, **given)
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"

@@ -8,7 +8,9 @@ Input is a table of trials (`TRIAL_COLUMNS`), one row per trial:
 ``phase``              ``references``, ``static``, ``sweep`` (these three: search seed), ``confirm``
 ``kind``               first part of the arm's name
 ``recipe``, ``alpha``  of GradNorm arms, else empty and NaN
-``seed``, ``status``   ``finished``, ``stopped`` (early, by the search), ``diverged``, ``failed``
+``seed``, ``status``   ``finished``, ``stopped`` (early, by the search), ``diverged``, ``failed``,
+                       ``refused`` (its method cannot train with losses below 0)
+``epoch``              the epoch whose metrics count: the best on validation; NaN for the last
 ``steps``, ``seconds`` length of its training: optimizer steps, measured seconds
 ``alarms``             alarms of the trial itself, one per line
 ``val/<task>``         metric on the validation split; ``test/<task>`` and ``train/<task>`` on the others, NaN
@@ -25,6 +27,8 @@ from hpo.compare.intervals import Interval, interval, judge, regret, seeds_neede
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import clopper_pearson
 from hpo.compare.scores import reference_metrics, score, scored_search, scored_validation
+from hpo.compare.scoring import Scoring, TaskScoring
+from hpo.compare.selected_epochs import at_selected_epochs, selected_range
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import (
     TRIAL_COLUMNS,
@@ -45,11 +49,14 @@ __all__ = [
     "Comparison",
     "Distance",
     "Interval",
+    "Scoring",
     "Selection",
     "Surface",
+    "TaskScoring",
     "Vector",
     "Verdict",
     "Winner",
+    "at_selected_epochs",
     "best_of_k",
     "best_runs",
     "best_trial",
@@ -74,6 +81,7 @@ __all__ = [
     "scored_validation",
     "seed_noise",
     "seeds_needed",
+    "selected_range",
     "selection",
     "static_points",
     "weight_columns",

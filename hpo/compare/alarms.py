@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from hpo.compare.arms_table import better_on_test
 from hpo.compare.flatness import flat_optimum
+from hpo.compare.limits import candidates, closest, kept_arms
 from hpo.compare.scores import on_search_seed, reference_metrics
+from hpo.compare.scoring import Scoring
 from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
 from hpo.core.arm import FIXED, REFERENCE
+from hpo.core.change import scale_of
 from hpo.core.trial import TrialStatus
 
 FEW_SEEDS = 3
@@ -26,7 +29,8 @@ def alarms(
     confirm: pd.DataFrame,
     arms: pd.DataFrame,
     equals: pd.DataFrame,
-    directions: Mapping[str, int],
+    limits: pd.DataFrame,
+    scoring: Scoring,
 ) -> Iterator[str]:
     """Yield all alarms of a study, the most serious first.
 
@@ -36,26 +40,28 @@ def alarms(
         confirm: the scored trials of the confirm seeds.
         arms: the table of arms.
         equals: the static points that cannot be distinguished from the best one.
-        directions: for each task +1 (minimize) or -1 (maximize).
+        limits: the table of limits.
+        scoring: how each task is measured.
     """
-    tasks = tuple(directions)
+    tasks = tuple(scoring)
     for status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
+    yield from _missed_limits(arms, limits)
     for seeds, table, split in (
         ("search seed", on_search_seed(trials), "val"),
         ("confirm seeds", confirm, "test"),
     ):
         reference = reference_metrics(table, tasks, split)
-        yield from _references(seeds, reference) if len(table) else ()
-        yield from _near_zero(seeds, table, reference, directions, split)
+        yield from _references(seeds, reference, scoring) if len(table) else ()
+        yield from _near_zero(seeds, table, reference, scoring, split)
     if len(arms) and arms["seeds"].max() < FEW_SEEDS:
         yield _few_seeds(int(arms["seeds"].max()))
     steps = confirm["steps"].unique()
     if len(steps) > 1:
         yield f"arms were trained for different numbers of steps, from {steps.min():.0f} to {steps.max():.0f}"
     yield from cheaper_search(search)
-    yield from _disagreement(arms, confirm)
+    yield from _disagreement(arms, confirm, kept_arms(limits, scoring))
     if len(arms) and arms["seeds"].max() >= FEW_SEEDS:  # fewer seeds do not estimate the noise
         yield from flat_optimum(search, equals, arms, tasks)
     yield from _edge(search, equals, arms, tasks)
@@ -64,7 +70,7 @@ def alarms(
 
 def kind_of(alarm: str) -> str:
     """Return an alarm without its numbers, so that the same alarm of many trials is listed once; "f1" stays."""
-    return re.sub(r"(?<![\w.-])\d[\d.,]*(?!\w)", "", alarm)
+    return re.sub(r"(?<![\w.-])-?\d[\d.,]*(e[+-]?\d+)?(?!\w)", "", alarm)
 
 
 def _few_seeds(seeds: int) -> str:
@@ -72,37 +78,55 @@ def _few_seeds(seeds: int) -> str:
     return f"only {seeds} confirm seed{plural}: intervals from fewer than {FEW_SEEDS} seeds are unreliable"
 
 
-def _references(seeds: str, reference: pd.Series) -> Iterator[str]:
+def _references(seeds: str, reference: pd.Series, scoring: Scoring) -> Iterator[str]:
     for task, value in reference.items():
-        if value == 0 or not np.isfinite(value):
+        if np.isnan(scale_of(scoring[str(task)].change, value)):
             fault = "is 0" if value == 0 else "did not finish"
             yield f"the single-task reference of {task} {fault} on the {seeds}: scores there leave this task out"
 
 
-def _near_zero(
-    seeds: str, table: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str
-) -> Iterator[str]:
+def _missed_limits(arms: pd.DataFrame, limits: pd.DataFrame) -> Iterator[str]:
+    """Yield an alarm if no arm with fixed weights keeps the limits, with what comes closest."""
+    best = arms[arms["recommended"] & (arms["misses"] != "")]
+    if best.empty:
+        return
+    by_task = limits.drop_duplicates("task")
+    told = ", ".join(f"{row['task']} at most {row['limit']:g}% behind" for _, row in by_task.iterrows())
+    near = closest(limits)
+    text = f"no fixed weights keep the limits with 95% confidence on validation ({told} its single-task network)"
+    if near.empty:
+        yield f"{text}: fewer than two seeds give no confidence"
+        return
+    behind = ", ".join(f"{row['task']} up to {row['bound']:.2g}%" for _, row in near.iterrows())
+    yield f"{text}. {near['arm'].iloc[0]} comes closest ({behind}). {best['arm'].iloc[0]} has the best score of all"
+
+
+def _near_zero(seeds: str, table: pd.DataFrame, reference: pd.Series, scoring: Scoring, split: str) -> Iterator[str]:
     """Yield alarms on references so near 0 that one task decides the score.
 
     That is, the other trials have the opposite sign or, if larger is better, more than twice as much. An error may be
     many times larger without being near 0.
     """
     scored = table[(table["kind"] != REFERENCE) & (table["status"] == TrialStatus.FINISHED)]
-    for task, direction in directions.items():
+    for task, how in scoring.items():
         value, others = reference[task], scored[f"{split}/{task}"].median() if len(scored) else np.nan
+        if how.change != "relative" or how.priority == 0:
+            continue
         if not np.isfinite(value) or not np.isfinite(others) or value == 0:
             continue
-        if others / value < 0 or (direction < 0 and abs(others) > 2 * abs(value)):
+        if others / value < 0 or (how.direction < 0 and abs(others) > 2 * abs(value)):
             yield (
                 f"the single-task reference of {task} on the {seeds} is {value:.2g}, near zero compared with "
                 f"the {others:.2g} of other trials. The score divides by it, so that this task decides the score. "
-                "Measure the task by an error, or by another metric that is far from zero"
+                'Set change="absolute", or a number as its scale, in its Task, or measure it by an error'
             )
 
 
-def _disagreement(arms: pd.DataFrame, confirm: pd.DataFrame) -> Iterator[str]:
+def _disagreement(arms: pd.DataFrame, confirm: pd.DataFrame, kept: Collection[str] | None) -> Iterator[str]:
     recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
-    arm, gain = better_on_test(arms, confirm, FIXED, recommended) if recommended else ("", 0.0)
+    arm, gain = (
+        better_on_test(candidates(arms, FIXED, kept), confirm, FIXED, recommended) if recommended else ("", 0.0)
+    )
     if arm:
         yield (
             f"validation and test disagree: validation chose {recommended}, but on test {arm} is better by "

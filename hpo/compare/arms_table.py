@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from hpo.compare.intervals import interval, judge, regret
+from hpo.compare.limits import kept_arms
 from hpo.compare.rank_correlation import spearman
 from hpo.compare.scores import generalisation_gap
+from hpo.compare.scoring import Scoring
 from hpo.compare.verdicts import Verdict, best_arm
 from hpo.compare.weight_distances import mean_weights
 from hpo.core.arm import FIXED, OUTSIDE
@@ -17,22 +19,26 @@ from hpo.core.arm import FIXED, OUTSIDE
 SMALLEST = 1e-6  # percentage points; smaller differences are rounding
 
 
-def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: float, found: Verdict) -> pd.DataFrame:
+def arms_table(
+    confirm: pd.DataFrame, scoring: Scoring, margin: float, found: Verdict, limits: pd.DataFrame
+) -> pd.DataFrame:
     """Build the table of arms, one row per arm, best validation score first.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
-        directions: for each task +1 (minimize) or -1 (maximize).
+        scoring: how each task is measured.
         margin: of equivalence.
         found: the verdict, which names the best static arm.
+        limits: of `hpo.compare.limits.limits_table`.
 
     Returns:
         The columns of `hpo.compare.Comparison.arms`.
     """
-    tasks = tuple(directions)
-    confirm = confirm.assign(gap=generalisation_gap(confirm, directions))
+    tasks = tuple(scoring)
+    confirm = confirm.assign(gap=generalisation_gap(confirm, scoring))
     groups = {str(name): group for name, group in confirm.groupby("arm", sort=False)}
-    static, recommended = found.static, best_arm(confirm, FIXED)
+    static, recommended = found.static, best_arm(confirm, FIXED, kept_arms(limits, scoring))
+    missed = limits[~limits["kept"].astype(bool)].groupby("arm")["task"].agg(", ".join).to_dict()
     rows = []
     for name, group in groups.items():
         first, score_test = group.iloc[0], interval(group["score_test"].dropna())
@@ -46,7 +52,7 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
         row |= {"low": score_test.low, "high": score_test.high, "steps": group["steps"].mean()}
         row |= {"seconds": group["seconds"].mean(), "recommended": name == recommended, "best_static": name == static}
         row |= _against(group, groups.get(static) if name != static else None, margin)
-        row |= {"chosen": found.chosen.get(name, np.nan), "gap": group["gap"].mean()}
+        row |= {"chosen": found.chosen.get(name, np.nan), "gap": group["gap"].mean(), "misses": missed.get(name, "")}
         row |= {
             f"{split}/{task}": group[f"{split}/{task}"].mean()
             for split in ("train", "val", "test")
@@ -55,24 +61,24 @@ def arms_table(confirm: pd.DataFrame, directions: Mapping[str, int], margin: flo
         }
         rows.append(row | mean_weights(group, tasks))
     columns = ["arm", "kind", "recipe", "alpha", "score_val", "score_test", "recommended", "best_static", "regret"]
-    columns += ["verdict", "gap", "chosen", *(f"w/{task}" for task in tasks)]
+    columns += ["verdict", "gap", "chosen", "misses", *(f"w/{task}" for task in tasks)]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     table = table.astype({"recommended": bool, "best_static": bool})
-    table["dominated_by"] = dominated_by(table, directions)
+    table["dominated_by"] = dominated_by(table, scoring)
     return table.sort_values("score_val", kind="stable", na_position="last").reset_index(drop=True)
 
 
-def dominated_by(arms: pd.DataFrame, directions: Mapping[str, int]) -> list[str]:
+def dominated_by(arms: pd.DataFrame, scoring: Scoring) -> list[str]:
     """Return for each arm the arm that dominates it: at least as good on every task and better on one; else empty.
 
     Compared are means over seeds of the test metrics; of several dominating arms, the one with the best test score is
     named. The other arms form the Pareto front. Single-task networks, which solve one task each, and arms without all
     metrics take no part.
     """
-    columns = [f"test/{task}" for task in directions]
+    columns = [f"test/{task}" for task in scoring]
     if arms.empty:
         return []
-    costs = arms[columns].to_numpy(dtype=float) * np.array(list(directions.values()))
+    costs = arms[columns].to_numpy(dtype=float) * np.array(scoring.directions)
     compared = np.isfinite(costs).all(axis=1) & ~arms["kind"].isin(OUTSIDE).to_numpy()
     names, scores = arms["arm"].tolist(), arms["score_test"].to_numpy(dtype=float)
     found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,9 +11,12 @@ from hpo.compare.arms_table import arms_table, order_agreement
 from hpo.compare.budget import Budget, budget
 from hpo.compare.cost import cost
 from hpo.compare.intervals import Interval
+from hpo.compare.limits import kept_arms, limits_table
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import ranks
-from hpo.compare.scores import scored_confirm, scored_search
+from hpo.compare.scores import scored_confirm, scored_race, scored_search
+from hpo.compare.scoring import Scoring
+from hpo.compare.selected_epochs import selected_range
 from hpo.compare.shortlist import shortlist
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import best_trial, static_points
@@ -29,19 +31,20 @@ class Comparison:
     """Everything that the report shows.
 
     Attributes:
-        tasks: names; ``directions``: +1 where a smaller metric is better, -1 where a larger one is.
+        tasks: names; ``scoring``: how each is measured.
         margin: regret that counts as equivalent; ``random_points``: true if the static points were drawn at random.
         baseline: the arm of the weights that the user trains with today; empty if the study names none.
         searched: true if the study has a static search. Without one, regrets are against the baseline or equal
             weights.
-        search: the trials on the search seed with ``score`` (validation), best first.
+        search: the trials on the search seed with ``score`` (validation), best first (`hpo.compare.scores`).
+        race: the trials on the seeds of the shortlist's race with ``score`` (validation).
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
         arms: one row per confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
             score_test, low, high, score_seeds`` (of score_test), ``regret, regret_low, regret_high, regret_seeds,
             verdict`` (of this arm alone against the best static arm, not corrected for selection), ``recommended,
             best_static, chosen`` (share of resamples in which it is the best of its side), ``gap`` (test against
-            train), ``dominated_by`` and for each task ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over
-            seeds) and ``w/<task>``.
+            train), ``dominated_by``, ``misses`` (the tasks whose limits it misses) and for each task
+            ``train/<task>``, ``val/<task>``, ``test/<task>`` (means over seeds) and ``w/<task>``.
         verdict: on the best GradNorm arm against the best static arm.
         noise: sigma of a validation score from seed to seed, and its degrees of freedom.
         region: the static points that cannot be distinguished from the best one by one seed, rows of ``search``.
@@ -56,18 +59,23 @@ class Comparison:
         cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
         baseline_gain: test score of the baseline minus that of the recommended arm, paired by seed: above 0 if the
             recommended arm is better; not corrected for selection bias.
-        recommended: the arm with the best fixed weights, chosen on validation; empty if there is none.
+        recommended: the arm with the best fixed weights, chosen on validation among those that keep the limits, or
+            among all if none does; empty if there is none.
+        limits: for each arm and limited task, by how much it is behind (`hpo.compare.limits.limits_table`).
         winner: the best arm of all that can train a network, chosen on validation.
+        best_epochs: the earliest and the latest epoch that is the best on validation of a confirm trial, where each
+            trial counts at that; ``None`` if it counts at its last.
         alarms: facts that limit how far the results can be trusted.
     """
 
     tasks: tuple[str, ...]
-    directions: Mapping[str, int]
+    scoring: Scoring
     margin: float
     random_points: bool
     baseline: str
     searched: bool
     search: pd.DataFrame
+    race: pd.DataFrame
     confirm: pd.DataFrame
     arms: pd.DataFrame
     verdict: Verdict
@@ -83,13 +91,20 @@ class Comparison:
     cost: pd.DataFrame
     recommended: str
     baseline_gain: Interval
+    limits: pd.DataFrame
     winner: Winner
+    best_epochs: tuple[int, int] | None
     alarms: tuple[str, ...]
+
+    def misses(self, arm: str) -> tuple[str, ...]:
+        """Return the tasks whose limits an arm misses."""
+        own = self.limits[self.limits["arm"] == arm]
+        return tuple(own.loc[~own["kept"].astype(bool), "task"])
 
 
 def compare(
     trials: pd.DataFrame,
-    directions: Mapping[str, int],
+    scoring: Scoring,
     margin: float,
     random_points: bool = False,
     baseline: str = "",
@@ -99,17 +114,20 @@ def compare(
 
     Args:
         trials: the table described in `hpo.compare`.
-        directions: for each task +1 (minimize) or -1 (maximize), in the problem's order.
+        scoring: how each task is measured, in the problem's order.
         margin: regret in percent of score that counts as equivalent.
         random_points: true if the static points were drawn at random and so are a sample of all points.
         baseline: the arm of the weights of today; empty if there is none.
         searched: true if the study has a static search.
     """
-    tasks = tuple(directions)
-    search, confirm = scored_search(trials, directions), scored_confirm(trials, directions)
-    found = verdict(confirm, margin, SEARCHED if searched else (Arm.parse(baseline).kind if baseline else "equal",))
+    tasks = tuple(scoring)
+    search, confirm = scored_search(trials, scoring), scored_confirm(trials, scoring)
+    limits = limits_table(confirm, scoring)
+    kept = kept_arms(limits, scoring)
+    rivals = SEARCHED if searched else (Arm.parse(baseline).kind if baseline else "equal",)
+    found = verdict(confirm, margin, rivals, kept)
     noise = seed_noise(confirm)
-    arms = arms_table(confirm, directions, margin, found)
+    arms = arms_table(confirm, scoring, margin, found, limits)
     best_point = best_trial(static_points(search)) if searched else None
     static = found.static or ("" if best_point is None else str(best_point["arm"]))
     points = search if searched else search[~search["kind"].isin(SEARCHED)]  # equal weights alone are no search
@@ -117,18 +135,19 @@ def compare(
     recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
     return Comparison(
         tasks=tasks,
-        directions=dict(directions),
+        scoring=scoring,
         margin=margin,
         random_points=random_points,
         baseline=baseline,
         searched=searched,
         search=search,
+        race=scored_race(trials, scoring),
         confirm=confirm,
         arms=arms,
         verdict=found,
         noise=noise,
         region=equals,
-        shortlist=shortlist(trials, directions),
+        shortlist=shortlist(trials, scoring),
         distances=distances(search, arms, found.static, equals, tasks),
         ranks=ranks(points, noise, random_points),
         surface=fit_surface(points, tasks),
@@ -138,6 +157,8 @@ def compare(
         cost=cost(trials, searched),
         recommended=recommended,
         baseline_gain=gain_over(confirm, recommended, baseline),
-        winner=winner(confirm, recommended),
-        alarms=tuple(alarms(trials, search, confirm, arms, equals, directions)),
+        limits=limits,
+        winner=winner(confirm, recommended, kept),
+        best_epochs=selected_range(confirm),
+        alarms=tuple(alarms(trials, search, confirm, arms, equals, limits, scoring)),
     )

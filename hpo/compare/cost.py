@@ -51,4 +51,6 @@ def cost(trials: pd.DataFrame, searched: bool = True) -> pd.DataFrame:
     for unit in ("steps", "seconds"):
         whole = float(table[unit].iloc[0])
         table[f"{unit}_ratio"] = table[unit] / whole if whole else np.nan
-    return table
+    if searched or (search["phase"] == "sweep").any():
+        return table
+    return table[~table["way"].isin(ways)].reset_index(drop=True)  # the shortlist alone has GradNorm runs

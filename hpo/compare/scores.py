@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
 
+from hpo.compare.scoring import Scoring
 from hpo.core.arm import REFERENCE, Arm
 from hpo.core.trial import TrialStatus
+
+BEYOND = 10.0  # percentage points of score that one point beyond a limit costs in the search
 
 
 def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
@@ -23,44 +25,65 @@ def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) ->
     return pd.Series(means, dtype=float)
 
 
-def score(trials: pd.DataFrame, reference: pd.Series, directions: Mapping[str, int], split: str) -> pd.Series:
-    """Compute Delta_m of each trial in percent, lower is better: ``100 / T sum_i d_i (m_i - b_i) / |b_i|``.
+def score(trials: pd.DataFrame, reference: pd.Series, scoring: Scoring, split: str) -> pd.Series:
+    """Compute Delta_m of each trial in percent, lower is better: ``sum_i p_i c_i / sum_i p_i``.
+
+    The change of a task is ``c_i = 100 d_i (m_i - b_i) / s_i``, and p_i its priority. With equal priorities:
 
     Maninis, Radosavovic, Kokkinos, "Attentive Single-Tasking of Multiple Tasks", CVPR 2019, equation 5, with its
-    sign turned. ``b_i`` is a mean over seeds, so that the mean of the scores over seeds is the score of the mean
-    metrics. Tasks without a reference are left out. Single-task trials and trials that diverged or failed have no
-    score; a trial that was stopped early has the score of its last epoch.
+    sign turned. The scale s_i is |b_i| as there, unless the task says otherwise (`hpo.core.change`). ``b_i`` is a
+    mean over seeds, so that the mean of the scores over seeds is the score of the mean metrics. Tasks without a
+    reference are left out. Single-task trials and trials that diverged or failed have no score; a trial that was
+    stopped early has the score of its last epoch.
 
     Args:
         trials: with columns ``<split>/<task>``.
         reference: b_i by task.
-        directions: d_i by task, +1 or -1.
+        scoring: how each task is measured, with d_i, s_i and p_i.
         split: ``val`` or ``test``.
     """
-    known = [task for task in directions if np.isfinite(reference[task]) and reference[task] != 0]
     scored = (trials["kind"] != REFERENCE) & trials["status"].isin(
         [status for status in TrialStatus if status.has_score]
     )
-    if not known:
-        return pd.Series(np.nan, index=trials.index)
-    change = [
-        directions[task] * (trials[f"{split}/{task}"] - reference[task]) / abs(reference[task]) for task in known
-    ]
-    delta: pd.Series = 100 * pd.concat(change, axis=1).mean(axis=1, skipna=False)
-    return delta.where(scored)
+    return scoring.mean(changes(trials, reference, scoring, split)).where(scored)
 
 
-def scored_search(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
-    """Return the trials of the search seed with their validation ``score``, best first, those without one last."""
-    scored = scored_validation(on_search_seed(trials), directions)
-    return scored.sort_values("score", kind="stable").reset_index(drop=True)
+def changes(trials: pd.DataFrame, reference: pd.Series, scoring: Scoring, split: str) -> pd.DataFrame:
+    """Compute by how many percent each task of each trial is worse than its reference; see `score`."""
+    return scoring.changes(metrics(trials, scoring, split), reference, reference)
 
 
-def scored_validation(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
-    """Return the trials that read no test split with their validation ``score``, the shortlist's seeds included."""
+def metrics(trials: pd.DataFrame, tasks: Iterable[str], split: str) -> pd.DataFrame:
+    """Return the metrics of each trial on a split, one column per task; NaN where they were not measured."""
+    found: pd.DataFrame = trials.reindex(columns=[f"{split}/{task}" for task in tasks])
+    return found.set_axis(list(tasks), axis=1)
+
+
+def scored_search(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """Return the trials of the search seed as `scored_validation` does, best first, those without a score last."""
+    scored = scored_validation(on_search_seed(trials), scoring)
+    return scored.sort_values("objective", kind="stable").reset_index(drop=True)
+
+
+def scored_validation(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """Return the trials that read no test split with their validation ``score``, the shortlist's seeds included.
+
+    The search chooses by ``objective``, the score and `BEYOND` times the percentage points ``beyond`` the limits. One
+    seed gives no confidence, and so decides no limit; but the search looks for weights that keep them.
+    """
     search = trials[trials["search"].astype(bool)].copy()
-    search["score"] = score(search, reference_metrics(search, tuple(directions), "val"), directions, "val")
+    reference = reference_metrics(search, tuple(scoring), "val")
+    search["score"] = score(search, reference, scoring, "val")
+    search["beyond"] = scoring.beyond(changes(search, reference, scoring, "val"))
+    search["objective"] = search["score"] + BEYOND * search["beyond"]
     return search
+
+
+def scored_race(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """Return the trials of the race's seeds as `scored_validation` does."""
+    scored = scored_validation(trials, scoring)
+    race: pd.DataFrame = scored[scored["seed"] != scored["seed"].min()].reset_index(drop=True)
+    return race
 
 
 def on_search_seed(trials: pd.DataFrame) -> pd.DataFrame:
@@ -70,29 +93,22 @@ def on_search_seed(trials: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def scored_confirm(trials: pd.DataFrame, directions: Mapping[str, int]) -> pd.DataFrame:
+def scored_confirm(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     """Return the finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
     confirm = trials[~trials["search"].astype(bool) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
-        reference = reference_metrics(confirm, tuple(directions), split)
-        confirm[f"score_{split}"] = score(confirm, reference, directions, split)
+        reference = reference_metrics(confirm, tuple(scoring), split)
+        confirm[f"score_{split}"] = score(confirm, reference, scoring, split)
     return confirm
 
 
-def generalisation_gap(confirm: pd.DataFrame, directions: Mapping[str, int]) -> pd.Series:
+def generalisation_gap(confirm: pd.DataFrame, scoring: Scoring) -> pd.Series:
     """Compute by how many percent each trial is worse on test than on its own training data, as in the score.
 
-    ``100 / T sum_i d_i (m_i(test) - m_i(train)) / |b_i|`` with b_i the single-task reference on test.
+    The change of a task is ``100 d_i (m_i(test) - m_i(train)) / s_i``, with s_i of the reference on test.
 
     NaN where a metric on the training split is missing.
     """
-    reference = reference_metrics(confirm, tuple(directions), "test")
-    known = [task for task in directions if np.isfinite(reference[task]) and reference[task] != 0]
-    if not known or any(f"train/{task}" not in confirm for task in known):
-        return pd.Series(np.nan, index=confirm.index)
-    gaps = [
-        directions[task] * (confirm[f"test/{task}"] - confirm[f"train/{task}"]) / abs(reference[task])
-        for task in known
-    ]
-    gap: pd.Series = 100 * pd.concat(gaps, axis=1).mean(axis=1, skipna=False)
-    return gap.where(confirm["kind"] != REFERENCE)
+    reference = reference_metrics(confirm, tuple(scoring), "test")
+    test, train = (metrics(confirm, scoring, split) for split in ("test", "train"))
+    return scoring.mean(scoring.changes(test, train, reference)).where(confirm["kind"] != REFERENCE)

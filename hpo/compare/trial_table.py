@@ -29,8 +29,8 @@ TRIAL_COLUMNS = [
 ]
 
 
-def best_trial(trials: pd.DataFrame, column: str = "score") -> pd.Series | None:
-    """Return the row with the lowest finite score, the first of equals; ``None`` if there is none."""
+def best_trial(trials: pd.DataFrame, column: str = "objective") -> pd.Series | None:
+    """Return the row with the lowest finite value, the first of equals; ``None`` if there is none."""
     finite = trials[np.isfinite(trials[column].astype(float))]
     return None if finite.empty else finite.iloc[int(finite[column].argmin())]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, judge, regret, seeds_needed
+from hpo.compare.limits import candidates
 from hpo.compare.trial_table import Vector, complete_arms
 from hpo.core.arm import BALANCED, OUTSIDE, SEARCHED
 
@@ -39,32 +40,47 @@ class Verdict:
     chosen: Mapping[str, float] = field(default_factory=dict)
 
 
-def best_arm(confirm: pd.DataFrame, kinds: tuple[str, ...]) -> str:
+def best_arm(confirm: pd.DataFrame, kinds: tuple[str, ...], kept: Collection[str] | None = None) -> str:
     """Return the arm of these kinds with the lowest mean validation score; empty if none has one.
 
     Arms with missing seeds take no part: a mean over the seeds that succeeded would be biased.
+
+    Args:
+        confirm: trials of the confirm seeds with ``score_val``.
+        kinds: kinds of arm.
+        kept: the arms that keep the limits (`hpo.compare.limits`); ``None`` without limits.
     """
-    scores = complete_arms(confirm, kinds)
+    scores = complete_arms(candidates(confirm, kinds, kept), kinds)
     return "" if scores.empty else str(scores.mean().idxmin())
 
 
-def verdict(confirm: pd.DataFrame, margin: float, rivals: tuple[str, ...] = SEARCHED) -> Verdict:
+def verdict(
+    confirm: pd.DataFrame,
+    margin: float,
+    rivals: tuple[str, ...] = SEARCHED,
+    kept: Collection[str] | None = None,
+) -> Verdict:
     """Choose on validation, read on test, allow for the choosing, and find the word.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
         margin: of equivalence.
         rivals: the kinds of arm that GradNorm is compared with: the static search, or else the baseline alone.
+        kept: the arms that keep the limits; ``None`` without limits. If only one side has such arms, there is no
+            verdict; if none has, the limits play no part.
     """
-    static, ours = best_arm(confirm, rivals), best_arm(confirm, BALANCED)
+    static, ours = best_arm(confirm, rivals, kept), best_arm(confirm, BALANCED, kept)
     if not static:
         return Verdict("none", NO_INTERVAL, "", "", f"no {rivals[0]} arm has a score on the confirm seeds")
     if not ours:
         return Verdict("none", NO_INTERVAL, "", static, "no GradNorm arm has a score on the confirm seeds")
+    if kept is not None and (static in kept) != (ours in kept):
+        missing = rivals[0] if ours in kept else "GradNorm"
+        return Verdict("none", NO_INTERVAL, ours, static, f"no {missing} arm keeps the limits")
     regrets = regret(confirm[confirm["arm"] == ours], confirm[confirm["arm"] == static], "test")
     if regrets.empty:
         return Verdict("none", NO_INTERVAL, ours, static, "no seed has a test score of both arms")
-    paired, bootstrap = interval(regrets), selection(confirm, rivals)
+    paired, bootstrap = interval(regrets), selection(confirm, rivals, kept)
     found = recentred(paired, bootstrap.regret)
     word = judge(found, margin)
     needed = seeds_needed(found.mean, float(regrets.std()), margin) if word == "inconclusive" else 0
@@ -100,7 +116,12 @@ class Selection:
     chosen: Mapping[str, float]
 
 
-def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resamples: int = RESAMPLES) -> Selection:
+def selection(
+    confirm: pd.DataFrame,
+    rivals: tuple[str, ...] = SEARCHED,
+    kept: Collection[str] | None = None,
+    resamples: int = RESAMPLES,
+) -> Selection:
     """Choose both arms again in every resample of the seeds, and evaluate them on test on the seeds left out.
 
     The best of several arms looks better than it is, on test too, because test and validation share the seed's
@@ -115,9 +136,10 @@ def selection(confirm: pd.DataFrame, rivals: tuple[str, ...] = SEARCHED, resampl
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
         rivals: see `verdict`.
+        kept: see `verdict`; the limits are not decided again in each resample.
         resamples: number of resamples; their draws are the same in every call.
     """
-    sides = [_both_splits(confirm, kinds) for kinds in (BALANCED, rivals)]
+    sides = [_both_splits(candidates(confirm, kinds, kept), kinds) for kinds in (BALANCED, rivals)]
     seeds = sorted(set(sides[0][0].index) & set(sides[1][0].index))
     S = len(seeds)
     if S < 2:

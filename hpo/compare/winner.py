@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pandas as pd
@@ -52,14 +53,15 @@ def gain_over(confirm: pd.DataFrame, arm: str, other: str) -> Interval:
     return NO_INTERVAL if differences.empty else interval(differences)
 
 
-def winner(confirm: pd.DataFrame, recommended: str) -> Winner:
+def winner(confirm: pd.DataFrame, recommended: str, kept: Collection[str] | None = None) -> Winner:
     """Find the best arm on validation among all kinds that can train a network, and its gain on test.
 
     Args:
         confirm: trials of the confirm seeds with ``score_val`` and ``score_test``.
         recommended: the arm with the best fixed weights; empty if there is none.
+        kept: the arms that keep the limits; ``None`` without limits.
     """
-    arm = best_arm(confirm, tuple(kind for kind in confirm["kind"].unique() if kind not in OUTSIDE))
+    arm = best_arm(confirm, tuple(kind for kind in confirm["kind"].unique() if kind not in OUTSIDE), kept)
     if not arm:
         return Winner()
     trials = confirm[confirm["arm"] == arm]

@@ -12,6 +12,7 @@ _DEFAULTS = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",  # hpo.launch.progress says so in one line
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray adds 15, with which trials starve beside any other program
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to MLflow, not to CSV, JSON and TensorBoard files
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # hpo.execution.ray_tune has one, which does not wait for an epoch to end
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

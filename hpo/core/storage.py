@@ -66,6 +66,10 @@ class Storage:
         """The address for display, without its secrets."""
         return shown(self.address) if _SCHEME.match(self.address) else self.address
 
+    def local(self, name: str) -> Path | None:
+        """Return the path of a file or folder; ``None`` in an object store, which has none."""
+        return Path(self._path(name)) if self._system is None else None
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 

@@ -27,6 +27,7 @@ class TrialStatus(StrEnum):
     FINISHED = "finished"
     DIVERGED = "diverged"  # a loss or a metric was not finite
     FAILED = "failed"
+    REFUSED = "refused"  # its method cannot train with losses below 0, which this problem has
     STOPPED = "stopped"  # ended before its last epoch because other trials did better
     PAUSED = "paused"  # waits for the other trials of its search, then continues or is stopped
 
@@ -43,7 +44,7 @@ class TrialStatus(StrEnum):
     @property
     def is_final(self) -> bool:
         """True if it never runs again; a trial that failed or was stopped may."""
-        return self in (TrialStatus.FINISHED, TrialStatus.DIVERGED)
+        return self in (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.REFUSED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class TrialConfig:
         settings: the method's settings.
         seed: initial network, batch order, dropout.
         epochs: passes over the training data.
-        test: whether the test split is read at the end; only confirm trials read it.
+        test: whether the test split is read; only confirm trials read it.
+        select: the epoch whose metrics count: ``last``, or ``best`` on validation.
+        workers: processes that train it together, among which its batches are divided.
     """
 
     problem: str
@@ -69,11 +72,18 @@ class TrialConfig:
     seed: int
     epochs: int
     test: bool = False
+    select: str = "last"
+    workers: int = 1
 
     @cached_property
     def identity(self) -> str:
         """A hash of the config, by which a finished trial is found again."""
-        return _digest([IDENTITY_VERSION, asdict(self)])
+        content = asdict(self)
+        if self.select == "last":  # as in versions that had no other
+            del content["select"]
+        if self.workers == 1:
+            del content["workers"]
+        return _digest([IDENTITY_VERSION, content])
 
 
 def _digest(content: object) -> str:
@@ -115,6 +125,16 @@ class EpochReport:
 
 
 @dataclass
+class EpochMetrics:
+    """The metrics of a trial after one epoch, by task; ``test`` and ``train`` are empty where they were not read."""
+
+    epoch: int
+    validation: dict[str, float]
+    test: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class TrialResult:
     """The result of a trial.
 
@@ -126,6 +146,8 @@ class TrialResult:
         validation: metric of each task on the validation split after the last epoch.
         test: the same on the test split, empty unless the config asked for it.
         train: the same on the training split, read with the test split; empty if the problem does not support it.
+        best_epochs: with ``select: best`` the epochs that may be the best (`hpo.training.best_epochs`), which hold
+            the metrics on test and train; otherwise empty.
         averages: E_t[w] for each of `AVERAGES` and each task; sums to T.
         initial_losses: L_i of the first step; 0 where the task was absent from it.
         alarms: warnings about this trial for the user.
@@ -141,6 +163,7 @@ class TrialResult:
     validation: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     train: dict[str, float] = field(default_factory=dict)
+    best_epochs: list[EpochMetrics] = field(default_factory=list)
     averages: dict[str, dict[str, float]] = field(default_factory=dict)
     initial_losses: dict[str, float] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
@@ -150,6 +173,7 @@ class TrialResult:
 
     def __post_init__(self) -> None:
         self.status = TrialStatus(self.status)  # read from JSON, it is text
+        self.best_epochs = [e if isinstance(e, EpochMetrics) else EpochMetrics(**e) for e in self.best_epochs]
 
 
 class EventKind(Enum):
@@ -186,7 +210,7 @@ class WorkerTask:
         until: for each trial the epoch at which it returns to the driver.
         target: the problem as ``package.module:Class``, so that a node does not need to resolve its name.
         import_paths: the driver's module search path.
-        cpu, gpu: resources of one trial.
+        cpu, gpu: resources of each process of a trial.
         checkpoint_seconds: seconds between two checkpoints of a trial.
     """
 

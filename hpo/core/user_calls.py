@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -42,12 +42,25 @@ class Boundary:
     def pass_on(self, error: BaseException) -> None:
         """Raise an exception again unless the user's code raised it.
 
+        A framework may have put one of its own in place: Lightning answers a Ctrl-C with ``SystemExit``.
+
         Raises:
             BaseException: raised by a callback, or a Ctrl-C, which reaches only the main thread.
         """
         self.end_fork()
-        if error is self._raised or is_interrupt(error):
-            raise error
+        for one in _handled(error):
+            if one is self._raised or is_interrupt(one):
+                raise one
+
+
+def _handled(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those during whose handling it was raised."""
+    seen: set[int] = set()  # ids, since comparing is the user's code too
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        yield found
+        seen.add(id(found))
+        found = found.__context__
 
 
 def is_interrupt(error: BaseException) -> bool:

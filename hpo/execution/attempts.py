@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from hpo.core.errors import OutputError
+from hpo.core.errors import InputError
 from hpo.core.text import one_line
 from hpo.core.trial import Event, EventKind, PlannedTrial, TrialResult, TrialStatus
 from hpo.execution.events import Listener
@@ -74,7 +74,7 @@ class Attempts:
         self.noticed: set[str] = set()  # messages of workers about cohorts, each reported once
         self.stopping = False
         self.killed = False  # we have killed the workers, so their deaths do not count
-        self.output_error: OutputError | None = None
+        self.input_error: InputError | None = None
 
     @property
     def enough_waiting(self) -> bool:
@@ -133,7 +133,7 @@ class Attempts:
         self.furthest.pop(identity, None)
         try:
             self.schedule.finished(identity, replace(result, trajectory={}))  # only MLflow needs the trajectory
-        except OutputError as error:  # Optuna's file cannot be written; the result must not be lost
+        except InputError as error:  # of the next proposals; the result must not be lost
             self.stop(error)
         if result.status is TrialStatus.PAUSED:
             self.paused[identity] = result
@@ -144,9 +144,9 @@ class Attempts:
             mine = self.paused.pop(stopped.config.identity)
             self.tell("trial_ended", stopped, replace(mine, status=TrialStatus.STOPPED))
 
-    def stop(self, error: OutputError) -> None:
+    def stop(self, error: InputError) -> None:
         """End the study as a signal does; `run` then raises the error."""
-        self.output_error, self.stopping = error, True
+        self.input_error, self.stopping = error, True
 
     def over(self, trial_id: str, error: str) -> None:
         """End an attempt. Its trials without a result go to the next worker, unless workers died too often."""

@@ -1,4 +1,4 @@
-"""A problem's class that workers cannot import (of a notebook, a script, a function), sent from driver to workers.
+"""A problem that workers cannot import (of a notebook, a script, a function), sent from driver to workers.
 
 It goes as Ray sends functions: by cloudpickle, from the driver to the workers of its own job and to nobody else.
 Nothing is unpickled that came from a file, a study or a server.
@@ -33,7 +33,7 @@ def _cached(function: Callable[..., Any], maxsize: int | None, typed: bool) -> A
 
 
 def packed(name: str) -> bytes:
-    """Pack a problem's class for the workers; return an empty value if they can import it.
+    """Pack a problem's class or training function for the workers; return an empty value if they can import it.
 
     Raises:
         ProblemError: the class uses something that cannot be sent.
@@ -44,15 +44,16 @@ def packed(name: str) -> bytes:
     file = io.BytesIO()
     try:
         _Pickler(file).dump(problem_class)
-    except Exception as error:  # of the class's own values, of many kinds
+    except Exception as error:  # of the problem's own values, of many kinds
+        kind = "class" if isinstance(problem_class, type) else "function"
         raise ProblemError(
-            f"problem: the class {problem_class.__qualname__} cannot be sent to workers: {one_line(error)}; "
-            "make what it uses in its methods, or move it to a module"
+            f"problem: the {kind} {problem_class.__qualname__} cannot be sent to workers: {one_line(error)}; "
+            "make what it uses inside it, or move it to a module"
         ) from error
     return file.getvalue()
 
 
 def unpack(name: str, content: bytes) -> None:
-    """Make a class that the driver has packed available in this worker. Once per process."""
+    """Make a problem that the driver has packed available in this worker. Once per process."""
     if kept_class(name) is None:
         keep(name, cloudpickle.loads(content))

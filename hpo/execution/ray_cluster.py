@@ -52,7 +52,7 @@ def connected(
     Args:
         address: of a running cluster; ``None`` starts a local one.
         resources: of one trial.
-        wait: minutes to wait for a node that can hold a trial; an autoscaler is asked for one.
+        wait: minutes to wait for nodes that can hold a trial; an autoscaler is asked for them.
         stage: called with a description of each step; returns a context manager that is open during the step.
 
     Raises:
@@ -153,7 +153,7 @@ def _checked(resources: Resources, wait: float) -> str:
         while not slots(resources):
             if time.monotonic() >= deadline:
                 raise ClusterError(_too_small(resources))
-            request_resources(bundles=[{"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})])
+            request_resources(bundles=bundles(resources))
             asked = True
             time.sleep(1.0)
     finally:
@@ -162,18 +162,30 @@ def _checked(resources: Resources, wait: float) -> str:
     return cluster_words()
 
 
+def bundles(resources: Resources) -> list[dict[str, float]]:
+    """Return the resources of each process of a trial, as Ray takes them."""
+    return [{"CPU": resources.cpu} | ({"GPU": resources.gpu} if resources.gpu else {})] * resources.workers
+
+
 def _too_small(resources: Resources) -> str:
-    """Return the error for a cluster of which no node can hold a trial."""
+    """Return the error for a cluster that cannot hold a trial."""
     nodes = alive_nodes().values()
+    if places := _places(resources):
+        each = ", ".join(f"{need:g} {name}" for name, need in bundles(resources)[0].items())
+        return (
+            f"resources.workers: expected at most {places}, the processes of {each} that this cluster can hold "
+            f"({len(nodes)} node(s)), got {resources.workers}; if more nodes are to come: --wait MINUTES"
+        )
     for key, name in (("gpu", "GPU"), ("cpu", "CPU")):
         need, most = getattr(resources, key), max((node.get(name, 0.0) for node in nodes), default=0.0)
         if need > most:
             break
     else:
         key, need, name, most = "gpu", resources.gpu, f"GPU beside {resources.cpu:g} CPU", 0.0
+    whole = "trial" if resources.workers == 1 else "process"
     return (
         f"resources.{key}: expected at most {most:g}, the most that a node of this cluster has "
-        f"({len(nodes)} node(s)), got {need:g} {name} per trial; if more nodes are to come: --wait MINUTES"
+        f"({len(nodes)} node(s)), got {need:g} {name} per {whole}; if more nodes are to come: --wait MINUTES"
     )
 
 
@@ -185,7 +197,12 @@ def cluster_words() -> str:
 
 
 def slots(resources: Resources) -> int:
-    """Return the number of trials that the cluster can run at once."""
+    """Return the number of trials that the cluster can run at once; their processes may be on several nodes."""
+    return _places(resources) // resources.workers
+
+
+def _places(resources: Resources) -> int:
+    """Return the number of processes of trials that the cluster can run at once."""
     needs = [(name, need) for name, need in (("CPU", resources.cpu), ("GPU", resources.gpu)) if need]
     return sum(int(min(node.get(name, 0.0) / need for name, need in needs)) for node in alive_nodes().values())
 

@@ -21,16 +21,17 @@ from ray import tune
 from ray.exceptions import ObjectLostError
 from ray.tune.search import Searcher
 
-from hpo.core.errors import OutputError
+from hpo.core.errors import InputError
 from hpo.execution.attempts import Attempts
 from hpo.execution.cluster_watch import ClusterWatch
 from hpo.execution.events import Listener
 from hpo.execution.job import Job
 from hpo.execution.problem_upload import packed
-from hpo.execution.ray_cluster import slots
+from hpo.execution.ray_cluster import bundles, slots
 from hpo.execution.ray_private import keep_cloud_keys_here
 from hpo.execution.ray_start import SIGNALS
 from hpo.study.schedule import Next, Schedule
+from hpo.study.spec import Resources
 
 keep_cloud_keys_here()
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it counts failed attempts; we list failed trials
@@ -67,8 +68,22 @@ def _trainable(job: Job) -> Any:
             unpack(task.target, problem)
         train_cohort(task, storage, tune.report)
 
-    content = packed(job.target)
-    return tune.with_parameters(train, problem=content) if content else train
+    def start_ranks(config: dict[str, Any], problem: bytes = b"") -> None:
+        from ray import tune
+
+        from hpo.core.trial import WorkerTask
+        from hpo.execution.rank_group import train_in_ranks
+
+        train_in_ranks(WorkerTask(**config), storage, problem, tune.report)
+
+    chosen, content = start_ranks if job.resources.workers > 1 else train, packed(job.target)
+    return tune.with_parameters(chosen, problem=content) if content else chosen
+
+
+def _placement(resources: Resources) -> Any:
+    """Return the resources of a worker; one that starts the processes of its trials takes none itself."""
+    needs = bundles(resources)
+    return tune.PlacementGroupFactory(needs if len(needs) == 1 else [{}, *needs])
 
 
 def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Callable[[], bool] = bool) -> list[str]:
@@ -84,7 +99,7 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
         The exceptions of listeners.
 
     Raises:
-        OutputError: the history of the alpha sweep cannot be written.
+        InputError: the history of the alpha sweep cannot be written, or a sampler of the user's fails.
     """
     attempts = Attempts(schedule, job, listeners, slots(job.resources))
     watch = ClusterWatch(attempts)
@@ -92,8 +107,8 @@ def run(schedule: Schedule, job: Job, listeners: Sequence[Listener], lost: Calla
     with _stoppable(attempts), suppress(_Stopped, _StopAndCleanError):
         while (gone := _fit(attempts, watch, job, lost)) is not None:
             attempts.all_over(str(gone))
-    if attempts.output_error is not None:
-        raise attempts.output_error
+    if attempts.input_error is not None:
+        raise attempts.input_error
     return attempts.errors
 
 
@@ -104,7 +119,7 @@ def _fit(attempts: Attempts, watch: ClusterWatch, job: Job, lost: Callable[[], b
     """
     with tempfile.TemporaryDirectory(prefix="gradsweep-ray-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(job), {"cpu": job.resources.cpu, "gpu": job.resources.gpu}),
+            tune.with_resources(_trainable(job), _placement(job.resources)),
             tune_config=tune.TuneConfig(
                 search_alg=ScheduleSearcher(attempts),
                 num_samples=-1,
@@ -194,7 +209,7 @@ class ScheduleSearcher(Searcher):
             return None
         try:
             cohort = self._attempts.schedule.next_cohort(self._attempts.job.together, self._attempts.slots)
-        except OutputError as error:
+        except InputError as error:
             self._attempts.stop(error)
             return None
         if isinstance(cohort, Next):

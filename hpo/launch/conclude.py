@@ -99,7 +99,7 @@ def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Worksp
     trials = schedule.table()
     comparison = compare(
         trials,
-        plan.directions,
+        plan.scoring,
         plan.study.margin,
         plan.random_points,
         baseline=plan.baseline.arm.key if plan.baseline else "",
@@ -221,7 +221,7 @@ def _provenance(plan: Plan, where: Workspace) -> dict[str, str]:
         "problem": ", ".join([study.problem.name, *(f"{k}={v}" for k, v in study.problem.arguments.items())]),
         "data hash": plan.data_hash,
         "seeds": f"search {study.seed}, confirm {study.confirm_seeds.start} to {study.confirm_seeds.stop - 1}",
-        "epochs": str(plan.epochs),
+        "epochs": f"{plan.epochs}, of which the {study.select} of each trial counts",
         "tracking": where.shown,
         "machine": machine(),
         "python": platform.python_version(),
@@ -238,7 +238,9 @@ def _headline(comparison: Comparison) -> dict[str, float]:
 def _scores(comparison: Comparison) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     columns = [(comparison.search, "score", "score/val"), (comparison.confirm, "score_val", "score/val")]
-    for table, column, name in [*columns, (comparison.confirm, "score_test", "score/test")]:
+    columns += [(comparison.confirm, "score_test", "score/test")]
+    columns += [(table, "epoch", "score/epoch") for table in (comparison.search, comparison.confirm)]
+    for table, column, name in columns:
         for identity, value in zip(table["identity"], table[column], strict=True):
             if pd.notna(value):
                 scores.setdefault(identity, {})[name] = float(value)

@@ -113,7 +113,7 @@ class ProgressView:
     def trial_ended(self, planned: PlannedTrial, result: TrialResult) -> None:
         """See `Listener`."""
         self._epochs.pop(planned.config.identity, None)
-        if not result.status.has_score:
+        if not result.status.has_score and result.status is not TrialStatus.REFUSED:  # an alarm says that
             line = result.error.splitlines()[0] if result.error else ""
             self._tell(
                 f"{result.status}: {planned.name}: {line}", "red" if result.status is TrialStatus.FAILED else "yellow"

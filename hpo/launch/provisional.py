@@ -55,7 +55,7 @@ class ProvisionalAnswer:
             return
         self._given = True
         plan = self._schedule.plan
-        table = shortlist(self._schedule.table(), plan.directions)
+        table = shortlist(self._schedule.table(), plan.scoring)
         chosen = table[table["chosen"].astype(bool)]
         if chosen.empty:
             return
@@ -66,6 +66,8 @@ class ProvisionalAnswer:
         weights = ", ".join(f"{task} {row[f'w/{task}']:.4g}" for task in plan.tasks)
         seeds = f"{row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
         score = f"score on validation {signed(row['score'])} ({seeds}){_against(table, row)}"
+        if row["beyond"] > 0:
+            score += f"; beyond the limits by {signed(row['beyond']).lstrip('+')} points so far"
         lines = [f"So far, train with {arm_label(row['arm'])}: {weights}", f"  {score}; the study goes on"]
         if is_provisional(self._path):
             write_weights(self._path, provisional_content(plan, row))

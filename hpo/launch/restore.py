@@ -15,11 +15,13 @@ from hpo.core.trial import TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.launch.output_lock import locked
 from hpo.launch.workspace import Workspace
-from hpo.problems import load_problem
+from hpo.problems import Problem, load_problem
 from hpo.problems.data_cache import prepare_once
+from hpo.problems.training_function import AnyProblem
 from hpo.study.earlier_versions import as_begun
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
+from hpo.study.spec import Study
 from hpo.study.study_file import StudyFile, read_study_file
 from hpo.tracking.delivery import deliver
 from hpo.tracking.experiment import StudyExperiment
@@ -39,7 +41,18 @@ def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
         problem = load_problem(study.problem.name, study.problem.arguments)
         if prepare:
             prepare_once(problem)
+            _check_shares(problem, study)
         return Plan(study, problem, text)
+
+
+def _check_shares(problem: AnyProblem, study: Study) -> None:
+    """Check on the first batch that the processes of a trial can share the batches.
+
+    Raises:
+        ProblemError: they cannot.
+    """
+    if study.resources.workers > 1 and isinstance(problem, Problem):
+        problem.shard(next(iter(problem.loader("train", study.seed))), 0, study.resources.workers)
 
 
 @contextmanager

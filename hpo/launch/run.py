@@ -92,7 +92,7 @@ def run_study(
                 refuse_other_launch(store, console, launch)  # again: Ray takes its time, and --wait more
                 console.print(f"{study}: {cluster.words}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
-                job = replace(job, together=_together(plan.study, sizing, console))
+                job = replace(job, together=_together(plan, sizing, console))
                 writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
                 early = ProvisionalAnswer(schedule, folder / "weights.json", console)
                 faults += _run(schedule, job, writer, heart, console, early)
@@ -143,7 +143,8 @@ def _tell_changed_data(plan: Plan, records: Sequence[Record], console: Console) 
     same = [c for c in configs if (c.problem, dict(c.arguments)) == (problem.name, problem.arguments)]
     hashes = list(dict.fromkeys(config.data_hash for config in same))
     if hashes and plan.data_hash not in hashes:
-        text = describe_changed_data(hashes[-1], plan.data_hash, len(same))
+        what = "code or data" if plan.is_function else "data"
+        text = describe_changed_data(hashes[-1], plan.data_hash, len(same), what)
         console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -166,15 +167,21 @@ def _sizing(schedule: Schedule, job: Job) -> CohortSizing | None:
 
     plan = schedule.plan
     most = math.ceil(schedule.largest_cohort() / max(1, slots(job.resources)))
-    if plan.study.cohort != "auto" or most < 2:
+    if plan.study.cohort != "auto" or most < 2 or plan.is_function or job.resources.workers > 1:
         return None
     return CohortSizing(job, schedule.sample(), most)
 
 
-def _together(study: Study, sizing: CohortSizing | None, console: Console) -> int:
+def _together(plan: Plan, sizing: CohortSizing | None, console: Console) -> int:
     """Return the number of trials to train at once."""
+    workers = plan.study.resources.workers
+    if plan.is_function or workers > 1:
+        why = ", by a training function" if plan.is_function else ""
+        group = f" in {workers} processes" if workers > 1 else ""
+        console.print(f"trials in each worker: one at a time{why}{group}", highlight=False)
+        return 1
     if sizing is None:
-        return 1 if study.cohort == "auto" else study.cohort
+        return 1 if plan.study.cohort == "auto" else plan.study.cohort
     with stage(console, "measuring how many trials to train at once"):
         size, why = sizing.result()
     console.print(f"trials in each worker: {why}", highlight=False, markup=False, soft_wrap=True)

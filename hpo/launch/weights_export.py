@@ -47,6 +47,7 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
     return {
         **_weights(plan, row),
         "recommended": name == comparison.recommended,
+        **_limits(comparison, name),
         "method": row["kind"],
         **_gradnorm(row, comparison),
         "runs": [runs[identity] for identity in trials["identity"] if identity in runs],
@@ -118,8 +119,27 @@ def _gradnorm(row: pd.Series, comparison: Comparison) -> dict[str, Any]:
     return {"recipe": arm.recipe, "average": arm.average, "alpha": alpha}
 
 
+def _limits(comparison: Comparison, arm: str) -> dict[str, Any]:
+    """Return for each limited task by how many percent an arm is behind; nothing without limits."""
+    own = comparison.limits[comparison.limits["arm"] == arm]
+    found = {
+        row["task"]: {
+            "limit": row["limit"],
+            "behind": _rounded(row["change"]),
+            "bound": _rounded(row["bound"]),
+            "kept": bool(row["kept"]),
+        }
+        for _, row in own.iterrows()
+    }
+    return {"limits": found} if found else {}
+
+
 def _interval(values: pd.Series) -> dict[str, float | None]:
     """Return the mean over seeds with its 95% interval; ``null`` where there is none."""
     found = interval(values.dropna())
     numbers = {"mean": found.mean, "low": found.low, "high": found.high}
-    return {name: float(f"{number:.8g}") if np.isfinite(number) else None for name, number in numbers.items()}
+    return {name: _rounded(number) for name, number in numbers.items()}
+
+
+def _rounded(number: float) -> float | None:
+    return float(f"{number:.8g}") if np.isfinite(number) else None

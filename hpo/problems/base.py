@@ -7,7 +7,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from balancers.shared_layer import SharedOrAuto
+from hpo.core.change import ALLOWED, Change, is_change
 from hpo.core.errors import ProblemError
-from hpo.core.text import complaint
+from hpo.core.text import complaint, quoted
+from hpo.problems.code_digest import NO_IDENTITY
 
 Split = Literal["train", "val", "test"]
 Optimizer = torch.optim.Optimizer
@@ -46,11 +48,21 @@ class Task:
         name: at most 200 letters, digits, ``_``, ``-``, ``.`` and spaces; it names metrics and columns.
         metric: what `Problem.evaluate` measures for it, as a person reads it: ``"AUC"``, ``"RMSE (years)"``.
         direction: whether a smaller or a larger metric is better.
+        change: how the score measures its change against the metric b of the single-task network: ``"relative"``,
+            100 (m - b) / |b|; ``"absolute"``, 100 (m - b), which are percentage points of a metric from 0 to 1 such
+            as R2 or accuracy; or a number s > 0, the difference that counts as 100%, 100 (m - b) / s. Trials do not
+            depend on it.
     """
 
     name: str
     metric: str
     direction: Literal["minimize", "maximize"] = "minimize"
+    change: Change = field(default="relative", repr=False, metadata=NO_IDENTITY)  # data hashes are made of the repr
+
+    @property
+    def sign(self) -> Literal[1, -1]:
+        """+1 if a smaller metric is better, -1 if a larger one is."""
+        return 1 if self.direction == "minimize" else -1
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -76,6 +88,8 @@ class Task:
             raise ProblemError(
                 complaint(f"tasks: direction of {self.name!r}", "'minimize' or 'maximize'", repr(self.direction))
             )
+        if not is_change(self.change):
+            raise ProblemError(complaint(f"tasks: change of {self.name!r}", ALLOWED, quoted(self.change)))
 
 
 class Problem(ABC):
@@ -146,7 +160,8 @@ class Problem(ABC):
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The metric of each task on a whole split. Called in evaluation mode, without autograd.
 
-        On ``val`` after each epoch; on ``test``, and for the report's gap on ``train``, at the end of confirm trials.
+        On ``val`` after each epoch; on ``test``, and for the report's gap on ``train``, at the end of confirm trials,
+        or, with ``select: best`` in the study file, after each of their epochs that may be the best on ``val``.
         """
 
     def build_optimizer(self, model: nn.Module) -> Optimizers:
@@ -161,10 +176,46 @@ class Problem(ABC):
         """
         return torch.optim.Adam(model.parameters(), lr=1e-3)
 
+    def shard(self, batch: Any, rank: int, size: int) -> Any:
+        """Return the share of a batch that one of several processes trains on (``resources.workers`` in a study).
+
+        Override it for batches of other things than tensors and arrays that begin with the dimension of the examples.
+        The shares of all ranks are the batch, and equally large, so that means over them are those of the batch.
+
+        Args:
+            batch: of ``loader("train")``.
+            rank: of the process, from 0.
+            size: number of processes.
+        """
+        return share_of(batch, rank, size)
+
     def batches(self, split: Split, device: torch.device, seed: int = 0) -> Iterator[Any]:
         """One pass over `loader`, each batch moved to ``device``: what `evaluate` usually loops over."""
         for batch in self.loader(split, seed):
             yield to_device(batch, device)
+
+
+def share_of(batch: Any, rank: int, size: int) -> Any:
+    """Return one of ``size`` equal shares of a batch of tensors and arrays, in tuples, lists and mappings.
+
+    Raises:
+        ProblemError: the examples cannot be divided equally, or a part of the batch has no examples.
+    """
+    if isinstance(batch, Mapping):
+        return {key: share_of(value, rank, size) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        parts = [share_of(value, rank, size) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    if batch is None:
+        return None
+    if not getattr(batch, "shape", ()):
+        rule = "tensors whose first dimension is that of the examples, which processes share, or a shard() of yours"
+        raise ProblemError(complaint("loader('train')", rule, f"{type(batch).__name__} in a batch"))
+    count = batch.shape[0]
+    if count % size:
+        rule = "a number that divides every batch (drop_last=True leaves out a shorter last one)"
+        raise ProblemError(complaint("resources.workers", rule, f"{size} for a batch of {count} examples"))
+    return batch[rank * count // size : (rank + 1) * count // size]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -1,4 +1,4 @@
-"""A digest of a class: its code, and everything in its module that the code uses. Comments are ignored."""
+"""A digest of a class or a function: its code, and all that it uses of its module. Comments are ignored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -18,11 +18,12 @@ from torch.utils.data import Dataset
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...), PurePath)
 _PLAIN_TORCH = (torch.dtype, torch.device, torch.Size)
+NO_IDENTITY = {"identity": False}  # metadata of a dataclass's field on which no training depends
 _READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")  # Python's instructions that read a global
 
 
-def code_digest(described: type) -> str:
-    """Digest a class with the functions, classes and values of its own module that it uses.
+def code_digest(described: type | FunctionType) -> str:
+    """Digest a class or a function with the functions, classes and values of its own module that it uses.
 
     The same code has the same digest in every process of one version of Python: addresses, files, lines and comments
     are not included. Numbers, text, collections, arrays, tensors, datasets and dataclasses are included by content,
@@ -103,7 +104,7 @@ class ValueWalk:
         if (wrapped := _wrapped(value)) is not None:
             return [self.describe(one) for one in wrapped]
         if is_dataclass(value) or isinstance(value, Dataset) or type(value).__module__ == self._home:
-            return [self.describe(type(value)), self.describe(dict(getattr(value, "__dict__", {})))]
+            return [self.describe(type(value)), self.describe(_attributes(value))]
         return self._other(value)
 
     def _other(self, value: Any) -> Any:
@@ -114,6 +115,12 @@ class ValueWalk:
     @staticmethod
     def _unordered(parts: Iterable[Any]) -> list[str]:
         return sorted(json.dumps(part) for part in parts)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, without fields that are no part of its identity."""
+    left_out = {one.name for one in fields(value) if one.metadata == NO_IDENTITY} if is_dataclass(value) else set()
+    return {name: one for name, one in getattr(value, "__dict__", {}).items() if name not in left_out}
 
 
 def _name(described: type) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from hpo.core.errors import ProblemError
 from hpo.core.files import whole_folder
 from hpo.problems.base import Problem
+from hpo.problems.training_function import AnyProblem, FunctionProblem
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -115,9 +116,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradsweep"
 
 
-def prepare_once(problem: Problem) -> None:
+def prepare_once(problem: AnyProblem) -> None:
     """Prepare a problem's data, in one process of this machine at a time; later processes find them ready."""
-    if type(problem).prepare is Problem.prepare:
+    if isinstance(problem, FunctionProblem) or type(problem).prepare is Problem.prepare:
         return
     folder = Path(tempfile.gettempdir()) / f"gradsweep-locks-{os.getuid()}"
     with ExitStack() as held:

@@ -20,8 +20,9 @@ from hpo.core.user_calls import is_interrupt
 from hpo.problems.arguments import check_choice, check_count, check_positive, shown
 from hpo.problems.base import Problem, Task
 from hpo.problems.by_value import SCRIPT, kept_class
+from hpo.problems.training_function import AnyProblem, FunctionProblem, ProblemKind, TrainingFunction
 
-__all__ = ["ProblemInfo", "available", "load_problem", "target_of"]
+__all__ = ["ProblemInfo", "available", "load_problem", "search_current_folder", "target_of"]
 
 GROUP = "gradsweep.problems"
 
@@ -45,25 +46,34 @@ class ProblemInfo:
     error: str | None = None
 
 
-def load_problem(name: str, arguments: Mapping[str, Any]) -> Problem:
+def load_problem(name: str, arguments: Mapping[str, Any]) -> AnyProblem:
     """Create the problem that a study names.
 
     Args:
         name: an entry point of the group ``gradsweep.problems`` (built in: ``census``, ``earth``, ``multi_fashion``,
             ``nyuv2``, ``qm9``, ``toy``; other packages add theirs), or ``package.module:Class``, for which the
-            current folder is searched too, last.
-        arguments: keyword arguments of the class.
+            current folder is searched too, last. A training function is named like a class.
+        arguments: keyword arguments of the class or function.
 
     Raises:
         ProblemError: in one line, what was found and what is allowed: an unknown name, a module that cannot be
-            imported, an attribute that is missing or no complete subclass of `Problem`, an unknown, missing or
-            refused argument, tasks that are empty, repeated or no `Task`, epochs below 1.
+            imported, an attribute that is missing or neither a complete subclass of `Problem` nor a training
+            function, an unknown, missing or refused argument, tasks that are empty, repeated or no `Task`, epochs
+            below 1.
 
     >>> load_problem("toy", {"functions": 10}).tasks[9]
     Task(name='f10', metric='MSE / sigma^2', direction='minimize')
     """
-    problem_class = _check_class(name, _find(name))
-    return _check_problem(name, _construct(name, problem_class, arguments))
+    return bound(name, _check_kind(name, _find(name)), arguments)
+
+
+def bound(name: str, kind: ProblemKind, arguments: Mapping[str, Any]) -> AnyProblem:
+    """Create the problem of a class or function.
+
+    Raises:
+        ProblemError: see `load_problem`.
+    """
+    return _check_problem(name, _construct(name, kind, arguments))
 
 
 def target_of(name: str) -> str:
@@ -82,15 +92,15 @@ def available() -> dict[str, ProblemInfo]:
 
 def _describe(name: str) -> ProblemInfo:
     try:
-        problem_class = _check_class(name, _find(name))
-        parameters = _parameters(problem_class)
+        kind = _check_kind(name, _find(name))
+        parameters = _parameters(kind)
         required = any(parameter.default is parameter.empty for parameter in parameters.values())
         tasks = () if required else tuple(load_problem(name, {}).tasks)
     except BaseException as error:  # another package's code: whatever it raises must not break the listing
         if is_interrupt(error):
             raise
         return ProblemInfo(name, error=_line(error))
-    summary = inspect.cleandoc(problem_class.__doc__ or "").partition("\n")[0]
+    summary = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
     return ProblemInfo(name, summary, {key: _default(value) for key, value in parameters.items()}, tasks)
 
 
@@ -108,7 +118,7 @@ def _find(name: str) -> Any:
             "give the class itself to gradsweep.Study, or move it to a module and name it as package.module:Class"
         )
     if colon:
-        _search_current_folder()
+        search_current_folder()
         return _import(name, module, attribute)
     point = _entry_point(name)
     return _import(name, point.module, point.attr)
@@ -139,7 +149,7 @@ def _owners(points: Iterable[EntryPoint]) -> str:
     return ", ".join(sorted(owners))
 
 
-def _search_current_folder() -> None:
+def search_current_folder() -> None:
     """Make modules in the current folder importable, after everything that is installed."""
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -158,7 +168,7 @@ def _import(name: str, module: str, attribute: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             parts = getattr(found, "__dict__", {})  # a number has none
-            classes = sorted(key for key, value in parts.items() if _is_problem_class(value))
+            classes = sorted(key for key, value in parts.items() if _is_kind(value))
             raise ProblemError(
                 f"problem: {name!r} names no attribute {part!r} of {module}, its problems are: "
                 f"{_listed(classes) or 'none'}"
@@ -176,34 +186,42 @@ def _import_failure(name: str, module: str, error: BaseException) -> str:
     return f"problem: importing {module!r} for {name!r} failed: {_line(error)}"
 
 
-def _is_problem_class(value: Any) -> bool:
+def _is_kind(value: Any) -> bool:
+    if isinstance(value, TrainingFunction):
+        return True
     return isinstance(value, type) and issubclass(value, Problem) and value is not Problem
 
 
-def _check_class(name: str, found: Any) -> type[Problem]:
-    if not _is_problem_class(found):
-        raise ProblemError(complaint(f"problem: {name!r}", "a subclass of hpo.problems.Problem", shown(found)))
+def _check_kind(name: str, found: Any) -> ProblemKind:
+    if not _is_kind(found):
+        rule = "a subclass of gradsweep.Problem or a function below @gradsweep.training(...)"
+        raise ProblemError(complaint(f"problem: {name!r}", rule, shown(found)))
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise ProblemError(f"problem: class {name!r} lacks the methods {_listed(missing)}")
     return found  # type: ignore[no-any-return]
 
 
-def _parameters(problem_class: type[Problem]) -> dict[str, inspect.Parameter]:
-    """The constructor's named parameters; ``*args`` and ``**kwargs`` have no name to set."""
-    parameters = inspect.signature(problem_class).parameters
+def _all_parameters(kind: ProblemKind) -> list[inspect.Parameter]:
+    """The parameters of the constructor, or those of the function after the trial."""
+    if isinstance(kind, TrainingFunction):
+        return kind.parameters
+    return list(inspect.signature(kind).parameters.values())
+
+
+def _parameters(kind: ProblemKind) -> dict[str, inspect.Parameter]:
+    """Those with a name to set; ``*args`` and ``**kwargs`` have none."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {key: value for key, value in parameters.items() if value.kind in named}
+    return {parameter.name: parameter for parameter in _all_parameters(kind) if parameter.kind in named}
 
 
-def _takes_any(problem_class: type[Problem]) -> bool:
-    parameters = inspect.signature(problem_class).parameters.values()
-    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+def _takes_any(kind: ProblemKind) -> bool:
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in _all_parameters(kind))
 
 
-def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, Any]) -> Problem:
-    parameters = _parameters(problem_class)
-    unknown = [] if _takes_any(problem_class) else sorted(set(arguments) - set(parameters))
+def _construct(name: str, kind: ProblemKind, arguments: Mapping[str, Any]) -> AnyProblem:
+    parameters = _parameters(kind)
+    unknown = [] if _takes_any(kind) else sorted(set(arguments) - set(parameters))
     if unknown:
         allowed = _listed(parameters) or "none"
         raise ProblemError(complaint(f"problem: arguments of {name!r}", allowed, _listed(unknown)))
@@ -211,15 +229,16 @@ def _construct(name: str, problem_class: type[Problem], arguments: Mapping[str, 
     if missing := sorted(required - set(arguments)):
         raise ProblemError(f"problem: {name!r} lacks the arguments {_listed(missing)}, which have no default")
     try:
-        return problem_class(**arguments)
+        return FunctionProblem(kind, arguments) if isinstance(kind, TrainingFunction) else kind(**arguments)
     except (TypeError, ValueError) as error:
         raise ProblemError(f"problem: {name!r} refused its arguments: {_line(error)}") from error
 
 
-def _check_problem(name: str, problem: Problem) -> Problem:
+def _check_problem(name: str, problem: AnyProblem) -> AnyProblem:
     _check_tasks(name, getattr(problem, "tasks", None))
     check_count(f"epochs of problem {name!r}", problem.epochs)
-    _check_training(name, problem)
+    if isinstance(problem, Problem):
+        _check_training(name, problem)
     if problem.known_weights is not None:
         _check_known_weights(name, problem.known_weights, [task.name for task in problem.tasks])
     return problem

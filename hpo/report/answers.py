@@ -9,7 +9,8 @@ from hpo.compare import Comparison, Interval, gain_over, judge
 from hpo.compare.cost import ONE_FIXED, WHOLE
 from hpo.core.number_format import ratio
 from hpo.report.arm_labels import arm_label
-from hpo.report.sentences import cost_by_way, more_seeds, one_run, plus_minus, rival
+from hpo.report.score_words import limits_in_words
+from hpo.report.sentences import cost_by_way, more_seeds, one_run, plus_minus, rival, span, unconfirmed
 from hpo.report.training_code import line_of
 
 POINTS = "percentage points"
@@ -49,13 +50,37 @@ def _weights(comparison: Comparison) -> Answer:
     if not arm:
         missing = "No arm with fixed weights has finished the confirm phase."
         return Answer(question, (missing, "Run the same command again to resume a stopped study."))
-    so_far = " so far" if comparison.searched and comparison.verdict.kind in ("none", "inconclusive") else ""
-    chosen = f"Train with {arm_label(arm)}: it has the best fixed weights on validation{so_far}."
+    is_open = comparison.searched and comparison.verdict.kind in ("none", "inconclusive")
+    so_far = " so far" if is_open or unconfirmed(comparison) else ""
+    chosen = f"Train with {arm_label(arm)}: it has the best fixed weights on validation{so_far}{_within(comparison)}."
     if arm == comparison.baseline:
-        chosen = f"Keep the weights that you have: none has done better on validation{so_far}."
+        chosen = f"Keep the weights that you have: none has done better on validation{so_far}{_within(comparison)}."
+    if missed := comparison.misses(arm):
+        chosen = (
+            f"No fixed weights keep the limits ({limits_in_words(comparison.scoring)}). The best score on validation "
+            f"has {arm_label(arm)}, which misses the limit of {' and '.join(missed)}."
+        )
     gains = [(comparison.baseline_gain, "the weights of today")] if comparison.baseline != "equal" else []
     gains.append((gain_over(comparison.confirm, arm, "equal"), _equal_words(comparison)))
-    return Answer(question, (chosen, *(_compared(gain, other) for gain, other in gains if math.isfinite(gain.mean))))
+    compared = [_compared(gain, other) for gain, other in gains if math.isfinite(gain.mean)]
+    return Answer(question, (chosen, *_epoch(comparison), *compared, *_unconfirmed(comparison)))
+
+
+def _unconfirmed(comparison: Comparison) -> tuple[str, ...]:
+    waiting = [arm_label(arm) for arm in unconfirmed(comparison)]
+    return tuple(f"The shortlist found {arm} best; the confirm phase has not trained it yet." for arm in waiting)
+
+
+def _epoch(comparison: Comparison) -> tuple[str, ...]:
+    """Say which epoch's network to keep, if it is not the last."""
+    if comparison.best_epochs is None:
+        return ()
+    first, last = comparison.best_epochs
+    return (f"Keep the network of the best epoch on validation, as every trial here ({span(first, last)}).",)
+
+
+def _within(comparison: Comparison) -> str:
+    return ", of those that keep the limits" if comparison.scoring.limits else ""
 
 
 def _equal_words(comparison: Comparison) -> str:
@@ -69,7 +94,11 @@ def moving_winner(comparison: Comparison) -> Answer | None:
     if not winner.moves:
         return None
     line = line_of(winner)
-    found = [f"{arm_label(winner.arm)} is the best arm on validation."]
+    found = [f"{arm_label(winner.arm)} is the best arm on validation{_within(comparison)}."]
+    if missed := comparison.misses(winner.arm):
+        found = [
+            f"{arm_label(winner.arm)} has the best score of all, and misses the limit of {' and '.join(missed)}."
+        ]
     found += [_compared(winner.gain, "the best fixed weights")] if math.isfinite(winner.gain.mean) else []
     if judge(winner.gain, comparison.margin) == "equivalent":
         found += ["This is within the study's margin: the difference does not matter."]

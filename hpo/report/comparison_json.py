@@ -32,8 +32,15 @@ def document(data: ReportData) -> Document:
         "version": VERSION,
         "study": data.study,
         "tasks": [
-            {"name": task, "metric": data.metrics.get(task, ""), "direction": "minimize" if d > 0 else "maximize"}
-            for task, d in found.directions.items()
+            {
+                "name": task,
+                "metric": data.metrics.get(task, ""),
+                "direction": "minimize" if how.direction > 0 else "maximize",
+                "change": how.change,
+                "priority": how.priority,
+                "limit": how.limit,
+            }
+            for task, how in found.scoring.items()
         ],
         "verdict": _verdict(found),
         "recommended": _recommended(found),
@@ -53,6 +60,7 @@ def document(data: ReportData) -> Document:
         "searched": found.searched,
         "baseline": {"arm": found.baseline, "gain": _mean(found.baseline_gain)} if found.baseline else None,
         "shortlist": list(_rows(found.shortlist, found.tasks)),
+        "best_epochs": list(found.best_epochs) if found.best_epochs else None,
         "provenance": dict(data.provenance),
     }
     return Document.model_validate(content)
@@ -64,7 +72,10 @@ def document_text(data: ReportData) -> str:
 
 
 def _recommended(found: Comparison) -> dict[str, Any] | None:
-    return {"arm": found.recommended, "weights": recommended_weights(found)} if found.recommended else None
+    if not found.recommended:
+        return None
+    misses = list(found.misses(found.recommended))
+    return {"arm": found.recommended, "weights": recommended_weights(found), "misses": misses}
 
 
 def _winner(found: Comparison) -> dict[str, Any] | None:
@@ -98,6 +109,7 @@ def _arm(row: pd.Series, found: Comparison) -> dict[str, Any]:
         **{name: _number(row[name]) for name in ("alpha", "chosen", "gap", "steps", "seconds")},
         "label": arm_label(row["arm"]),
         "seeds": int(row["seeds"]),
+        "misses": list(found.misses(str(row["arm"]))),
         "weights": {} if row["kind"] == REFERENCE else {task: _number(row[f"w/{task}"]) for task in found.tasks},
         "score_validation": _number(row["score_val"]),
         "score_test": _mean(Interval(row["score_test"], row["low"], row["high"], int(row["score_seeds"]))),

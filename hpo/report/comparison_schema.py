@@ -33,6 +33,12 @@ class Task(_Part):
     name: str
     metric: str
     direction: Literal["minimize", "maximize"]
+    change: Literal["relative", "absolute"] | float = Field(
+        "relative",
+        description="its change is 100 (m - b) / s, s = |b| (relative), 1 (absolute), or this number",
+    )
+    priority: float = Field(1.0, description="how much it counts in the score")
+    limit: Number = Field(None, description="percent it may be behind its single-task network in recommended weights")
 
 
 class VerdictPart(_Part):
@@ -56,6 +62,7 @@ class Recommended(_Part):
 
     arm: str
     weights: Weights
+    misses: list[str] = Field([], description="tasks whose limits it misses, where no fixed weights keep all limits")
 
 
 class BaselinePart(_Part):
@@ -108,6 +115,7 @@ class Arm(_Part):
     regret: Mean = Field(description="against the best static arm, paired by seed, not corrected for selection")
     verdict: str = Field(description="on that regret; empty for the best static arm and for single-task networks")
     recommended: bool
+    misses: list[str] = Field([], description="tasks whose limits it misses on validation")
     best_static: bool
     chosen: Number = Field(description="share of resamples of the seeds in which it is the best of its side")
     gap: Number = Field(description="difference between test and training data, percentage points")
@@ -240,6 +248,9 @@ class Document(_Part):
     searched: bool = Field(True, description="true if the study has a static search")
     baseline: BaselinePart | None = None
     shortlist: list[ShortlistArm] = Field([], description="those on the most seeds first; empty without a shortlist")
+    best_epochs: tuple[int, int] | None = Field(
+        None, description="earliest and latest best epoch of a confirm trial; null if the last epoch counts"
+    )
     provenance: dict[str, str]
 
 

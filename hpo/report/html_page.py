@@ -15,6 +15,7 @@ from hpo.compare import Comparison
 from hpo.core.arm import Arm
 from hpo.core.number_format import NOTHING, bounds, ratio, signed
 from hpo.report.answers import POINTS, answers
+from hpo.report.exploration import exploration
 from hpo.report.figures import FIGURES
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.glossary import glossary, linked
@@ -45,6 +46,7 @@ def page(data: ReportData) -> str:
     comparison = data.comparison
     every = sections(data)
     panels, drawn = _panels(every, data)
+    explored = exploration(comparison)
     return _template().render(
         study=data.study,
         verdict=comparison.verdict.kind,
@@ -64,6 +66,8 @@ def page(data: ReportData) -> str:
         trials=trials_table(data),
         facts=facts(data),
         study_file=data.provenance.get(STUDY_FILE, ""),
+        exploration=explored,
+        exploration_json=_json(explored),
         figures=_json(drawn),
         templates=_json(TEMPLATES),
         plotly=get_plotlyjs(),

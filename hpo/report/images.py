@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from hpo.core.errors import ImageError
-from hpo.report.figures import FIGURES
+from hpo.report.figures import figures_of
 from hpo.report.figures.style import TEMPLATES
 from hpo.report.report_data import ReportData
 
@@ -20,7 +20,7 @@ _WIDTH = 900  # pixels; a narrow figure would put its legend over itself
 
 def draw(data: ReportData) -> dict[str, go.Figure]:
     """Draw every figure that the study has data for, by name, on white."""
-    drawn = {name: figure for name, module in FIGURES.items() if (figure := module.figure(data)) is not None}
+    drawn = {name: figure for name, module in figures_of(data).items() if (figure := module.figure(data)) is not None}
     for figure in drawn.values():
         figure.update_layout(template=go.layout.Template(TEMPLATES["light"]), paper_bgcolor="white")
     return drawn

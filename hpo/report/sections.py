@@ -9,14 +9,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from hpo.compare import Comparison
-from hpo.report.figures import FIGURES
+from hpo.report.figures import FIGURES, figures_of
 from hpo.report.report_data import ReportData
+from hpo.report.sentences import rival_arm
 from hpo.report.tables import (
     arms_table,
     cost_table,
     distances_table,
     figure4_table,
     gap_table,
+    limits_table,
     metrics_table,
     ranks_table,
     shortlist_table,
@@ -57,8 +59,8 @@ class Section(NamedTuple):
 
 
 def sections(data: ReportData) -> list[Section]:
-    """Return the sections between the verdict and the provenance, one for each figure."""
-    return [Section(name, _filled(name, data)) for name in FIGURES]
+    """Return the sections between the verdict and the provenance, one for each figure of the study."""
+    return [Section(name, _filled(name, data)) for name in figures_of(data)]
 
 
 def _filled(name: str, data: ReportData) -> tuple[Table, ...]:
@@ -78,10 +80,17 @@ def _arms_tables(data: ReportData) -> tuple[Table, ...]:
     return (
         *_shortlist_tables(data),
         Table(
-            "Best on validation first. Regret and verdict compare one arm with the best static arm, paired by seed; "
-            "the intervals are at 95%. Chosen in resamples: share of resamples of the seeds in which the arm is the "
-            "best GradNorm arm or the best static arm. w are the weights, which sum to the number of tasks.",
+            f"Best on validation first. Regret and verdict compare one arm with {rival_arm(data.comparison)}, "
+            "paired by seed; the intervals are at 95%. Chosen in resamples: share of resamples of the seeds in which "
+            "the arm is the best GradNorm arm or the one that it is compared with. w are the weights, which sum to "
+            "the number of tasks.",
             arms_table(data),
+        ),
+        Table(
+            "The limits, on validation: by how many percent a task is behind its single-task network, paired by "
+            "seed, with its one-sided bound at 95%.",
+            limits_table(data.comparison),
+            folded=True,
         ),
         Table(
             "Metrics on the test split, mean over seeds. The arms on the Pareto front are those that no other arm "

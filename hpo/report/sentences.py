@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pandas as pd
 
 from hpo.compare import Comparison, Interval, Verdict
 from hpo.core.number_format import duration, ratio, signed
 from hpo.report.arm_labels import arm_label
+from hpo.report.score_words import score_words
 
 _HEADLINES = {
     "better": "GradNorm beats {rival}",
@@ -33,22 +35,55 @@ def rival(comparison: Comparison) -> str:
     return "the weights of today" if comparison.baseline else "equal weights"
 
 
+def rival_arm(comparison: Comparison) -> str:
+    """Name the arm that regrets are against: the best static arm or, without a search, the baseline."""
+    return "the best static arm" if comparison.searched else rival(comparison)
+
+
+def unconfirmed(comparison: Comparison) -> list[str]:
+    """Return the shortlist's best arm with fixed weights, if the confirm phase has not trained it.
+
+    It may have trained the same weights as the arm of a sweep; first-step weights differ from seed to seed.
+    """
+    columns = [f"w/{task}" for task in comparison.tasks]
+    confirmed = comparison.arms[columns].to_numpy(dtype=float)
+    best = comparison.shortlist[comparison.shortlist["chosen"].astype(bool)]
+    best = best[~best["arm"].isin(comparison.arms["arm"])]
+    return [
+        str(row["arm"])
+        for _, row in best.iterrows()
+        if not np.isclose(confirmed, row[columns].to_numpy(dtype=float), rtol=1e-4, atol=0).all(axis=1).any()
+    ]
+
+
 def headline(comparison: Comparison) -> str:
-    """Return the verdict in a few words."""
+    """Return the verdict in a few words; of a study that only looks for weights, the weights."""
+    if comparison.verdict.kind == "none" and not comparison.searched and comparison.recommended:
+        if unconfirmed(comparison):
+            return "The confirm phase has not ended"
+        if comparison.recommended == comparison.baseline:
+            return "Keep the weights of today"
+        return f"Train with {arm_label(comparison.recommended)}"
     return _HEADLINES[comparison.verdict.kind].format(
         rival="the static search" if comparison.searched else rival(comparison)
     )
 
 
 def sentences(comparison: Comparison) -> tuple[str, ...]:
-    """Return the finding on the test split, the cost of finding weights, and the size of a static search to match."""
-    return *_finding(comparison), *_cost(comparison), *_budget(comparison)
+    """Return the finding on the test split, the score unless it is the default, and cost and size of the search."""
+    words = score_words(comparison.scoring)
+    return *_finding(comparison), *words, *_cost(comparison), *_budget(comparison)
 
 
 def plus_minus(found: Interval) -> str:
     """Return a difference and half its 95% interval: "-0.42 ± 0.38"."""
     mean = signed(found.mean)
     return f"{mean} ± {signed((found.high - found.low) / 2).lstrip('+')}" if math.isfinite(found.low) else mean
+
+
+def span(first: int, last: int) -> str:
+    """Return a range of epochs: "epoch 3", "epochs 3 to 9"."""
+    return f"epoch {first}" if first == last else f"epochs {first} to {last}"
 
 
 def _finding(comparison: Comparison) -> Iterator[str]:
@@ -95,12 +130,12 @@ def cost_by_way(comparison: Comparison) -> dict[str, pd.Series]:
 
 
 def _cost(comparison: Comparison) -> Iterator[str]:
+    if not comparison.searched:
+        yield "The study has no static search to compare the cost with."
+        return
     cost = cost_by_way(comparison)
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
     missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
-    if missing and not comparison.searched:
-        yield "The study has no static search to compare the cost with."
-        return
     if missing:
         yield f"The cost cannot be compared: no trial of the {' or the '.join(missing)} has run."
         return

@@ -24,6 +24,8 @@ from hpo.core.number_format import (
 )
 from hpo.report.arm_labels import arm_label
 from hpo.report.report_data import ReportData
+from hpo.report.score_words import score_words
+from hpo.report.sentences import rival_arm, span
 
 NOTES = "Notes"  # column whose entries the page shows as badges
 ARM = "arm"  # column of keys that link rows to figures; not shown
@@ -46,10 +48,14 @@ def arms_table(data: ReportData) -> pd.DataFrame:
 
 
 def _arm_row(row: pd.Series, comparison: Comparison, planned: int, lost: list[str]) -> dict[str, str]:
-    marks = [("recommended", row["recommended"]), ("best static", row["best_static"])]
+    marks = [
+        ("recommended", row["recommended"]),
+        ("best static" if comparison.searched else "compared with", row["best_static"]),
+    ]
     marks += [("best GradNorm", row["arm"] == comparison.verdict.arm)]
     marks += [("best on validation", comparison.winner.moves and row["arm"] == comparison.winner.arm)]
     notes = [name for name, applies in marks if applies] + lost
+    notes += [f"misses the limit of {task}" for task in comparison.misses(str(row["arm"]))]
     if row["seeds"] < planned:
         notes.append(f"{row['seeds']} of {planned} seeds")
     return {
@@ -96,6 +102,22 @@ def shortlist_table(comparison: Comparison) -> pd.DataFrame:
     )
 
 
+def limits_table(comparison: Comparison) -> pd.DataFrame:
+    """Return by how much each arm is behind the single-task network of each limited task."""
+    return pd.DataFrame(
+        {
+            ARM: row["arm"],
+            "Arm": arm_label(row["arm"]),
+            "Task": row["task"],
+            "Limit, %": f"{row['limit']:g}",
+            "Behind, validation, %": signed(row["change"]),
+            "Upper bound (95%)": signed(row["bound"]),
+            "Limit kept": "yes" if row["kept"] else "no",
+        }
+        for _, row in comparison.limits.iterrows()
+    )
+
+
 def metrics_table(data: ReportData) -> pd.DataFrame:
     """Return each arm's metrics on the test split, mean over seeds; the first row has the single-task networks."""
     arms = data.comparison.arms
@@ -121,7 +143,7 @@ def _pareto(row: pd.Series) -> str:
 
 
 def _metric_head(task: str, data: ReportData) -> str:
-    better = "lower" if data.comparison.directions[task] > 0 else "higher"
+    better = "lower" if data.comparison.scoring[task].direction > 0 else "higher"
     return f"{task}: {data.metrics.get(task, 'metric')} ({better} is better)"
 
 
@@ -275,10 +297,12 @@ def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict
 
 def all_trials(data: ReportData) -> pd.DataFrame:
     """Return all trials as numbers: ``score_val``, ``score_test`` and the columns given to `compare`."""
-    search = data.comparison.search.rename(columns={"score": "score_val"})
-    whole = pd.concat([part for part in (search, data.comparison.confirm, data.unfinished) if len(part)] or [search])
+    found = data.comparison
+    search, race = (part.rename(columns={"score": "score_val"}) for part in (found.search, found.race))
+    parts = (search, race, found.confirm, data.unfinished)
+    whole = pd.concat([part for part in parts if len(part)] or [search])
     whole = whole.drop_duplicates("identity").reindex(columns=list(dict.fromkeys([*_TRIAL_COLUMNS, *whole.columns])))
-    return whole.drop(columns="search", errors="ignore").reset_index(drop=True)
+    return whole.drop(columns=["search", "objective", "beyond"], errors="ignore").reset_index(drop=True)
 
 
 def arms_numbers(comparison: Comparison) -> pd.DataFrame:
@@ -291,9 +315,14 @@ def arms_numbers(comparison: Comparison) -> pd.DataFrame:
 
 def definitions(comparison: Comparison) -> str:
     """Return the rules of this study's comparison, which the glossary does not have."""
+    best = comparison.best_epochs
+    epoch = f"Each trial counts at its best epoch on validation, in the confirm phase {span(*best)}. " if best else ""
+    words = "".join(f" {sentence}" for sentence in score_words(comparison.scoring))
     return (
-        "Arms are chosen on validation and compared on test, on seeds that no search trial has used. A regret within "
+        "Arms are chosen on validation and compared on test, on seeds that no search trial has used. "
+        f"{epoch}A regret within "
         f"±{comparison.margin:g} percentage points counts as equivalent. The verdict's regret is corrected for "
         "selection bias: each seed evaluates arms that were chosen on other seeds. The regrets in the table of arms "
-        "are not corrected: each compares one arm with the best static arm."
+        f"are not corrected: each compares one arm with {rival_arm(comparison)}."
+        f"{words}"
     )

@@ -12,7 +12,7 @@ from hpo.compare import Comparison
 from hpo.core.number_format import NOTHING, signed
 from hpo.report.arm_labels import arm_label
 
-MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold")}
+MARKS = {"recommended": ("→", "bold green"), "best_static": ("*", "bold"), "misses": ("!", "yellow")}
 LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, paired over seeds.\n" + (
     "→ recommended; * {rival}, with which regret and verdict compare."
 )
@@ -21,8 +21,11 @@ LEGEND = "Score: percent against single-task networks, lower is better; ± 95%, 
 def arms(comparison: Comparison) -> Table:
     """Return the arms of the confirm phase, best validation score first, narrow enough for 80 columns."""
     rival = "best static arm" if comparison.searched else arm_label(comparison.verdict.static)
-    table = Table(title=LEGEND.format(rival=rival), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("", min_width=2, no_wrap=True)
+    limited = "\n! misses a limit." if comparison.scoring.limits else ""
+    table = Table(
+        title=LEGEND.format(rival=rival) + limited, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0
+    )
+    table.add_column("", min_width=2 + bool(limited), no_wrap=True)
     table.add_column("arm", no_wrap=True)
     for column in ("val", "test", "regret"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -14,6 +14,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Parameters = Mapping[str, float]
 
+# Of a short sweep. Its three starting points form a cohort, and so do the three after them; a cohort of three takes
+# little longer than one trial alone (`python -m benchmarks.cohort_step`).
+MOST_AT_ONCE = 3
+
 
 class Suggestion(NamedTuple):
     """A suggestion of Optuna."""
@@ -54,7 +58,7 @@ class AlphaSweep:
         identify: Callable[[Parameters], str],
         finished: Mapping[str, Parameters] | None = None,
     ) -> None:
-        self.space, self.trials, self.seed, self.lag = space, trials, seed, max(2, trials // 3)
+        self.space, self.trials, self.seed, self.lag = space, trials, seed, max(MOST_AT_ONCE, trials // 3)
         self.history = optuna.create_study(sampler=space.sampler(seed))
         self._identify = identify
         self._finished = dict(finished or {})

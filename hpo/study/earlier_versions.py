@@ -1,9 +1,9 @@
-"""Studies that an earlier version of gradsweep has begun: a new default adds no phase to them."""
+"""Studies that an earlier version of gradsweep has begun: a new default changes none of their trials."""
 
 from __future__ import annotations
 
 import re
-from copy import copy
+from typing import Any
 
 from hpo.study.plan import Plan
 
@@ -11,7 +11,7 @@ SHORTLIST_SINCE = (0, 2)
 
 
 def as_begun(plan: Plan, version: str | None) -> Plan:
-    """Return the plan without the phases that its study does not name and that the first launch did not know.
+    """Return the plan with the defaults of the first launch: no shortlist, static points around equal weights.
 
     Args:
         plan: of the study file as it is now.
@@ -24,8 +24,12 @@ def as_begun(plan: Plan, version: str | None) -> Plan:
     (None, False)
     """
     began = tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
-    if not began or began >= SHORTLIST_SINCE or "shortlist" in plan.study.model_fields_set:
+    if not began or began >= SHORTLIST_SINCE:
         return plan
-    earlier = copy(plan)
-    earlier.study = plan.study.model_copy(update={"shortlist": None})
-    return earlier
+    study = plan.study
+    changed: dict[str, Any] = {}
+    if "shortlist" not in study.model_fields_set:
+        changed["shortlist"] = None
+    if study.static is not None and study.static.center is None and study.static.from_first_step:
+        changed["static"] = study.static.model_copy(update={"center": "equal"})
+    return plan.of(study.model_copy(update=changed)) if changed else plan

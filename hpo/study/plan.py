@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from hpo.core.arm import BASELINE, KNOWN, REFERENCE, Arm
 from hpo.core.errors import StudyError
 from hpo.core.text import cut
 from hpo.core.trial import AVERAGES, PlannedTrial, TrialConfig
-from hpo.problems.base import Problem
+from hpo.problems.training_function import AnyProblem, FunctionProblem
 from hpo.study.spec import StaticSpec, Study
-from search_spaces import DESIGNS, explicit, points
+from hpo.study.study_scoring import scoring_of
+from search_spaces import DESIGNS, explicit, points, region
 from search_spaces.dirichlet import SMALLEST
 
 FROZEN_RULES = ("loss", "gradient")
@@ -40,16 +42,21 @@ class Plan:
         problem: the problem it names, prepared.
         text: the study file as it was read; later edits of the file have no effect.
 
+    Attributes:
+        is_function: whether a training function trains its trials, one at a time.
+
     Raises:
-        StudyError: the design refuses the points or options for this number of tasks.
+        StudyError: the design refuses the points or options for this number of tasks; baseline, priorities or
+            limits name other tasks.
     """
 
-    def __init__(self, study: Study, problem: Problem, text: str = "") -> None:
+    def __init__(self, study: Study, problem: AnyProblem, text: str = "") -> None:
         self.study, self.text = study, text
         self.tasks = [task.name for task in problem.tasks]
         self.metrics = {task.name: task.metric for task in problem.tasks}
-        self.directions = {task.name: 1 if task.direction == "minimize" else -1 for task in problem.tasks}
+        self.scoring = scoring_of(study, problem.tasks)
         self.known = problem.known_weights
+        self.is_function = isinstance(problem, FunctionProblem)
         self.epochs = study.epochs or problem.epochs
         self.search_epochs = study.search.epochs or self.epochs
         if self.search_epochs > self.epochs:
@@ -58,10 +65,14 @@ class Plan:
             )
         self.baseline = _baseline(study, self.tasks)
         self.data_hash = problem.data_hash()
-        rows = _rows(study.static, self.tasks, study.seed) if study.static else [np.ones(len(self.tasks))]
-        rounded = [short_weights(self.tasks, w) for w in rows]
-        distinct = {tuple(w.values()): w for w in rounded}  # six digits may make two points one
-        self._points = list(distinct.values())[1:]
+        self._points = [] if self.is_centered else self._distinct(_rows(study.static, self.tasks, study.seed))
+
+    def of(self, study: Study) -> Plan:
+        """Return the plan of the same problem for another study of it."""
+        other = copy(self)
+        other.study = study
+        other._points = [] if other.is_centered else other._distinct(_rows(study.static, self.tasks, study.seed))
+        return other
 
     @property
     def random_points(self) -> bool:
@@ -75,9 +86,24 @@ class Plan:
         return self.study.static is not None or self.study.gradnorm is not None
 
     @property
+    def is_centered(self) -> bool:
+        """Return whether the static points lie around the first-step weights, which a trial must find first."""
+        return self.study.static is not None and self.study.static.from_first_step
+
+    @property
     def points(self) -> int:
         """The number of static points without equal weights."""
-        return len(self._points)
+        static = self.study.static
+        return static.points - 1 if static is not None and self.is_centered else len(self._points)
+
+    def points_around(self, weightings: Sequence[Sequence[float]]) -> list[Candidate]:
+        """Return the static points around some weightings; around equal weights if there is none."""
+        spec = self.study.static
+        assert spec is not None
+        around: dict[str, Any] = dict(zip(("center", "ratio"), region(weightings), strict=True)) if weightings else {}
+        rows = points(spec.design, len(self.tasks), spec.points, self.study.seed, **around)
+        rows = rows[(rows >= SMALLEST).all(axis=1)]  # others would be 0 in training
+        return self._numbered(self._distinct(rows))
 
     def search_trial(self, phase: str, candidate: Candidate, epochs: int | None = None) -> PlannedTrial:
         """Return a trial on the search seed; the default for ``epochs`` is the search's."""
@@ -92,9 +118,17 @@ class Plan:
         """Return a trial that is trained to the end and evaluated on the test split."""
         return self._planned(phase, candidate, seed, self.epochs, test=True)
 
-    def point(self, kind: str, number: int) -> Candidate:
-        """Return a point of the static search, counted from 1."""
-        return Candidate(Arm(kind, number=number), "static", {"weights": self._points[number - 1]})
+    def static_points(self) -> list[Candidate]:
+        """Return the static points without equal weights; none if they lie around weights that are yet unknown."""
+        return self._numbered(self._points)
+
+    def _numbered(self, rows: Sequence[dict[str, float]]) -> list[Candidate]:
+        return [Candidate(Arm("static", number=k), "static", {"weights": w}) for k, w in enumerate(rows, 1)]
+
+    def _distinct(self, rows: Any) -> list[dict[str, float]]:
+        """Return points, shape (n, T), by task and without the first, equal weights."""
+        rounded = [short_weights(self.tasks, w) for w in rows]
+        return list({tuple(w.values()): w for w in rounded}.values())[1:]  # six digits may make two points one
 
     def reference_arms(self) -> list[Candidate]:
         """Return the arms of the methods that the study names as references."""
@@ -164,6 +198,8 @@ class Plan:
             seed=seed,
             epochs=epochs,
             test=test,
+            select=self.study.select,
+            workers=self.study.resources.workers,
         )
         return PlannedTrial(config, phase, candidate.arm.key)
 
@@ -178,8 +214,10 @@ def short_weights(tasks: Sequence[str], w: Sequence[float] | Any) -> dict[str, f
     return {task: float(f"{value:.6g}") for task, value in zip(tasks, w, strict=True)}
 
 
-def _rows(spec: StaticSpec, tasks: Sequence[str], seed: int) -> Any:
+def _rows(spec: StaticSpec | None, tasks: Sequence[str], seed: int) -> Any:
     """Return the points of the static search, shape (n, T); the first is equal weights."""
+    if spec is None:
+        return np.ones((1, len(tasks)))
     rows = [_row(k, point, tasks) for k, point in enumerate(spec.explicit)]
     try:
         if rows:

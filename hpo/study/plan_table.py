@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hpo.study.phases.static_search import static_trials
-from hpo.study.plan import Plan
+from hpo.study.plan import EQUAL, Plan
 from hpo.study.schedule import Schedule
 
 
@@ -16,11 +15,11 @@ def phases_table(schedule: Schedule) -> pd.DataFrame:
 
 
 def points_table(plan: Plan) -> pd.DataFrame:
-    """Return the points of the static search: for each arm the weight of each task."""
+    """Return the points of the static search that are known beforehand: for each arm the weight of each task."""
     rows = []
-    for planned in static_trials(plan):
-        weights = planned.config.settings.get("weights", dict.fromkeys(plan.tasks, 1.0))
-        rows.append([planned.arm, *(weights[task] for task in plan.tasks)])
+    for candidate in [EQUAL, *plan.static_points()] if plan.study.static else []:
+        weights = candidate.settings.get("weights", dict.fromkeys(plan.tasks, 1.0))
+        rows.append([candidate.arm.key, *(weights[task] for task in plan.tasks)])
     return pd.DataFrame(rows, columns=["arm", *plan.tasks])
 
 
@@ -39,4 +38,9 @@ def needs_in_words(plan: Plan) -> str:
     """Describe the resources of each trial and the equivalence margin of the verdict."""
     resources = plan.study.resources
     needs = f"{resources.cpu:g} CPU" + (f", {resources.gpu:g} GPU" if resources.gpu else "")
-    return f"Each trial takes {needs}. Equivalence margin: {plan.study.margin:g} % of score."
+    if resources.workers > 1:
+        needs = f"{resources.workers} processes of {needs}"
+    alone = " A training function trains one trial at a time." if plan.is_function else ""
+    if resources.workers > 1 and not plan.is_function:
+        alone = " Trials of several processes are trained one at a time."
+    return f"Each trial takes {needs}.{alone} Equivalence margin: {plan.study.margin:g} % of score."

@@ -195,7 +195,7 @@ class Schedule:
 
     def table(self) -> pd.DataFrame:
         """Return the input of `hpo.compare.compare`: one row for each trial with a result."""
-        return trial_table(self._so_far.ended(self.planned()), self.plan.tasks)
+        return trial_table(self._so_far.ended(self.planned()), self.plan.scoring)
 
     def _settle(self) -> None:
         for phase in self.phases:

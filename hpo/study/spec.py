@@ -17,9 +17,11 @@ from pydantic import (
 
 from hpo.core.text import cut, unquoted
 from hpo.problems.base import RECORDABLE, is_recordable
+from hpo.problems.command import NAME as COMMAND
 from hpo.study.spec_fields import (
     Average,
     Baseline,
+    ByTask,
     Cohort,
     Number,
     Point,
@@ -27,16 +29,20 @@ from hpo.study.spec_fields import (
     Recipe,
     Reference,
     References,
+    Sampler,
     Whole,
     each_once,
     json_value,
     one_of,
 )
 from hpo.training.methods import WITHOUT_RATE
-from search_spaces import DESIGNS, SAMPLERS, AlphaSpace
+from search_spaces import DESIGNS, AlphaSpace
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_SEEDS = 1000
+MOST_WORKERS = 4096  # processes of a trial
+FIRST_STEP = "first_step"  # a center of the static search
+CENTERS = (FIRST_STEP, "equal")
 
 # MLflow's first experiment keeps its files outside the output folder, which keeps its own under the other names.
 TAKEN = ("default", "artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
@@ -52,7 +58,8 @@ class ProblemSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(json_value)]] = Field(init=False)
     name: str = Field(min_length=1, max_length=200)
-    """Registered name of a problem (`gradsweep problems` lists them), or `package.module:Class`."""
+    """Registered name of a problem (`gradsweep problems` lists them), or `package.module:Class`. A mapping with a
+    `command` needs none."""
 
     @model_validator(mode="after")
     def _recordable(self) -> Self:
@@ -76,6 +83,9 @@ class StaticSpec(BaseModel):
     """How the points are chosen: `log_lattice`, `sobol`, `dirichlet` or `uniform`."""
     points: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 24
     """Number of points. Equal weights are always among them."""
+    center: Annotated[str | None, one_of(CENTERS)] = None
+    """Middle of a design with a `ratio`: `first_step` (between both kinds of first-step weights, and as wide as they
+    ask for) or `equal` weights. Default: `equal` where the file gives a `ratio`, else `first_step`."""
     explicit: tuple[Point, ...] = ()
     """Your own points. In the file, write the list directly under `static`, in place of the mapping."""
 
@@ -86,10 +96,23 @@ class StaticSpec(BaseModel):
             raise ValueError(f"{', '.join(DESIGNS)}, or a list of points of weights in place of the mapping")
         return design
 
+    @model_validator(mode="after")
+    def _one_region(self) -> Self:
+        if self.center == FIRST_STEP and "ratio" in self.options:
+            raise ValueError("no ratio with center: first_step, which finds it too")
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
-        """The options of the design besides the number of points."""
+        """The options of the design besides the number of points and the center."""
         return dict(self.model_extra or {})
+
+    @property
+    def from_first_step(self) -> bool:
+        """Return whether the points are known only once the first-step weights are."""
+        if self.explicit or not DESIGNS[self.design].centered:
+            return False
+        return self.center == FIRST_STEP or (self.center is None and "ratio" not in self.options)
 
 
 class GradNormSpec(_Strict):
@@ -152,19 +175,21 @@ class RefineSpec(_Strict):
 
     trials: Annotated[Whole, Field(ge=4, le=MOST_TRIALS)] = 16
     """Maximum number of points. Two batches of four without a better score end the search early."""
-    sampler: Annotated[str, one_of(SAMPLERS)] = "gp"
-    """How points are proposed: `gp` (Gaussian process), `tpe` or `random`."""
+    sampler: Sampler = "gp"
+    """How points are proposed: `gp` (Gaussian process), `tpe`, `random`, or your own as `package.module:name`."""
     span: Annotated[Number, Field(gt=1, le=1e6)] = 8.0
     """Factor by which a log-ratio of weights may move away from the start, in either direction."""
 
 
 class ConfirmSpec(_Strict):
-    """The arms of the confirm phase: the number of static points, and the averages for E_t[w]."""
+    """The arms of the confirm phase: the number of static points, the averages for E_t[w], arms of the shortlist."""
 
     top_static: Annotated[Whole, Field(ge=1, le=MOST_TRIALS)] = 2
     """How many of the best static points are trained on the confirm seeds."""
     averages: Annotated[tuple[Average, ...], BeforeValidator(each_once)] = ("arithmetic", "geometric", "tail")
     """Averages of the GradNorm weights, E_t[w], to train with as fixed weights."""
+    shortlist: Annotated[str, one_of(("chosen", "all"))] = "chosen"
+    """Arms of the shortlist to train on the confirm seeds: the `chosen` ones, or `all`."""
 
 
 class SearchSpec(_Strict):
@@ -181,10 +206,13 @@ class SearchSpec(_Strict):
 class Resources(_Strict):
     """Resources of one trial, and its time limit in minutes."""
 
+    workers: Annotated[Whole, Field(ge=1, le=MOST_WORKERS)] = 1
+    """Processes that train a trial together, each with the `cpu` and `gpu` below. Trials of another number are other
+    trials."""
     cpu: Annotated[Number, Field(gt=0)] = 1.0
-    """CPU cores per trial, and the number of torch threads."""
+    """CPU cores per process, and its number of torch threads."""
     gpu: Annotated[Number, Field(ge=0)] = 0.0
-    """GPUs per trial: a fraction below 1, or a whole number."""
+    """GPUs per process: a fraction below 1, or a whole number."""
     minutes: Annotated[Number, Field(gt=0)] | None = None
     """Time limit of each attempt at a trial. By default there is none."""
 
@@ -199,6 +227,8 @@ class Resources(_Strict):
 def _problem(value: Any) -> Any:
     if not isinstance(value, str | Mapping | ProblemSpec):
         raise ValueError("a name, or a mapping of name and the problem's arguments")
+    if isinstance(value, Mapping) and "command" in value and "name" not in value:
+        return {"name": COMMAND, **value}
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -217,7 +247,8 @@ def _static(value: Any) -> Any:
     if isinstance(value, Mapping):
         design = value.get("design", "log_lattice")
         known = DESIGNS.get(design) if isinstance(design, str) else None
-        allowed = ["design", "points", *(known.options if known else [])]
+        options = [*known.options, *(["center"] if known.centered else [])] if known else []
+        allowed = ["design", "points", *options]
         if known and (unknown := [unquoted(key) for key in value if key not in allowed]):
             raise ValueError(f"unknown key {cut(', '.join(unknown))}, allowed with {design}: {', '.join(allowed)}")
     return value
@@ -254,6 +285,8 @@ class Study(_Strict):
     """Number of confirm seeds, paired: every arm starts from the same network and sees the same batches."""
     epochs: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     """Epochs per trial. Default: those of the problem."""
+    select: Annotated[str, one_of(("last", "best"))] = "last"
+    """The epoch of each trial whose metrics count: the `last`, or the `best` on validation."""
     baseline: Baseline | None = None
     """The weights that you train with today, `equal` or `{task: weight, ...}`, to compare with."""
     references: References = ("single_task", "equal", "uncertainty")
@@ -276,6 +309,10 @@ class Study(_Strict):
     """How many trials of one seed are trained at once: `auto`, or a number from 1 (one at a time) to 1024."""
     checkpoint_seconds: Annotated[Number, Field(ge=0)] = 60.0
     """Seconds of training between two checkpoints of a trial."""
+    priorities: ByTask = Field(default_factory=dict)
+    """How much each task counts in the score, `{task: number, ...}`. A task left out counts 1, an auxiliary one 0."""
+    limits: ByTask = Field(default_factory=dict)
+    """`{task: percent, ...}`: how far it may be behind its single-task network in weights that are recommended."""
     margin: Annotated[Number, Field(gt=0)] = 1.0
     """Regret, in percent of score, that counts as equivalent."""
 
@@ -301,9 +338,21 @@ class Study(_Strict):
             if needing:
                 need = "needs" if len(needing) == 1 else "need"
                 raise ValueError(f"static: expected a static search, which {' and '.join(needing)} {need}, got off")
+        if self.limits and self.seeds < 2:
+            raise ValueError(f"seeds: expected a number >= 2, which limits need for confidence, got {self.seeds}")
+        self._check_workers()
         if self.static is None and self.gradnorm is None and self.shortlist is None:
             raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
         return self
+
+    def _check_workers(self) -> None:
+        workers, gpu = self.resources.workers, self.resources.gpu
+        if workers > 1 and self.problem.name == COMMAND:
+            rule = "1 with a command, which is a process of its own"
+            raise ValueError(f"resources.workers: expected {rule}, got {workers}")
+        if workers > 1 and gpu != int(gpu):
+            rule = "a whole number, since processes of one trial cannot share a GPU"
+            raise ValueError(f"resources.gpu: expected {rule}, got {gpu:g}")
 
     @property
     def recipes(self) -> tuple[str, ...]:

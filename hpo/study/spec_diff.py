@@ -29,11 +29,11 @@ def changes(before: Path, now: Study) -> list[str]:
     return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in differing]
 
 
-def describe_changed_data(before: str, now: str, count: int) -> str:
-    """Describe a change of the data and its effect on the trials so far."""
+def describe_changed_data(before: str, now: str, count: int, what: str = "data") -> str:
+    """Describe a change of the data, or of a function's code, and its effect on the trials so far."""
     return (
-        f"The problem's data have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
-        "earlier data are not part of this study any more but stay in MLflow, and every trial runs again."
+        f"The problem's {what} have changed since the last launch: hash {before} -> {now}. The {count} trials of the "
+        f"earlier {what} are not part of this study any more but stay in MLflow, and every trial runs again."
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from hpo.core.trial import AVERAGES
+from hpo.problems.registry import search_current_folder
 from hpo.training.methods import METHODS, RECIPES, reference_names
+from search_spaces import sampler_fault
 
 MOST_TOGETHER = 1024
 
@@ -67,6 +70,16 @@ def _baseline(value: Any) -> Any:
     return point
 
 
+def _by_task(value: Any) -> dict[str, float]:
+    """Check a finite number >= 0 for each of some tasks."""
+    if isinstance(value, Mapping) and all(isinstance(task, str) for task in value):
+        with suppress(OverflowError, TypeError, ValueError):
+            found = {task: float(not_bool(number)) for task, number in value.items()}
+            if all(0 <= number < math.inf for number in found.values()):
+                return found
+    raise ValueError("a mapping from tasks to finite numbers >= 0")
+
+
 def json_value(value: Any) -> Any:
     """Check that arguments are JSON, of which a trial's identity is a hash."""
     try:
@@ -98,13 +111,24 @@ def one_of(allowed: Collection[str]) -> PlainValidator:
     return PlainValidator(check)
 
 
+def _sampler(value: str) -> str:
+    """A sampler of the refinement: ours by name, or one of the user's by its place."""
+    if ":" in value:
+        search_current_folder()
+    if rule := sampler_fault(value):
+        raise ValueError(rule)
+    return value
+
+
 Reference = Annotated[str, PlainValidator(_reference)]
 Recipe = Annotated[str, one_of(RECIPES)]
+Sampler = Annotated[str, Field(strict=True), AfterValidator(_sampler)]
 Average = Annotated[str, one_of(AVERAGES)]
 References = Annotated[tuple[Reference, ...], BeforeValidator(each_once)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(not_bool)]
 Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
 Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
+ByTask = Annotated[Mapping[str, float], PlainValidator(_by_task)]
 Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
 Baseline = Annotated[Literal["equal"] | Mapping[str, float], PlainValidator(_baseline)]

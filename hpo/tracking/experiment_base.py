@@ -126,7 +126,7 @@ class Experiment:
 
     def _create_run(self, **content: Any) -> Run:
         """Create a run without retries: if a server dies before it responds, a retry would create a second run."""
-        with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+        with environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
             return self.client.create_run(self.experiment_id, **content)
 
     def _search(self, kind: str) -> list[Run]:
@@ -147,7 +147,7 @@ class Experiment:
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def environment(name: str, value: str) -> Iterator[None]:
     """Set an environment variable that MLflow reads at each call."""
     before = os.environ.get(name)
     os.environ[name] = value

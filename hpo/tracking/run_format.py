@@ -19,9 +19,10 @@ from hpo import __version__
 from hpo.core.text import storable
 from hpo.core.trial import AVERAGES, EpochReport, PlannedTrial, TrialConfig, TrialResult
 
-CONFIG_CHARACTERS = 8000  # MLflow cuts longer tags
+TAG_CHARACTERS = 8000  # MLflow cuts longer tags
 ALARM_CHARACTERS = 500  # per alarm
 MLFLOW_INFINITY = 1.7976931348623157e308  # MLflow's substitute for infinity
+CONFIG, BEST_EPOCHS = "gradsweep.config", "gradsweep.best_epochs"  # tags, or the first of several
 LAUNCH = "launch"
 TRIAL = "trial"
 
@@ -60,7 +61,7 @@ def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
         "mlflow.source.name": "gradsweep",
         "gradsweep.kind": TRIAL,
         "gradsweep.identity": config.identity,
-        **_config_tags(config),
+        **_parts(CONFIG, asdict(config)),
         "gradsweep.phase": planned.phase,
         "gradsweep.arm": planned.arm,
         "gradsweep.method": config.method,
@@ -72,19 +73,22 @@ def start_tags(planned: PlannedTrial, launch: str) -> dict[str, str]:
     }
 
 
-def _config_tags(config: TrialConfig) -> dict[str, str]:
-    """Split the config's JSON into as many tags as needed."""
-    text = json.dumps(asdict(config))
-    starts = range(0, len(text), CONFIG_CHARACTERS)
-    return {f"gradsweep.config{f'.{i}' if i else ''}": text[k : k + CONFIG_CHARACTERS] for i, k in enumerate(starts)}
+def _parts(name: str, content: object) -> dict[str, str]:
+    """Split content as JSON into as many tags as needed."""
+    text = json.dumps(content)
+    starts = range(0, len(text), TAG_CHARACTERS)
+    return {f"{name}{f'.{i}' if i else ''}": text[k : k + TAG_CHARACTERS] for i, k in enumerate(starts)}
 
 
-def _config_of(tags: Mapping[str, str]) -> TrialConfig:
-    """Read the config from its tags: the inverse of `_config_tags`."""
-    text, i = tags["gradsweep.config"], 1
-    while part := tags.get(f"gradsweep.config.{i}"):
+def _whole(name: str, tags: Mapping[str, str]) -> Any:
+    """Read content from its tags: the inverse of `_parts`; ``None`` if there are none.
+
+    What follows the content is left over from an earlier, longer one: a trial may end twice.
+    """
+    text, i = tags.get(name, "null"), 1
+    while part := tags.get(f"{name}.{i}"):
         text, i = text + part, i + 1
-    return TrialConfig(**json.loads(text))
+    return json.JSONDecoder().raw_decode(text)[0]
 
 
 def end_tags(result: TrialResult) -> list[RunTag]:
@@ -93,13 +97,15 @@ def end_tags(result: TrialResult) -> list[RunTag]:
     # Written even where empty: a trial that failed and ran again must not keep those of its failure.
     tags |= {"gradsweep.alarms": _json_within(result.alarms), "gradsweep.resumed": json.dumps(result.resumed[-500:])}
     tags |= {"gradsweep.tasks": json.dumps(list(result.initial_losses)), "gradsweep.together": str(result.together)}
+    if result.best_epochs:
+        tags |= _parts(BEST_EPOCHS, [asdict(epoch) for epoch in result.best_epochs])
     return [RunTag(key, value) for key, value in tags.items()]
 
 
 def _json_within(texts: Sequence[str]) -> str:
     """Return texts as JSON, short enough that no backend cuts it; the last texts may be dropped."""
     kept = [text if len(text) <= ALARM_CHARACTERS else f"{text[: ALARM_CHARACTERS - 3]}..." for text in texts]
-    while len(json.dumps(kept)) > CONFIG_CHARACTERS:
+    while len(json.dumps(kept)) > TAG_CHARACTERS:
         kept.pop()
     return json.dumps(kept)
 
@@ -111,6 +117,7 @@ def run_params(config: TrialConfig) -> list[Param]:
         flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {key: value}
     flat |= {"problem": config.problem, "data_hash": config.data_hash, "test": config.test}
     flat |= {f"problem/{key}": value for key, value in config.arguments.items()}
+    flat |= {"workers": config.workers} if config.workers > 1 else {}
     return [Param(key, storable(str(value))[:6000]) for key, value in flat.items()]
 
 
@@ -156,13 +163,14 @@ def read_record(run: Run) -> Record:
         validation=group("final_val"),
         test=group("test"),
         train=group("train"),
+        best_epochs=_whole(BEST_EPOCHS, tags) or [],
         averages={name: group(f"mean_w_{name}") for name in AVERAGES},
         initial_losses=group("initial_loss"),
         alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
         resumed=json.loads(tags.get("gradsweep.resumed", "[]")),
         error=tags.get("gradsweep.error", ""),
     )
-    return Record(run.info.run_id, _config_of(tags), result)
+    return Record(run.info.run_id, TrialConfig(**_whole(CONFIG, tags)), result)
 
 
 def _finite_or_not(value: float) -> float:

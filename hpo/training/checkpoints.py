@@ -13,6 +13,7 @@ import torch
 from hpo.core.storage import Storage
 from hpo.core.text import message, one_line
 from hpo.core.user_calls import is_interrupt
+from hpo.training.kept_folder import KeptFolder
 
 MAGIC = b"gradsweep checkpoint 1\n"
 KEPT = 2  # the newest, and one in reserve
@@ -82,6 +83,10 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 self._warn(f"checkpoint {name} is damaged and was skipped: {_line(error)}")
         return None
+
+    def folder(self, uploads: bool = True) -> KeptFolder:
+        """Return a folder for other files of the trial, removed with them; see `KeptFolder` for ``uploads``."""
+        return KeptFolder(self._storage, f"{self._folder}/files", self._seconds, uploads)
 
     def remove(self) -> None:
         """Remove all of them."""

@@ -14,6 +14,7 @@ from hpo.core.text import message, one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem
+from hpo.problems.training_function import AnyProblem
 from hpo.training.callbacks import CohortCallbacks
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.global_state import as_found
@@ -26,7 +27,7 @@ from hpo.training.trial import train_member
 
 def run_cohort(
     configs: Sequence[TrialConfig],
-    problem: Problem,
+    problem: AnyProblem,
     device: torch.device,
     callbacks: CohortCallbacks,
     checkpoints: Sequence[Checkpoints | None] | None = None,
@@ -37,7 +38,8 @@ def run_cohort(
 
     Trials of one seed and length whose checkpoints are of the same step are trained together. If their networks
     cannot be stacked, or fail while stacked, the trials are trained one after another, each from its own checkpoint
-    if it has one; if the memory was too small, two halves are tried first.
+    if it has one; if the memory was too small, two halves are tried first. A training function is called for one
+    trial after another.
 
     Args:
         configs: of the trials.
@@ -51,14 +53,14 @@ def run_cohort(
     kept = checkpoints or [None] * len(configs)
     ends = until or [config.epochs for config in configs]
     members = [Member(*one) for one in zip(configs, kept, ends, strict=True)]
-    if together:
+    if together and isinstance(problem, Problem):
         _train_together(members, problem, device, callbacks)
     else:
         _train_one_by_one(members, problem, device, callbacks)
 
 
 def _train_one_by_one(
-    members: Sequence[Member], problem: Problem, device: torch.device, callbacks: CohortCallbacks
+    members: Sequence[Member], problem: AnyProblem, device: torch.device, callbacks: CohortCallbacks
 ) -> None:
     for member in members:
         train_member(member, problem, device, callbacks)
@@ -87,7 +89,7 @@ def _read_states(members: Sequence[Member]) -> None:
     If a worker was killed while it wrote them, some trials have a newer checkpoint than others.
     """
     for member in members:
-        member.state = member.checkpoints.latest() if member.checkpoints else None
+        member.state = member.latest()
     common = min(member.steps for member in members)
     for member in members:
         if member.checkpoints and member.steps > common:
@@ -113,7 +115,11 @@ def _train_stacked(
     loop.close(scope.alarms)
     left, spoilt = loop.members, loop.spoilt
     del loop  # free its memory
-    if why is not None and len(left) > 2 and _is_out_of_memory(why):
+    refused = [member for member in left if member.is_refused]
+    if refused:  # nothing has been trained yet
+        _train_one_by_one(refused, problem, device, callbacks)
+        _train_together([member for member in left if not member.is_refused], problem, device, callbacks)
+    elif why is not None and len(left) > 2 and _is_out_of_memory(why):
         callbacks.on_alone(len(left), f"the memory is too small for {len(left)} at once: trying half of them")
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             _train_together(half, problem, device, callbacks)

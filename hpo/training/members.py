@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hpo.core.trial import TrialConfig, TrialStatus
+from hpo.problems.base import Task
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.recorder import Diverged, TrialRecorder
 
@@ -22,6 +23,7 @@ class Member:
         checkpoints: its own; ``None`` keeps none.
         until: the epochs after which it pauses.
         state: the checkpoint to continue from, until it is loaded; ``None`` starts at the first step.
+        is_refused: whether its method cannot train with the losses of the first step.
         log: its recorder, set once the trial has started.
     """
 
@@ -29,6 +31,7 @@ class Member:
     checkpoints: Checkpoints | None
     until: int
     state: dict[str, Any] | None = None
+    is_refused: bool = False
     log: TrialRecorder = field(init=False)
 
     @property
@@ -36,7 +39,11 @@ class Member:
         """The number of steps before `state`."""
         return int(self.state["steps"]) if self.state else 0
 
-    def begin(self, tasks: Sequence[str], together: int) -> None:
+    def latest(self) -> dict[str, Any] | None:
+        """Return its newest checkpoint, ``None`` without one."""
+        return None if self.checkpoints is None else self.checkpoints.latest()
+
+    def begin(self, tasks: Sequence[Task], together: int) -> None:
         """Start at the first step, as one of ``together`` trials that are trained at once."""
         self.log = TrialRecorder(self.config, tasks)
         self.log.result.together = together

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from balancers import Balancer, Equal, Frozen, GradNorm, SingleTask, Static, Uncertainty
-from balancers.shared_layer import Shared
-from balancers.torchjd_methods import installed, torchjd_balancer
+from balancers.shared_layer import SharedOrAuto
+from balancers.torchjd_methods import POSITIVE, installed, torchjd_balancer
 
-Factory = Callable[[Sequence[str], Shared, Mapping[str, Any]], Balancer]
+Factory = Callable[[Sequence[str], SharedOrAuto, Mapping[str, Any]], Balancer]
 
 # The recipes that a study may name. Each gets the tasks, W, alpha and, if it is searched, `lr`.
 RECIPES: dict[str, Callable[..., GradNorm]] = {
@@ -23,7 +23,7 @@ WITHOUT_RATE = ("direct",)  # recipes whose weights have no learning rate to sea
 OVER_THE_RUN = ("annealed",)  # recipes that need the number of steps of a run
 
 
-def _gradnorm(tasks: Sequence[str], shared: Shared, settings: Mapping[str, Any]) -> Balancer:
+def _gradnorm(tasks: Sequence[str], shared: SharedOrAuto, settings: Mapping[str, Any]) -> Balancer:
     names = {"learning_rate": "lr", "steps": "decay_steps"}
     told = {parameter: settings[name] for name, parameter in names.items() if name in settings}
     return RECIPES[settings["recipe"]](tasks, shared, settings["alpha"], **told)
@@ -43,6 +43,7 @@ class Method:
         call: the code that creates the balancer in production, for methods that a weights file cannot represent;
             ``tasks`` in it are the names of the tasks.
         missing: returns the package to install before the method can run; empty if none is missing.
+        positive: whether it refuses first losses below 0 with given settings (`balancers.weights.LossRefused`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method:
     stackable: bool = False
     call: str = ""
     missing: Callable[[], str] = str
+    positive: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
 
 def _torchjd(name: str, label: str) -> Method:
@@ -61,6 +63,7 @@ def _torchjd(name: str, label: str) -> Method:
         label,
         call=f'balancers.torchjd_methods.torchjd_balancer("{name}", tasks)',
         missing=lambda: "" if installed() else "pip install 'gradsweep[torchjd]'",
+        positive=lambda _: name in POSITIVE,
     )
 
 
@@ -94,8 +97,11 @@ METHODS = _table(
         "first-step weights",
         reference=False,
         stackable=True,
+        positive=lambda s: bool(s["rule"] == "loss"),
     ),
-    Method("gradnorm", _gradnorm, "GradNorm", reference=False, stackable=True),
+    Method(
+        "gradnorm", _gradnorm, "GradNorm", reference=False, stackable=True, positive=lambda s: bool(s["alpha"] > 0)
+    ),
     _torchjd("dwa", "DWA"),
     _torchjd("famo", "FAMO"),
     _torchjd("geometric_mean", "geometric mean of the losses"),
@@ -120,7 +126,7 @@ def reference_names() -> list[str]:
 
 
 def build_balancer(
-    method: str, settings: Mapping[str, Any], tasks: Sequence[str], shared: Shared, steps: int
+    method: str, settings: Mapping[str, Any], tasks: Sequence[str], shared: SharedOrAuto, steps: int
 ) -> Balancer:
     """Build the balancer of a trial.
 

@@ -13,7 +13,7 @@ from torch import nn
 from balancers import Balancer
 from balancers.shared_layer import Shared
 from hpo.core.text import one_line
-from hpo.core.trial import TrialConfig
+from hpo.core.trial import EpochMetrics, TrialConfig, TrialResult
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.base import Problem
 from hpo.training.autocast import autocast
@@ -106,12 +106,11 @@ def in_turn(numbers: Sequence[int], device: torch.device) -> Iterator[int]:
     set_state(after, device)
 
 
-def add_gap(log: TrialRecorder, measure: Callable[[], Mapping[str, float]]) -> None:
+def add_gap(log: TrialRecorder, into: TrialResult | EpochMetrics, measure: Callable[[], Mapping[str, float]]) -> None:
     """The metrics on the training split. Only the report's gap needs them, so what goes wrong fails no trial."""
     try:
-        log.result.train = log.measured("train", measure())
+        into.train = log.measured("train", measure())
     except BaseException as error:
         if is_interrupt(error):
             raise
-        line = one_line(error)
-        log.result.alarms.append(f"no gap of train and test, since evaluate(model, 'train') raised: {line}")
+        log.warn(f"no gap of train and test, since evaluate(model, 'train') raised: {one_line(error)}")

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from balancers import Balancer, BalancerWarning, GradNorm, StepRecord
-from hpo.core.trial import AVERAGES, EpochReport, TrialConfig, TrialResult, TrialStatus
+from hpo.core.trial import AVERAGES, EpochMetrics, EpochReport, TrialConfig, TrialResult, TrialStatus
+from hpo.problems.base import Task
+from hpo.training.best_epochs import with_epoch
 from hpo.training.gradnorm_diagnostics import trajectory_alarms
 
 COLUMNS = ("w", "G", "r", "L")
@@ -73,20 +75,21 @@ class TrialRecorder:
 
     Args:
         config: of the trial.
-        tasks: in the problem's order.
+        tasks: of the problem.
 
     Attributes:
         result: the result so far.
         reports: the reports of the epochs that have ended.
     """
 
-    def __init__(self, config: TrialConfig, tasks: Sequence[str]) -> None:
-        self.config, self.tasks = config, list(tasks)
+    def __init__(self, config: TrialConfig, tasks: Sequence[Task]) -> None:
+        self.config, self.tasks = config, [task.name for task in tasks]
         self.trained = [config.settings["task"]] if config.method == "single_task" else self.tasks
+        self._directions = {task.name: task.sign for task in tasks if task.name in self.trained}
         self.result = TrialResult(TrialStatus.FINISHED)
         self.reports: list[EpochReport] = []
         self._blocks: list[Tensor] = []  # of step rows, one per epoch
-        self._warnings: dict[str, str] = {}  # from checkpoints of version 0.1
+        self._warnings: dict[str, str] = {}  # by cause
 
     def begin(self, losses: Mapping[str, float]) -> None:
         """Record the losses of the first step; a task whose loss is missing or NaN is absent from it.
@@ -141,7 +144,15 @@ class TrialRecorder:
             rates=finite["r"],
         )
         self.reports.append(report)
+        if self.config.select == "best":
+            found = EpochMetrics(report.epoch, self.result.validation)
+            self.result.best_epochs = with_epoch(self.result.best_epochs, found, self._directions)
         return report
+
+    @property
+    def may_be_best(self) -> bool:
+        """True if the epoch that has just ended may be the one whose metrics count."""
+        return bool(self.result.best_epochs) and self.result.best_epochs[-1].epoch == len(self.reports)
 
     def measured(self, split: str, metrics: Mapping[str, float]) -> dict[str, float]:
         """Check and return the metrics of a split.
@@ -162,6 +173,10 @@ class TrialRecorder:
             found = ", ".join(f"{task} = {number}" for task, number in bad.items())
             raise Diverged(f"{what} is not finite after {self.result.steps} steps: {found}")
 
+    def warn(self, text: str) -> None:
+        """Add an alarm of the trial, once however often it is given, also after a checkpoint."""
+        self._warnings[_without_numbers(text)] = text
+
     def quietly(self, read: Callable[[], Any]) -> Any:
         """Read from the balancer without its warnings, which `close` collects."""
         with warnings.catch_warnings():
@@ -173,6 +188,7 @@ class TrialRecorder:
         return {
             "records": {"blocks": list(self._blocks), "rows": list(rows)},
             "reports": [vars(report) for report in self.reports],
+            "best_epochs": [vars(epoch) for epoch in self.result.best_epochs],
             "steps": self.result.steps,
             "seconds": self.result.seconds,
             "initial_losses": self.result.initial_losses,
@@ -185,6 +201,7 @@ class TrialRecorder:
         self._blocks = list(state["records"]["blocks"])
         self.reports = [EpochReport(**report) for report in state["reports"]]
         self.result.validation = self.reports[-1].validation if self.reports else {}
+        self.result.best_epochs = [EpochMetrics(**epoch) for epoch in state.get("best_epochs", [])]
         self.result.steps, self.result.seconds = state["steps"], state["seconds"]
         self.result.initial_losses = state["initial_losses"]
         self.result.resumed = [*state["resumed"], state["steps"]]
@@ -202,6 +219,8 @@ class TrialRecorder:
                     self.result.averages[name] = dict(zip(self.tasks, mean.double().tolist(), strict=True))
             kept = self._warnings | {_without_numbers(note): note for note in balancer.notes()}
             self.result.alarms += sorted(kept.values())
+        if self.result.status is TrialStatus.REFUSED:
+            self.result.alarms.append(f"left out: {self.result.error}")
         self.result.trajectory = self._trajectory()
         if finished and isinstance(balancer, GradNorm):
             alpha = float(self.config.settings["alpha"])

@@ -88,7 +88,7 @@ class DataOrder:
         elif "loader" in saved:
             self._loader.load_state_dict(saved["loader"])  # type: ignore[attr-defined]
         else:
-            for generator, content in zip(_own_generators(self._loader), saved["generators"], strict=True):
+            for generator, content in zip(own_generators(self._loader), saved["generators"], strict=True):
                 generator.set_state(content)
         set_state(self._begin["global"], self._device)
         batches = self._start()
@@ -109,7 +109,7 @@ class DataOrder:
 
     def _loader_state(self) -> dict[str, Any] | None:
         if isinstance(self._loader, list | tuple) or _hangs_on_torch_alone(self._loader):
-            return {"generators": [generator.get_state() for generator in _own_generators(self._loader)]}
+            return {"generators": [generator.get_state() for generator in own_generators(self._loader)]}
         if isinstance(self._loader, DataLoader):
             return None  # torchdata's has a `state_dict`, but without the generators that it shuffles with
         if hasattr(self._loader, "state_dict") and hasattr(self._loader, "load_state_dict"):
@@ -169,14 +169,20 @@ def _hangs_on_torch_alone(loader: Any) -> bool:
     return known and not _held(loader, _OTHERS)
 
 
-def _own_generators(loader: Any) -> list[torch.Generator]:
+def own_generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators that a DataLoader, its samplers and its data hold; none of another loader."""
     return _held(loader, (torch.Generator,)) if isinstance(loader, DataLoader) else []
+
+
+def _seeds_each_epoch(part: Any) -> bool:
+    """Return whether a sampler, as accelerate's ``SeedableRandomSampler``, seeds its generator with the epoch."""
+    return isinstance(getattr(part, "initial_seed", None), int) and hasattr(part, "set_epoch")
 
 
 def _held(part: Any, kinds: tuple[type, ...], depth: int = 6, seen: set[int] | None = None) -> list[Any]:
     """Return the generators of an object, its samplers, data and transforms; each once."""
     seen = set() if seen is None else seen
-    if id(part) in seen or isinstance(part, _NO_HOLDERS):
+    if id(part) in seen or isinstance(part, _NO_HOLDERS) or _seeds_each_epoch(part):
         return []
     seen.add(id(part))
     if isinstance(part, kinds):

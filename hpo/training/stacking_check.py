@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from balancers import Balancer, Stack
+from balancers.weights import LossRefused
 from hpo.core.text import message, one_line
 from hpo.core.trial import TrialConfig
 from hpo.core.user_calls import Boundary
@@ -43,7 +45,12 @@ def check_stackable(problem: Problem, configs: Sequence[TrialConfig], device: to
     before, boundary = read_state(device), Boundary()
     try:
         with as_found():
-            _compare(of_length(problem, chosen[0].epochs), chosen, device, boundary)
+            own = of_length(problem, chosen[0].epochs)
+            try:
+                _compare(own, chosen, device, boundary)
+            except LossRefused:  # such trials are trained alone, to their refusal
+                plain = [replace(config, method="equal", settings={}) for config in chosen]
+                _compare(own, plain, device, boundary)
     except NotStackable as reason:
         boundary.end_fork()
         raise NotStackable(message(reason)) from None

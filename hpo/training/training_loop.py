@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from balancers import Balancer
+from balancers.weights import LossRefused
 from hpo.core.text import one_line
-from hpo.core.trial import TrialStatus
+from hpo.core.trial import EpochMetrics, TrialResult, TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem, Split
 from hpo.training.callbacks import TrialCallbacks
 from hpo.training.engines import Engine, EngineFactory
 from hpo.training.members import Member
+from hpo.training.methods import METHODS
 from hpo.training.parts import Parts, add_gap, evaluate, in_turn, of_length
+from hpo.training.ranks import ALONE, Ranks
 from hpo.training.recorder import StepBuffer, TrialRecorder
+from hpo.training.resumable_loader import read_state, set_state
 
 
 class TrainingLoop:
@@ -35,6 +39,7 @@ class TrainingLoop:
         engine: makes the engine of the members.
         callbacks: called for each trial; what they raise goes through `run` and `close`.
         boundary: of this run, to the user's code.
+        ranks: the processes that train them.
 
     Attributes:
         members: the trials that have no result yet.
@@ -50,12 +55,13 @@ class TrainingLoop:
         engine: EngineFactory,
         callbacks: TrialCallbacks,
         boundary: Boundary,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self.members, self.spoilt = list(members), list[Member]()
         self.problem, self.device = problem, device
         self.config = members[0].config
         self.until = min(members[0].until, self.config.epochs)
-        self.tasks = [task.name for task in problem.tasks]
         self._make_engine, self._callbacks, self._boundary = engine, callbacks, boundary
         self._last: tuple[Member, Balancer | None] | None = None
         self._begin()
@@ -63,7 +69,7 @@ class TrainingLoop:
     def _begin(self) -> None:
         """Nothing has been trained."""
         for member in self.members:
-            member.begin(self.tasks, len(self.members))
+            member.begin(self.problem.tasks, len(self.members))
         self._rows, self._steps, self._clock = StepBuffer(), 0, 0.0
 
     def run(self) -> None:
@@ -109,14 +115,17 @@ class TrainingLoop:
             member.state = None  # it may be large
         if not states:
             return None
+        fault, batches = "", None
         try:
             batches = self._load(states)
         except BaseException as error:  # the user's model or loader may have changed since
             self._boundary.pass_on(error)
             if len(self.members) > 1:
                 raise  # each alone finds out whether its own fits
+            fault = one_line(error)
+        if faults := [fault for fault in self._ranks.all("a checkpoint", fault) if fault]:
             self._begin()
-            text = f"began at the first step, since its checkpoint does not fit: {one_line(error)}"
+            text = f"began at the first step, since its checkpoint does not fit: {faults[0]}"
             self.members[0].log.result.alarms.append(text)
             self._build()
             return None
@@ -146,13 +155,16 @@ class TrainingLoop:
         for batch in batches:
             self._step(batch)
             self._boundary.end_fork()
-            if all(m.checkpoints is not None and m.checkpoints.due for m in self.members):
+            if self._ranks.agree(self._is_due):
                 self._save()
         self._engine.end_epoch()
         block = self._rows.take()  # waits for the device
         self._stop_clock()
         self._validate(block)
         self._drop_diverged()
+
+    def _is_due(self) -> bool:
+        return all(member.checkpoints is not None and member.checkpoints.due for member in self.members)
 
     def _step(self, batch: Any) -> None:
         self._boundary.end_fork()  # of the loader
@@ -161,6 +173,7 @@ class TrainingLoop:
         if self._steps == 0:
             for member, first in zip(self.members, self._engine.first_losses(losses), strict=True):
                 member.log.begin(first)
+            _leave_out(self.members)
         self._rows.add(self._engine.step(losses))
         self._steps += 1
         for member in self.members:
@@ -173,13 +186,17 @@ class TrainingLoop:
         for k in in_turn([k for k, own in enumerate(means) if own is not None], self.device):
             member, metrics = self.members[k], self._evaluate(k, "val")
             report = member.told(partial(TrialRecorder.end_epoch, means=means[k] or {}, validation=metrics))
+            if report is not None and member.log.may_be_best and self.config.test:
+                self._test_best(k, member)
             if report is not None:
                 reports.append((member.config, report))
         if reports:
             self._boundary.tell(self._callbacks.on_epochs, reports)
 
     def _evaluate(self, k: int, split: Split) -> dict[str, float]:
-        metrics = evaluate(self.problem, self._engine.network(k), split, self.device)
+        network = self._engine.network(k)
+        measure = partial(evaluate, self.problem, network, split, self.device)
+        metrics = self._ranks.first(f"evaluate(model, {split!r})", measure, measure)
         self._boundary.end_fork()
         return metrics
 
@@ -218,7 +235,8 @@ class TrainingLoop:
                 **member.log.state([block[:, :, k].clone() for block in rows]),
             }
             assert member.checkpoints is not None
-            member.checkpoints.save(self._steps, state)
+            if self._ranks.is_first:
+                member.checkpoints.save(self._steps, state)
         self._clock = time.perf_counter()
 
     # --- the end
@@ -237,17 +255,23 @@ class TrainingLoop:
         left = list(self.members)
         balancers = self._engine.balancers() if left else []
         for k in in_turn(range(len(left)), self.device):
-            if self.config.test and self.until == self.config.epochs:
-                self._test(k, left[k])
+            if self.config.test and left[k].config.select == "last" and self.until == self.config.epochs:
+                self._test(k, left[k], left[k].log.result)
             self._end(left[k], balancers[k])
 
-    def _test(self, k: int, member: Member) -> None:
+    def _test(self, k: int, member: Member, into: TrialResult | EpochMetrics) -> None:
         """Read the test split, and the training split for the report's gap."""
         metrics = self._evaluate(k, "test")
         tested = member.told(lambda log: log.measured("test", metrics))
         if tested is not None:
-            member.log.result.test = tested
-            add_gap(member.log, lambda: self._evaluate(k, "train"))
+            into.test = tested
+            add_gap(member.log, into, lambda: self._evaluate(k, "train"))
+
+    def _test_best(self, k: int, member: Member) -> None:
+        """Read the test split after an epoch that may be the best; training goes on as if it had not been read."""
+        before = read_state(self.device)
+        self._test(k, member, member.log.result.best_epochs[-1])
+        set_state(before, self.device)
 
     def _end(self, member: Member, balancer: Balancer | None) -> None:
         """Hand over the result of a trial; the last one waits for `close`."""
@@ -262,6 +286,21 @@ class TrainingLoop:
         result.alarms += member.checkpoints.warnings if member.checkpoints is not None else []
         result.alarms += alarms
         self._boundary.tell(self._callbacks.on_ended, member.config, result)
+
+
+def _leave_out(members: Sequence[Member]) -> None:
+    """Find the members of a cohort whose methods refuse their first losses; alone, the method itself says why.
+
+    Raises:
+        LossRefused: there are some; they are marked, and the others start again without them.
+    """
+    if len(members) == 1:
+        return
+    for member in members:
+        config, first = member.config, member.log.result.initial_losses
+        member.is_refused = METHODS[config.method].positive(config.settings) and min(first.values()) < 0
+    if refused := [member for member in members if member.is_refused]:
+        raise LossRefused(f"{len(refused)} of {len(members)} methods cannot train with losses below 0")
 
 
 def _end_steps(log: TrialRecorder, block: Tensor) -> dict[str, dict[str, float]]:

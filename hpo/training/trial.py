@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
+from balancers.weights import LossRefused
 from hpo.core.text import with_traceback
 from hpo.core.trial import EpochReport, TrialConfig, TrialResult, TrialStatus
 from hpo.core.user_calls import Boundary
 from hpo.problems.base import Problem
+from hpo.problems.training_function import AnyProblem, FunctionProblem
 from hpo.training.callbacks import TrialCallbacks
 from hpo.training.checkpoints import Checkpoints
+from hpo.training.engines import EngineFactory
+from hpo.training.function_training import train_function
 from hpo.training.global_state import as_found
 from hpo.training.members import Member
+from hpo.training.rank_engine import RankEngine
+from hpo.training.ranks import ALONE, Ranks
 from hpo.training.recorder import Diverged
 from hpo.training.single_engine import SingleEngine
 from hpo.training.training_loop import TrainingLoop
@@ -21,7 +28,7 @@ from hpo.training.training_loop import TrainingLoop
 
 def run_trial(
     config: TrialConfig,
-    problem: Problem,
+    problem: AnyProblem,
     report: Callable[[EpochReport], None],
     device: torch.device,
     checkpoints: Checkpoints | None = None,
@@ -48,16 +55,39 @@ def run_trial(
     return result
 
 
-def train_member(member: Member, problem: Problem, device: torch.device, callbacks: TrialCallbacks) -> None:
-    """Train one trial by itself, from its newest checkpoint if it has one, as `run_trial` does."""
+def train_member(
+    member: Member,
+    problem: AnyProblem,
+    device: torch.device,
+    callbacks: TrialCallbacks,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train one trial by itself, from its newest checkpoint if it has one, as `run_trial` does.
+
+    Args:
+        ranks: the processes that train it; each calls this.
+    """
+    if isinstance(problem, FunctionProblem):
+        train_function(member, problem, device, callbacks, ranks)
+    else:
+        _train_alone(member, problem, device, callbacks, ranks)
+
+
+def _train_alone(
+    member: Member, problem: Problem, device: torch.device, callbacks: TrialCallbacks, ranks: Ranks
+) -> None:
     boundary = Boundary()
+    engine: EngineFactory = SingleEngine if ranks.size == 1 else partial(RankEngine, ranks=ranks)
     with as_found() as scope:
-        loop = TrainingLoop([member], problem, device, SingleEngine, callbacks, boundary)
+        loop = TrainingLoop([member], problem, device, engine, callbacks, boundary, ranks)
         try:
-            member.state = member.checkpoints.latest() if member.checkpoints is not None else None
+            member.state = ranks.first("the beginning", member.latest)
             loop.run()
         except Diverged as error:
             loop.end(TrialStatus.DIVERGED, str(error))
+        except LossRefused as error:
+            boundary.end_fork()
+            loop.end(TrialStatus.REFUSED, str(error))
         except BaseException as error:  # the study continues and names the trial
             boundary.pass_on(error)
             loop.end(TrialStatus.FAILED, with_traceback(error))

@@ -16,8 +16,8 @@ from hpo.core.text import one_line, with_traceback
 from hpo.core.trial import EpochReport, Event, EventKind, TrialConfig, TrialResult, TrialStatus, WorkerTask
 from hpo.core.user_calls import Boundary
 from hpo.problems import load_problem
-from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
+from hpo.problems.training_function import AnyProblem, FunctionProblem
 from hpo.training.checkpoints import MARKER, Checkpoints
 from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
@@ -26,6 +26,7 @@ from hpo.training.stacked_network import NotStackable
 from hpo.training.stacking_check import check_stackable
 
 MOST_REPORTS = 50  # per trial; each costs the driver some milliseconds
+ALONE = "one at a time, since a training function is called for one trial"
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -40,13 +41,13 @@ def train_cohort(task: WorkerTask, storage: str, report: Report) -> None:
     Raises:
         RuntimeError: a config does not have the requested identity.
     """
-    trials = _asked_for(task)
+    trials = asked_for(task)
     kept = Storage(storage)
-    device, note = _device(task.gpu)
+    device, note = device_of(task.gpu)
     voice = EventReporter(report, kept, note)
     boundary = Boundary()
     try:
-        problem = _problem_of(task, trials)
+        problem = problem_of(task, trials)
     except BaseException as error:
         boundary.pass_on(error)
         for trial in trials:
@@ -69,13 +70,15 @@ def size_cohort(task: WorkerTask, most: int) -> tuple[int, str]:
         task: as for `train_cohort`.
         most: the maximum number.
     """
-    trials = _asked_for(task)
-    device, _ = _device(task.gpu)
+    trials = asked_for(task)
+    device, _ = device_of(task.gpu)
     share = task.gpu if device.type == "cuda" else task.cpu / (os.cpu_count() or 1)
     boundary = Boundary()
     try:
-        problem = _problem_of(task, trials)
+        problem = problem_of(task, trials)
         boundary.end_fork()
+        if isinstance(problem, FunctionProblem):
+            return 1, ALONE
         found = choose_size(problem, trials, device, most, round(1 / min(1.0, share)))
     except BaseException as error:  # each trial will report it
         boundary.end_fork()
@@ -84,10 +87,18 @@ def size_cohort(task: WorkerTask, most: int) -> tuple[int, str]:
 
 
 class EventReporter:
-    """The callbacks of `run_cohort`, which become events of a report."""
+    """The callbacks of `run_cohort`, which become events of a report.
 
-    def __init__(self, report: Report, storage: Storage, note: str) -> None:
-        self._report, self._storage, self._note = report, storage, note
+    Args:
+        report: takes the events.
+        storage: of the study.
+        note: an alarm of every trial, if it is not empty.
+        cleans: whether a failed trial's checkpoints are removed: it runs again after the cause is fixed, from its
+            first step.
+    """
+
+    def __init__(self, report: Report, storage: Storage, note: str, cleans: bool = True) -> None:
+        self._report, self._storage, self._note, self._cleans = report, storage, note, cleans
 
     def on_resumed(self, config: TrialConfig, steps: int) -> None:
         """Report that a trial continues from a checkpoint."""
@@ -104,7 +115,7 @@ class EventReporter:
         """Report the result of a trial."""
         result.alarms += [self._note] if self._note else []
         result.alarms += _not_shared(self._storage)
-        if result.status is TrialStatus.FAILED:  # it runs again after the cause is fixed, from its first step
+        if result.status is TrialStatus.FAILED and self._cleans:
             Checkpoints(self._storage, config.identity, 0.0).remove()
         self._tell([Event(EventKind.RESULT, config.identity, result)])
 
@@ -116,7 +127,7 @@ class EventReporter:
         self._report({"events": events, "count": len(events)})  # Tune prints a line for a report without a number
 
 
-def _asked_for(task: WorkerTask) -> list[TrialConfig]:
+def asked_for(task: WorkerTask) -> list[TrialConfig]:
     """Return the trials of a cohort, after setting up what loading their problem needs."""
     for path in task.import_paths:
         if path not in sys.path:
@@ -129,7 +140,7 @@ def _asked_for(task: WorkerTask) -> list[TrialConfig]:
     return trials
 
 
-def _problem_of(task: WorkerTask, trials: Sequence[TrialConfig]) -> Problem:
+def problem_of(task: WorkerTask, trials: Sequence[TrialConfig]) -> AnyProblem:
     """Load the problem, and check that its data are those of the study."""
     loaded = _prepared(task.target, _Frozen(trials[0].arguments))
     loaded.settings.put_back()  # Tune trains each cohort in a new thread
@@ -137,15 +148,18 @@ def _problem_of(task: WorkerTask, trials: Sequence[TrialConfig]) -> Problem:
     with as_found():
         found = problem.data_hash()
     if found != trials[0].data_hash:
-        raise RuntimeError(f"the data of this node have hash {found}, the study's have {trials[0].data_hash}")
+        what = "code or data" if isinstance(problem, FunctionProblem) else "data"
+        raise RuntimeError(f"the {what} of this node have hash {found}, the study's have {trials[0].data_hash}")
     return problem
 
 
 _tried: dict[tuple[str, _Frozen], str] = {}  # why a problem cannot be stacked; empty if it can
 
 
-def _unstackable(target: str, problem: Problem, trials: Sequence[TrialConfig], device: torch.device) -> str:
+def _unstackable(target: str, problem: AnyProblem, trials: Sequence[TrialConfig], device: torch.device) -> str:
     """Return why trials cannot be trained at once; empty if they can. Checked once per process."""
+    if isinstance(problem, FunctionProblem):
+        return ALONE
     key = target, _Frozen(trials[0].arguments)
     if key not in _tried:
         try:
@@ -170,9 +184,15 @@ def _not_shared(storage: Storage) -> list[str]:
     return []
 
 
-def _device(gpu: float) -> tuple[torch.device, str]:
+def device_of(gpu: float, number: int = 0) -> tuple[torch.device, str]:
+    """Return the device to train on, and a note if it is not the one asked for.
+
+    Args:
+        gpu: GPUs of the process.
+        number: of its GPU among the visible ones; Ray makes only a worker's own visible.
+    """
     if gpu and torch.cuda.is_available():
-        return torch.device("cuda", 0), ""  # Ray makes only the worker's own GPU visible
+        return torch.device("cuda", number), ""
     note = f"was given {gpu:g} GPU that torch cannot see on this node and trained on the CPU" if gpu else ""
     return torch.device("cpu"), note
 
@@ -188,7 +208,7 @@ class _Frozen(dict[str, Any]):
 class _Loaded:
     """A problem, and the settings of the thread in which its module, constructor and ``prepare()`` ran."""
 
-    problem: Problem
+    problem: AnyProblem
     settings: GlobalState
 
 

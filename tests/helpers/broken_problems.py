@@ -575,6 +575,18 @@ class WrongDirection(Sound):
     tasks = (Task("near", "MSE", "maximize"), Task("far", "R2", "maximize"))
 
 
+class NearZero(Sound):
+    """A metric that a trained network leaves near 0."""
+
+    def __init__(self, change: Any = "relative") -> None:
+        super().__init__()
+        self.tasks = (Task("near", "MSE"), Task("far", "R2", "maximize", change))
+
+    def evaluate(self, model, split):
+        found = super().evaluate(model, split)
+        return found | {"far": min(20 * found["far"] - 10, 0.01)}
+
+
 class MetricStays(Sound):
     def evaluate(self, model, split):
         return super().evaluate(model, split) | {"near": 1.0}

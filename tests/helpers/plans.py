@@ -11,6 +11,12 @@ from hpo.study.spec import Study
 from tests.helpers.small_problem import Small
 
 
+def around_equal(static: Any) -> Any:
+    """A study file's `static` whose points are known beforehand; tests/hpo/study/test_static_center.py has others."""
+    moves = isinstance(static, dict) and static.get("design", "log_lattice") in ("log_lattice", "sobol")
+    return {"center": "equal"} | static if moves and "ratio" not in static else static
+
+
 def make_plan(**fields: Any) -> Plan:
     """The plan of a small study on `tests.helpers.small_problem`."""
     content: dict[str, Any] = {
@@ -20,11 +26,13 @@ def make_plan(**fields: Any) -> Plan:
         "seeds": 2,
     }
     content["shortlist"] = "off"  # tests/hpo/study/test_shortlist.py has one
-    sweeps = fields.pop("gradnorm", {})
+    content |= fields
+    content["static"] = around_equal(content["static"])
+    sweeps = content.pop("gradnorm", {})
     content["gradnorm"] = (
         {"recipes": ["paper", "robust"], "alpha": [0.0, 3.0]} | sweeps if isinstance(sweeps, dict) else sweeps
     )
-    return Plan(Study.model_validate(content | fields), Small())
+    return Plan(Study.model_validate(content), Small())
 
 
 def arms(trials: list[PlannedTrial]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hpo.compare import compare
+from hpo.compare import Scoring, TaskScoring, compare
 from hpo.core.trial import AVERAGES
 from hpo.report import ReportData
 
@@ -54,14 +54,14 @@ class Builder:
     def __post_init__(self) -> None:
         self.tasks = self.tasks or NAMES[: self.T]
         self.random = np.random.default_rng(7 + self.T)
-        self.directions = {task: -1 if i < 2 else 1 for i, task in enumerate(self.tasks)}
+        self.scoring = Scoring({task: TaskScoring(-1 if i < 2 else 1) for i, task in enumerate(self.tasks)})
         self.base = np.where(np.arange(self.T) < 2, 0.94, 12.0)
         self.best = _centred(np.linspace(-3.5, 3.5, self.T) if self.T > 2 else np.array([2.0, -2.0]))
 
     def data(self) -> ReportData:
         """Everything a report is made from."""
         trials = self.trials()
-        comparison = compare(trials, self.directions, self.margin)
+        comparison = compare(trials, self.scoring, self.margin)
         swept = "sweep" in self.phases
         return ReportData(
             study="census-quick",
@@ -172,7 +172,7 @@ class Builder:
             turn = -1 if self.verdict == "inconclusive" and seed % 2 else 1
             change += turn * SHIFT[self.verdict]
         change -= self.lead * (arm == self.winner)
-        return self.base * (1 + np.array(list(self.directions.values())) * change / 100)
+        return self.base * (1 + np.array(self.scoring.directions) * change / 100)
 
     def _static(self) -> dict[str, np.ndarray]:
         random = np.random.default_rng(3)

@@ -33,6 +33,7 @@ from hpo.launch.conclude import Finished
 from hpo.launch.run import run_study
 from hpo.launch.workspace import place
 from hpo.tracking.backend import embedded_uri
+from tests.helpers.plans import around_equal
 
 COMMAND = str(Path(sys.executable).parent / "gradsweep")
 MARK = "GRADSWEEP_TEST_MARK"  # in the environment of a command and of all that it starts
@@ -122,7 +123,8 @@ class Case:
         if self.workers is not None:
             content["resources"] = {"cpu": (os.cpu_count() or 1) / self.workers}
         path = self.folder / "study.yaml"
-        path.write_text(yaml.safe_dump(content | changes))
+        content |= changes
+        path.write_text(yaml.safe_dump(content | {"static": around_equal(content["static"])}))
         return path
 
     def steer(self, **what: Any) -> None:

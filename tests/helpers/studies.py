@@ -34,6 +34,8 @@ def log_weights(config: TrialConfig) -> np.ndarray:
     elif config.method == "gradnorm":
         off = abs(config.settings["alpha"] - 0.8) + (0.1 if config.settings["recipe"] == "paper" else 0.0)
         log_w = BEST * (1 - 0.5 * off) + 0.001 * config.seed
+    elif config.method == "frozen":
+        log_w = 0.3 * BEST + ([0.2, 0.0, 0.0] if config.settings["rule"] == "loss" else 0.0)
     else:
         log_w = np.zeros(3)
     return np.asarray(log_w - log_w.mean())

@@ -36,7 +36,7 @@ class Undisturbed:
             assert result.status == "finished", result.error
             self.trials[planned.config.identity] = planned, epochs, result
             self.schedule.finished(planned.config.identity, result)
-        self.comparison = compare(self.schedule.table(), self.plan.directions, spec.margin)
+        self.comparison = compare(self.schedule.table(), self.plan.scoring, spec.margin)
         self.weights = weights_content(self.plan, self.comparison, None, {})
         for name in ("steps", "starts", "devices"):
             (case.folder / name).unlink(missing_ok=True)
@@ -52,6 +52,10 @@ class Undisturbed:
         metrics = [metric for epoch in epochs for metric in epoch_metrics(epoch, 0)]
         metrics += result_metrics(result, 0)
         return {(metric.key, metric.step, metric.value) for metric in metrics if metric.key not in TIMES}
+
+    def last(self, identity: str) -> dict[str, float]:
+        """The last value of every metric of a trial."""
+        return {name: value for name, _, value in sorted(self.points(identity))}
 
     def assert_same(self, runs: list[Run], client: MlflowClient) -> None:
         """Every trial is there once, finished, and has each metric once, bit for bit."""

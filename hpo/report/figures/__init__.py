@@ -26,6 +26,9 @@ class Figure(Protocol):
         """Draw the figure; ``None`` if its data are missing."""
 
 
+SEARCH_ONLY = ("static_points", "budget", "distance")
+"""Figures, with their tables, that say nothing without a static search."""
+
 # Their order is the order of the report.
 FIGURES: dict[str, Figure] = {
     "trajectories": trajectories,
@@ -38,3 +41,8 @@ FIGURES: dict[str, Figure] = {
     "dynamics": dynamics,
     "cost": cost,
 }
+
+
+def figures_of(data: ReportData) -> dict[str, Figure]:
+    """Return the figures that belong in the report of this study, in order; their data may yet be missing."""
+    return {name: figure for name, figure in FIGURES.items() if data.comparison.searched or name not in SEARCH_ONLY}

@@ -15,11 +15,11 @@ MISSING = "The alpha sweep has no run with a score yet."
 WIDE = False
 
 
-def caption(_: ReportData) -> str:
+def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
     return (
-        "Lower is better. Each marker is one GradNorm run on the search seed; the dashed line is the best static "
-        "point on the same seed. Open triangles at the top are runs beyond the range, or runs that did not finish."
+        f"Lower is better. Each marker is one GradNorm run on the search seed; the dashed line is {_line(data)} "
+        "on the same seed. Open triangles at the top are runs beyond the range, or runs that did not finish."
     )
 
 
@@ -39,9 +39,13 @@ def figure(data: ReportData) -> go.Figure | None:
     if best is not None:
         line = {"color": STATIC, "dash": "dash", "width": 1.5}
         plot.add_hline(best["score"], line=line, layer="below")
-        plot.add_scatter(x=[None], y=[None], mode="lines", line=line, name="best static point")
+        plot.add_scatter(x=[None], y=[None], mode="lines", line=line, name=_line(data).removeprefix("the "))
     plot.update_layout(xaxis_title_text="alpha", yaxis_title_text="score on validation, %")
     return plot
+
+
+def _line(data: ReportData) -> str:
+    return "the best static point" if data.comparison.searched else "equal weights"
 
 
 def _add(plot: go.Figure, recipe: str, runs: pd.DataFrame, style: tuple[str, str]) -> None:

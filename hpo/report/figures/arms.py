@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 
 from hpo.core.number_format import bounds, signed
 from hpo.report.arm_labels import arm_label
-from hpo.report.figures.style import GROUPS, REFERENCE, STATIC, Clipped, blank, clip, plain
+from hpo.report.figures.style import REFERENCE, STATIC, Clipped, blank, clip, groups, plain
 from hpo.report.report_data import ReportData
+from hpo.report.sentences import rival_arm
 
 TITLE = "Arms on the test split"
 MISSING = "No arm has a score on the confirm seeds yet."
@@ -19,8 +20,8 @@ _ROW = 46  # pixels
 def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
     text = (
-        "Further left is better. Bars are 95% intervals over seeds; the dashed line is the best static arm. The "
-        "recommended arm is in bold."
+        "Further left is better. Bars are 95% intervals over seeds; the dashed line is "
+        f"{rival_arm(data.comparison)}. The recommended arm is in bold."
     )
     beyond = int(_clipped(_scored(data)).beyond.sum())
     note = f" Arms beyond the range ({beyond}) are triangles at the right edge, with their score beside the name."
@@ -35,10 +36,11 @@ def figure(data: ReportData) -> go.Figure | None:
     clipped = _clipped(arms)
     arms = arms.assign(place=range(len(arms), 0, -1), shown=clipped.shown, beyond=clipped.beyond)
     plot = go.Figure(layout=_layout(arms))
-    kinds = {name: arms["kind"].isin(kinds) for name, (kinds, _, _) in GROUPS.items()}
-    for name, (_, color, symbol) in GROUPS.items():
-        _add(plot, arms[kinds[name]], name, color, symbol)
-    _add(plot, arms[~kinds["GradNorm"] & ~kinds["static search"]], "other methods", REFERENCE, "square")
+    rest = arms
+    for name, (kinds, color, symbol) in groups(data.comparison.searched).items():
+        _add(plot, arms[arms["kind"].isin(kinds)], name, color, symbol)
+        rest = rest[~rest["kind"].isin(kinds)]
+    _add(plot, rest, "other methods", REFERENCE, "square")
     for _, row in arms.iterrows():
         plot.add_annotation(
             text=_name(row), x=0, xref="paper", xanchor="left", y=row["place"], yshift=16, showarrow=False

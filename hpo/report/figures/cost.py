@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -17,9 +19,10 @@ _PANELS = {"steps": ("steps", count), "seconds": ("measured time", duration)}
 _ROW = 56  # pixels
 
 
-def caption(_: ReportData) -> str:
+def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
-    return "Shorter is cheaper. In parentheses: the cost in multiples of the static search."
+    times = " In parentheses: the cost in multiples of the static search."
+    return "Shorter is cheaper." + times * data.comparison.searched
 
 
 def figure(data: ReportData) -> go.Figure | None:
@@ -47,7 +50,7 @@ def figure(data: ReportData) -> go.Figure | None:
 
 
 def _text(amount: str, times: float) -> str:
-    return amount if times == 1 else f"{amount} ({ratio(times)} \N{MULTIPLICATION SIGN})"
+    return amount if times == 1 or math.isnan(times) else f"{amount} ({ratio(times)} \N{MULTIPLICATION SIGN})"
 
 
 def _add(plot: go.Figure, column: int, cost: pd.DataFrame, unit: str, text: list[str]) -> None:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from hpo.core.number_format import signed
 from hpo.report.arm_labels import arm_label
-from hpo.report.figures.style import GROUPS, REFERENCE, blank, clip, clip_note, plain
+from hpo.report.figures.style import REFERENCE, blank, clip, clip_note, groups, plain
 from hpo.report.report_data import ReportData
 
 TITLE = "Overfitting"
@@ -33,7 +33,7 @@ def figure(data: ReportData) -> go.Figure | None:
     arms = arms.assign(shown=clipped.shown, beyond=clipped.beyond)
     plot = go.Figure(layout=blank(height=420))
     rest = pd.Series(True, index=arms.index)
-    for name, (kinds, color, symbol) in GROUPS.items():
+    for name, (kinds, color, symbol) in groups(data.comparison.searched).items():
         _add(plot, arms[arms["kind"].isin(kinds)], name, color, symbol)
         rest &= ~arms["kind"].isin(kinds)
     _add(plot, arms[rest], "other methods", REFERENCE, "square")

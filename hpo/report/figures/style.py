@@ -27,13 +27,19 @@ REFERENCE = "#808080"
 RECIPES = ("#D55E00", "#AA6FAE", "#009E73")
 TASKS = ("#1380C6", "#D55E00", "#009E73", "#BF6FB0", "#A07800", "#808080")
 SYMBOLS = ("diamond", "square", "cross")
-GROUPS = {  # of arms: kinds, colour, marker
-    "GradNorm": (BALANCED, RECIPES[0], "diamond"),
-    "static search": (SEARCHED, STATIC, "circle"),
-}
 DASHES = ("solid", "dash", "dot")
 SCALE = ["rgb(19,128,198)", "rgb(164,170,176)", "rgb(201,138,0)"]  # of scores, the best first
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def groups(searched: bool) -> dict[str, tuple[tuple[str, ...], str, str]]:
+    """Return the groups of arms by name: kinds, colour, marker.
+
+    Args:
+        searched: whether the study has a static search; without one, equal weights are alone in their group.
+    """
+    fixed = "static search" if searched else "equal weights"
+    return {"GradNorm": (BALANCED, RECIPES[0], "diamond"), fixed: (SEARCHED, STATIC, "circle")}
 
 
 def plain(text: str) -> str:

@@ -51,13 +51,16 @@ class SoFar:
         return [(planned, self.results[planned.config.identity]) for planned in trials if self.has_ended(planned)]
 
     def scores(self, trials: Sequence[Pair]) -> dict[str, float] | None:
-        """Return the validation score of each trial, by identity; ``None`` while a reference is missing."""
+        """Return the number that the search minimises, by identity; ``None`` while a reference is missing.
+
+        It is the validation score, larger where the study has limits and the trial is beyond them.
+        """
         references = [planned for phase in self.phases if phase.is_reference for planned in phase.trials()]
         if not all(self.has_ended(planned) for planned in references):
             return None
-        table = trial_table([*self.ended(references), *trials], self.plan.tasks)
-        search = scored_validation(table, self.plan.directions)
-        return dict(zip(search["identity"], search["score"].astype(float), strict=True))
+        table = trial_table([*self.ended(references), *trials], self.plan.scoring)
+        search = scored_validation(table, self.plan.scoring)
+        return dict(zip(search["identity"], search["objective"].astype(float), strict=True))
 
     def race(self, trials: Iterable[PlannedTrial]) -> pd.DataFrame | None:
         """Return the validation scores of the trials that have ended, seeds in rows and arms in columns.
@@ -78,7 +81,7 @@ class SoFar:
         trials = [planned for phase in phases for planned in phase.trials()]
         if any(phase.remaining for phase in phases) or not all(self.has_ended(planned) for planned in trials):
             return None
-        return scored_search(trial_table(self.ended(trials), self.plan.tasks), self.plan.directions)
+        return scored_search(trial_table(self.ended(trials), self.plan.scoring), self.plan.scoring)
 
 
 class StudyPhase(ABC):

@@ -10,13 +10,18 @@ import pandas as pd
 
 from hpo.compare.race import leader, survivors
 from hpo.core.arm import FIXED, REFINED, Arm
+from hpo.core.errors import StudyError
+from hpo.core.text import one_line
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import Pair, SoFar, StudyPhase
 from hpo.study.plan import Candidate, short_weights
-from search_spaces import refined
+from hpo.study.spec import RefineSpec
+from search_spaces import SAMPLERS, refined
+from search_spaces.checks import Array
 
 BATCH = 4  # proposals between two looks at the scores, however many workers there are
 RACED = 3  # of its best points, beside the centre, that are trained on a second seed
+DUEL = (3, 4)  # places of the race on which the leader alone meets the centre
 
 
 class Refine(StudyPhase):
@@ -24,7 +29,9 @@ class Refine(StudyPhase):
 
     A batch of proposals depends on the scores of all batches before it and on nothing else, so the proposals are the
     same on any number of workers and after any kill. Two batches in a row without a better score end the search. Then
-    the best points race against the centre on the seeds of the shortlist's race.
+    the best points race against the centre on seeds of the shortlist's race. A point that leads after two of these
+    meets the centre on two more: the best of many noisy scores is often worse than it looks
+    (`python -m benchmarks.stored_surfaces`).
     """
 
     name: ClassVar[str] = "refine"
@@ -46,7 +53,7 @@ class Refine(StudyPhase):
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
         spec = self.plan.study.refine
-        return (spec.trials, spec.trials + 2 * (RACED + 1)) if spec else (0, 0)
+        return (spec.trials, spec.trials + 2 * (RACED + 1) + 2 * len(DUEL)) if spec else (0, 0)
 
     def describe(self) -> str:
         """See `StudyPhase`."""
@@ -73,7 +80,7 @@ class Refine(StudyPhase):
 
     def chosen(self, search: pd.DataFrame) -> list[Candidate]:  # noqa: ARG002 - it has scores of more seeds
         """The winner of its race. See `StudyPhase`."""
-        best = leader(self._race()) if self._batches else ""
+        best = self._winner() if self._batches else ""
         return [self._arms[best]] if best in self._arms else []
 
     @property
@@ -145,16 +152,29 @@ class Refine(StudyPhase):
         assert spec is not None
         known = [([result.averages["geometric"][t] for t in tasks], scores[p.config.identity]) for p, result in pairs]
         proposed = sum(len(batch) for batch in self._batches)
-        count, seed = min(BATCH, spec.trials - proposed), self.plan.study.seed + len(self._batches)
-        rows = refined(self._centre_weights(), known, count, spec.sampler, seed, span=spec.span)
+        count = min(BATCH, spec.trials - proposed)
         batch = []
-        for number, w in enumerate(rows, proposed + 1):
+        for number, w in enumerate(self._proposals(spec, known, count), proposed + 1):
             candidate = Candidate(Arm(REFINED, number=number), "static", {"weights": short_weights(tasks, w)})
             self._arms[candidate.arm.key] = candidate
             batch.append(self.plan.search_trial(self.name, candidate))
         self._batches.append(batch)
         self._trials += batch
         self.queue.extend(batch)
+
+    def _proposals(self, spec: RefineSpec, known: Sequence[tuple[list[float], float]], count: int) -> Array:
+        """Return `count` proposals; a sampler of the user's may raise anything.
+
+        Raises:
+            StudyError: it did.
+        """
+        seed = self.plan.study.seed + len(self._batches)
+        try:
+            return refined(self._centre_weights(), known, count, spec.sampler, seed, span=spec.span)
+        except Exception as error:
+            if spec.sampler in SAMPLERS:
+                raise
+            raise StudyError(f"refine.sampler: {spec.sampler} cannot propose weights: {one_line(error)}") from error
 
     def _centre_weights(self) -> list[float]:
         assert self._centre is not None
@@ -165,22 +185,30 @@ class Refine(StudyPhase):
         return [w[task] for task in self.plan.tasks]
 
     def _next_round(self) -> None:
-        """Train the close ones of its best points and the centre on another seed."""
+        """Train the close ones of its best points and the centre on another seed; at last, the leader on two more."""
         scores = self._race()
-        if self._rounds == 0:
+        self._rounds += 1
+        places = [self._rounds]
+        if self._rounds == 1:
             own = scores[[arm for arm in scores if arm in self._arms]].iloc[0].sort_values(kind="stable")
             again = [str(arm) for arm in own.index[:RACED]]
-        else:
+        elif self._rounds == 2:
             again = [arm for arm in survivors(scores) if arm in self._arms]
-        self._rounds += 1
-        if self._rounds > 2 or not again:
+        else:
+            again, places = [arm for arm in (self._winner(),) if arm in self._arms], list(DUEL)
+        if self._rounds > DUEL[0] or not again:
             self._done = True
             return
         assert self._centre is not None
-        for candidate in [*(self._arms[arm] for arm in again), self._centre]:
-            planned = self.plan.race_trial(self.name, candidate, self._rounds)
-            self._trials.append(planned)
-            self.queue.append(planned)
+        for place in places:
+            for candidate in [*(self._arms[arm] for arm in again), self._centre]:
+                planned = self.plan.race_trial(self.name, candidate, place)
+                self._trials.append(planned)
+                self.queue.append(planned)
+
+    def _winner(self) -> str:
+        """The best arm of the race without the search seed, whose scores flatter points that were chosen by them."""
+        return leader(self._race().drop(index=self.plan.study.seed, errors="ignore"))
 
     def _race(self) -> pd.DataFrame:
         """Scores of its points and the centre, seeds in rows."""

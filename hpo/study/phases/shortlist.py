@@ -45,7 +45,9 @@ class Shortlist(StudyPhase):
         spec = self.plan.study.shortlist
         if spec is None:
             return 0, 0
-        arms = len(shortlist_arms(self.plan)) + len(self._runs) * len(spec.averages)
+        begun = shortlist_arms(self.plan)
+        runs = sum(arm.method == "gradnorm" for arm in begun)
+        arms = len(begun) + runs * len(spec.averages)
         return arms, arms + sum(_most_in_round(place) for place in range(1, spec.seeds))
 
     def describe(self) -> str:
@@ -83,7 +85,12 @@ class Shortlist(StudyPhase):
         return []
 
     def chosen(self, search: pd.DataFrame) -> list[Candidate]:  # noqa: ARG002 - it has scores of more seeds
-        """The best arm with fixed weights and, if its weights move, the best of all. See `StudyPhase`."""
+        """The best arm with fixed weights and, if its weights move, the best of all; all arms if the study says so.
+
+        See `StudyPhase`.
+        """
+        if self.plan.study.confirm.shortlist == "all":
+            return [*self._methods.values(), *self._arms.values()]
         return self.provisional()
 
     def provisional(self) -> list[Candidate]:
@@ -94,7 +101,9 @@ class Shortlist(StudyPhase):
     @property
     def most_chosen(self) -> int:
         """See `StudyPhase`."""
-        return 2 if self._arms else 0
+        every = len(self._methods) + self.size()[0]
+        chosen = every if self.plan.study.confirm.shortlist == "all" else 2
+        return chosen if self._arms else 0
 
     def pick(self) -> list[str]:
         """Return the best arm with fixed weights, and the best of all; empty while there is none."""

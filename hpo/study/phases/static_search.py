@@ -18,19 +18,27 @@ from hpo.study.plan import EQUAL, Candidate, Plan
 
 
 class StaticSearch(StudyPhase):
-    """Trains every point of the design; with `search.halving` only the best continue at each rung."""
+    """Trains every point of the design; with `search.halving` only the best continue at each rung.
+
+    Points around the first-step weights are known once these are: from the trials of the shortlist or, without one,
+    from two trials of this phase.
+    """
 
     name: ClassVar[str] = "static"
     pool: ClassVar[str] = "search"
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        points = static_trials(self.plan)
-        self._full = full_trials(self.plan)
-        self._trials = points + self._full
-        self._points = {planned.config.identity: planned for planned in points}
-        self._halving = halving(self.plan, points)
-        self.queue.extend(self._trials)
+        plan, self._trials = self.plan, list[PlannedTrial]()
+        self._candidates: dict[str, Candidate] = {}  # by arm
+        self._points: dict[str, PlannedTrial] = {}  # by identity, equal weights among them
+        self._halving = Halving([], plan.search_epochs, 2, 1)
+        self._first_steps: list[PlannedTrial] = []  # that the points wait for
+        if plan.is_centered:
+            self._first_steps = [plan.search_trial(self.name, arm) for arm in plan.first_step_arms()]
+            self._add([plan.search_trial(self.name, EQUAL), *([] if plan.study.shortlist else self._first_steps)])
+        elif plan.study.static is not None:
+            self._add_points(plan.static_points())
 
     def trials(self) -> Sequence[PlannedTrial]:
         """See `StudyPhase`."""
@@ -38,12 +46,22 @@ class StaticSearch(StudyPhase):
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
-        return len(self._trials), len(self._trials)
+        if self.plan.study.static is None:
+            return 0, 0
+        own = len(self._first_steps) if self.plan.study.shortlist is None else 0
+        count = 1 + self.plan.points + own + len(full_places(self.plan))
+        return count, count
+
+    @property
+    def remaining(self) -> int:
+        """See `StudyPhase`."""
+        return self.size()[0] - len(self._trials) if self.plan.is_centered and not self._candidates else 0
 
     @property
     def most_epochs(self) -> int:
         """See `StudyPhase`."""
-        return sum(planned.config.epochs for planned in self._trials)
+        full = len(full_places(self.plan))
+        return (self.size()[0] - full) * self.plan.search_epochs + full * self.plan.epochs
 
     def describe(self) -> str:
         """See `StudyPhase`."""
@@ -51,14 +69,16 @@ class StaticSearch(StudyPhase):
         if spec.static is None:
             return "off"
         design = "explicit points" if spec.static.explicit else spec.static.design
+        if self.plan.is_centered:
+            design += " around the first-step weights"
         rungs = f"; one in {spec.search.halving} continues at each rung" if spec.search.halving else ""
-        full = f"; {len(self._full)} of them to the end too" if self._full else ""
+        count = len(full_places(self.plan))
+        full = f"; {count} of them to the end too" if count else ""
         return f"{design}; seed {spec.seed}{rungs}{full}"
 
     def chosen(self, search: pd.DataFrame) -> list[Candidate]:
         """The best points of the search. See `StudyPhase`."""
-        best = [Arm.parse(key) for key in static_points(search)["arm"].head(self.most_chosen)]
-        return [EQUAL if arm == EQUAL.arm else self.plan.point("static", arm.number) for arm in best]
+        return [self._candidates[key] for key in static_points(search)["arm"].head(self.most_chosen)]
 
     @property
     def most_chosen(self) -> int:
@@ -75,7 +95,9 @@ class StaticSearch(StudyPhase):
         self._halving.pause(identity, result)
 
     def settle(self) -> list[PlannedTrial]:
-        """Once all remaining points have reached their rung, continue the best and stop the others."""
+        """Add the points once the first-step weights are known; at a rung, continue the best and stop the others."""
+        if self.remaining and all(self.so_far.has_ended(planned) for planned in self._first_steps):
+            self._add_points(self.plan.points_around(self._first_step_weights()))
         at_rung = self._halving.at_rung(self.so_far.results)
         stopped = {i: replace(result, status=TrialStatus.STOPPED) for i, result in at_rung.items()}
         scores = self.so_far.scores([(self._points[i], result) for i, result in stopped.items()]) if at_rung else None
@@ -86,23 +108,54 @@ class StaticSearch(StudyPhase):
         self.so_far.results.update({identity: stopped[identity] for identity in off})
         return [self._points[identity] for identity in off]
 
+    def _first_step_weights(self) -> list[list[float]]:
+        found = [result.averages.get("geometric", {}) for _, result in self.so_far.ended(self._first_steps)]
+        rows = [[w.get(task, np.nan) for task in self.plan.tasks] for w in found]
+        return [row for row in rows if np.isfinite(row).all() and min(row) > 0]
 
-def static_trials(plan: Plan) -> list[PlannedTrial]:
-    """Every point of the design on the search seed; the first is equal weights. None if the search is off."""
+    def _add_points(self, points: Sequence[Candidate]) -> None:
+        plan = self.plan
+        self._candidates = {candidate.arm.key: candidate for candidate in [EQUAL, *points]}
+        trials = static_trials(plan, points)
+        self._points = {planned.config.identity: planned for planned in trials}
+        self._halving = halving(plan, trials)
+        known = {planned.config.identity for planned in self._trials}
+        every = [*trials, *full_trials(plan, points)]
+        self._add([planned for planned in every if planned.config.identity not in known])
+
+    def _add(self, trials: Sequence[PlannedTrial]) -> None:
+        self._trials += trials
+        self.queue.extend(trials)
+
+
+def static_trials(plan: Plan, points: Sequence[Candidate] | None = None) -> list[PlannedTrial]:
+    """Return the trials of the points on the search seed; the first is equal weights. None if the search is off.
+
+    Args:
+        plan: the study's.
+        points: without equal weights; default: those that are known beforehand.
+    """
     if plan.study.static is None:
         return []
-    arms = [EQUAL, *(plan.point("static", number) for number in range(1, plan.points + 1))]
-    return [plan.search_trial(StaticSearch.name, candidate) for candidate in arms]
+    known = plan.static_points() if points is None else points
+    return [plan.search_trial(StaticSearch.name, candidate) for candidate in [EQUAL, *known]]
 
 
-def full_trials(plan: Plan) -> list[PlannedTrial]:
-    """Return the points that are also trained to the end in a shortened search, to measure how good its order is."""
-    if plan.search_epochs == plan.epochs:
+def full_trials(plan: Plan, points: Sequence[Candidate] | None = None) -> list[PlannedTrial]:
+    """Return the trials of the points that are also trained to the end in a shortened search."""
+    known = plan.static_points() if points is None else points
+    arms = [
+        known[place]._replace(arm=Arm(FULL, number=place + 1)) for place in full_places(plan) if place < len(known)
+    ]
+    return [plan.search_trial(StaticSearch.name, candidate, plan.epochs) for candidate in arms]
+
+
+def full_places(plan: Plan) -> list[int]:
+    """Return the places of points that are also trained to the end in a shortened search, to measure its order."""
+    if plan.search_epochs == plan.epochs or plan.study.static is None:
         return []
     count = min(plan.study.search.full, plan.points)
-    chosen = sorted({round(place) for place in np.linspace(0, plan.points - 1, count)}) if count else []
-    arms = [plan.point(FULL, place + 1) for place in chosen]
-    return [plan.search_trial(StaticSearch.name, candidate, plan.epochs) for candidate in arms]
+    return sorted({round(place) for place in np.linspace(0, plan.points - 1, count)}) if count else []
 
 
 def halving(plan: Plan, points: Sequence[PlannedTrial]) -> Halving:

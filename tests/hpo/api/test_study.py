@@ -97,7 +97,9 @@ class TestDescription:
         assert names[0].startswith(f"a: {__name__}:TestDescription.")
 
     def test_a_plan_can_be_read(self):
-        plan = Study(name="a", problem="toy", seeds=2, static={"points": 3}, gradnorm={"trials": 2}).plan()
+        plan = Study(
+            name="a", problem="toy", seeds=2, static={"points": 3, "ratio": 10}, gradnorm={"trials": 2}
+        ).plan()
         assert list(plan.phases["phase"]) == [name for name in PHASES if name != "refine"]  # which is off
         assert plan.trials == plan.phases["trials"].sum() > 20
         assert list(plan.points) == ["arm", "f1", "f2"]

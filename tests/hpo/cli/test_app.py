@@ -18,7 +18,7 @@ from hpo.report import moving_winner
 from tests.helpers.report_builder import Builder
 from tests.helpers.runs import COMMAND, Case, assert_only_stages, main
 
-COMMANDS = ("init", "weights", "run", "plan", "report", "export", "problems", "check", "ui")
+COMMANDS = ("init", "weights", "run", "plan", "report", "export", "weights-diff", "problems", "check", "ui")
 
 
 @pytest.fixture

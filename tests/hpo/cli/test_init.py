@@ -59,9 +59,11 @@ def test_the_study_runs_to_its_verdict(folder: Path) -> None:
     tiny: dict[str, Any] = {
         "seeds": 1,
         "epochs": 1,
-        "static": {"points": 2},
+        "static": {"points": 2, "center": "equal"},
         "gradnorm": {"recipes": ["direct"], "trials": 1},
     }
+    tiny["cohort"] = 1
+    tiny["resources"] = {"cpu": os.cpu_count()}  # one worker
     tiny["shortlist"] = {"alphas": [0.5], "averages": ["tail"], "seeds": 1}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(study | tiny))
     command = [sys.executable, "-m", "gradsweep", "run", "tiny.yaml"]

@@ -7,16 +7,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hpo.compare import Comparison, compare, kind_of
+from hpo.compare import Comparison, Scoring, TaskScoring, compare, kind_of
 from hpo.compare.alarms import alarms
-from tests.helpers.compare_tables import DIRECTIONS, arm, arms_by_name, compared, references, row, weighted
+from hpo.core.change import Change
+from tests.helpers.compare_tables import SCORING, arm, arms_by_name, compared, references, row, weighted
 
 
 def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:
     trials = pd.DataFrame([*references(3), *arm("equal", [2.0] * 3, [2.0] * 3)])
     trials.loc[trials["arm"] == "single_task/error", "status"] = "diverged"
     trials.loc[trials["arm"] == "equal", "test/accuracy"] = 0.96  # 4 percent worse
-    comparison = compare(trials, DIRECTIONS, 1.0)
+    comparison = compare(trials, SCORING, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(4.0)
     assert_without_reference(comparison, "error did not finish")
 
@@ -24,7 +25,7 @@ def test_a_task_without_a_reference_is_left_out_with_an_alarm() -> None:
 def test_a_reference_of_zero_is_left_out_with_an_alarm() -> None:
     trials = pd.DataFrame([*references(3), *arm("equal", [2.0] * 3, [2.0] * 3)])
     trials.loc[trials["arm"] == "single_task/error", ["val/error", "test/error"]] = 0.0
-    comparison = compare(trials, DIRECTIONS, 1.0)
+    comparison = compare(trials, SCORING, 1.0)
     assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(2.0)
     assert_without_reference(comparison, "error is 0")
 
@@ -55,12 +56,25 @@ def test_a_reference_near_0_is_told(task: str, reference: float, others: float, 
     )
     alone = trials["arm"] == f"single_task/{task}"
     trials.loc[alone, f"test/{task}"], trials.loc[~alone, f"test/{task}"] = reference, others
-    found = [alarm for alarm in compare(trials, DIRECTIONS, 1.0).alarms if "near zero" in alarm]
+    found = [alarm for alarm in compare(trials, SCORING, 1.0).alarms if "near zero" in alarm]
     assert len(found) == is_near
+    assert all('change="absolute"' in line for line in found)
     assert all(
         line.startswith(f"the single-task reference of {task} on the confirm seeds is {reference:.2g}, near zero")
         for line in found
     )
+
+
+@pytest.mark.parametrize("change", ["absolute", 0.5])
+def test_a_task_with_a_scale_of_its_own_needs_no_reference_far_from_0(change: Change) -> None:
+    trials = pd.DataFrame([*references(3), *arm("equal", [0.0] * 3, [0.0] * 3)])
+    for reference in (0.01, 0.0):
+        trials.loc[trials["arm"] == "single_task/accuracy", ["val/accuracy", "test/accuracy"]] = reference
+        scoring = Scoring({"error": TaskScoring(1), "accuracy": TaskScoring(-1, change)})
+        comparison = compare(trials, scoring, 1.0)
+        assert not [alarm for alarm in comparison.alarms if "reference of accuracy" in alarm]
+        percent = 100 * (reference - 1.0) / (1.0 if change == "absolute" else change)
+        assert arms_by_name(comparison)["equal"]["score_test"] == pytest.approx(percent / 2)
 
 
 def test_alarms() -> None:
@@ -118,7 +132,7 @@ def test_unequal_steps() -> None:
 def test_a_reference_that_is_missing_in_the_search_alone() -> None:
     trials = pd.DataFrame([*references(3), *(one for rows in GOOD for one in rows)])
     gone = (trials["arm"] == "single_task/accuracy") & (trials["seed"] == 0)
-    (alarm,) = compare(trials[~gone], DIRECTIONS, 1.0).alarms
+    (alarm,) = compare(trials[~gone], SCORING, 1.0).alarms
     assert alarm.startswith("the single-task reference of accuracy did not finish on the search seed")
 
 
@@ -179,9 +193,9 @@ def test_the_edge_of_a_region_of_many_tasks() -> None:
         for i, (name, one) in enumerate(w.items())
     ]
     search, nothing = pd.DataFrame(rows), compared(seeds=3)
-    (alarm,) = alarms(
-        search.iloc[:0], search, search.iloc[:0], nothing.arms, search.iloc[:1], dict.fromkeys(tasks, 1)
-    )
+    scoring = Scoring(dict.fromkeys(tasks, TaskScoring(1)))
+    none = search.iloc[:0]
+    (alarm,) = alarms(none, search, none, nothing.arms, search.iloc[:1], nothing.limits, scoring)
     words = alarm.split("beyond it (")[1].split(")")[0].split("; ")
     assert sorted(words) == ["less t0", "less t1", "less t2", "less t3", "less t4", "more t5"]
 
@@ -203,6 +217,7 @@ def test_what_trials_told_is_one_line_a_kind() -> None:
     assert compared(rows, *GOOD).alarms == lines
     assert [kind_of(one) == kind_of(told[0]) for one in told] == [True, True, False]
     assert kind_of("1,024 of 3.5% hits") == kind_of("7 of 12% hits")
+    assert kind_of("a number > 0, got -2.83") == kind_of("a number > 0, got -1e-05") == kind_of("a number > 0, got 7")
 
 
 def test_what_a_trial_says_of_each_task_is_kept_and_counted_once() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hpo.compare import dominated_by
+from hpo.compare import Scoring, TaskScoring, dominated_by
 from hpo.compare.arms_table import better_on_test, order_agreement
 from hpo.core.arm import FIXED
 from tests.helpers.compare_tables import NAN, arm, arms_by_name, compared, row
@@ -61,10 +61,10 @@ def test_the_share_of_resamples_is_that_of_the_selection() -> None:
     assert np.isnan(found["uncertainty"]["chosen"])
 
 
-def arms_of(costs: list[tuple[float, ...]], kinds: list[str], directions: dict[str, int]) -> pd.DataFrame:
+def arms_of(costs: list[tuple[float, ...]], kinds: list[str], scoring: Scoring) -> pd.DataFrame:
     rows = [
         {"arm": f"{kind}/{i}", "kind": kind, "score_test": sum(cost)}
-        | {f"test/{task}": d * x for (task, d), x in zip(directions.items(), cost, strict=True)}
+        | {f"test/{task}": how.direction * x for (task, how), x in zip(scoring.items(), cost, strict=True)}
         for i, (cost, kind) in enumerate(zip(costs, kinds, strict=True))
     ]
     return pd.DataFrame(rows)
@@ -72,11 +72,11 @@ def arms_of(costs: list[tuple[float, ...]], kinds: list[str], directions: dict[s
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 8))
 def test_dominance_by_brute_force(data: st.DataObject, T: int, n: int) -> None:
-    directions = {f"t{i}": data.draw(st.sampled_from([1, -1])) for i in range(T)}
+    scoring = Scoring({f"t{i}": TaskScoring(data.draw(st.sampled_from([1, -1]))) for i in range(T)})
     number = st.one_of(st.integers(0, 3).map(float), st.just(NAN))
     costs = data.draw(st.lists(st.tuples(*[number] * T), min_size=n, max_size=n))
     kinds = data.draw(st.lists(st.sampled_from(["static", "gradnorm", "single_task"]), min_size=n, max_size=n))
-    found = dominated_by(arms_of(costs, kinds, directions), directions)
+    found = dominated_by(arms_of(costs, kinds, scoring), scoring)
     for i in range(n):
         usable = [k for k in range(n) if kinds[k] != "single_task" and all(np.isfinite(costs[k]))]
         dominators = {

@@ -15,7 +15,7 @@ from tests.helpers.report_builder import Builder
 def test_a_study_of_many_tasks(word: str, T: int) -> None:
     """On the report's made-up study, whose metrics have both directions and many scales."""
     builder = Builder(T=T, verdict=word, points=8, diverged=())
-    comparison = compare(builder.trials(), builder.directions, 1.0)
+    comparison = compare(builder.trials(), builder.scoring, 1.0)
     assert comparison.verdict.kind == word
     assert comparison.verdict.regret.seeds == 5
     confirm = comparison.confirm
@@ -35,10 +35,10 @@ def test_any_part_of_a_study_can_be_compared() -> None:
     parts += [trials[random.random(len(trials)) < share] for share in np.linspace(0.1, 0.9, 10)]
     parts += [trials.assign(status=status) for status in ("diverged", "failed")]
     for part in parts:
-        comparison = compare(part, builder.directions, 1.0)
+        comparison = compare(part, builder.scoring, 1.0)
         assert len(comparison.search) + (part["phase"] == "confirm").sum() == len(part)
         assert comparison.verdict.kind in ("better", "equivalent", "worse", "inconclusive", "none")
         assert comparison.cost["way"].iloc[0] == "static search"
         assert set(comparison.arms["arm"]) == set(comparison.confirm["arm"])
     assert (comparison.verdict.kind, comparison.recommended) == ("none", "")
-    assert compare(trials, builder.directions, 1.0).verdict.kind != "none"
+    assert compare(trials, builder.scoring, 1.0).verdict.kind != "none"

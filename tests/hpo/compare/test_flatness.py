@@ -18,7 +18,7 @@ from hpo.core.arm import FIXED, SEARCHED
 from hpo.core.trial import AVERAGES
 from search_spaces import points
 from search_spaces.log_ratio import clr
-from tests.helpers.compare_tables import DIRECTIONS, NAN, references, row
+from tests.helpers.compare_tables import NAN, SCORING, references, row
 
 SOUND = re.compile(r"(\d+) of (\d+) static points cannot be distinguished from the best one")
 RATIO = 1e3
@@ -43,7 +43,7 @@ def study(curvature: float, number: int = 48, seeds: int = 5, stream: int = 0, t
 
 
 def _row(name: str, seed: int, score: float, w: Any) -> dict[str, Any]:
-    columns = {f"{average}/{task}": x for average in AVERAGES for task, x in zip(DIRECTIONS, w, strict=True)}
+    columns = {f"{average}/{task}": x for average in AVERAGES for task, x in zip(SCORING, w, strict=True)}
     return row(name, seed, score, score if seed else NAN, **columns)
 
 
@@ -53,9 +53,9 @@ def flat_alarms(comparison: Comparison) -> list[str]:
 
 def counted(trials: pd.DataFrame) -> list[str]:
     """The same from the parts of `compare` that it rests on, which take a hundredth of its time."""
-    search, confirm = scored_search(trials, DIRECTIONS), scored_confirm(trials, DIRECTIONS)
+    search, confirm = scored_search(trials, SCORING), scored_confirm(trials, SCORING)
     equals = region(search, best_arm(confirm, SEARCHED), seed_noise(confirm))
-    columns = ["arm", "recommended", "regret", "regret_low", *(f"w/{task}" for task in DIRECTIONS)]
+    columns = ["arm", "recommended", "regret", "regret_low", *(f"w/{task}" for task in SCORING)]
     return said(search, equals, pd.DataFrame(columns=columns).astype({"recommended": bool}))
 
 
@@ -72,16 +72,16 @@ def test_it_is_silent_on_a_sharp_optimum(number: int, seeds: int) -> None:
 
 
 def test_a_whole_study_sounds_it_or_not() -> None:
-    flat, sharp = (compare(study(curvature), DIRECTIONS, 1.0) for curvature in (0.0, 10.0))
+    flat, sharp = (compare(study(curvature), SCORING, 1.0) for curvature in (0.0, 10.0))
     assert [len(flat_alarms(flat)), len(flat_alarms(sharp))] == [1, 0]
     assert flat.recommended == next(iter(flat.arms.loc[flat.arms["kind"].isin(FIXED), "arm"]))  # as ever
 
 
 def test_it_says_how_many_points_and_how_far_apart_they_are() -> None:
-    comparison = compare(study(0.0), DIRECTIONS, 1.0)
+    comparison = compare(study(0.0), SCORING, 1.0)
     (alarm,) = flat_alarms(comparison)
     assert SOUND.search(alarm).groups() == (str(len(comparison.region)), "48")
-    w = comparison.region[[f"geometric/{task}" for task in DIRECTIONS]]
+    w = comparison.region[[f"geometric/{task}" for task in SCORING]]
     spread = w.max() / w.min()
     low, high = w[spread.idxmax()].min(), w[spread.idxmax()].max()
     assert f"weight of {spread.idxmax().split('/')[1]} ranges from {low:.2g} to {high:.2g}" in alarm
@@ -89,7 +89,7 @@ def test_it_says_how_many_points_and_how_far_apart_they_are() -> None:
 
 
 def test_it_is_silent_below_three_seeds_where_the_noise_is_a_guess() -> None:
-    assert [flat_alarms(compare(study(0.0, seeds=seeds), DIRECTIONS, 1.0)) for seeds in (1, 2)] == [[], []]
+    assert [flat_alarms(compare(study(0.0, seeds=seeds), SCORING, 1.0)) for seeds in (1, 2)] == [[], []]
 
 
 def table(scores: list[float], kinds: list[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -100,16 +100,16 @@ def table(scores: list[float], kinds: list[str] | None = None) -> tuple[pd.DataF
     w = 2 * w / w.sum(axis=1, keepdims=True)
     search = pd.DataFrame(
         {"arm": names, "kind": [name.split("/")[0] for name in names], "score": scores, "status": "finished"}
-        | {f"geometric/{task}": w[:, i] for i, task in enumerate(DIRECTIONS)}
+        | {f"geometric/{task}": w[:, i] for i, task in enumerate(SCORING)}
     )
     arms = search[["arm", "kind"]].assign(recommended=False, regret=0.1, regret_low=-1.0)
-    for i, task in enumerate(DIRECTIONS):
+    for i, task in enumerate(SCORING):
         arms[f"w/{task}"] = w[:, i]
     return search, arms
 
 
 def said(search: pd.DataFrame, equals: pd.DataFrame, arms: pd.DataFrame) -> list[str]:
-    return list(flat_optimum(search, equals, arms, tuple(DIRECTIONS)))
+    return list(flat_optimum(search, equals, arms, tuple(SCORING)))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,6 @@ def test_equal_weights_would_do_if_they_are_among_the_points_and_not_found_worse
 def test_the_recommended_arm_need_not_be_a_static_point() -> None:
     search, arms = table([0.0] * 6)
     outside = arms.iloc[:1].assign(arm="frozen/loss", kind="frozen", recommended=True)
-    outside[[f"w/{task}" for task in DIRECTIONS]] = [[1.9999, 0.0001]]
+    outside[[f"w/{task}" for task in SCORING]] = [[1.9999, 0.0001]]
     (alarm,) = said(search, search, pd.concat([arms, outside]))
     assert "frozen/loss, is extreme: 6 of the 6 other points" in alarm

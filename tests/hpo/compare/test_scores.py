@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.compare import compare, reference_metrics, score
-from tests.helpers.compare_tables import DIRECTIONS, NAN, arm, arms_by_name, compared, references, row
+from hpo.compare import Scoring, TaskScoring, compare, reference_metrics, score
+from tests.helpers.compare_tables import NAN, SCORING, arm, arms_by_name, compared, references, row
 from tests.helpers.report_builder import Builder
 
 metric = st.floats(0.1, 10)
+
+
+def measured(directions: Mapping[str, int]) -> Scoring:
+    return Scoring({task: TaskScoring(direction) for task, direction in directions.items()})
 
 
 @given(
@@ -25,7 +31,7 @@ def test_score_by_brute_force(
 ) -> None:
     tasks = ["a", "b", "c"]
     trials = pd.DataFrame(rows, columns=[f"val/{task}" for task in tasks]).assign(kind="static", status="finished")
-    found = score(trials, pd.Series(reference, index=tasks), dict(zip(tasks, signs, strict=True)), "val")
+    found = score(trials, pd.Series(reference, index=tasks), measured(dict(zip(tasks, signs, strict=True))), "val")
     for k, metrics in enumerate(rows):
         changes = [d * (m - b) / b for m, b, d in zip(metrics, reference, signs, strict=True)]
         assert found[k] == pytest.approx(100 * sum(changes) / 3)
@@ -33,16 +39,16 @@ def test_score_by_brute_force(
 
 def test_score_of_a_negative_reference() -> None:
     trials = pd.DataFrame({"val/a": [-4.0], "kind": ["static"], "status": ["finished"]})
-    assert score(trials, pd.Series({"a": -2.0}), {"a": 1}, "val").tolist() == [
+    assert score(trials, pd.Series({"a": -2.0}), measured({"a": 1}), "val").tolist() == [
         -100.0
     ]  # lower is better, twice as low
 
 
 def test_score_does_not_depend_on_the_units_of_a_metric() -> None:
     trials = Builder(seeds=2, points=4).trials()
-    directions = Builder().directions
+    scoring = Builder().scoring
     scaled = trials.assign(**{f"{split}/age": 365 * trials[f"{split}/age"] for split in ("val", "test")})
-    one, two = compare(trials, directions, 1.0), compare(scaled, directions, 1.0)
+    one, two = compare(trials, scoring, 1.0), compare(scaled, scoring, 1.0)
     np.testing.assert_allclose(one.arms["score_test"], two.arms["score_test"])
     assert list(one.arms["arm"]) == list(two.arms["arm"])
 
@@ -51,7 +57,7 @@ def test_score_and_baseline_are_means_over_seeds() -> None:
     trials = pd.DataFrame(references(2))
     trials.loc[trials["arm"] == "single_task/error", "val/error"] = [4.0, 1.0, 3.0]
     confirm = trials[trials["phase"] == "confirm"]
-    assert reference_metrics(confirm, list(DIRECTIONS), "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
+    assert reference_metrics(confirm, list(SCORING), "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
 
 
 def test_who_has_no_score() -> None:
@@ -85,7 +91,7 @@ def test_the_gap_is_relative_to_the_single_task_reference_on_test() -> None:
     trials = trials.assign(**{"train/error": 3.0, "train/accuracy": 0.5})
     alone = trials["arm"] == "single_task/error"
     trials.loc[alone & (trials["phase"] == "confirm"), "test/error"] = [4.0, 6.0]
-    found = arms_by_name(compare(trials, DIRECTIONS, 1.0))["equal"]
+    found = arms_by_name(compare(trials, SCORING, 1.0))["equal"]
     assert found["gap"] == pytest.approx(100 * ((1 - 3) / 5 - (1 - 0.5) / 1) / 2)
 
 

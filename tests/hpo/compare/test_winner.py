@@ -62,7 +62,7 @@ def test_an_arm_that_lost_a_seed_does_not_win() -> None:
 def test_what_it_was_trained_with() -> None:
     trials = Builder(winner="gradnorm/annealed/alpha=1.339,lr=0.0123").trials()
     trials["learning_rate"] = np.where(trials["arm"] == "gradnorm/annealed/alpha=1.339,lr=0.0123", 0.0123, np.nan)
-    found = compare(trials, Builder().directions, 1.0).winner
+    found = compare(trials, Builder().scoring, 1.0).winner
     assert (found.recipe, found.alpha, found.learning_rate, found.steps) == ("annealed", 1.339, 0.0123, 1170)
 
 

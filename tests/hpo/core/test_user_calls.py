@@ -19,6 +19,7 @@ from torch import nn
 
 from hpo.core.text import message, one_line, with_traceback
 from hpo.core.trial import TrialResult
+from hpo.core.user_calls import Boundary
 from hpo.problems.base import Split
 from hpo.training.cohort import run_cohort
 from hpo.training.cohort_size import choose_size
@@ -151,6 +152,19 @@ def test_ctrl_c_in_the_main_thread_ends_all() -> None:
 
 
 CALLBACK_RAISES = [SystemExit(0), KeyboardInterrupt(), StopIteration(), ValueError("of ours"), RuntimeError("of Ray")]
+
+
+def test_ctrl_c_that_a_framework_has_answered_with_an_exit_ends_all() -> None:
+    boundary = Boundary()
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    except SystemExit as error:
+        with pytest.raises(KeyboardInterrupt):
+            boundary.pass_on(error)
+    boundary.pass_on(SystemExit(1))  # of the user's code
 
 
 @pytest.mark.parametrize("error", CALLBACK_RAISES, ids=lambda error: type(error).__name__)

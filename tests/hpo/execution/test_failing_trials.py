@@ -8,6 +8,8 @@ from tests.helpers.runs import Case, main
 
 pytestmark = pytest.mark.slow
 
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"
+ESCAPED = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"
 RAISES, HANGS, MEMORY, DISK, NAN, DIES = 2, 4, 6, 8, 10, 14  # numbers of starts; from the last on, every one dies
 
 
@@ -20,12 +22,18 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 class TestFaults:
     def test_each_is_named_and_the_study_goes_on(self, case, capsys, monkeypatch):
-        case.steer(fail=[RAISES], hang=[HANGS], memory=[MEMORY], disk=[DISK], nan=[NAN], kill_from=DIES)
+        case.steer(
+            fail=[RAISES], message=HOSTILE, hang=[HANGS], memory=[MEMORY], disk=[DISK], nan=[NAN], kill_from=DIES
+        )
         monkeypatch.chdir(case.folder)
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, err) == (1, "")
         failed = named(out, r"(\d+) trials failed; the same command tries again:")
-        assert len([line for line in failed if line == f"OSError: the disk of start {RAISES} is full"]) == 1
+        assert failed.count(f"OSError: {ESCAPED}") == 1
+        assert "\x1b" not in out
+        assert "MLflow did not accept" not in out
+        for path in case.results.glob("report/*"):
+            assert b"\x1b" not in path.read_bytes(), path
         late = "it took more than 1 minutes, the limit that resources.minutes sets, and was stopped"
         assert failed.count(late) == 1
         assert len([line for line in failed if re.match(r"RuntimeError: .*(allocate|enough) memory", line)]) == 1

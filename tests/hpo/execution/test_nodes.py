@@ -171,6 +171,7 @@ def test_without_a_shared_storage_the_report_says_so(head, tmp_path):
     assert ("name a shared folder or a bucket with --storage" in done.stdout) == PRIVATE
 
 
+@pytest.mark.chaos
 def test_a_node_may_die_while_ray_fetches_what_its_trial_has_reported(tmp_path):
     # Every report is an object of its node's store, as a long trajectory is.
     small = {"max_direct_call_object_size": 1}

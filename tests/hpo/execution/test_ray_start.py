@@ -85,6 +85,14 @@ def test_signal_handlers_are_restored_and_a_signal_stops_a_started_ray(monkeypat
     assert utils.set_sigterm_handler is handler
 
 
+def test_workers_have_the_niceness_of_the_command():
+    start_ray("local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    try:
+        assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(0)
+    finally:
+        ray.shutdown()
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_a_server_that_is_no_cluster_is_refused_at_once(answer, monkeypatch):
     monkeypatch.setattr(ray_cluster, "KNOCK_SECONDS", 0.5)

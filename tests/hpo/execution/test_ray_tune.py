@@ -21,8 +21,8 @@ UNSEEN = "GPU that torch cannot see on this node and trained on the CPU"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Two nodes, each of which declares a GPU that it does not have."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
+    """Two nodes, one of which declares a GPU that it does not have."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     nodes.add_node(num_cpus=2, num_gpus=1)
     yield nodes.address
     nodes.shutdown()
@@ -35,7 +35,7 @@ def test_trials_share_a_gpu_and_say_if_torch_cannot_see_it(tmp_path, address):
     case.study(seeds=1, resources={"cpu": cpu, "gpu": gpu})
     finished, printed = case.run(address=address)
     assert finished.complete
-    assert "\nsteered: 2 node(s), 4 CPU, 2 GPU; MLflow at " in printed
+    assert "\nsteered: 2 node(s), 4 CPU, 1 GPU; MLflow at " in printed
     assert len([line for line in printed.splitlines() if UNSEEN in line]) == 1
     assert finished.comparison.alarms[-1].startswith("15 trials (single_task/near, ")
     assert UNSEEN in (case.results / "report" / "report.html").read_text()
@@ -44,7 +44,7 @@ def test_trials_share_a_gpu_and_say_if_torch_cannot_see_it(tmp_path, address):
     for run in runs:
         assert json.loads(run.data.tags["gradsweep.alarms"]) == [f"was given {gpu:g} {UNSEEN}"]
     pids = {line.split()[1] for line in (case.folder / "starts").read_text().splitlines()}
-    assert len(pids) <= 2 / gpu
+    assert len(pids) <= 1 / gpu
 
 
 def test_more_than_any_node_has_is_refused_at_once(tmp_path, address, capsys, monkeypatch):
@@ -59,6 +59,13 @@ def test_more_than_any_node_has_is_refused_at_once(tmp_path, address, capsys, mo
             f"error: resources.{key}: expected at most {most}, the most that a node of this cluster has (2 node(s)), "
             f"got {wanted} {key.upper()} per trial; if more nodes are to come: --wait MINUTES\n"
         )
+    case.study(problem="tests.helpers.rank_functions:shared", resources={"workers": 5})
+    code, out, err = main(capsys, "run", "study.yaml", "--address", address)
+    assert (code, err) == (
+        2,
+        "error: resources.workers: expected at most 4, the processes of 1 CPU that this cluster can hold "
+        "(2 node(s)), got 5; if more nodes are to come: --wait MINUTES\n",
+    )
     assert case.starts() == len(case.runs()) == len(case.runs("launch")) == 0
 
 

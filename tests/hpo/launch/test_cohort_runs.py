@@ -61,7 +61,7 @@ def test_a_study_in_cohorts_one_of_which_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_network_that_cannot_be_stacked_is_trained_one_trial_after_another(tmp_path: Path) -> None:
-    case = Case(tmp_path)
+    case = Case(tmp_path, workers=1)
     problem = {"name": "tests.helpers.problems:Branching", "folder": str(tmp_path)}
     case.study(cohort=8, problem=problem)
     finished, printed = case.run()
@@ -74,7 +74,7 @@ def test_a_network_that_cannot_be_stacked_is_trained_one_trial_after_another(tmp
 
 
 def test_by_default_the_size_of_cohorts_is_measured_and_printed(tmp_path: Path) -> None:
-    case = Case(tmp_path)
+    case = Case(tmp_path, workers=1)
     references = ["single_task", "equal", "famo"]  # the last one cannot be trained at once, which must not matter
     case.study(cohort="auto", static={"points": 12}, references=references)
     finished, printed = case.run()

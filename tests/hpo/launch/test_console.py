@@ -107,19 +107,3 @@ def test_an_error_that_nobody_expected_is_escaped_and_holds_no_secret_of_the_env
     assert (code, out) == (1, "")
     assert err.startswith("Traceback (most recent call last):\n")
     assert err.endswith(f"LookupError: {ESCAPED} at http://ada:***@h\n")
-
-
-@pytest.mark.slow
-def test_errors_of_a_trial_are_escaped_in_the_output_and_the_report(case):
-    case.study(
-        seeds=1, references=["single_task"], static={"points": 2}, gradnorm={"recipes": ["robust"], "trials": 1}
-    )
-    case.steer(fail=[1], message=HOSTILE)
-    done = case.command("run", "study.yaml", text=False)
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert (done.returncode, err) == (1, "")
-    assert r"\x1b]0;owned\x07\x1b[2J" in out
-    assert "\x1b" not in out
-    assert "MLflow did not accept" not in out
-    for path in case.results.glob("report/*"):
-        assert b"\x1b" not in path.read_bytes(), path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -52,7 +53,7 @@ def size_of_what_is_made(output: Path) -> int:
 
 
 def moments(case: Case) -> list[Callable[[Command], object]]:
-    """Twenty moments of a first launch, in their order."""
+    """Twenty moments of a first launch, in their order; every third of them unless `make chaos` asks for all."""
     database = case.output / "mlflow.db"
 
     def growing(size: int) -> Callable[[Command], object]:
@@ -64,15 +65,16 @@ def moments(case: Case) -> list[Callable[[Command], object]]:
     making = [growing(round(share * WHOLE)) for share in (0, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)]
     opening = [lambda command: database.exists()] * 2
     later = [printed("starting Ray"), printed("node(s), "), printed(" running")]
-    return [printed("preparing data"), *making, *opening, *later, *later[1:]]
+    found = [printed("preparing data"), *making, *opening, *later, *later[1:]]
+    assert len(found) == 20
+    return found if "GRADSWEEP_CHAOS_KILLS" in os.environ else found[1::3]
 
 
 class TestFirstLaunch:
-    def test_killed_at_twenty_moments_the_same_command_finishes(self, case, forks):
+    def test_killed_at_many_moments_the_same_command_finishes(self, case, forks):
         case.study()
         case.steer(block=0)  # no trial comes to its end: else the last command would have nothing to run
         chosen = moments(case)
-        assert len(chosen) == 20
         for moment, number in zip(chosen, cycle(SIGNALS), strict=False):
             command = forks.start("run", "study.yaml")
             wait_until(lambda moment=moment, c=command: moment(c) or c.returncode is not None, 120, "a moment")
@@ -112,7 +114,7 @@ class TestResumedLaunch:
         def trained() -> int:
             return steps.stat().st_size if steps.exists() else 0
 
-        for share in (0.15, 0.45, 0.75):
+        for share in (0.2, 0.6):
             command = forks.start("run", "study.yaml")
             wait_until(
                 lambda share=share, c=command: trained() > share * least or c.returncode is not None, 240, "steps"
@@ -128,7 +130,7 @@ class TestResumedLaunch:
         runs = case.runs()
         undisturbed.assert_same(runs, MlflowClient(case.uri))
         resumed = [run for run in runs if json.loads(run.data.tags["gradsweep.resumed"])]
-        assert len(resumed) >= 3, "trials that were taken up from checkpoints"
+        assert len(resumed) >= 2, "trials that were taken up from checkpoints"
         weights = json.loads((case.results / "weights.json").read_text())
         assert weights["weights"] == undisturbed.weights["weights"]
 

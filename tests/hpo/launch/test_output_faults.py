@@ -15,7 +15,7 @@ import pytest
 from hpo.tracking.backend import embedded_uri
 from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.forks import Command, Forks
-from tests.helpers.runs import Case, assert_complete, wait_until
+from tests.helpers.runs import Case, assert_complete, place_database, wait_until
 from tests.helpers.tracking import planned, result, trial_runs
 from tests.helpers.tracking import write as write_trial
 
@@ -87,8 +87,9 @@ def own(tmp_path: Path) -> Iterator[tuple[Case, Forks]]:
 
 
 def blocked(case: Case, forks: Forks) -> Command:
-    """The command, once its trials wait in the middle of the study."""
-    case.steer(block=4)
+    """The command, once its trials wait, four further on in the study."""
+    (case.folder / "blocked").unlink(missing_ok=True)
+    case.steer(block=case.starts() + 4)
     command = forks.start("run", "study.yaml")
     wait_until(lambda: (case.folder / "blocked").exists() or command.returncode is not None, 120, "the block")
     assert command.returncode is None, (command.printed(), command.errors())
@@ -113,9 +114,15 @@ class TestDisk:
             (case.output / "ballast").unlink()
             assert {path.name for path in case.output.iterdir()} <= {".mlflow.db.lock", "steered"}
 
-    def test_a_disk_that_fills_up_in_the_middle(self, own):
+    def test_a_disk_that_becomes_read_only_and_later_fills_up(self, own):
         case, forks = own
         with small_disk(case.output, 24):
+            place_database(case.output)
+            command = blocked(case, forks)
+            with small_disk(case.output, 1, "ro"):
+                case.steer()
+                assert command.wait() in (1, 2), command.printed()
+            assert_no_traceback(command)
             command = blocked(case, forks)
             fill(case.output / "ballast")
             case.steer()
@@ -123,15 +130,6 @@ class TestDisk:
             assert_no_traceback(command)
             (case.output / "ballast").unlink()
             assert_same_command_finishes(case, forks)
-
-    def test_a_disk_that_becomes_read_only(self, own):
-        case, forks = own
-        command = blocked(case, forks)
-        with small_disk(case.output, 1, "ro"):
-            case.steer()
-            assert command.wait() in (1, 2), command.printed()
-        assert_no_traceback(command)
-        assert_same_command_finishes(case, forks)
 
 
 class TestDatabase:
@@ -145,17 +143,6 @@ class TestDatabase:
             assert_one_line(command, "locked")
             other.rollback()
         assert forks.run("run", "study.yaml", "--output", str(output)).returncode == 0
-
-    def test_one_that_is_locked_for_a_while_during_a_study(self, own):
-        case, forks = own
-        command = blocked(case, forks)
-        with closing(sqlite3.connect(case.output / "mlflow.db")) as other:
-            other.execute("BEGIN EXCLUSIVE")
-            case.steer()
-            wait_until(lambda: len(list((case.results / "undelivered").glob("*"))) > 3, 120, "trials that wait")
-            other.rollback()
-        assert command.wait() == 0, (command.printed(), command.errors())
-        assert_complete(case.runs(), TRIALS)
 
     def test_one_that_is_truncated_is_refused_and_kept(self, finished, output):
         path = output / "mlflow.db"
@@ -220,16 +207,6 @@ class TestFolder:
         away.rename(case.output)
         assert_same_command_finishes(case, forks)
 
-    def test_a_second_launch_is_refused_before_anything_is_loaded(self, own):
-        case, forks = own
-        command = blocked(case, forks)
-        second = forks.run("run", "study.yaml")
-        line = assert_one_line(second)
-        assert line == f"error: --output: another launch of study 'steered' is running in {case.results}"
-        assert second.printed() == ""
-        case.steer()
-        assert command.wait() == 0
-
 
 class TestStudyFile:
     def test_one_that_can_be_read_only_once(self, finished):
@@ -242,24 +219,30 @@ class TestStudyFile:
         assert command.wait() == 0, (command.printed(), command.errors())
         assert "nothing was run" in command.printed()
 
-    @pytest.mark.parametrize("change", ["deleted", "edited"])
-    def test_changes_to_it_during_the_run_have_no_effect(self, own, change):
+
+class TestDuringAStudy:
+    def test_a_second_launch_an_edited_study_file_and_a_locked_database_do_no_harm(self, own):
         case, forks = own
         command = blocked(case, forks)
+        second = forks.run("run", "study.yaml")
+        line = assert_one_line(second)
+        assert line == f"error: --output: another launch of study 'steered' is running in {case.results}"
+        assert second.printed() == ""
         file = case.folder / "study.yaml"
         text = file.read_text()
+        case.study(seeds=1, margin=7.0)
+        with closing(sqlite3.connect(case.output / "mlflow.db")) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            case.steer()
+            wait_until(lambda: len(list((case.results / "undelivered").glob("*"))) > 3, 120, "trials that wait")
+            other.rollback()
         file.unlink()
-        if change == "edited":
-            case.study(seeds=1, margin=7.0)
-        case.steer()
         assert command.wait() == 0, (command.printed(), command.errors())
         assert_complete(case.runs(), TRIALS)
-        report = (case.results / "report" / "report.md").read_text()
-        assert "margin: 7" not in report
+        assert "margin: 7" not in (case.results / "report" / "report.md").read_text()
         (launch,) = case.runs("launch")
-        assert (
-            case.output / "artifacts" / "steered" / launch.info.run_id / "artifacts" / "study.yaml"
-        ).read_text() == text
+        kept = case.output / "artifacts" / "steered" / launch.info.run_id / "artifacts" / "study.yaml"
+        assert kept.read_text() == text
 
 
 class TestDataAndClock:

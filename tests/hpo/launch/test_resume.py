@@ -24,14 +24,14 @@ from tests.helpers.runs import TRIALS, Case, assert_complete, main, wait_until
 
 pytestmark = pytest.mark.slow
 
-WORKERS = os.cpu_count() or 1  # trials that are in flight when a study stops
+WORKERS = 1  # so many trials are in flight when a study stops
 STOPPED = "Stopped. Finished trials are kept; the same command continues the study."
 
 
 @pytest.fixture(scope="class")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """A study that the tests of a class disturb one after the other."""
-    case = Case(tmp_path_factory.mktemp("disturbed"))
+    case = Case(tmp_path_factory.mktemp("disturbed"), workers=WORKERS)
     case.study()
     return case
 
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame,
     while not isinstance(planned := schedule.next(), Next):
         result = run_trial(planned.config, problem, lambda report: None, torch.device("cpu"))
         schedule.finished(planned.config.identity, result)
-    comparison = compare(schedule.table(), plan.directions, plan.study.margin)
+    comparison = compare(schedule.table(), plan.scoring, plan.study.margin)
     return comparison.arms, weights_content(plan, comparison, None, {})["weights"]
 
 
@@ -88,8 +88,12 @@ class Terminal:
                 self._shown.append(os.read(self.keys, 65536))
 
     def shown(self) -> str:
-        """All that was shown, without its colours and movements."""
+        """All that was shown, without its colours and movements, once the command has ended."""
         self._reader.join(20)
+        return self.so_far()
+
+    def so_far(self) -> str:
+        """The same while the command runs."""
         return re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", b"".join(self._shown).decode(errors="replace"))
 
 
@@ -105,12 +109,14 @@ class TestInterrupted:
         self.block(case, after=4)
         terminal = Terminal(case, "run", "study.yaml")
         wait_until(lambda: blocked(case, terminal.process, 4), what="the block")
+        running = rf"all .* 4/23 +{WORKERS} running"
+        wait_until(lambda: re.search(running, terminal.so_far()), what="the table of the block")
         os.write(terminal.keys, b"\x03")
         assert terminal.process.wait(240) == 130
         shown = terminal.shown()
         assert shown.rstrip().endswith(STOPPED)
         assert re.search(r"references .* 2/2", shown)
-        assert re.search(rf"all .* 4/23 +{WORKERS} running", shown)
+        assert re.search(running, shown)
         assert not re.search("Traceback|Tune|SIGINT|WARN", shown)
         self.assert_stopped(case, launches=1)
 
@@ -132,9 +138,11 @@ class TestInterrupted:
         code, out, err = main(capsys, "run", "study.yaml")
         assert (code, out) == (2, "")
         assert err == f"error: --output: another launch of study 'steered' is running in {case.results}\n"
+        states = {"FINISHED", "RUNNING"}
+        wait_until(lambda: {run.info.status for run in case.runs()} == states, what="the runs of the blocked trials")
         process.kill()
         process.communicate(timeout=240)
-        assert {run.info.status for run in case.runs()} == {"FINISHED", "RUNNING"}
+        assert {run.info.status for run in case.runs()} == states
 
     def test_the_same_command_finishes(self, case, undisturbed):
         case.steer()

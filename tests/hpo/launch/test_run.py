@@ -202,6 +202,22 @@ class TestAfterwards:
         table = pd.read_csv(case.folder / "elsewhere" / "report" / "arms.csv")
         pd.testing.assert_frame_equal(table, pd.read_csv(case.results / "report" / "arms.csv"))
 
+    def test_report_answers_at_once_with_other_priorities_and_limits(self, finished, capsys, monkeypatch):
+        case, _ = finished
+        monkeypatch.chdir(case.folder)
+        told = ("--priority", "near=0", "--limit", "near=0", "-o", "other")
+        code, out, err = main(capsys, "report", "study.yaml", *told)
+        assert (code, err) == (0, "")
+        found = json.loads((case.folder / "other" / "report" / "comparison.json").read_text())
+        assert [(task["priority"], task["limit"]) for task in found["tasks"]] == [(0, 0), (1, None)]
+        assert "! misses a limit." in out
+        weights = json.loads((case.folder / "other" / "weights.json").read_text())
+        assert weights["limits"]["near"]["kept"] is (found["recommended"]["misses"] == [])
+        assert case.starts() == len(case.runs()) == TRIALS
+        code, _, err = main(capsys, "report", "study.yaml", "--limit", "x=1", "-o", "none")
+        assert (code, err) == (2, "error: limits: expected tasks of the problem (near, far off), got 'x'\n")
+        assert not (case.folder / "none").exists()
+
     def test_export_writes_the_recommended_arm_or_another(self, case, capsys, monkeypatch):
         monkeypatch.chdir(case.folder)
         code, out, _ = main(capsys, "export", "study.yaml")

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.helpers.buckets import Bucket
+from tests.helpers.forks import Forks
 from tests.helpers.mlflow_servers import FOLDER, running
 from tests.helpers.runs import Case, assert_only_stages, assert_quiet
 
@@ -37,8 +38,19 @@ def bucket(tmp_path: Path) -> Iterator[Bucket]:
     bucket.process.wait()
 
 
-def test_a_study_whose_uris_hold_secrets_leaves_none_of_them(tmp_path, ray_folder, bucket):
-    case = Case(tmp_path / "driver", workers=1)
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path / "driver", workers=1)
+
+
+@pytest.fixture
+def forks(case: Case) -> Iterator[Forks]:
+    found = Forks(case.folder, case.mark)
+    yield found
+    found.close()
+
+
+def test_a_study_whose_uris_hold_secrets_leaves_none_of_them(tmp_path, ray_folder, bucket, case, forks):
     case.study(
         seeds=1,
         references=["single_task"],
@@ -66,23 +78,23 @@ def test_a_study_whose_uris_hold_secrets_leaves_none_of_them(tmp_path, ray_folde
             {"GRADSWEEP_STORAGE": f"{storage}&session_token={TOKEN}"},
             {"GRADSWEEP_STORAGE": storage.replace("%2F", "/")},
         ]
-        refused = [case.command("run", "study.yaml", environment=works | fault) for fault in faults]
-        failed = case.command("run", "study.yaml", environment=works)
-        done = case.command("run", "study.yaml", environment=works)
+        refused = [forks.run("run", "study.yaml", environment=works | fault) for fault in faults]
+        failed = forks.run("run", "study.yaml", environment=works)
+        done = forks.run("run", "study.yaml", environment=works)
         runs = case.runs(uri=uri)
     assert len(runs) >= 12  # the trial that failed first may have led to other arms being confirmed
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in refused:
         assert run.returncode == 2
-        assert_only_stages(run.stdout)
-        assert re.fullmatch(r"error: --(tracking-uri|storage): [^\n]+\n", run.stderr)
-    assert (failed.returncode, failed.stderr) == (1, "")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert_quiet(done.stdout)
-    assert f"MLflow at {server.url.replace('http://', 'http://admin:***@')}" in done.stdout
-    assert "MLflow UI  gradsweep ui\n" in done.stdout
+        assert_only_stages(run.printed())
+        assert re.fullmatch(r"error: --(tracking-uri|storage): [^\n]+\n", run.errors())
+    assert (failed.returncode, failed.errors()) == (1, "")
+    assert (done.returncode, done.errors()) == (0, "")
+    assert_quiet(done.printed())
+    assert f"MLflow at {server.url.replace('http://', 'http://admin:***@')}" in done.printed()
+    assert "MLflow UI  gradsweep ui\n" in done.printed()
     assert f"{server.url}/#/experiments/" in (case.results / "report" / "report.html").read_text()
-    written = {name: (run.stdout + run.stderr).encode() for name, run in enumerate([*refused, failed, done])}
+    written = {name: (run.printed() + run.errors()).encode() for name, run in enumerate([*refused, failed, done])}
     files = {path: path.read_bytes() for top in (tmp_path, ray_folder) for path in top.rglob("*") if path.is_file()}
     assert any(path.name.startswith("raylet") for path in files)  # Ray's logs are there
     assert any(path.name == "mlflow.db" for path in files)

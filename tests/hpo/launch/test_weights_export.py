@@ -28,7 +28,7 @@ def finished() -> tuple[Study, Comparison]:
     study = Study(small(seeds=3))
     schedule = study.schedule()
     study.drive(schedule, 3)
-    return study, compare(schedule.table(), study.plan.directions, 1.0)
+    return study, compare(schedule.table(), study.plan.scoring, 1.0)
 
 
 def content(arm: str | None = None) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_a_frozen_arm_is_the_geometric_mean_over_seeds() -> None:
     rows = np.array([[0.3, 0.9, 1.8], [0.6, 1.2, 1.2], [0.1, 0.1, 2.8]])
     frozen = (table["arm"] == "frozen/gradient") & (table["phase"] == "confirm")
     table.loc[frozen, [f"geometric/{task}" for task in TASKS]] = rows
-    comparison = compare(table, study.plan.directions, 1.0)
+    comparison = compare(table, study.plan.scoring, 1.0)
     mean = rows.prod(axis=0) ** (1 / 3)
     found = weights_content(study.plan, comparison, "frozen/gradient", {})
     assert list(found["weights"].values()) == pytest.approx((3 * mean / mean.sum()).tolist(), rel=1e-5)
@@ -128,7 +128,7 @@ def test_arms_without_fixed_weights_are_refused(arm: str) -> None:
 
 def nothing_finished() -> tuple[Plan, Comparison]:
     plan = small()
-    return plan, compare(Study(plan).schedule().table(), plan.directions, 1.0)
+    return plan, compare(Study(plan).schedule().table(), plan.scoring, 1.0)
 
 
 def test_a_study_without_confirmed_arms_exports_nothing() -> None:
@@ -143,7 +143,7 @@ def test_a_study_without_references_has_weights_by_name_but_none_to_recommend() 
     study = Study(small(), of_method("single_task"))
     schedule = study.schedule()
     study.drive(schedule, 3)
-    comparison = compare(schedule.table(), study.plan.directions, 1.0)
+    comparison = compare(schedule.table(), study.plan.scoring, 1.0)
     with pytest.raises(ExportError, match="no arm with fixed weights"):
         weights_content(study.plan, comparison, None, {})
     found = weights_content(study.plan, comparison, "equal", {})
@@ -154,7 +154,7 @@ def test_one_seed_has_a_mean_and_no_interval() -> None:
     study = Study(small(seeds=1))
     schedule = study.schedule()
     study.drive(schedule, 3)
-    comparison = compare(schedule.table(), study.plan.directions, 1.0)
+    comparison = compare(schedule.table(), study.plan.scoring, 1.0)
     found = weights_content(study.plan, comparison, None, {})["score"]["test"]
     assert found["mean"] == pytest.approx(comparison.arms.query("recommended")["score_test"].item())
     assert (found["low"], found["high"]) == (None, None)

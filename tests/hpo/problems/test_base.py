@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import UserDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from hpo.problems.base import to_device
+from hpo.core.errors import ProblemError
+from hpo.problems.base import Task, to_device
+from hpo.problems.code_digest import ValueWalk
+from hpo.problems.data_digest import attribute_texts
 
 META = torch.device("meta")
 
@@ -79,3 +84,27 @@ class TestABatchIsMovedToTheDevice:
     def test_not_at_all_where_there_is_nothing_to_move(self):
         text = object()
         assert to_device(text, META) is text
+
+
+class TestHowATaskMeasuresItsChange:
+    @pytest.mark.parametrize("change", ["percent", 0, -1.0, float("nan"), float("inf"), True, None, 10**400])
+    def test_bad_values_are_refused_in_a_line(self, change):
+        with pytest.raises(ProblemError, match=r"^tasks: change of 'a': expected 'relative', 'absolute' or a finite"):
+            Task("a", "R2", change=change)
+
+    def test_it_is_part_of_no_hash_of_data_or_code(self):
+        """Not even its default, so that trials of earlier versions keep their identity."""
+        owners = [Holder([Task("a", "R2", "maximize", change=change)]) for change in ("relative", "absolute", 3)]
+        assert {attribute_texts(owner)["tasks"] for owner in owners} == {
+            "[Task(name='a', metric='R2', direction='maximize')]"
+        }
+        walks = [ValueWalk(__name__).describe(owner.tasks) for owner in owners]
+        assert walks[0] == walks[1] == walks[2]
+        assert "change" not in json.dumps(walks[0])
+
+
+class Holder:
+    """A problem that keeps its tasks in an attribute of the instance."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self.tasks = tasks

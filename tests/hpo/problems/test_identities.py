@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,4 +34,6 @@ def test_hashes_and_identities_stay_as_they_were(
 ) -> None:
     found = load_problem(name, arguments).data_hash()
     assert found == data_hash
-    assert TrialConfig(name, arguments, found, "equal", {}, 0, 2).identity == identity
+    trial = TrialConfig(name, arguments, found, "equal", {}, 0, 2)
+    assert trial.identity == replace(trial, workers=1).identity == identity
+    assert replace(trial, workers=2).identity != identity

@@ -169,7 +169,8 @@ def test_a_missing_class_lists_those_there(mine: str) -> None:
 @pytest.mark.parametrize("attribute", ["Other", "Task", "Problem.__doc__"])
 def test_what_is_no_problem_is_refused(mine: str, attribute: str) -> None:
     assert failure(f"{mine}:{attribute}", {}).startswith(
-        f"problem: '{mine}:{attribute}': expected a subclass of hpo.problems.Problem, got "
+        f"problem: '{mine}:{attribute}': expected a subclass of gradsweep.Problem or a function below "
+        "@gradsweep.training(...), got "
     )
 
 
@@ -283,12 +284,15 @@ def test_a_name_registered_twice_is_refused(mine: str, tmp_path: Path) -> None:
     assert "registered more than once" in (available()["twice"].error or "")
 
 
+LATER = "training_function", "by_value", "registry"
+
+
 def test_importing_the_registry_loads_no_problem() -> None:
     code = (
         "import sys, hpo.problems; print([m for m in sys.modules if m.startswith('hpo.problems.') or m == 'pandas'])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = [f"hpo.problems.{name}" for name in ("base", "arguments", "by_value", "registry")]
+    modules = [f"hpo.problems.{name}" for name in ("code_digest", "base", "arguments", *LATER)]
     assert found.stdout.strip() == str(modules)
 
 

@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from hpo.compare import Scoring, TaskScoring
 from hpo.report.comparison_json import document_text
 from hpo.report.comparison_schema import Document, schema_text
 from tests.helpers.report_builder import Builder
@@ -55,6 +56,14 @@ def test_it_holds_the_numbers_as_they_are():
     assert told["provenance"] == data.provenance
 
 
+def test_it_says_how_each_task_is_measured():
+    builder = Builder(seeds=2, points=4)
+    builder.scoring = Scoring(dict(builder.scoring) | {"income": TaskScoring(-1, "absolute")})
+    told = json.loads(document_text(builder.data()))
+    assert [task["change"] for task in told["tasks"]] == ["absolute", "relative", "relative"]
+    assert any("absolute" in sentence for sentence in told["verdict"]["sentences"])
+
+
 def test_it_names_the_winner_that_no_weights_file_can_hold():
     data = Builder(winner="uncertainty").data()
     told = json.loads(document_text(data))["winner"]
@@ -70,10 +79,11 @@ def test_a_winner_that_is_recommended_gains_nothing_and_needs_no_words():
     assert (told["winner"]["exportable"], told["winner"]["gain"]["mean"], told["winner"]["words"]) == (True, None, "")
 
 
-@pytest.mark.parametrize("study", sorted(path.name for path in RESULTS.iterdir() if path.is_dir()))
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in RESULTS.glob("*/comparison.json")))
 def test_published_documents_are_read(study):
     """Those of older versions too, which had no field `winner`."""
     content = json.loads((RESULTS / study / "comparison.json").read_text())
     jsonschema.validate(content, json.loads(SCHEMA.read_text()))
     read = Document.model_validate(content)
     assert read.winner is None or read.winner.arm
+    assert {task.change for task in read.tasks} == {"relative"}

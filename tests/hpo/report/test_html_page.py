@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from hpo.compare import Scoring, compare
+from hpo.core.arm import FIXED
 from hpo.report import ReportData, write_report
 from hpo.report.figures import FIGURES
 from hpo.tracking.backend import embedded_uri
@@ -38,6 +40,15 @@ HEADLINES = {
 }
 CUT = "[...document.querySelectorAll('.scroll')].filter(s => s.scrollWidth > s.clientWidth + 1)"
 SHADOW = "(s => getComputedStyle(s.parentElement, '::after').opacity)"
+# Figures whose legend reaches into the plot, or beyond the figure on any side.
+MISPLACED = """[...document.querySelectorAll('.plot')].filter((plot) => {
+  const legend = plot.querySelector('.legend .bg'), whole = plot.getBoundingClientRect();
+  const texts = [...plot.querySelectorAll('.legendtext')].map((text) => text.getBoundingClientRect());
+  if (!legend) return false;
+  const { top, bottom } = legend.getBoundingClientRect();
+  const above = top >= whole.top && bottom <= whole.top + plot._fullLayout._size.t;
+  return !above || texts.some((text) => text.right > whole.right || text.left < whole.left);
+}).map((plot) => plot.id)"""
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -54,7 +65,7 @@ class Seen:
 
     def __init__(self, browser: Browser, url: str, width: int = 1280, scheme: str = "light") -> None:
         self.page: Page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)  # a busy machine draws slowly
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -171,6 +182,15 @@ def test_a_phone_scrolls_down_only_and_wide_tables_show_that_they_go_on(browser,
     wait_until(lambda: page.evaluate(f"{CUT}.length > 3 && {CUT}.every(s => {SHADOW}(s) === '1')"))
     page.evaluate("document.querySelectorAll('.scroll').forEach(s => s.scrollTo(9999, 0))")
     wait_until(lambda: page.evaluate(f"{CUT}.every(s => {SHADOW}(s) === '0')"))
+
+
+def test_on_a_phone_legends_stay_beside_their_plots_also_after_printing(browser, report):
+    page = Seen(browser, report(3)[1].as_uri(), width=390).drawn()
+    assert page.evaluate(MISPLACED) == []
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    wait_until(lambda: len(page.evaluate(MISPLACED)) > 0)  # as wide as the paper
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    wait_until(lambda: page.evaluate(MISPLACED) == [])
 
 
 def test_a_desktop_shows_the_tables_of_three_tasks_whole(opened):
@@ -335,3 +355,53 @@ def test_names_are_text_and_never_markup(browser, tmp_path):
     assert evil in page.inner_text(".alarms")
     assert evil in page.locator("#figure-trajectories .legendtext").all_text_contents()
     assert seen.complaints == []
+
+
+def explored(page: Page, group: str = "arms") -> str:
+    """The arm that the sliders choose."""
+    return str(page.get_attribute(f"#choice-{group}", "data-arm"))
+
+
+def move(page: Page, place: int, value: float) -> None:
+    """Move a slider as a reader's script or pointer would."""
+    page.locator(f"#priority-{place}").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", value
+    )
+
+
+def test_sliders_choose_what_python_chooses_with_the_same_priorities(browser, report):
+    builder = Builder()
+    page = Seen(browser, report()[1].as_uri(), width=390, scheme="dark").page
+    trials, start = builder.trials(), report()[0].comparison.recommended
+    assert explored(page) == start
+    chosen = set()
+    for priorities in ((0.0, 0.0, 3.0), (3.0, 0.0, 0.0), (0.5, 3.0, 0.05)):
+        for place, value in enumerate(priorities):
+            move(page, place, value)
+        given = zip(builder.scoring.items(), priorities, strict=True)
+        scoring = Scoring({task: replace(how, priority=priority) for (task, how), priority in given})
+        found = compare(trials, scoring, builder.margin)
+        fixed = found.search[found.search["kind"].isin(FIXED)]
+        assert (explored(page), explored(page, "points")) == (found.recommended, fixed["arm"].iloc[0])
+        told = page.locator("#order-arms li").first.inner_text()
+        score = found.arms.loc[found.arms["recommended"], "score_val"].item()
+        assert f"score {score:+.2f}".replace("-", "\u2212") in told
+        chosen.add(explored(page, "points"))
+    assert len(chosen) > 1
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#priority-0").focus()
+    page.keyboard.press("End")
+    assert page.locator("#priority-0 + output").inner_text() == "3"
+    for place in range(3):
+        move(page, place, 0)
+    assert page.locator("#choice-arms").inner_text() == "none"
+    page.click("#priorities-reset")
+    assert explored(page) == start
+
+
+def test_without_javascript_there_are_no_sliders(browser, report):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report()[1].as_uri())
+    assert not page.locator("#priorities").is_visible()
+    context.close()

@@ -87,7 +87,7 @@ def test_only_a_problem_made_for_it_has_a_known_optimum_to_be_far_from():
 
 def test_points_drawn_at_random_have_a_share_with_its_interval():
     builder = Builder()
-    comparison = compare(builder.trials(), builder.directions, 1.0, random_points=True)
+    comparison = compare(builder.trials(), builder.scoring, 1.0, random_points=True)
     table, found = ranks_table(comparison), comparison.ranks.iloc[0]
     assert table["Random points that are better"][0] == (
         f"{found['better']:.0%} ({found['better_low']:.0%} to {found['better_high']:.0%})"

@@ -153,7 +153,7 @@ def test_the_comparison_says_what_was_stopped_and_never_chooses_it() -> None:
     study = Study(halved())
     schedule = study.schedule()
     drive(study, schedule, 3, random.Random(0))
-    found = compare(schedule.table(), study.plan.directions, 1.0)
+    found = compare(schedule.table(), study.plan.scoring, 1.0)
     assert set(static_points(found.search)["status"]) == {"finished"}
     assert len(static_points(found.search, stopped=True)) == len(static_trials(study.plan))
     assert set(found.ranks["points"]) == {len(static_trials(study.plan))}
@@ -200,7 +200,7 @@ def test_the_comparison_says_how_far_short_runs_agree_with_full_ones() -> None:
     schedule = study.schedule()
     study.drive(schedule, 3)
     table = schedule.table()
-    found = compare(table, study.plan.directions, 1.0)
+    found = compare(table, study.plan.scoring, 1.0)
     (alarm,) = [alarm for alarm in found.alarms if "short runs" in alarm]
     assert alarm.startswith("the search used short runs, of 100 steps instead of 100. Spearman's rho of ")
     rho = re.search(r"is (0\.\d\d) \(6 points\)", alarm)  # the toy's scores have noise of their own
@@ -210,7 +210,7 @@ def test_the_comparison_says_how_far_short_runs_agree_with_full_ones() -> None:
     full = turned["kind"] == "full"
     for task in study.plan.tasks:
         turned.loc[full, f"val/{task}"] = 10 - turned.loc[full, f"val/{task}"]
-    (alarm,) = [alarm for alarm in compare(turned, study.plan.directions, 1.0).alarms if "short runs" in alarm]
+    (alarm,) = [alarm for alarm in compare(turned, study.plan.scoring, 1.0).alarms if "short runs" in alarm]
     assert f"is -{rho[1]} (6 points)" in alarm
     assert alarm.endswith("use longer runs or raise search.full")
     assert "full" not in set(static_points(found.search)["kind"])

@@ -11,14 +11,17 @@ import pytest
 
 from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial, TrialConfig
+from hpo.problems.training_function import FunctionProblem
 from hpo.study.phases.confirm import confirm_chosen, confirm_fixed
 from hpo.study.phases.gradnorm_sweeps import sweep_recipe, sweep_trial
 from hpo.study.phases.references import reference_trials
 from hpo.study.phases.static_search import static_trials
 from hpo.study.plan import Plan, short_weights
+from hpo.study.plan_table import needs_in_words
 from hpo.study.schedule import Schedule
-from hpo.study.spec import Study
+from hpo.study.spec import Resources, Study
 from tests.helpers.plans import arms, make_plan, sizes
+from tests.helpers.rank_functions import shared
 from tests.helpers.small_problem import TASKS, Small, run
 
 AVERAGES = ("arithmetic", "geometric", "tail")
@@ -29,7 +32,8 @@ def search_table(plan: Plan, scores: dict[str, float], averages: dict[str, dict[
     rows: list[dict[str, Any]] = []
     for arm, score in scores.items():
         kind, *rest = arm.split("/")
-        row: dict[str, Any] = {"arm": arm, "kind": kind, "recipe": "", "alpha": np.nan, "score": score}
+        row: dict[str, Any] = {"arm": arm, "kind": kind, "recipe": "", "alpha": np.nan}
+        row |= {"score": score, "objective": score}
         if kind == "gradnorm":
             row |= {"recipe": rest[0], "alpha": float(rest[1].removeprefix("alpha="))}
             row |= {f"{a}/{t}": w for a, ws in averages[arm].items() for t, w in zip(TASKS, ws, strict=True)}
@@ -304,6 +308,31 @@ def test_the_baseline_is_an_arm_of_the_confirm_phase_scaled_to_sum_to_the_number
     assert arm.config.settings == {"weights": {"near": 0.5, "far": 0.5, "tiny": 2.0}}
 
 
+def test_trials_do_not_depend_on_priorities_and_limits() -> None:
+    plain, other = make_plan(), make_plan(priorities={"near": 3, "far": 0}, limits={"tiny": 2})
+    for trials in (confirm_fixed, static_trials, reference_trials):
+        assert [p.config.identity for p in trials(plain)] == [p.config.identity for p in trials(other)]
+    assert [how.priority for how in plain.scoring.values()] == [1, 1, 1]
+    assert [(how.priority, how.limit) for how in other.scoring.values()] == [(3, None), (0, None), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"priorities": {"x": 1}}, "priorities: expected tasks of the problem (near, far, tiny), got 'x'"),
+        ({"limits": {"near": 1, "x": 1}}, "limits: expected tasks of the problem (near, far, tiny), got 'x'"),
+        (
+            {"priorities": dict.fromkeys(TASKS, 0)},
+            "priorities: expected a number > 0 for at least one task, got {'near': 0.0, 'far': 0.0, 'tiny': 0.0}",
+        ),
+    ],
+)
+def test_priorities_and_limits_of_other_tasks_are_refused(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(StudyError) as error:
+        make_plan(**fields)
+    assert str(error.value) == line
+
+
 @pytest.mark.parametrize("baseline", ["equal", {"near": 7, "far": 7, "tiny": 7}])
 def test_equal_weights_of_today_are_the_arm_of_equal_weights(baseline: Any) -> None:
     plan = make_plan(baseline=baseline)
@@ -338,3 +367,14 @@ def test_a_study_without_a_static_search_confirms_equal_weights_to_compare_with(
     plan = make_plan(static="off", references=["single_task"])
     assert "equal" in arms(confirm_fixed(plan))
     assert static_trials(plan) == []
+
+
+def test_trials_of_several_processes_are_others_and_are_told() -> None:
+    one, two = (
+        Plan(Study(name="ranks", problem="any", resources=Resources(workers=workers)), FunctionProblem(shared, {}))
+        for workers in (1, 2)
+    )
+    assert [reference_trials(plan)[0].config.workers for plan in (one, two)] == [1, 2]
+    assert needs_in_words(two).startswith("Each trial takes 2 processes of 1 CPU. A training function trains one")
+    of_class = needs_in_words(make_plan(resources={"workers": 2}))
+    assert of_class.startswith("Each trial takes 2 processes of 1 CPU. Trials of several processes are trained one")

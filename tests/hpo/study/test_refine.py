@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial
-from hpo.study.phases.refine import Refine
+from hpo.study.phases.refine import DUEL, Refine
 from hpo.study.schedule import Schedule
 from tests.helpers.small_problem import TASKS
 from tests.helpers.studies import BEST, Study, log_weights, of_method, small
@@ -48,6 +50,21 @@ def test_a_kill_changes_no_proposal(slots: int, kill: int) -> None:
     assert {p.config.identity for p in again.planned()} == {p.config.identity for p in whole.planned()}
 
 
+@pytest.mark.parametrize("sampler", ["optuna.samplers:TPESampler", "tests.search_spaces.test_refinement:tune_search"])
+def test_a_sampler_of_the_user_s_proposes_the_same_after_a_kill(sampler: str) -> None:
+    settings = {"refine": {"trials": 4, "sampler": sampler}}
+    whole, one = finished(study(**settings)), study(**settings)
+    one.drive(one.schedule(), 4, stop=20, order=random.Random(1))
+    assert [p.config for p in proposed(finished(one))] == [p.config for p in proposed(whole)]
+    assert len(proposed(whole)) == 4
+
+
+def test_a_sampler_that_fails_is_named() -> None:
+    failing = "tests.search_spaces.test_refinement:no_search"
+    with pytest.raises(StudyError, match=f"^refine.sampler: {failing} cannot propose weights: "):
+        finished(study(refine={"trials": 4, "sampler": failing}))
+
+
 def test_points_lie_around_what_the_shortlist_has_chosen() -> None:
     schedule = finished(study(refine={"trials": 4, "sampler": "random", "span": 1.5}))
     shortlisted = next(phase for phase in schedule.phases if phase.name == "shortlist").provisional()[0]
@@ -72,6 +89,19 @@ def test_its_best_points_race_against_the_centre(before: dict[str, Any]) -> None
     searched = {p.config.identity for p in schedule.planned() if p.config.seed == schedule.plan.study.seed}
     again = replace(centre.config, seed=schedule.plan.study.seed)
     assert again.identity in searched  # else the two arms of the race would be of unlike numbers of seeds
+
+
+def test_a_point_that_leads_meets_the_centre_on_two_more_seeds_and_is_judged_without_the_search_seed() -> None:
+    schedule = finished(study(shortlist="off", static={"points": 6}, refine={"trials": 12, "sampler": "tpe"}))
+    phase, spec = phase_of(schedule), schedule.plan.study
+    duel = {place: {p.arm for p in phase.trials() if p.config.seed == spec.race_seed(place)} for place in DUEL}
+    assert duel[3] == duel[4]
+    assert len(duel[3]) == 2
+    (winner,) = (candidate.arm.key for candidate in phase.chosen(pd.DataFrame()))
+    assert winner in duel[3]
+    scores = phase._race().drop(index=spec.seed)[sorted(duel[3])]
+    assert winner == scores.mean().idxmin()
+    assert len(scores) == 4
 
 
 def test_a_model_finds_better_weights_than_the_search_before_it() -> None:

@@ -63,7 +63,7 @@ def test_a_whole_study(slots: int) -> None:
 
 
 def top_static(schedule: Schedule, plan: Plan) -> list[str]:
-    search = compare(schedule.table(), plan.directions, 1.0).search
+    search = compare(schedule.table(), plan.scoring, 1.0).search
     return list(search.loc[search["kind"].isin(["static", "equal"]), "arm"])[: plan.study.confirm.top_static]
 
 
@@ -268,7 +268,7 @@ def test_optuna_gets_the_validation_score_once_the_references_have_ended() -> No
     study = Study(small(), lambda config: "diverged" if config.settings.get("alpha") == 0.5 else "finished")
     schedule = study.schedule()
     study.drive(schedule, 100)
-    search = compare(schedule.table(), study.plan.directions, 1.0).search
+    search = compare(schedule.table(), study.plan.scoring, 1.0).search
     for recipe in ("paper", "robust"):
         told = sweep_of(schedule, recipe).scores
         assert len(told) == 3
@@ -354,7 +354,7 @@ def test_comparing_works_after_every_trial() -> None:
     schedule = study.schedule()
     kinds = []
     while study.drive(schedule, 1, stop=1):
-        kinds.append(compare(schedule.table(), study.plan.directions, 1.0).verdict.kind)
+        kinds.append(compare(schedule.table(), study.plan.scoring, 1.0).verdict.kind)
     assert kinds[0] == "none"
     assert len(kinds) == len(study.results)
 

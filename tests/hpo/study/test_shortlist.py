@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,17 @@ import pytest
 from hpo.compare import compare
 from hpo.compare.race import leader, survivors
 from hpo.compare.shortlist import shortlist
-from hpo.core.arm import Arm
+from hpo.core.arm import FIXED, Arm
 from hpo.core.trial import PlannedTrial
+from hpo.report import answers, headline
+from hpo.report.arm_labels import arm_label
+from hpo.report.figures import FIGURES
+from hpo.report.report_data import ReportData
+from hpo.report.sections import sections
+from hpo.report.tables import all_trials, arms_table, cost_table
 from hpo.study.phases.shortlist import Shortlist
 from hpo.study.schedule import Schedule
+from tests.helpers.report_builder import Builder
 from tests.helpers.studies import Study, of_method, small
 
 ARMS = ["gradnorm/direct/alpha=0", "gradnorm/direct/alpha=0.5", "frozen/loss", "frozen/gradient", "equal"]
@@ -133,7 +141,7 @@ def test_progress_never_counts_more_than_there_is() -> None:
 
 def test_the_comparison_names_the_same_pick_and_keeps_the_race_out_of_the_search() -> None:
     schedule = finished(study(static={"points": 4}))
-    found = compare(schedule.table(), schedule.plan.directions, 1.0)
+    found = compare(schedule.table(), schedule.plan.scoring, 1.0)
     table = found.shortlist
     assert table.loc[table["chosen"], "arm"].to_list() == phase_of(schedule).pick()[:1]
     assert table["seeds"].max() > 1
@@ -143,7 +151,7 @@ def test_the_comparison_names_the_same_pick_and_keeps_the_race_out_of_the_search
 
 def test_a_study_without_one_has_an_empty_table() -> None:
     schedule = finished(Study(small()))
-    assert shortlist(schedule.table(), schedule.plan.directions).empty
+    assert shortlist(schedule.table(), schedule.plan.scoring).empty
 
 
 # --- the race
@@ -202,7 +210,9 @@ def test_on_many_workers_other_phases_do_not_wait_for_it() -> None:
 
 
 def test_an_arm_that_a_sweep_chooses_too_is_confirmed_once_under_the_sweep_s_name() -> None:
-    schedule = finished(study(gradnorm={"recipes": ["direct"], "trials": 3, "alpha": [0.0, 0.5]}))
+    one = study(gradnorm={"recipes": ["direct"], "trials": 3, "alpha": [0.0, 0.5]})
+    schedule = finished(one)
+    assert "The shortlist found" not in answers(report_of(one, schedule).comparison)[0].text
     confirmed = [
         p for p in schedule.planned() if p.phase == "confirm" and p.arm.startswith("gradnorm_static/direct/")
     ]
@@ -214,7 +224,60 @@ def test_an_arm_that_a_sweep_chooses_too_is_confirmed_once_under_the_sweep_s_nam
 
 def test_without_a_static_search_equal_weights_are_no_search() -> None:
     schedule = finished(study())
-    found = compare(schedule.table(), schedule.plan.directions, 1.0, searched=False)
+    found = compare(schedule.table(), schedule.plan.scoring, 1.0, searched=False)
     assert found.verdict.static == "equal"
     assert found.budget.table.empty
-    assert found.cost.set_index("way").loc["static search", "trials"] == 0
+    assert "static search" not in found.cost["way"].to_list()
+
+
+def test_the_confirm_phase_can_train_all_of_its_arms() -> None:
+    schedule = finished(study(confirm={"shortlist": "all"}))
+    confirmed = {
+        p.arm for p in schedule.phases[-1].trials() if p.arm.split("/")[0] not in ("single_task", "known_optimum")
+    }
+    assert confirmed == {p.arm for p in trials_of(schedule)} | {"uncertainty"}
+    assert schedule.phases[-1].size()[1] >= len(schedule.phases[-1].trials())
+
+
+def test_the_trials_of_the_race_have_a_score_and_a_row_among_all_trials() -> None:
+    one = study()
+    schedule = finished(one)
+    found = compare(schedule.table(), one.plan.scoring, 1.0, searched=False)
+    assert set(found.race["seed"]) == {one.plan.study.race_seed(1), one.plan.study.race_seed(2)}
+    assert found.race["score"].notna().all()
+    data = replace(Builder().data(), comparison=found, unfinished=pd.DataFrame())
+    assert set(all_trials(data)["identity"]) == set(schedule.table()["identity"])
+
+
+def test_the_report_of_a_study_without_a_static_search_says_nothing_about_one() -> None:
+    one = study(baseline={"near": 1, "far": 2, "tiny": 3})
+    data = replace(report_of(one, finished(one)), unfinished=pd.DataFrame())
+    assert headline(data.comparison) == "GradNorm beats the weights of today"
+    open_ = replace(data.comparison, verdict=replace(data.comparison.verdict, kind="none"))
+    assert headline(open_) == f"Train with {arm_label(open_.recommended)}"
+    shown = {section.figure: section for section in sections(data)}
+    assert shown.keys().isdisjoint({"static_points", "budget", "distance"})
+    table = arms_table(data).set_index("Arm")
+    assert table.loc["the weights of today", "Notes"] == "compared with"
+    words = " ".join(table.caption for section in shown.values() for table in section.tables)
+    assert "best static" not in words
+    drawn = [figure.to_json() for section in shown.values() if (figure := FIGURES[section.figure].figure(data))]
+    assert not [text for text in drawn if "static search" in text or "best static" in text]
+    ways = cost_table(data.comparison)["Way to find weights"].to_list()
+    assert ways == ["GradNorm direct, one run", "the whole search", "one run with fixed weights"]
+
+
+def test_a_report_names_the_shortlist_s_best_until_it_is_confirmed() -> None:
+    one = study()
+    one.drive(schedule := one.schedule(), 3, stop=25)
+    (best,) = (c.arm.key for c in phase_of(schedule).provisional() if c.arm.kind in FIXED)
+    before = report_of(one, schedule).comparison
+    assert headline(replace(before, recommended="equal")) == "The confirm phase has not ended"
+    assert f"The shortlist found {arm_label(best)} best" in answers(before)[0].text
+    assert "The shortlist found" not in answers(report_of(one, finished(one)).comparison)[0].text
+
+
+def report_of(one: Study, schedule: Schedule) -> ReportData:
+    baseline = one.plan.baseline.arm.key if one.plan.baseline else ""
+    found = compare(schedule.table(), one.plan.scoring, 1.0, baseline=baseline, searched=False)
+    return replace(Builder().data(), comparison=found, metrics=one.plan.metrics, trajectories={})

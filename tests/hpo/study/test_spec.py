@@ -160,10 +160,11 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, baseline, references, shortlist, static, search, refine, gradnorm, confirm, "
-    "resources, cohort, checkpoint_seconds, margin"
+    "name, problem, seed, seeds, epochs, select, baseline, references, shortlist, static, search, refine, gradnorm, "
+    "confirm, resources, cohort, checkpoint_seconds, priorities, limits, margin"
 )
 LIST = "a list of at least one, each once"
+BY_TASK = "a mapping from tasks to finite numbers >= 0"
 BASELINE = "equal, or a mapping from each task to a number > 0"
 STATIC = "a mapping of design, points and options, a list of at least one point, or off"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
@@ -171,11 +172,15 @@ FAULTS = {
     # unknown keys, at each level
     "colour: red": f"colour: unknown key, allowed here: {TOP}",
     "gradnorm: {alpah: [0, 1]}": "gradnorm.alpah: unknown key, allowed here: recipes, alpha, learning_rate, trials",
-    "confirm: {top: 2}": "confirm.top: unknown key, allowed here: top_static, averages",
-    "resources: {memory: 3}": "resources.memory: unknown key, allowed here: cpu, gpu, minutes",
-    "static: {desing: sobol}": "static: unknown key desing, allowed with log_lattice: design, points, ratio",
+    "confirm: {top: 2}": "confirm.top: unknown key, allowed here: top_static, averages, shortlist",
+    "resources: {memory: 3}": "resources.memory: unknown key, allowed here: workers, cpu, gpu, minutes",
+    "static: {desing: sobol}": (
+        "static: unknown key desing, allowed with log_lattice: design, points, ratio, center"
+    ),
     "static: {design: uniform, ratio: 9}": "static: unknown key ratio, allowed with uniform: design, points",
-    "static: {explicit: [[1, 2]]}": "static: unknown key explicit, allowed with log_lattice: design, points, ratio",
+    "static: {explicit: [[1, 2]]}": (
+        "static: unknown key explicit, allowed with log_lattice: design, points, ratio, center"
+    ),
     "3: 4": f"[3]: unknown key, allowed here: {TOP}",
     # a cheaper search
     "search: {halving: 1}": "search.halving: expected a number >= 2, got 1",
@@ -215,6 +220,14 @@ FAULTS = {
     "seed: -1": "seed: expected a number >= 0, got -1",
     "seed: 2147483648": "seed: expected a number < 2147483648, got 2147483648",
     "epochs: 0": "epochs: expected a number >= 1, got 0",
+    "priorities: {a: -1}": f"priorities: expected {BY_TASK}, got {{'a': -1}}",
+    "priorities: {a: true}": f"priorities: expected {BY_TASK}, got {{'a': True}}",
+    "priorities: {1: 1}": f"priorities: expected {BY_TASK}, got {{1: 1}}",
+    "priorities: [1, 2]": f"priorities: expected {BY_TASK}, got [1, 2]",
+    "limits: {a: .nan}": f"limits: expected {BY_TASK}, got {{'a': nan}}",
+    "limits: {a: -2}": f"limits: expected {BY_TASK}, got {{'a': -2}}",
+    "limits: {a: two}": f"limits: expected {BY_TASK}, got {{'a': 'two'}}",
+    "limits: {a: 2}\nseeds: 1": "seeds: expected a number >= 2, which limits need for confidence, got 1",
     "margin: 0": "margin: expected a number > 0, got 0",
     "margin: .nan": "margin: expected a finite number, got nan",
     "margin: wide": "margin: expected a number, got 'wide'",
@@ -222,6 +235,10 @@ FAULTS = {
     "resources: {gpu: 1.5}": "resources.gpu: expected a fraction below 1, or a whole number, got 1.5",
     "resources: {gpu: -1}": "resources.gpu: expected a number >= 0, got -1",
     "resources: {cpu: 0}": "resources.cpu: expected a number > 0, got 0",
+    "resources: {workers: 0}": "resources.workers: expected a number >= 1, got 0",
+    "resources: {workers: 1.5}": "resources.workers: expected a whole number, got 1.5",
+    "resources: {workers: 2, gpu: 0.5}": "resources.gpu: expected a whole number, since processes of one trial "
+    "cannot share a GPU, got 0.5",
     "confirm: {top_static: 0}": "confirm.top_static: expected a number >= 1, got 0",
     "gradnorm: {trials: 0}": "gradnorm.trials: expected a number >= 1, got 0",
     # ranges
@@ -251,7 +268,10 @@ FAULTS = {
     "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
     # the refinement
     "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
-    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random, got 'grid'",
+    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random or 'package.module:name', got 'grid'",
+    "refine: {sampler: 'optuna.samplers:Missing'}": "refine.sampler: expected 'package.module:name' that can be "
+    "imported (AttributeError: module 'optuna.samplers' has no attribute 'Missing'), got 'optuna.samplers:Missing'",
+    "refine: {sampler: 3}": "refine.sampler: expected text, got 3",
     "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
     # the baseline
     "baseline: [1, 2]": f"baseline: expected {BASELINE}, got [1, 2]",
@@ -260,6 +280,12 @@ FAULTS = {
     "baseline: today": f"baseline: expected {BASELINE}, got 'today'",
     # static points
     "static: {points: 0}": "static.points: expected a number >= 1, got 0",
+    "static: {center: middle}": "static.center: expected first_step, equal, got 'middle'",
+    "static: {center: first_step, ratio: 10}": (
+        "static: expected no ratio with center: first_step, which finds it too, got "
+        "{'center': 'first_step', 'ratio': 10}"
+    ),
+    "static: {design: uniform, center: equal}": "static: unknown key center, allowed with uniform: design, points",
     "static: {ratio: big}": "static.ratio: expected a number, got 'big'",
     "static: 4": f"static: expected {STATIC}, got 4",
     "static: []": f"static: expected {STATIC}, got []",

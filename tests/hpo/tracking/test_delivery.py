@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import hpo.tracking.delivery
-from hpo.core.trial import AVERAGES, EpochReport
+from hpo.core.trial import AVERAGES, EpochMetrics, EpochReport
 from hpo.tracking.backend import embedded_uri
 from hpo.tracking.delivery import MlflowWriter, deliver
 from hpo.tracking.experiment import StudyExperiment
@@ -129,6 +129,17 @@ class TestWriter:
         assert record.result.error == "half a pair \\ud800, NUL \\x00, escape \x1b[31m"
         assert record.result.alarms
         assert all(alarm.startswith(f"{k} xxx") for k, alarm in enumerate(record.result.alarms))
+
+    def test_the_epochs_that_may_be_the_best_come_back_although_the_trial_failed_with_more_before(
+        self, store, journal, folder
+    ):
+        epochs = [EpochMetrics(k, dict.fromkeys(TASKS, k / 3), {}, {"depth": k / 7}) for k in range(400)]
+        for status, some in (("failed", epochs), ("finished", epochs[:120])):
+            end = result(status)
+            end.best_epochs = some
+            write(store, journal, planned(), end)
+            store, (record,) = again(store, folder)
+            assert record.result.best_epochs == some
 
     def test_nan_and_infinity_come_back(self, store, journal, folder):
         odd = result("diverged")
