@@ -56,8 +56,7 @@ from hpo.problems.base import Problem
 from hpo.problems.data_cache import prepare_once
 from hpo.study.phases import PHASES
 from hpo.study.phases.references import reference_trials
-from hpo.study.phases.static_search import static_trials
-from hpo.study.plan import Plan
+from hpo.study.plan import EQUAL, Plan
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import MlflowWriter
 from hpo.tracking.experiment import StudyExperiment
@@ -96,7 +95,7 @@ class Search:
             "problem": self.problem,
             "references": ["single_task", "equal"],
             "shortlist": "off",
-            "static": {"points": self.points},
+            "static": {"points": self.points, "ratio": 1000.0},
             "gradnorm": {"recipes": [RECIPE], "trials": self.alphas},
             "resources": {"cpu": 1, "gpu": self.gpu},
             "cohort": cohort if cohort == "auto" else int(cohort),
@@ -145,7 +144,8 @@ def trial_key(settings: Mapping[str, Any], tasks: Sequence[str]) -> str:
 
 def points_of(plan: Plan) -> list[dict[str, float]]:
     """The static points by task, equal weights first."""
-    return [p.config.settings.get("weights") or dict.fromkeys(plan.tasks, 1.0) for p in static_trials(plan)]
+    equal = dict.fromkeys(plan.tasks, 1.0)
+    return [equal, *(candidate.settings["weights"] for candidate in plan.static_points())]
 
 
 def run_plain(search: Search, plan: Plan, points: int, folder: Path) -> Run:
@@ -179,7 +179,8 @@ def run_ours(search: Search, folder: Path, cohort: str) -> Run:
         raise RuntimeError(f"{finished.failed or finished.diverged or finished.faults or 'it was stopped'}")
     trials = finished.comparison.search
     trials = trials[trials["phase"] != "references"].set_index("arm")
-    settings: dict[str, Mapping[str, Any]] = {p.arm: p.config.settings for p in static_trials(plan)}
+    points = [EQUAL, *plan.static_points()]
+    settings: dict[str, Mapping[str, Any]] = {point.arm.key: point.settings for point in points}
     settings |= {arm: {"alpha": alpha} for arm, alpha in trials["alpha"].dropna().items()}
     metrics = {
         trial_key(settings[arm], plan.tasks): {task: float(row[f"val/{task}"]) for task in plan.tasks}

@@ -1,8 +1,10 @@
 """Fill the tables of docs/results.md from finished studies: python docs/results.py [OUTPUT]
 
 Copies the numbers of each study that it finds in the output folder (default gradsweep-output) to docs/results/, then
-writes every table between its marks from what is there. Prose stays as it is. docs/results/toy-choices.txt is what
-`python -m benchmarks.toy_choices` prints.
+writes every table between its marks from what is there. Prose stays as it is. docs/results/few-runs/ is what
+`python -m benchmarks.few_runs` keeps. docs/results/toy-choices.txt is what
+`python -m benchmarks.toy_choices` prints; public-models.txt and stored-surfaces.txt, which are shown on other pages,
+are what `python -m benchmarks.public_models` and `python -m benchmarks.stored_surfaces` print.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import few_runs_tables
 from hpo.core.number_format import bounds, duration, ratio, signed, weight
 from hpo.report.arm_labels import arm_label
 
@@ -210,6 +213,7 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     """Return the page with every table between its marks."""
     blocks = {"summary": summary, "recipes": recipes, "others": others, "alphas": alphas}
     content = {name: make(studies) for name, make in blocks.items()}
+    content["few runs"] = few_runs_tables.tables(few_runs_tables.load(DOCS / "results" / "few-runs"), STUDIES)
     content["toy choices"] = f"```\n{(DOCS / 'results' / 'toy-choices.txt').read_text()}```"
     for name, study in studies.items():
         content[f"words {name}"], content[f"weights {name}"] = words(study), weights(study)
@@ -221,11 +225,25 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     return text
 
 
+PRINTED = ("public-models.md", "weights.md")  # pages with outputs of commands
+
+
+def printed(text: str) -> str:
+    """Return a page with the outputs of commands, from docs/results, between their marks."""
+    mark = re.compile(r"(<!-- printed: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+    return mark.sub(
+        lambda found: f"{found[1]}```\n{(DOCS / 'results' / f'{found[2]}.txt').read_text()}```\n{found[3]}", text
+    )
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the pages."""
     collect(Path(sys.argv[1] if len(sys.argv) > 1 else "gradsweep-output"))
     page = DOCS / "results.md"
     page.write_text(filled(page.read_text(), load()))
+    for name in PRINTED:
+        page = DOCS / name
+        page.write_text(printed(page.read_text()))
 
 
 if __name__ == "__main__":
