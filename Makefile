@@ -63,9 +63,9 @@ fuzz: $(VENV)/.dev ## 10,980 fuzzed study files and 14,400 weights files; FUZZ_S
 	@GRADSWEEP_FUZZ_TIMES=9 GRADSWEEP_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest tests/hpo/cli/test_fuzz.py --timeout 3000 \
 	  --numprocesses 2 -k "any_bytes or any_value or other_values or damaged or at_its_worst or as_ratios"
 
-chaos: $(VENV)/.dev ## 20 kills of trials, nodes, drivers and the MLflow server in one study, 20 of a first launch; `make test` takes 5 and 7
+chaos: $(VENV)/.dev ## 20 kills of trials, nodes and drivers in each of three studies, 20 of a first launch; `make test` takes 5, 3 and 7
 	@GRADSWEEP_CHAOS_KILLS=20 $(BIN)/pytest tests/hpo/execution/test_chaos.py tests/hpo/execution/test_deaths.py \
-	  tests/hpo/execution/test_nodes.py tests/hpo/launch/test_kill_moments.py tests/test_sweep_benchmark.py
+	  tests/hpo/execution/test_nodes.py tests/hpo/execution/test_rank_chaos.py tests/hpo/launch/test_kill_moments.py tests/test_sweep_benchmark.py
 
 audit: $(VENV)/.dev ## known vulnerabilities of the pinned packages; needs the network, so CI does not run it
 	@$(BIN)/pip install -q pip-audit

@@ -5,8 +5,6 @@ A study names them ``tests.helpers.problems:Class`` and runs from the repository
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import signal
 import threading
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.problems.base import Problem, Split, Task
+from tests.helpers.steering import Steering
 
 
 class Steered(Problem):
@@ -41,7 +40,7 @@ class Steered(Problem):
     epochs = 2
 
     def __init__(self, folder: str, width: int = 4) -> None:
-        self.folder, self.width = folder, width
+        self.folder, self.width, self.steering = folder, width, Steering(folder)
         self._start = self._epoch = 0
 
     def data_hash(self) -> str:
@@ -49,8 +48,10 @@ class Steered(Problem):
         return f"steered-{self.width}{f'-{other}' if other else ''}"
 
     def build_model(self, seed: int) -> nn.Module:
-        self._start, self._epoch = self._count(seed), 0
-        if self._start in self._steer("kill", []) or self._start >= self._steer("kill_from", self._start + 1):
+        self._start, self._epoch = self.steering.started(seed), 0
+        if self._start in self.steering.read("kill", []) or self._start >= self.steering.read(
+            "kill_from", self._start + 1
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
         torch.manual_seed(seed)
         heads = {task.name: nn.Linear(self.width, 1) for task in self.tasks}
@@ -93,37 +94,24 @@ class Steered(Problem):
         self._epoch += 1
         if self._epoch != 2:
             return
-        if self._start in self._steer("fail", []):
-            raise OSError(self._steer("message", f"the disk of start {self._start} is full"))
-        if self._start in self._steer("hang", []):
+        if self._start in self.steering.read("fail", []):
+            raise OSError(self.steering.read("message", f"the disk of start {self._start} is full"))
+        if self._start in self.steering.read("hang", []):
             threading.Event().wait()
-        if self._start in self._steer("memory", []):
+        if self._start in self.steering.read("memory", []):
             torch.empty(2**50)
-        if self._start in self._steer("disk", []):
+        if self._start in self.steering.read("disk", []):
             Path("/dev/full").write_text("x")
-        if self._start > self._steer("block", self._start):
+        if self._start > self.steering.read("block", self._start):
             with (Path(self.folder) / "blocked").open("a") as file:
                 file.write(f"{self._start}\n")
-        while self._start > self._steer("block", self._start):
+        while self._start > self.steering.read("block", self._start):
             time.sleep(0.05)
 
     def _is_spoilt(self) -> bool:
-        return self._epoch == 1 and (self._start in self._steer("nan", []) or self._steer("nan_all", False))
-
-    def _count(self, seed: int) -> int:
-        """Write a line for this start; its number, whichever process started how many."""
-        with (Path(self.folder) / "starts").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(f"{seed} {os.getpid()}\n")
-            file.flush()
-            file.seek(0)
-            return len(file.readlines())
-
-    def _steer(self, key: str, default: Any) -> Any:
-        try:
-            return json.loads((Path(self.folder) / "steer.json").read_text()).get(key, default)
-        except FileNotFoundError:
-            return default
+        return self._epoch == 1 and (
+            self._start in self.steering.read("nan", []) or self.steering.read("nan_all", False)
+        )
 
 
 class Lacking(Problem):
@@ -176,10 +164,6 @@ class Counted(Steered):
 
     def losses(self, model: Any, batch: Tensor) -> dict[str, Tensor]:
         if model.training:
-            with (Path(self.folder) / "steps").open("ab") as file:
-                file.write(b".")
-            time.sleep(self._steer("seconds", 0.0))
-            while self._steer("hold", False):
-                time.sleep(0.05)
+            self.steering.step()
             batch = batch + 0.01 * torch.randn_like(batch)  # the state of torch's own generator counts
         return super().losses(model, batch)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gradsweep import Trial, training
 from tests.helpers.small_problem import TASKS as NAMES
 from tests.helpers.small_problem import Batches, Net, Small
+from tests.helpers.steering import Steering
 
 TASKS = Small.tasks
 EPOCHS = 3
@@ -83,6 +84,26 @@ def noisy(trial: Trial) -> None:
         for x, y in batches:
             optimizer.zero_grad()
             balancer.backward(squares(wrapped, (x + torch.randn_like(x), y)))
+            optimizer.step()
+        trial.report(measure(model, 2), test=lambda: measure(model, 3))
+
+
+@training(TASKS, epochs=4)
+def counted(trial: Trial, folder: str) -> None:
+    """Count starts and steps in a folder, see `Steering`, and draw other random numbers on each rank."""
+    steering = Steering(folder)
+    steering.started(trial.seed)
+    model = network()
+    torch.manual_seed(trial.seed + trial.rank)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    balancer, batches = trial.balancer(shared=model.trunk), Batches(1, trial.seed)
+    for _ in trial.epochs(model=model, optimizer=optimizer, order=batches.order):
+        for batch in batches:
+            x, y = share(trial, batch)
+            steering.step()
+            optimizer.zero_grad()
+            balancer.backward(squares(wrapped, (x + 0.1 * torch.randn_like(x), y)))
             optimizer.step()
         trial.report(measure(model, 2), test=lambda: measure(model, 3))
 
@@ -193,6 +214,25 @@ class Joined(Small):
     def losses(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
         x, y = batch
         return super().losses(model, (x + torch.randn_like(x) if self.noise else x, y))
+
+
+class Counted(Joined):
+    """Counts starts and steps in a folder, see `Steering`."""
+
+    epochs = 4
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(noise=True)
+        self.steering = Steering(folder)
+
+    def build_model(self, seed: int) -> nn.Module:
+        self.steering.started(seed)
+        return super().build_model(seed)
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        if model.training:
+            self.steering.step()
+        return super().losses(model, batch)
 
 
 class Cut:

@@ -6,12 +6,13 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from hpo.core.place import Place
-from hpo.core.trial import TrialConfig, TrialResult, TrialStatus, WorkerTask
+from hpo.core.trial import EpochReport, EventKind, TrialConfig, TrialResult, TrialStatus, WorkerTask
 from hpo.problems import load_problem
 from hpo.training.rank_training import train_rank
 from hpo.training.ranks import listening
@@ -52,6 +53,14 @@ def run_in_ranks(trial: TrialConfig, storage: str, until: int = 3) -> list[tuple
             if result.status is TrialStatus.FAILED:
                 break
     return [found[rank] for rank in sorted(found)]
+
+
+def trained_in_ranks(trial: TrialConfig) -> tuple[list[EpochReport], TrialResult]:
+    """Train a trial in its processes; return its epochs and its result."""
+    with TemporaryDirectory() as storage:
+        (result, told), *_ = run_in_ranks(trial, storage, trial.epochs)
+    events = [event for report in told for event in report["events"]]
+    return [event.content for event in events if event.kind is EventKind.EPOCH], result
 
 
 @contextmanager

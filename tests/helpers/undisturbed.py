@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from hpo.compare import compare
-from hpo.core.trial import EpochReport, PlannedTrial, TrialResult
+from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 from hpo.launch.restore import open_plan
 from hpo.launch.weights_export import weights_content
 from hpo.problems import load_problem
@@ -20,19 +22,31 @@ from tests.helpers.runs import Case
 TIMES = {"seconds", "score/val", "score/test"}  # metrics that are no training; scores are in the verdict
 
 
-class Undisturbed:
-    """The study trained one trial after the other in this process: each trial's epochs and result."""
+Trained = tuple[list[EpochReport], TrialResult]
 
-    def __init__(self, case: Case) -> None:
+
+def trained_here(config: TrialConfig) -> Trained:
+    """Train a trial in this process."""
+    epochs: list[EpochReport] = []
+    problem = load_problem(config.problem, config.arguments)
+    return epochs, run_trial(config, problem, epochs.append, torch.device("cpu"))
+
+
+class Undisturbed:
+    """The study trained one trial after the other without Ray: each trial's epochs and result.
+
+    Args:
+        case: with the study.
+        train: trains a trial; returns its epochs and its result.
+    """
+
+    def __init__(self, case: Case, train: Callable[[TrialConfig], Trained] = trained_here) -> None:
         self.plan = open_plan(case.folder / "study.yaml")
         spec = self.plan.study
-        problem = load_problem(spec.problem.name, spec.problem.arguments)
-
         self.schedule = Schedule(self.plan)
         self.trials: dict[str, tuple[PlannedTrial, list[EpochReport], TrialResult]] = {}
         while not isinstance(planned := self.schedule.next(), Next):
-            epochs: list[EpochReport] = []
-            result = run_trial(planned.config, problem, epochs.append, torch.device("cpu"))
+            epochs, result = train(planned.config)
             assert result.status == "finished", result.error
             self.trials[planned.config.identity] = planned, epochs, result
             self.schedule.finished(planned.config.identity, result)
