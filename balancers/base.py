@@ -52,12 +52,17 @@ class Balancer(ABC):
     Attributes:
         sums_to_T: whether the weights this class applies always sum to T.
         positive: whether they are all above zero.
+        joins_passes: whether it moves w once in ``accumulate`` backward passes, not in each.
+        accumulate: backward passes that make one step of the optimizer. `backward` then fills in the mean over them;
+            the loss that a call returns is to be divided by the caller, as frameworks do.
         last: the `StepRecord` of the step before, ``None`` until the first.
         on_step: called with the `StepRecord` of each step, for whoever records them; ``None`` calls nothing.
     """
 
     sums_to_T: ClassVar[bool] = True
     positive: ClassVar[bool] = True
+    joins_passes: ClassVar[bool] = False
+    accumulate: int = 1
     optional: ClassVar[frozenset[str]] = frozenset({"kind", "troubles"})  # entries that states of version 0.1 lack
 
     def __init__(self, tasks: Sequence[str]) -> None:
@@ -115,7 +120,8 @@ class Balancer(ABC):
 
     def _train(self, step: StepLosses) -> None:
         """Fill ``.grad`` and close the step."""
-        self._weigh(step).backward()  # type: ignore[no-untyped-call]
+        loss = self._weigh(step)
+        (loss if self.accumulate == 1 else loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
 
     def _join(self, empty: StepLosses) -> None:
         """Take part in the exchange between ranks in a step in which this rank has no task."""

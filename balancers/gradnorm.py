@@ -89,6 +89,7 @@ class GradNorm(Adaptive):
     """
 
     optional = Balancer.optional | {"waiting", "still"}
+    joins_passes = True
 
     def __init__(
         self,

@@ -231,7 +231,7 @@ class Aggregated(_Library):
 
     def _train(self, step: StepLosses) -> None:
         """Fill ``.grad``; parameters of a single task get that task's own gradient."""
-        self._run(step, None)
+        self._run(step, None if self.accumulate == 1 else step.values.new_tensor(1 / self.accumulate))
 
     def _join(self, empty: StepLosses) -> None:
         if several_ranks():

@@ -13,20 +13,19 @@ class LoopSteps:
     """Makes one step of a balancer out of the backward passes that make one step of the framework's optimizer.
 
     Args:
-        balancer: any; only `GradNorm` knows accumulation.
+        balancer: any; only `GradNorm` moves w once in all passes of a step.
         setting: the framework's name for the number of passes in a step, for messages.
     """
 
     def __init__(self, balancer: Balancer, setting: str) -> None:
         self.balancer, self._setting = balancer, setting
-        self._given = balancer.accumulate if isinstance(balancer, GradNorm) else 1
+        self._given = balancer.accumulate
         self._step = balancer.step  # when the optimizer last stepped
         self._told = False
 
     def accumulate(self, passes: int) -> None:
         """Make so many passes one step of the balancer's."""
-        if isinstance(self.balancer, GradNorm):
-            self.balancer.accumulate = passes
+        self.balancer.accumulate = passes
 
     def follow(self, passes: int) -> None:
         """Make the framework's passes in a step the balancer's, and warn if it was built with another number."""

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 from balancers import Balancer, StepRecord
+from balancers.gradnorm_settings import check_accumulate
 from balancers.shared_layer import SharedOrAuto
 from balancers.weights import fail
 from hpo.core.text import one_line
@@ -19,6 +20,7 @@ from hpo.problems.training_function import FunctionProblem
 from hpo.training.callbacks import TrialCallbacks
 from hpo.training.function_state import FunctionState
 from hpo.training.function_trial import Measure, StartAgain, Trial, TrialOver
+from hpo.training.joined_passes import JoinedPasses
 from hpo.training.kept_folder import KeptFolder
 from hpo.training.members import Member
 from hpo.training.methods import OVER_THE_RUN, build_balancer
@@ -62,7 +64,7 @@ class FunctionRun:
         self._until = min(member.until, self.config.epochs)
         self._tasks = [task.name for task in problem.tasks]
         member.begin(problem.tasks, 1)
-        self._log, self._rows = member.log, StepBuffer()
+        self._log, self._rows, self._passes = member.log, StepBuffer(), JoinedPasses()
         self._state = FunctionState(self._log, self._rows, ranks, device)
         self._epoch = 0  # of `epochs`
         self._state_of_balancer: Mapping[str, Any] | None = None
@@ -102,11 +104,13 @@ class FunctionRun:
             self._folder = KeptFolder(None) if kept is None else kept.folder(uploads=self.ranks.is_first)
         return self._folder.path
 
-    def build_balancer(self, shared: SharedOrAuto, steps_per_epoch: int | None) -> Balancer:
+    def build_balancer(self, shared: SharedOrAuto, steps_per_epoch: int | None, accumulate: int) -> Balancer:
         """See `Trial.balancer`."""
         if self._records_steps:
             fail("trial.balancer()", "one call", "a second")
+        check_accumulate(accumulate)
         self.balancer = self._built(shared, steps_per_epoch)
+        self.balancer.accumulate = accumulate
         self.balancer.on_step = self._on_step
         self._records_steps = True
         if self._state_of_balancer is not None:
@@ -166,9 +170,14 @@ class FunctionRun:
     # --- steps and epochs
 
     def _on_step(self, record: StepRecord) -> None:
-        """Record a step; called by the balancer."""
+        """Record a step, or a pass of one; called by the balancer."""
         self._boundary.end_fork()
         self._check_over()
+        self._add(self._passes.add(record, self.balancer_in_use()))
+
+    def _add(self, record: StepRecord | None) -> None:
+        if record is None:
+            return
         self._rows.add(record)
         if self._log.result.steps == 0:
             losses = self.ranks.mean("trial.balancer()", record.losses.detach().cpu())
@@ -196,13 +205,14 @@ class FunctionRun:
         if self._state.parts is not None and self.done > self._epoch:
             fail("trial.report()", "one call in each epoch", f"a second in epoch {self.done}")
         metrics = self._metrics("trial.report()", lambda: validation)
+        if self.balancer is not None:
+            self.balancer.end_epoch()
+        self._add(self._passes.close())
         try:
             report = self._log.end_epoch(self._means(), metrics)
             self._read_test(test, train)
         except Diverged as error:
             self._diverged(error)
-        if self.balancer is not None:
-            self.balancer.end_epoch()
         self._boundary.tell(self._callbacks.on_epochs, [(self.config, report)])
 
     @property

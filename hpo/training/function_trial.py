@@ -90,7 +90,9 @@ class Trial:
         """
         return self._run.folder()
 
-    def balancer(self, shared: SharedOrAuto = "auto", steps_per_epoch: int | None = None) -> Balancer:
+    def balancer(
+        self, shared: SharedOrAuto = "auto", steps_per_epoch: int | None = None, accumulate: int = 1
+    ) -> Balancer:
         """Build the balancer of the method that this trial tries. It records weights, losses and gradient norms.
 
         Train with ``balancer.backward(losses)``, or with ``balancer(losses).backward()``, with the losses of **all**
@@ -100,11 +102,13 @@ class Trial:
             shared: W of the GradNorm paper, the last layer whose weights all tasks share: a module, a parameter or a
                 list of these. Default: found from the losses of the first step.
             steps_per_epoch: optimizer steps of an epoch; only GradNorm's recipe ``annealed`` needs it.
+            accumulate: backward passes that make one optimizer step. ``balancer.backward(losses)`` then fills in the
+                mean over them; ``balancer(losses)`` is yours to divide.
 
         Raises:
-            ValueError: a second call; no ``steps_per_epoch`` where it is needed.
+            ValueError: a second call; no ``steps_per_epoch`` where it is needed; ``accumulate`` below 1.
         """
-        return self._run.build_balancer(shared, steps_per_epoch)
+        return self._run.build_balancer(shared, steps_per_epoch, accumulate)
 
     @property
     def weights(self) -> dict[str, float]:

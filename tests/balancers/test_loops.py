@@ -6,8 +6,9 @@ import io
 import pytest
 import torch
 
-from balancers import BalancerWarning, GradNorm
+from balancers import BalancerWarning, Equal, GradNorm
 from balancers.testing import TASKS, TinyNetwork
+from balancers.torchjd_methods import torchjd_balancer
 
 pytestmark = pytest.mark.filterwarnings("ignore:A weight reached its floor")
 
@@ -201,6 +202,18 @@ def test_stopped_after_any_backward_pass_and_continued_bit_for_bit(recipe, param
         for left, right in zip(twin.parameters(), network.parameters(), strict=True):
             assert torch.equal(left, right)
         copy.deepcopy(again)
+
+
+@pytest.mark.parametrize("make", [Equal, lambda tasks: torchjd_balancer("upgrad", tasks)], ids=["equal", "upgrad"])
+def test_any_balancer_fills_in_the_mean_over_accumulated_passes(make):
+    network, other = TinyNetwork(), TinyNetwork()
+    once, twice = make(list(TASKS)), make(list(TASKS))
+    twice.accumulate = 2
+    once.backward(network.losses())
+    for _ in range(2):
+        twice.backward(other.losses())
+    for left, right in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad)
 
 
 @pytest.mark.parametrize("style", ["backward", "called"])

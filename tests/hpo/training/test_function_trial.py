@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hpo.training.checkpoints
 from examples.bring_your_own import HalfDigits
 from examples.training_function import train as half_digits
+from gradsweep import Trial
 from hpo.core.storage import Storage
 from hpo.core.trial import EpochReport, TrialConfig, TrialStatus
 from hpo.problems.training_function import TrainingFunction
@@ -207,3 +209,40 @@ def test_a_folder_in_an_object_store_comes_to_the_next_node() -> None:
     assert list(empty.path.iterdir()) == []
     empty.close()
     assert not empty.path.exists()
+
+
+def accumulated(trial: Trial) -> None:
+    """Make steps of three passes, the last one of an epoch of two."""
+    model = functions.Net().eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batches = list(functions.Batches(1, 0))
+    balancer = trial.balancer(shared=model.trunk, accumulate=3)
+    for _ in trial.epochs(model=model, optimizer=optimizer):
+        for number, batch in enumerate(batches, 1):
+            balancer.backward(functions.Loaded().losses(model, batch))
+            if number % 3 == 0 or number == len(batches):
+                optimizer.step()
+                optimizer.zero_grad()
+        functions.reports(trial)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("equal", {}), ("uncertainty", {}), ("gradnorm", {"recipe": "robust", "alpha": 0.5})],
+)
+def test_passes_that_are_accumulated_are_one_step_of_any_method(method: str, settings: dict[str, Any]) -> None:
+    found = run(config(method, **settings), functions.faulty(accumulated))
+    assert (found.status, found.steps) == (TrialStatus.FINISHED, 3 * functions.EPOCHS), found.error
+    assert len(found.trajectory["L"]) == 3 * functions.EPOCHS
+
+
+def test_losses_of_accumulated_passes_are_their_means() -> None:
+    found = run(config("equal"), functions.faulty(accumulated))
+    with torch.random.fork_rng():
+        torch.manual_seed(config().seed)
+        model = functions.Net().eval()
+    with torch.no_grad():
+        losses = [functions.Loaded().losses(model, batch) for batch in list(functions.Batches(1, 0))[:3]]
+    first = [sum(float(one[task]) for one in losses) / 3 for task in ("near", "far", "tiny")]
+    assert found.trajectory["L"][0] == pytest.approx(first, rel=1e-5)
+    assert list(found.initial_losses.values()) == pytest.approx(first, rel=1e-5)

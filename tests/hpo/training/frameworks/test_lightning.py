@@ -130,3 +130,9 @@ def test_a_fault_is_one_line(fault: str) -> None:
 def test_a_callback_before_the_balancer_is_a_fault() -> None:
     found = run(config(), faulty(lambda trial: TrialCallback(trial, {}, {})))
     assert found.error.startswith("ValueError: training function: expected losses weighted by trial.balancer()")
+
+
+def test_passes_that_are_accumulated_are_one_step_of_any_method() -> None:
+    found = run(config("equal"), problem(trials.scheduled))
+    assert found.steps == undisturbed().steps == 4 * trials.EPOCHS
+    assert found.trajectory["L"].shape == undisturbed().trajectory["L"].shape

@@ -86,3 +86,9 @@ def test_a_fault_is_one_line(fault: str, tmp_path: Path, monkeypatch: pytest.Mon
     found = run(config(), faulty(lambda trial: trials.fit(trial, **settings)))
     assert found.status is TrialStatus.FAILED
     assert found.error.partition("\n\n")[0].removeprefix("ValueError: ").startswith(message)
+
+
+def test_passes_that_are_accumulated_are_one_step_of_any_method() -> None:
+    found = run(config("equal"), problem(trials.scheduled))
+    assert found.steps == undisturbed().steps == 4 * trials.EPOCHS
+    assert found.trajectory["L"].shape == undisturbed().trajectory["L"].shape
