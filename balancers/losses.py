@@ -188,7 +188,13 @@ def evaluated(losses: Losses, tasks: Sequence[str], w: Tensor) -> Tensor | None:
 
 
 def has_graph(losses: Losses) -> bool:
-    """Return whether autograd records and some loss has a graph: a step of training, unless all tasks are absent."""
+    """Return whether autograd records and some loss has a graph: a step of training, unless all tasks are absent.
+
+    Raises:
+        ValueError: the losses are no mapping.
+    """
+    if not isinstance(losses, Mapping):
+        fail("losses", "a mapping from task to loss", type(losses).__name__)
     if not torch.is_grad_enabled():
         return False
     return any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses.values())

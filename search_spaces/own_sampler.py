@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -42,7 +43,19 @@ def fault_of(name: str) -> str | None:
         found = pkgutil.resolve_name(name)
     except Exception as error:  # the module is somebody's, and raises anything
         return f"'{PLACE}' that can be imported ({type(error).__name__}: {error})"
-    return None if callable(found) else f"'{PLACE}' of a class or function that takes seed and returns a sampler"
+    return None if _takes_seed(found) else f"'{PLACE}' of a class or function that takes seed and returns a sampler"
+
+
+def _takes_seed(found: object) -> bool:
+    if not callable(found):
+        return False
+    try:
+        inspect.signature(found).bind(seed=0)
+    except TypeError:
+        return False
+    except ValueError:  # of a class in C, which does not say
+        return True
+    return True
 
 
 def made(name: str, seed: int) -> optuna.samplers.BaseSampler | TuneSearch:

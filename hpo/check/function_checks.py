@@ -68,7 +68,9 @@ class FunctionContext(Watched):
         """Describe a trial without a score by its first line and the place in the user's code."""
         line = shortened(result.error.partition("\n\n")[0])
         where = place_in(result.error, self.folders)
-        return "fault", f"{where}: {line}" if where else line, ""
+        missing = line.startswith(FileNotFoundError.__name__)
+        allowed = "absolute paths, since the current folder of a worker is another one" if missing else ""
+        return "fault", f"{where}: {line}" if where else line, allowed
 
 
 def check_training(context: FunctionContext) -> Notes:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from hpo.core.command_folder import command_folder, tell_command_folder
 from hpo.problems import load_problem
 from hpo.problems.base import Problem
 from hpo.problems.by_value import kept_class
@@ -53,12 +54,18 @@ def hashes_elsewhere(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict
     """
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "told.json"  # the user's code may print
-        told.write_text(json.dumps([name, dict(arguments)]), encoding="utf-8")
+        told.write_text(json.dumps([name, dict(arguments), str(command_folder())]), encoding="utf-8")
         command = [sys.executable, "-W", "ignore", "-c", _CODE, json.dumps(sys.path), str(told)]
         seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # sets in another order
         environment = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=MOST_SECONDS
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=MOST_SECONDS,
         )
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
@@ -69,7 +76,8 @@ def hashes_elsewhere(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict
 def answer() -> None:
     """Answer `hashes_elsewhere` in the other process."""
     told = Path(sys.argv[2])
-    name, arguments = json.loads(told.read_text(encoding="utf-8"))
+    name, arguments, given_in = json.loads(told.read_text(encoding="utf-8"))
+    tell_command_folder(given_in)
     problem = load_problem(name, arguments)
     prepare_once(problem)
     told.write_text(json.dumps([problem.data_hash(), attribute_hashes(problem)]), encoding="utf-8")

@@ -19,6 +19,7 @@ from hpo.check import (
 from hpo.check.context import CheckContext, Level, Notes, Watched, loaded
 from hpo.check.function_checks import FunctionContext
 from hpo.check.user_tracebacks import told
+from hpo.core.command_folder import in_another_folder
 from hpo.core.user_calls import is_interrupt
 from hpo.problems.training_function import FunctionProblem
 from hpo.training.global_state import as_found
@@ -92,7 +93,8 @@ def check_problem(
 ) -> list[Finding]:
     """Run one step of everything on a problem. Takes seconds plus the time to prepare and to evaluate.
 
-    A training function is called several times, for one or two epochs each.
+    A training function is called several times, for one or two epochs each. The current folder is another one
+    meanwhile, as in a worker.
 
     Args:
         name: a registered name, or ``package.module:Class``.
@@ -111,7 +113,7 @@ def check_problem(
     problem = loaded(name, arguments)
     before = read_state(device)
     try:
-        with as_found():
+        with as_found(), in_another_folder():
             if isinstance(problem, FunctionProblem):
                 return _run(FunctionContext(name, problem, device), FUNCTION_CHECKS, tell, on_finding)
             return _run(CheckContext(name, arguments, problem, device), CHECKS, tell, on_finding)

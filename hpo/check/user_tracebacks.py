@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from hpo.core.command_folder import command_folder
 from hpo.core.errors import ProblemError
 from hpo.core.text import message, one_line
 
@@ -62,7 +63,7 @@ def _place(frames: Iterable[Frame], folders: Sequence[Path]) -> str:
     if not users:
         return ""
     file, line = users[-1]
-    here = Path.cwd()
+    here = command_folder()
     return f"{file.relative_to(here) if file.is_relative_to(here) else file}:{line}"
 
 

@@ -16,7 +16,7 @@ from hpo.compare.scoring import Scoring
 from hpo.compare.searched_region import SearchedRegion, direction_words
 from hpo.compare.shortened_search import cheaper_search
 from hpo.compare.trial_table import Vector, best_runs, static_points, weight_columns, weights_of
-from hpo.core.arm import FIXED, REFERENCE
+from hpo.core.arm import FIXED, REFERENCE, SEARCHED
 from hpo.core.change import scale_of
 from hpo.core.trial import TrialStatus
 
@@ -47,6 +47,7 @@ def alarms(
     for status in (TrialStatus.DIVERGED, TrialStatus.FAILED):
         if (trials["status"] == status).any():
             yield f"{_trials(trials[trials['status'] == status])} {status}"
+    yield from _unused_weights(on_search_seed(trials), tasks)
     yield from _missed_limits(arms, limits)
     for seeds, table, split in (
         ("search seed", on_search_seed(trials), "val"),
@@ -76,6 +77,19 @@ def kind_of(alarm: str) -> str:
 def _few_seeds(seeds: int) -> str:
     plural = "" if seeds == 1 else "s"
     return f"only {seeds} confirm seed{plural}: intervals from fewer than {FEW_SEEDS} seeds are unreliable"
+
+
+def _unused_weights(search: pd.DataFrame, tasks: Sequence[str]) -> Iterator[str]:
+    """Yield an alarm if at least three weightings have trained the same network."""
+    points = search[search["kind"].isin(SEARCHED) & (search["status"] == TrialStatus.FINISHED)]
+    if len(tasks) < 2 or len(points) < 3 or len(np.unique(weight_columns(points, tasks, "arithmetic"), axis=0)) < 3:
+        return
+    metrics = points[[f"val/{task}" for task in tasks]].to_numpy()
+    if (metrics == metrics[0]).all():
+        yield (
+            f"{_trials(points)} with different weights have the same metrics, to the last digit: the weights are not "
+            "used in training. `gradsweep check` finds out"
+        )
 
 
 def _references(seeds: str, reference: pd.Series, scoring: Scoring) -> Iterator[str]:

@@ -212,6 +212,7 @@ class WorkerTask:
         import_paths: the driver's module search path.
         cpu, gpu: resources of each process of a trial.
         checkpoint_seconds: seconds between two checkpoints of a trial.
+        folder: in which the command was given.
     """
 
     identities: list[str]
@@ -222,3 +223,4 @@ class WorkerTask:
     cpu: float
     gpu: float
     checkpoint_seconds: float
+    folder: str = ""

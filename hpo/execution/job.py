@@ -43,4 +43,5 @@ def worker_task(job: Job, cohort: Sequence[PlannedTrial], until: Sequence[int]) 
         cpu=job.resources.cpu,
         gpu=job.resources.gpu,
         checkpoint_seconds=job.checkpoint_seconds,
+        folder=str(Path.cwd()),
     )

@@ -19,6 +19,7 @@ from hpo.problems import Problem, load_problem
 from hpo.problems.data_cache import prepare_once
 from hpo.problems.training_function import AnyProblem
 from hpo.study.earlier_versions import as_begun
+from hpo.study.phases.refine import check_sampler
 from hpo.study.plan import Plan
 from hpo.study.schedule import Schedule
 from hpo.study.spec import Study
@@ -42,7 +43,10 @@ def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
         if prepare:
             prepare_once(problem)
             _check_shares(problem, study)
-        return Plan(study, problem, text)
+        plan = Plan(study, problem, text)
+        if prepare:
+            check_sampler(plan)
+        return plan
 
 
 def _check_shares(problem: AnyProblem, study: Study) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.core.command_folder import command_folder
 from hpo.core.errors import ProblemError
 from hpo.core.text import complaint, quoted, shortened
 from hpo.problems.base import Task
@@ -21,6 +24,7 @@ NAME = f"{__name__}:run"
 OTHERS = ("seed", "metrics", "folder", "epoch")  # what a command may be given besides weights
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _CODE_FILES = (".py", ".sh")
+_INTERPRETER = re.compile(r"(?:^|/)(python[\d.]*|sh|bash)$")
 _OUTPUT = 2000  # characters of the output's end that are read for a message
 
 # A process that replaces itself by the command, and that ends with the worker that has started it.
@@ -80,13 +84,36 @@ def _task(name: Any, described: Any) -> Task:
 
 def data_hash(command: str, **more: Any) -> str:
     """Hash the Python files and shell scripts that the command names, so that trials of edited ones are others."""
-    directory = Path(more.get("directory") or ".")
+    directory = _directory(more.get("directory"))
     files = [directory / word for word in shlex.split(command) if word.endswith(_CODE_FILES)]
     contents = [file.read_bytes() for file in files if file.is_file()]
     return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
 
 
-@training(tasks_of, epochs=1, data_hash=data_hash)
+def check_command(command: str, **more: Any) -> None:
+    """Check that this machine has what the command names.
+
+    Raises:
+        ProblemError: it has no such folder, program or script.
+    """
+    directory = _directory(more.get("directory"))
+    if not directory.is_dir():
+        raise ProblemError(complaint("problem.directory", "a folder of this machine", directory))
+    program, *words = shlex.split(command)
+    path = None if os.sep in program else shutil.which(program)
+    if _PLACE.search(program) is None and path is None and not os.access(directory / program, os.X_OK):
+        raise ProblemError(complaint("problem.command", f"a program of this machine, run in {directory}", program))
+    script = words[0] if words and _INTERPRETER.search(program) else ""
+    if script.endswith(_CODE_FILES) and not _PLACE.search(script) and not (directory / script).is_file():
+        raise ProblemError(complaint("problem.command", f"a script that is there, in {directory}", script))
+
+
+def _directory(given: str | None) -> Path:
+    """Return where a command runs."""
+    return command_folder() / (given or ".")
+
+
+@training(tasks_of, epochs=1, data_hash=data_hash, prepare=check_command)
 def run(trial: Any, command: str, tasks: Any, directory: str | None = None) -> None:  # noqa: ARG001 - see `tasks_of`
     """Train by a command that takes weights as numbers.
 
@@ -99,7 +126,7 @@ def run(trial: Any, command: str, tasks: Any, directory: str | None = None) -> N
             seed, ``{metrics}`` the path of the JSON file, ``{folder}`` a folder that an interrupted trial finds
             again, ``{epoch}`` the number of the epoch, from 0.
         tasks: for each task the text of its metric, or a mapping of ``metric`` and ``direction``.
-        directory: where it runs; default: the current folder.
+        directory: where it runs; default: the folder in which the study is run.
 
     Raises:
         ValueError: it ends with another exit code than 0, or leaves no metrics.
@@ -109,7 +136,7 @@ def run(trial: Any, command: str, tasks: Any, directory: str | None = None) -> N
         file = trial.folder / f"metrics-{epoch}.json"
         file.unlink(missing_ok=True)
         given = weights | {"seed": trial.seed, "metrics": file, "folder": trial.folder, "epoch": epoch}
-        _execute(_words(command, given), directory, trial.folder / f"output-{epoch}.txt")
+        _execute(_words(command, given), _directory(directory), trial.folder / f"output-{epoch}.txt")
         found = _read(file)
         trial.report(found.get("validation"), test=lambda found=found: found.get("test"))
 
@@ -119,7 +146,7 @@ def _words(command: str, given: Mapping[str, Any]) -> list[str]:
     return [_PLACE.sub(lambda place: str(given[place[1]]), word) for word in shlex.split(command)]
 
 
-def _execute(words: list[str], directory: str | None, output: Path) -> None:
+def _execute(words: list[str], directory: Path, output: Path) -> None:
     """Run a command, its output in a file."""
     with output.open("wb") as file:
         launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *words]

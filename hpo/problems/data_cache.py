@@ -118,13 +118,14 @@ def cache_folder() -> Path:
 
 def prepare_once(problem: AnyProblem) -> None:
     """Prepare a problem's data, in one process of this machine at a time; later processes find them ready."""
-    if isinstance(problem, FunctionProblem) or type(problem).prepare is Problem.prepare:
+    owner: Any = problem.training if isinstance(problem, FunctionProblem) else type(problem)
+    if owner.prepare in (None, Problem.prepare):
         return
     folder = Path(tempfile.gettempdir()) / f"gradsweep-locks-{os.getuid()}"
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):  # a disk that is full or knows no locks
             folder.mkdir(mode=0o700, exist_ok=True)
-            held.enter_context(FileLock(folder / short_hash(type(problem).__module__, type(problem).__qualname__)))
+            held.enter_context(FileLock(folder / short_hash(owner.__module__, owner.__qualname__)))
         problem.prepare()
 
 

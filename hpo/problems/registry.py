@@ -231,6 +231,8 @@ def _construct(name: str, kind: ProblemKind, arguments: Mapping[str, Any]) -> An
     try:
         return FunctionProblem(kind, arguments) if isinstance(kind, TrainingFunction) else kind(**arguments)
     except (TypeError, ValueError) as error:
+        if isinstance(error, ProblemError) and str(error).startswith("problem."):  # it names a key of the study file
+            raise
         raise ProblemError(f"problem: {name!r} refused its arguments: {_line(error)}") from error
 
 

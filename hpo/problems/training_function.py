@@ -31,16 +31,22 @@ class TrainingFunction:
         tasks: see `training`.
         epochs: of a trial, unless the study says another number.
         data_hash: see `training`.
+        prepare: see `training`.
 
     Raises:
         ProblemError: it is no function, or takes no trial.
     """
 
     def __init__(
-        self, function: Callable[..., object], tasks: Tasks, epochs: int, data_hash: DataHash | None
+        self,
+        function: Callable[..., object],
+        tasks: Tasks,
+        epochs: int,
+        data_hash: DataHash | None,
+        prepare: Callable[..., object] | None = None,
     ) -> None:
-        if not isinstance(function, FunctionType):
-            raise ProblemError(complaint("training", "a function", quoted(function)))
+        if not isinstance(function, FunctionType) or inspect.isgeneratorfunction(function) or _is_async(function):
+            raise ProblemError(complaint("training", "a function without yield and async", quoted(function)))
         parameters = list(inspect.signature(function).parameters.values())
         if not parameters or parameters[0].kind not in _FIRST or parameters[0].default is not inspect.Parameter.empty:
             rule = "a function whose first parameter is the trial, as in def train(trial, lr=1e-3)"
@@ -49,7 +55,7 @@ class TrainingFunction:
         self.__qualname__ = function.__qualname__
         self.function, self.tasks, self.epochs = function, tasks, epochs
         self.parameters = parameters[1:]
-        self._data_hash = data_hash
+        self._data_hash, self.prepare = data_hash, prepare
 
     def __call__(self, *arguments: Any, **named: Any) -> object:
         """Call the function."""
@@ -74,6 +80,10 @@ class TrainingFunction:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _is_async(function: FunctionType) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
 class FunctionProblem:
     """A training function with its arguments: what a study trains many times over.
 
@@ -93,6 +103,11 @@ class FunctionProblem:
         self.tasks: Sequence[Task] = given(**training.complete(arguments)) if callable(given) else given
         self.epochs = training.epochs
 
+    def prepare(self) -> None:
+        """Prepare the data or check what the function needs, as it says in `training`."""
+        if self.training.prepare is not None:
+            self.training.prepare(**self.training.complete(self.arguments))
+
     def data_hash(self) -> str:
         """Name the code and the data, so that trials of other code are other trials."""
         return self.training.data_hash(self.arguments, self.tasks)
@@ -106,7 +121,11 @@ AnyProblem = Problem | FunctionProblem
 
 
 def training(
-    tasks: Tasks, *, epochs: int = 10, data_hash: DataHash | None = None
+    tasks: Tasks,
+    *,
+    epochs: int = 10,
+    data_hash: DataHash | None = None,
+    prepare: Callable[..., object] | None = None,
 ) -> Callable[[Callable[..., object]], TrainingFunction]:
     """Make a problem of a function that trains a network in its own loop.
 
@@ -119,6 +138,8 @@ def training(
         data_hash: names the code and the data: trials with another one are other trials. A text, or a function of the
             arguments. Default: a digest of the function and of everything in its module that it uses, so that an
             edited function trains anew. With a text of yours, edits are your own affair.
+        prepare: called with the arguments before a study runs, and once in each worker, in one process of a machine
+            at a time: for data to download, or for a check of what the function needs.
 
     Raises:
         ProblemError: the function takes no trial.
@@ -130,4 +151,4 @@ def training(
     >>> [task.name for task in train.tasks], train.epochs
     (['depth', 'normals'], 20)
     """
-    return lambda function: TrainingFunction(function, tasks, epochs, data_hash)
+    return lambda function: TrainingFunction(function, tasks, epochs, data_hash, prepare)

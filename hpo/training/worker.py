@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hpo.core.command_folder import tell_command_folder
 from hpo.core.storage import Storage
 from hpo.core.text import one_line, with_traceback
 from hpo.core.trial import EpochReport, Event, EventKind, TrialConfig, TrialResult, TrialStatus, WorkerTask
@@ -132,6 +133,7 @@ def asked_for(task: WorkerTask) -> list[TrialConfig]:
     for path in task.import_paths:
         if path not in sys.path:
             sys.path.append(path)  # for the user's problem; after installed packages
+    tell_command_folder(task.folder)
     torch.set_num_threads(max(1, int(task.cpu)))
     trials = [TrialConfig(**settings) for settings in task.cohort]
     for identity, trial in zip(task.identities, trials, strict=True):

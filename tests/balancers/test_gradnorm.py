@@ -336,6 +336,14 @@ def test_refuses_bad_arguments_in_one_grammar(arguments, words):
     assert words in str(error.value)
 
 
+def test_refuses_losses_without_names():
+    network = TinyNetwork()
+    balancer = GradNorm.paper(list(TASKS), network.shared)
+    for call in (balancer, balancer.backward):
+        with pytest.raises(ValueError, match=r"^losses: expected a mapping from task to loss, got list$"):
+            call(list(network.losses().values()))
+
+
 @pytest.mark.parametrize("value", [-1.0, float("inf")])
 def test_refuses_a_first_loss_that_no_ratio_can_be_taken_of(value):
     network = TinyNetwork()

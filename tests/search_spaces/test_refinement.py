@@ -19,6 +19,10 @@ def tune_search(seed: int) -> object:
     return OptunaSearch(seed=seed)
 
 
+def search_without_seed() -> object:
+    return no_search(0)
+
+
 def no_search(seed: int) -> object:
     return seed
 
@@ -72,6 +76,7 @@ def test_a_model_comes_closer_to_the_best_than_chance(sampler: str) -> None:
         ({"sampler": "no_module:Sampler"}, "sampler: .* No module named 'no_module'"),
         ({"sampler": "optuna.samplers:Missing"}, "sampler: .*AttributeError"),
         ({"sampler": "optuna.samplers:__all__"}, "sampler: .* a class or function that takes seed"),
+        ({"sampler": f"{HERE}:search_without_seed"}, "sampler: .* a class or function that takes seed"),
         ({"sampler": f"{HERE}:no_search"}, "sampler: expected a sampler of Optuna or .*, got 0"),
         (
             {"sampler": f"{HERE}:tune_search_that_takes_no_scores"},

@@ -14,7 +14,7 @@ from hpo.core.errors import StudyError
 from hpo.core.text import one_line
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import Pair, SoFar, StudyPhase
-from hpo.study.plan import Candidate, short_weights
+from hpo.study.plan import Candidate, Plan, short_weights
 from hpo.study.spec import RefineSpec
 from search_spaces import SAMPLERS, refined
 from search_spaces.checks import Array
@@ -22,6 +22,33 @@ from search_spaces.checks import Array
 BATCH = 4  # proposals between two looks at the scores, however many workers there are
 RACED = 3  # of its best points, beside the centre, that are trained on a second seed
 DUEL = (3, 4)  # places of the race on which the leader alone meets the centre
+
+
+def proposals(
+    spec: RefineSpec, centre: Sequence[float], known: Sequence[tuple[Sequence[float], float]], count: int, seed: int
+) -> Array:
+    """Return `count` proposals; a sampler of the user's may raise anything.
+
+    Raises:
+        StudyError: it did.
+    """
+    try:
+        return refined(centre, known, count, spec.sampler, seed, span=spec.span)
+    except Exception as error:
+        if spec.sampler in SAMPLERS:
+            raise
+        raise StudyError(f"refine.sampler: {spec.sampler} cannot propose weights: {one_line(error)}") from error
+
+
+def check_sampler(plan: Plan) -> None:
+    """Ask a sampler of the user's for a proposal, before anything runs.
+
+    Raises:
+        StudyError: it makes none.
+    """
+    spec, equal = plan.study.refine, [1.0] * len(plan.tasks)
+    if spec is not None and spec.sampler not in SAMPLERS and len(equal) > 1:
+        proposals(spec, equal, [(equal, 0.0)], 1, plan.study.seed)
 
 
 class Refine(StudyPhase):
@@ -163,18 +190,12 @@ class Refine(StudyPhase):
         self.queue.extend(batch)
 
     def _proposals(self, spec: RefineSpec, known: Sequence[tuple[list[float], float]], count: int) -> Array:
-        """Return `count` proposals; a sampler of the user's may raise anything.
+        """Return `count` proposals.
 
         Raises:
-            StudyError: it did.
+            StudyError: see `proposals`.
         """
-        seed = self.plan.study.seed + len(self._batches)
-        try:
-            return refined(self._centre_weights(), known, count, spec.sampler, seed, span=spec.span)
-        except Exception as error:
-            if spec.sampler in SAMPLERS:
-                raise
-            raise StudyError(f"refine.sampler: {spec.sampler} cannot propose weights: {one_line(error)}") from error
+        return proposals(spec, self._centre_weights(), known, count, self.plan.study.seed + len(self._batches))
 
     def _centre_weights(self) -> list[float]:
         assert self._centre is not None

@@ -35,6 +35,25 @@ def test_all_is_well():
     assert text["data hash"].endswith(", the same in another process")
 
 
+def test_a_function_is_called_in_another_folder_as_in_a_worker(tmp_path, monkeypatch):
+    (tmp_path / "reads_a_file.py").write_text(READS_A_FILE)
+    (tmp_path / "data.txt").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    found = {finding.subject: finding for finding in check_problem("reads_a_file:train", {}, CPU)}
+    assert found["training"].level == "fault"
+    assert found["training"].found.startswith("reads_a_file.py:6: FileNotFoundError: ")
+    assert found["training"].allowed == "absolute paths, since the current folder of a worker is another one"
+
+
+READS_A_FILE = """from gradsweep import Task, training
+
+
+@training([Task("a", "MSE"), Task("b", "MSE")])
+def train(trial):
+    open("data.txt").read()
+"""
+
+
 def test_a_function_with_its_own_files_and_one_with_numbers_are_well_too():
     found = findings_of(functions.by_numbers)
     assert {finding.level for finding in found.values()} == {"ok"}

@@ -37,6 +37,17 @@ def assert_without_reference(comparison: Comparison, fault: str) -> None:
     assert seeds == {"search seed", "confirm seeds"}
 
 
+@pytest.mark.parametrize(("scores", "is_told"), [((2.0, 2.0, 2.0), True), ((2.0, 2.0, 2.0 + 1e-9), False)])
+def test_weights_that_change_nothing_are_told(scores: tuple[float, float, float], is_told: bool) -> None:
+    names, weights = ("equal", "static/01", "static/02"), ((1.0, 1.0), (1.5, 0.5), (0.5, 1.5))
+    points = [weighted(name, 0, score, w) for name, score, w in zip(names, scores, weights, strict=True)]
+    found = [alarm for alarm in compared(points).alarms if "to the last digit" in alarm]
+    assert len(found) == is_told
+    assert not found or found[0].startswith(
+        "3 trials (equal, static/01, static/02) with different weights have the same"
+    )
+
+
 @pytest.mark.parametrize(
     ("task", "reference", "others", "is_near"),
     [

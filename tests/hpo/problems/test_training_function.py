@@ -13,6 +13,7 @@ from hpo.core.errors import ProblemError, StudyError
 from hpo.core.trial import TrialStatus
 from hpo.execution.problem_upload import packed, unpack
 from hpo.problems import by_value, load_problem, training
+from hpo.problems.data_cache import prepare_once
 from hpo.problems.training_function import FunctionProblem, TrainingFunction
 from tests.helpers import training_functions as functions
 from tests.helpers.small_problem import TASKS
@@ -63,8 +64,33 @@ def test_its_tasks_and_epochs_are_checked(options: dict[str, Any], message: str)
 def test_what_takes_no_trial_is_refused():
     with pytest.raises(ProblemError, match=r"^training: expected a function whose first parameter is the trial"):
         training([])(lambda: None)
-    with pytest.raises(ProblemError, match=r"^training: expected a function, got <class 'int'>"):
+    with pytest.raises(
+        ProblemError, match=r"^training: expected a function without yield and async, got <class 'int'>"
+    ):
         training([])(int)
+
+
+def test_what_only_begins_when_it_is_called_is_refused():
+    def steps(trial):
+        yield
+
+    async def later(trial):
+        """Do nothing."""
+
+    for function in (steps, later):
+        with pytest.raises(ProblemError, match=r"^training: expected a function without yield and async, got "):
+            training([Task("a", "MSE")])(function)
+
+
+def test_what_a_function_prepares_is_given_its_arguments():
+    told: list[object] = []
+
+    @training([Task("a", "MSE")], prepare=lambda **arguments: told.append(arguments))
+    def train(trial, rate: float = 0.1, size: int = 2):
+        """Do nothing."""
+
+    prepare_once(FunctionProblem(train, {"size": 3}))
+    assert told == [{"rate": 0.1, "size": 3}]
 
 
 def test_a_function_without_the_decorator_is_told_of_it():

@@ -12,7 +12,7 @@ import pytest
 
 from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial
-from hpo.study.phases.refine import DUEL, Refine
+from hpo.study.phases.refine import DUEL, Refine, check_sampler
 from hpo.study.schedule import Schedule
 from tests.helpers.small_problem import TASKS
 from tests.helpers.studies import BEST, Study, log_weights, of_method, small
@@ -63,6 +63,18 @@ def test_a_sampler_that_fails_is_named() -> None:
     failing = "tests.search_spaces.test_refinement:no_search"
     with pytest.raises(StudyError, match=f"^refine.sampler: {failing} cannot propose weights: "):
         finished(study(refine={"trials": 4, "sampler": failing}))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("tests.search_spaces.test_refinement:no_search", "sampler: expected a sampler of Optuna or .*, got 0"),
+        ("tests.search_spaces.test_refinement:tune_search_that_takes_no_scores", "add_evaluated_point"),
+    ],
+)
+def test_a_sampler_that_cannot_propose_is_found_before_anything_runs(name: str, found: str) -> None:
+    with pytest.raises(StudyError, match=f"^refine.sampler: {name} cannot propose weights: .*{found}"):
+        check_sampler(study(refine={"trials": 4, "sampler": name}).plan)
 
 
 def test_points_lie_around_what_the_shortlist_has_chosen() -> None:
