@@ -150,7 +150,9 @@ class Scalarized(_Library):
     def _weigh(self, step: StepLosses) -> Tensor:
         seen = mean_over_ranks(step.values)
         numbers, present = known(seen), None
-        whole = numbers is not None and all(number > 0 or abs(number) > 0 and not self._scales for number in numbers)
+        whole = numbers is not None and all(
+            number > 0 or (abs(number) > 0 and not self._scales) for number in numbers
+        )
         if not whole:  # NaN is not above 0
             present = seen > 0 if self._scales else seen.abs() > 0
         # Where it is refused w stays, and the library is shown the loss before once more.

@@ -23,11 +23,10 @@ from hpo.cli.options import (
     Storage,
     TrackingUri,
     Wait,
-    baseline_of,
     console,
     interruptible,
-    scoring_keys,
     settings_of,
+    study_keys,
 )
 from hpo.cli.verdict import print_verdict
 from hpo.core.errors import OutputError
@@ -66,8 +65,7 @@ def weights(
     from hpo.api.weights import keep_study, refuse_faults, weights_study
 
     key = {"name": problem, **settings_of(settings or [])}
-    given = {**baseline_of(baseline), **scoring_keys(priority, limit)}
-    study = weights_study(key, seeds, name, refine, **given)
+    study = weights_study(key, seeds, name, refine, **study_keys(baseline, priority, limit))
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"

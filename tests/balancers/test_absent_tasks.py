@@ -267,7 +267,9 @@ def test_a_balanced_start_inside_an_accumulated_step_measures_all_its_passes_ali
     for names in (["near", "odd"], ["near", "odd"], TASKS):
         losses = network.losses()
         balancer.backward({task: losses[task] for task in names})
-    one = recipe(TASKS, network.shared, 0.5, initial_weights=dict(zip(TASKS, balancer.last.weights.tolist())))
+    one = recipe(
+        TASKS, network.shared, 0.5, initial_weights=dict(zip(TASKS, balancer.last.weights.tolist(), strict=True))
+    )
     one.backward(network.losses())
     torch.testing.assert_close(balancer.last.gradient_norms, one.last.gradient_norms)
 

@@ -150,6 +150,19 @@ class TestBadInput:
     def test_no_study_file(self, refused, command):
         assert refused(command, "nowhere.yaml") == "nowhere.yaml: cannot be read: No such file or directory"
 
+    @pytest.mark.parametrize("command", ["run", "plan", "report", "export"])
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--baseline", "near=1"), "baseline: expected a number for each of the tasks near, far off, got"),
+            (("--priority", "near=0", "--priority", "far off=0"), "priorities: expected a number > 0 for at least"),
+            (("--limit", "x=1"), "limits: expected tasks of the problem (near, far off), got 'x'"),
+            (("--limit", "near"), "--limit: expected TASK=NUMBER, each task once, got 'near'"),
+        ],
+    )
+    def test_options_that_take_the_place_of_keys_of_the_study_file(self, refused, command, options, message):
+        assert refused(command, "study.yaml", *options).startswith(message)
+
     @pytest.mark.parametrize("command", ["report", "export"])
     def test_no_run_yet(self, refused, case, command):
         message = refused(command, "study.yaml")
