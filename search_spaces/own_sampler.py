@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -35,14 +36,23 @@ class TuneSearch(Protocol):
 
 
 def fault_of(name: str) -> str | None:
-    """Return what was expected of the place of a sampler, ``None`` if there is one."""
+    """Return what was expected of the place of a sampler, ``None`` if there is one, which is made once to see."""
     if ":" not in name:
         return f"'{PLACE}'"
     try:
         found = pkgutil.resolve_name(name)
     except Exception as error:  # the module is somebody's, and raises anything
         return f"'{PLACE}' that can be imported ({type(error).__name__}: {error})"
-    return None if callable(found) else f"'{PLACE}' of a class or function that takes seed and returns a sampler"
+    rule = f"'{PLACE}' of a class or function that takes seed and returns a sampler"
+    if not callable(found):
+        return rule
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made(name, seed=0)
+    except Exception as error:  # as above
+        return f"{rule} ({type(error).__name__}: {error})"
+    return None
 
 
 def made(name: str, seed: int) -> optuna.samplers.BaseSampler | TuneSearch:

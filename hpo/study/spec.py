@@ -348,8 +348,12 @@ class Study(_Strict):
         if self.limits and self.seeds < 2:
             raise ValueError(f"seeds: expected a number >= 2, which limits need for confidence, got {self.seeds}")
         self._check_workers()
-        if self.static is None and self.gradnorm is None and self.shortlist is None:
-            raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
+        if self.static is None and self.shortlist is None:
+            if self.gradnorm is None:
+                raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
+            if self.refine is not None:
+                start = "a shortlist or a static search, around whose best weights it searches"
+                raise ValueError(f"refine: expected {start}, got none")
         return self
 
     def _check_workers(self) -> None:

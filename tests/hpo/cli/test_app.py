@@ -289,6 +289,14 @@ class TestWinner:
         assert said.startswith("Which weights should I train with? Train with ")
         assert "Was the grid search worth it? Yes. " in said
 
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_trials_that_have_not_run_are_told(self, complete: bool, capsys):
+        data = Builder(verdict="better").data()
+        outcome = Outcome(cast(Any, None), cast(Any, None), cast(Any, None), data, {}, {}, {}, complete)
+        print_verdict(Finished(outcome, Path("report.html"), Path("weights.json")), Path("out"), None)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("gradsweep run with the same options trains them" in said) is not complete
+
     @pytest.mark.parametrize(
         ("winner", "most"), [("", 10), ("uncertainty", 13), ("gradnorm/annealed/alpha=1.339", 14)]
     )

@@ -267,6 +267,9 @@ FAULTS = {
     "shortlist: off\nconfirm: {shortlist: all}": (
         "shortlist: expected a shortlist, which confirm.shortlist needs, got off"
     ),
+    "static: off\nshortlist: off\nrefine: {trials: 4}": (
+        "refine: expected a shortlist or a static search, around whose best weights it searches, got none"
+    ),
     "static: off\ngradnorm: off\nshortlist: off": (
         "shortlist: expected a shortlist, a static search or an alpha sweep, got none"
     ),
@@ -282,6 +285,9 @@ FAULTS = {
     "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random or 'package.module:name', got 'grid'",
     "refine: {sampler: 'optuna.samplers:Missing'}": "refine.sampler: expected 'package.module:name' that can be "
     "imported (AttributeError: module 'optuna.samplers' has no attribute 'Missing'), got 'optuna.samplers:Missing'",
+    "refine: {sampler: 'json:dumps'}": "refine.sampler: expected 'package.module:name' of a class or function that "
+    "takes seed and returns a sampler (TypeError: dumps() missing 1 required positional argument: 'obj'), got "
+    "'json:dumps'",
     "refine: {sampler: 3}": "refine.sampler: expected text, got 3",
     "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
     # the baseline
