@@ -236,7 +236,9 @@ class GradNorm(Adaptive):
             self._shared.look_at(step)
         W = self._shared.leaves() if measures else []
         if self._step == 0 or (self._unbalanced and self._may_start(step)):
+            before = self._w
             self._start(step, scale, W)
+            self._window.rescale(self._w / before)  # a task may have its first gradient inside an accumulated step
         w = self._w if scale is None else self._w * scale
         self._still += measures and not W
         if not W or not self._moves():

@@ -119,7 +119,8 @@ class SingleTask(Balancer):
         own = self.tasks.index(self.task)
         # Not a slice of L: its gradient would run, as zeros, through every head.
         found = [loss for number, loss in zip(step.numbers, step.graphs, strict=True) if number == own]
-        return found[0] if found else self._w.new_zeros(()).requires_grad_()
+        # Without its task the gradient is 0, as in a cohort, and not none: the optimizer takes a step all the same.
+        return found[0] if found else (0 * step.L.nan_to_num()).sum()
 
     def _notes(self) -> Iterator[tuple[str, str]]:
         """Of its own task alone."""

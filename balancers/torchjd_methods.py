@@ -31,6 +31,7 @@ from balancers.ranks import mean_over_ranks, several_ranks, sum_over_ranks
 from balancers.sharded import is_sharded
 from balancers.shared_gradients import unnoticed_by_ddp
 from balancers.torch_private import has_hooks
+from balancers.troubles import below_zero
 from balancers.weights import fail, refuse
 
 # Class and arguments, by the name a study uses; T stands for the number of tasks. Where the library has no default,
@@ -131,7 +132,8 @@ class Scalarized(_Library):
     """A scalarizer of torchjd. Its own parameters, if it learns any, have an Adam here (learning rate 0.025).
 
     FAMO needs the losses of the same batch after the step. A balancer sees each batch only once, so FAMO gets the
-    losses of the next batch. For a task that is absent, the library gets its last loss.
+    losses of the next batch. For a task that is absent, the library gets its last loss; so does IMTL-L for one whose
+    loss is below 0, where its scale has no minimum and the weight would grow without end.
 
     Args:
         tasks: names of the tasks.
@@ -141,19 +143,20 @@ class Scalarized(_Library):
 
     def __init__(self, tasks: Sequence[str], name: str, **settings: Any) -> None:
         super().__init__(tasks, "torchjd.scalarization", SCALARIZERS[name], **settings)
-        self._name, self._positive = name, name in POSITIVE
+        self._name, self._positive, self._scales = name, name in POSITIVE, name == "imtl_l"
         self._seen = torch.ones(len(self.tasks))  # what the library was shown last
         self._ended = 0  # the step after which `end_epoch` was called last
 
     def _weigh(self, step: StepLosses) -> Tensor:
         seen = mean_over_ranks(step.values)
         numbers, present = known(seen), None
-        if numbers is None or not all(abs(number) > 0 for number in numbers):  # NaN is not above 0
-            present = seen.abs() > 0
-        # Where it is refused w stays, and the library is shown the loss before once more.
-        refused = (
-            not_finite(seen) if present is None else not_finite(torch.where(present, seen, 0)) | seen.isnan().all()
+        whole = numbers is not None and all(
+            number > 0 or (abs(number) > 0 and not self._scales) for number in numbers
         )
+        if not whole:  # NaN is not above 0
+            present = seen > 0 if self._scales else seen.abs() > 0
+        # Where it is refused w stays, and the library is shown the loss before once more.
+        refused = not_finite(seen) if whole else not_finite(torch.where(seen.isnan(), 0, seen)) | seen.isnan().all()
         kept = refused if present is None else refused | ~present
         values = torch.where(kept, self._seen, seen).requires_grad_()
         self._refuse(values.detach())
@@ -180,6 +183,11 @@ class Scalarized(_Library):
             number = int(values.argmin())
             rule = f"a number >= 0, of which {self._name} takes the logarithm"
             refuse(f"losses[{self.tasks[number]!r}]", rule, float(values[number]))
+
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        yield from super()._notes()
+        if self._scales:
+            yield from below_zero(self.tasks, self._troubles.read())
 
     def end_epoch(self) -> None:
         """See `Balancer.end_epoch`. DWA averages over it; a second call without a step in between does nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -75,3 +75,19 @@ class Troubles:
         shape = (2, len(KINDS), *w.shape)
         self.counts = torch.zeros(shape, dtype=torch.long) if counts is None else counts.clone()
         self._steps = []
+
+
+def below_zero(tasks: Sequence[str], found: Mapping[str, tuple[list[int], list[int]]]) -> Iterator[tuple[str, str]]:
+    """Yield a line for each task whose loss was below 0, where a weight of ``1/L`` is learned.
+
+    Args:
+        tasks: T names.
+        found: `Troubles.read`.
+    """
+    for task, steps in zip(tasks, found["negative"][0], strict=True):
+        if steps:
+            yield (
+                f"negative {task}",
+                f"Loss of task `{task}` was below 0 in {steps} steps, where the method has no weight for it: its "
+                "weight stayed. Add a constant to the loss.",
+            )

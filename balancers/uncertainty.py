@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,7 @@ from balancers.adaptive import Adaptive
 from balancers.balance import not_finite
 from balancers.losses import StepLosses, known
 from balancers.ranks import mean_over_ranks
+from balancers.troubles import below_zero
 from balancers.weights import column
 
 
@@ -25,7 +26,8 @@ class Uncertainty(Adaptive):
 
     The gradient of s is a closed form, ``1 - w_i L_i``, and s has its own Adam here, so that the network's optimizer
     stays as it is; the paper trains s with the network's. The weights are the method's own and do not sum to T;
-    `mean_weights` scales them so that they do. A task that is absent from a step keeps its s_i.
+    `mean_weights` scales them so that they do. A task that is absent from a step keeps its s_i, and so does one whose
+    loss is below 0, where the objective has no minimum over s_i: the weight would grow without end.
 
     Args:
         tasks: names of the tasks.
@@ -58,14 +60,18 @@ class Uncertainty(Adaptive):
         w, numbers = self._w, known(values)
         super()._end_step(values, norms)
         present = None
-        if numbers is None or not all(abs(number) > 0 for number in numbers):  # NaN is not above 0
-            present = values.abs() > 0
-        s, losses = -w.log(), values if present is None else torch.where(present, values, 0)
+        if numbers is None or not all(number > 0 for number in numbers):  # NaN is not above 0
+            present = values > 0
+        s, losses = -w.log(), values if present is None else torch.where(values.isnan(), 0, values)
         refused = not_finite(losses) if present is None else not_finite(losses) | values.isnan().all(-1)
         self._not_finite += refused
         self._adam.move(s, 1 - w * losses, refused.float(), present)
         kept = refused.unsqueeze(-1) if present is None else refused.unsqueeze(-1) | ~present
         self._w = torch.where(kept, w, (-s).exp())
+
+    def _notes(self) -> Iterator[tuple[str, str]]:
+        yield from super()._notes()
+        yield from below_zero(self.tasks, self._troubles.read())
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""

@@ -74,6 +74,11 @@ class Window:
         self.seen += 1
         return self.close() if self.seen == self.size else None
 
+    def rescale(self, factors: Tensor) -> None:
+        """Multiply the gradients of the passes so far, where w has changed since, shape (T,)."""
+        values, counts, rows = self._sums
+        self._sums = Sums(values, counts, [row * spread(factors, row).to(row) for row in rows])
+
     def close(self) -> Sums | None:
         """Return the sums so far, for a step that ends before its window is full; ``None`` if there are none."""
         if not self.seen:

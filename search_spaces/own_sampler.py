@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import pkgutil
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -36,26 +36,23 @@ class TuneSearch(Protocol):
 
 
 def fault_of(name: str) -> str | None:
-    """Return what was expected of the place of a sampler, ``None`` if there is one."""
+    """Return what was expected of the place of a sampler, ``None`` if there is one, which is made once to see."""
     if ":" not in name:
         return f"'{PLACE}'"
     try:
         found = pkgutil.resolve_name(name)
     except Exception as error:  # the module is somebody's, and raises anything
         return f"'{PLACE}' that can be imported ({type(error).__name__}: {error})"
-    return None if _takes_seed(found) else f"'{PLACE}' of a class or function that takes seed and returns a sampler"
-
-
-def _takes_seed(found: object) -> bool:
+    rule = f"'{PLACE}' of a class or function that takes seed and returns a sampler"
     if not callable(found):
-        return False
+        return rule
     try:
-        inspect.signature(found).bind(seed=0)
-    except TypeError:
-        return False
-    except ValueError:  # of a class in C, which does not say
-        return True
-    return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            made(name, seed=0)
+    except Exception as error:  # as above
+        return f"{rule} ({type(error).__name__}: {error})"
+    return None
 
 
 def made(name: str, seed: int) -> optuna.samplers.BaseSampler | TuneSearch:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpo.cli.options import DEFAULT_OUTPUT, Output, StudyFile, TrackingUri, console
+from hpo.cli.options import (
+    DEFAULT_OUTPUT,
+    Baseline,
+    Limits,
+    Output,
+    Priorities,
+    StudyFile,
+    TrackingUri,
+    console,
+    study_keys,
+)
 from hpo.cli.verdict import print_answer
 from hpo.core.errors import OutputError
 
@@ -30,6 +40,9 @@ def export(
             metavar="NAME", help="Also add the file to MLflow's model registry, as the next version of NAME."
         ),
     ] = None,
+    baseline: Baseline = None,
+    priority: Priorities = None,
+    limit: Limits = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
@@ -40,7 +53,8 @@ def export(
         from hpo.tracking.registered_weights import check_name
 
         check_name(register)
-    result = Study.load(study).result(output=output, tracking_uri=tracking_uri, console=console)
+    found = Study.load(study, **study_keys(baseline, priority, limit))
+    result = found.result(output=output, tracking_uri=tracking_uri, console=console)
     content = result.outcome.weights_content(arm)
     try:
         result.export(file, arm)

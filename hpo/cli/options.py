@@ -115,10 +115,13 @@ Limits = Annotated[
 ]
 
 
-def scoring_keys(priorities: Sequence[str] | None, limits: Sequence[str] | None) -> dict[str, Any]:
-    """Read ``--priority`` and ``--limit`` as keys of a study, which checks the values."""
+def study_keys(
+    baseline: str | None, priorities: Sequence[str] | None, limits: Sequence[str] | None
+) -> dict[str, Any]:
+    """Read ``--baseline``, ``--priority`` and ``--limit`` as keys of a study, which checks the values."""
     given = {"priorities": ("--priority", priorities), "limits": ("--limit", limits)}
-    return {key: _by_task(option, texts) for key, (option, texts) in given.items() if texts}
+    scoring = {key: _by_task(option, texts) for key, (option, texts) in given.items() if texts}
+    return _baseline_of(baseline) | scoring
 
 
 def _by_task(option: str, texts: Sequence[str]) -> dict[str, float]:
@@ -135,7 +138,7 @@ def _by_task(option: str, texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def baseline_of(text: str | None) -> dict[str, Any]:
+def _baseline_of(text: str | None) -> dict[str, Any]:
     """Read ``--baseline`` as a key of a study: ``equal``, or ``depth=1,normals=10``; the study checks the values."""
     if text is None:
         return {}

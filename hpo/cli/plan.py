@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from hpo.cli.options import Baseline, StudyFile, baseline_of, console
+from hpo.cli.options import Baseline, Limits, Priorities, StudyFile, console, study_keys
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def plan(study: StudyFile, baseline: Baseline = None) -> None:
+def plan(study: StudyFile, baseline: Baseline = None, priority: Priorities = None, limit: Limits = None) -> None:
     """Show what a study would run: arms, trials, epochs, resources. Runs nothing."""
     from hpo.api import Study
 
-    found = Study.load(study, **baseline_of(baseline)).plan()
+    found = Study.load(study, **study_keys(baseline, priority, limit)).plan()
     table = Table(title=found.title, title_justify="left")
     for column in map(str, found.phases):
         table.add_column(column, justify="right" if column in ("arms", "trials") else "left")

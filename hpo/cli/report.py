@@ -16,9 +16,8 @@ from hpo.cli.options import (
     Priorities,
     StudyFile,
     TrackingUri,
-    baseline_of,
     console,
-    scoring_keys,
+    study_keys,
 )
 from hpo.cli.verdict import print_verdict
 
@@ -41,6 +40,6 @@ def report(
     """Write report and tables again from the trials in MLflow, whether the study is finished or not."""
     from hpo.api import Study
 
-    found = Study.load(study, **baseline_of(baseline), **scoring_keys(priority, limit))
+    found = Study.load(study, **study_keys(baseline, priority, limit))
     result = found.result(output=output, tracking_uri=tracking_uri, console=console)
     print_verdict(result.write(folder, figures), output, tracking_uri)

@@ -13,14 +13,16 @@ from hpo.cli.options import (
     STOPPED,
     Address,
     Baseline,
+    Limits,
     Output,
+    Priorities,
     Storage,
     StudyFile,
     TrackingUri,
     Wait,
-    baseline_of,
     console,
     interruptible,
+    study_keys,
 )
 from hpo.cli.verdict import print_verdict
 
@@ -31,6 +33,8 @@ def run(
     wait: Wait = 0.0,
     storage: Storage = None,
     baseline: Baseline = None,
+    priority: Priorities = None,
+    limit: Limits = None,
     tracking_uri: TrackingUri = None,
     output: Output = DEFAULT_OUTPUT,
 ) -> None:
@@ -49,7 +53,7 @@ def run(
         from hpo.api import Study
 
         places: dict[str, Any] = {"output": output, "tracking_uri": tracking_uri, "storage": storage}
-        found = Study.load(study, **baseline_of(baseline))
+        found = Study.load(study, **study_keys(baseline, priority, limit))
         finished = found.run(address, wait=wait, console=console, **places).finished
     if finished is None:
         console.print("\nStopped. Finished trials are kept; the same command continues the study.", style="bold")

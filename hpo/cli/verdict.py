@@ -54,6 +54,9 @@ def print_verdict(finished: Any, output: Path, tracking_uri: str | None, study: 
         console.print(terminal.arms(finished.comparison))
     for alarm in finished.comparison.alarms:
         console.print(f"Note: {alarm}", style="yellow", markup=False, highlight=False)
+    if not finished.complete:
+        left = "Note: some trials of this study have not run: gradsweep run with the same options trains them"
+        console.print(left, style="yellow", highlight=False)
     console.print()
     _places(finished, output, tracking_uri, study)
     for text in finished.faults:

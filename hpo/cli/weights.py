@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +25,10 @@ from hpo.cli.options import (
     Storage,
     TrackingUri,
     Wait,
-    baseline_of,
     console,
     interruptible,
-    scoring_keys,
     settings_of,
+    study_keys,
 )
 from hpo.cli.verdict import print_verdict
 from hpo.core.errors import OutputError
@@ -65,9 +66,10 @@ def weights(
     """
     from hpo.api.weights import keep_study, refuse_faults, weights_study
 
+    if file is not None:
+        _refuse_unwritable(file)
     key = {"name": problem, **settings_of(settings or [])}
-    given = {**baseline_of(baseline), **scoring_keys(priority, limit)}
-    study = weights_study(key, seeds, name, refine, **given)
+    study = weights_study(key, seeds, name, refine, **study_keys(baseline, priority, limit))
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"
@@ -83,6 +85,18 @@ def weights(
     if file is not None and finished.weights is not None:
         _copy(finished.weights, file)
     print_verdict(finished, output, tracking_uri, path)
+
+
+def _refuse_unwritable(target: Path) -> None:
+    """Refuse a place for the weights file before anything is trained for it."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    reason = ""
+    if target.is_dir() or not folder.is_dir():
+        reason = os.strerror(errno.EISDIR if target.is_dir() else errno.ENOTDIR)
+    elif not os.access(target if target.exists() else folder, os.W_OK):
+        reason = os.strerror(errno.EACCES)
+    if reason:
+        raise OutputError(f"-o: {target} cannot be written: {reason}")
 
 
 def _copy(weights_file: Path, target: Path) -> None:

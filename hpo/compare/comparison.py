@@ -36,6 +36,7 @@ class Comparison:
         baseline: the arm of the weights that the user trains with today; empty if the study names none.
         searched: true if the study has a static search. Without one, regrets are against the baseline or equal
             weights.
+        swept: true if the study has an alpha sweep.
         search: the trials on the search seed with ``score`` (validation), best first (`hpo.compare.scores`).
         race: the trials on the seeds of the shortlist's race with ``score`` (validation).
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
@@ -74,6 +75,7 @@ class Comparison:
     random_points: bool
     baseline: str
     searched: bool
+    swept: bool
     search: pd.DataFrame
     race: pd.DataFrame
     confirm: pd.DataFrame
@@ -109,6 +111,7 @@ def compare(
     random_points: bool = False,
     baseline: str = "",
     searched: bool = True,
+    swept: bool = True,
 ) -> Comparison:
     """Compare the arms of a study; of an unfinished study, as far as its trials allow.
 
@@ -119,6 +122,7 @@ def compare(
         random_points: true if the static points were drawn at random and so are a sample of all points.
         baseline: the arm of the weights of today; empty if there is none.
         searched: true if the study has a static search.
+        swept: true if it has an alpha sweep.
     """
     tasks = tuple(scoring)
     search, confirm = scored_search(trials, scoring), scored_confirm(trials, scoring)
@@ -140,6 +144,7 @@ def compare(
         random_points=random_points,
         baseline=baseline,
         searched=searched,
+        swept=swept,
         search=search,
         race=scored_race(trials, scoring),
         confirm=confirm,
@@ -151,10 +156,10 @@ def compare(
         distances=distances(search, arms, found.static, equals, tasks),
         ranks=ranks(points, noise, random_points),
         surface=fit_surface(points, tasks),
-        budget=budget(points),
+        budget=budget(points if swept else points[points["kind"] != "gradnorm"]),  # there is no sweep to match
         figure4=figure4(points, tasks),
         agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
-        cost=cost(trials, searched),
+        cost=cost(trials, searched, swept),
         recommended=recommended,
         baseline_gain=gain_over(confirm, recommended, baseline),
         limits=limits,

@@ -9,16 +9,17 @@ from hpo.compare.scores import on_search_seed
 from hpo.core.arm import FIXED, SEARCHED
 from hpo.core.trial import TrialStatus
 
+SWEEP = "alpha sweep"  # in the names of ways that are one or all of them
 WHOLE = "the whole search"
 ONE_FIXED = "one run with fixed weights"
 
 
-def cost(trials: pd.DataFrame, searched: bool = True) -> pd.DataFrame:
+def cost(trials: pd.DataFrame, searched: bool = True, swept: bool = True) -> pd.DataFrame:
     """Sum the optimizer steps and measured seconds of each way to find weights, and divide by the static search's.
 
     The ways are the static search, all alpha sweeps together, each recipe's sweep, one GradNorm run (the cost once
     alpha is known), and the whole search with references and retrainings. One run with fixed weights is the cost of
-    training today.
+    training today. Without an alpha sweep the GradNorm runs are those of the shortlist, and no sweep has a cost.
     """
     every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist
     search = on_search_seed(trials)
@@ -43,7 +44,9 @@ def cost(trials: pd.DataFrame, searched: bool = True) -> pd.DataFrame:
         }
         for recipe, runs in whole_runs.items()
     ]
-    fixed = search[search["kind"].isin(FIXED) & (search["status"] == TrialStatus.FINISHED)]
+    ended = trials[trials["kind"].isin(FIXED) & (trials["status"] == TrialStatus.FINISHED)]
+    fixed = on_search_seed(ended)
+    fixed = ended if fixed.empty else fixed  # without shortlist and static search they are in the confirm phase alone
     units = ["steps", "seconds"]
     rows.append({"way": WHOLE, "trials": len(every), **every[units].sum()})
     rows.append({"way": ONE_FIXED, "trials": min(1, len(fixed)), **fixed[units].mean()})
@@ -51,6 +54,8 @@ def cost(trials: pd.DataFrame, searched: bool = True) -> pd.DataFrame:
     for unit in ("steps", "seconds"):
         whole = float(table[unit].iloc[0])
         table[f"{unit}_ratio"] = table[unit] / whole if whole else np.nan
+    if not swept:
+        table = table[~table["way"].str.contains(SWEEP)].reset_index(drop=True)
     if searched or (search["phase"] == "sweep").any():
         return table
     return table[~table["way"].isin(ways)].reset_index(drop=True)  # the shortlist alone has GradNorm runs

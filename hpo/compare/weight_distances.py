@@ -51,6 +51,8 @@ def distances_to(point: ArrayLike, others: ArrayLike) -> tuple[Vector, Vector, V
 def closed(w: ArrayLike) -> Vector:
     """Scale weights to sum to T along the last axis."""
     x: Vector = np.asarray(w, dtype=np.float64)
+    _, exponent = np.frexp(x.max(axis=-1, keepdims=True))
+    x = np.ldexp(x, -exponent)  # exact, and no sum is infinite then
     return np.asarray(x * (x.shape[-1] / x.sum(axis=-1, keepdims=True)))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hpo.compare import Comparison, Interval, gain_over, judge
 from hpo.compare.cost import ONE_FIXED, WHOLE
+from hpo.core.arm import OUTSIDE, REFINED, SEARCHED
 from hpo.core.number_format import ratio
 from hpo.report.arm_labels import arm_label
 from hpo.report.score_words import limits_in_words
@@ -41,6 +42,8 @@ def answers(comparison: Comparison) -> list[Answer]:
     """Answer the questions in the order in which people ask them: weights, worth, cost."""
     moving = moving_winner(comparison)
     worth = [_worth(comparison)] if comparison.searched or comparison.verdict.kind != "none" else []
+    if comparison.searched and not comparison.swept and comparison.verdict.kind == "none":
+        worth = [_worth_without_gradnorm(comparison)]
     return [_weights(comparison), *([moving] if moving else []), *worth, _cost(comparison)]
 
 
@@ -50,7 +53,8 @@ def _weights(comparison: Comparison) -> Answer:
     if not arm:
         missing = "No arm with fixed weights has finished the confirm phase."
         return Answer(question, (missing, "Run the same command again to resume a stopped study."))
-    is_open = comparison.searched and comparison.verdict.kind in ("none", "inconclusive")
+    both = comparison.searched and comparison.swept
+    is_open = both and comparison.verdict.kind in ("none", "inconclusive")
     so_far = " so far" if is_open or unconfirmed(comparison) else ""
     chosen = f"Train with {arm_label(arm)}: it has the best fixed weights on validation{so_far}{_within(comparison)}."
     if arm == comparison.baseline:
@@ -156,15 +160,38 @@ def _worth(comparison: Comparison) -> Answer:
     return Answer(question, (texts[verdict.kind], *advice))
 
 
+def _worth_without_gradnorm(comparison: Comparison) -> Answer:
+    """Compare the best static arm with the best arm that needs no search, both on validation."""
+    question, static, arms = "Was the grid search worth it?", comparison.verdict.static, comparison.arms
+    others = arms[~arms["kind"].isin((*SEARCHED, *OUTSIDE, REFINED)) & arms["score_val"].notna()]
+    gains = [(arm, gain_over(comparison.confirm, arm, static)) for arm in others["arm"].head(1)]
+    if not gains or not math.isfinite(gains[0][1].mean):
+        return Answer(question, ("Nothing to compare it with has a score on the confirm seeds.",))
+    arm, gain = gains[0]  # above 0 if the static arm is worse
+    one, other = arm_label(static), arm_label(arm)
+    amount, difference = f"{_amount(gain)} {POINTS}", f"{plus_minus(gain)} {POINTS}"
+    texts = {
+        "better": f"Yes. The best static weights, {one}, are better than {other} by {amount}.",
+        "equivalent": f"No. The best arm without a search, {other}, is as good: {difference}.",
+        "worse": f"No. The best arm without a search, {other}, is better by {amount}.",
+        "inconclusive": f"Not decided. The best arm without a search, {other}, cannot be distinguished from the best "
+        f"static weights: {difference}.",
+    }
+    return Answer(question, (texts[judge(gain, comparison.margin)],))
+
+
 def _cost(comparison: Comparison) -> Answer:
     question = "What did it cost?"
     cost = cost_by_way(comparison)
-    if not comparison.searched:
-        whole, one = cost[WHOLE], cost[ONE_FIXED]
+    if not (comparison.searched and comparison.swept):
+        one = cost[ONE_FIXED]
         if not one["seconds"] > 0:
             return Answer(question, ("No run with fixed weights has ended.",))
+        name, whole = (
+            ("static search", cost["static search"]) if comparison.searched else ("whole search", cost[WHOLE])
+        )
         times = f"{ratio(whole['seconds'] / one['seconds'])} times the seconds of one run with fixed weights"
-        return Answer(question, (f"The whole search, {whole['trials']:g} runs, took {times}.",))
+        return Answer(question, (f"The {name}, {whole['trials']:g} runs, took {times}.",))
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]
     missing = [name for name, row in (("static search", static), ("alpha sweep", sweeps)) if not row["steps"]]
     if missing:

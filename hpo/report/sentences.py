@@ -58,7 +58,8 @@ def unconfirmed(comparison: Comparison) -> list[str]:
 
 def headline(comparison: Comparison) -> str:
     """Return the verdict in a few words; of a study that only looks for weights, the weights."""
-    if comparison.verdict.kind == "none" and not comparison.searched and comparison.recommended:
+    both = comparison.searched and comparison.swept
+    if comparison.verdict.kind == "none" and not both and comparison.recommended:
         if unconfirmed(comparison):
             return "The confirm phase has not ended"
         if comparison.recommended == comparison.baseline:
@@ -132,6 +133,9 @@ def cost_by_way(comparison: Comparison) -> dict[str, pd.Series]:
 def _cost(comparison: Comparison) -> Iterator[str]:
     if not comparison.searched:
         yield "The study has no static search to compare the cost with."
+        return
+    if not comparison.swept:
+        yield "The study has no alpha sweep to compare the cost with."
         return
     cost = cost_by_way(comparison)
     static, sweeps = cost["static search"], cost["GradNorm, all alpha sweeps"]

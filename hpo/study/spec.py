@@ -23,6 +23,7 @@ from hpo.study.spec_fields import (
     Baseline,
     ByTask,
     Cohort,
+    Method,
     Number,
     Point,
     Range,
@@ -31,6 +32,7 @@ from hpo.study.spec_fields import (
     References,
     Sampler,
     Whole,
+    any_once,
     each_once,
     json_value,
     one_of,
@@ -41,6 +43,11 @@ from search_spaces import DESIGNS, AlphaSpace
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_SEEDS = 1000
 MOST_WORKERS = 4096  # processes of a trial
+NEEDED_BY = {  # phases that may be off, and the keys of other parts that need them
+    "static": ("a static search", ("search.full", "search.halving", "confirm.top_static")),
+    "gradnorm": ("an alpha sweep", ("confirm.averages",)),
+    "shortlist": ("a shortlist", ("confirm.shortlist",)),
+}
 FIRST_STEP = "first_step"  # a center of the static search
 CENTERS = (FIRST_STEP, "equal")
 
@@ -164,7 +171,7 @@ class ShortlistSpec(_Strict):
     """The alphas of the GradNorm runs, each once."""
     averages: Annotated[tuple[Average, ...], BeforeValidator(each_once)] = ("geometric", "tail")
     """Averages of the weights of these runs to train with as fixed weights."""
-    methods: tuple[Reference, ...] = ()
+    methods: Annotated[tuple[Method, ...], BeforeValidator(any_once)] = ()
     """Other methods that take part, beside those among `references`."""
     seeds: Annotated[Whole, Field(ge=1, le=100)] = 3
     """Seeds of the race in all: close arms are trained on a second seed, the closest on further ones."""
@@ -267,9 +274,10 @@ def _or_off(spec: type[_Strict]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _given(study: Study, part: str) -> set[str]:
-    """The keys that a part of a study file gives."""
-    return set(getattr(study, part).model_fields_set)
+def _gives(study: Study, key: str) -> bool:
+    """Return whether a study file gives a key of one of its parts."""
+    part, _, name = key.partition(".")
+    return name in getattr(study, part).model_fields_set
 
 
 class Study(_Strict):
@@ -332,17 +340,20 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.static is None:
-            told = {"search": ("full", "halving"), "confirm": ("top_static",)}
-            needing = [f"{part}.{key}" for part, keys in told.items() for key in keys if key in _given(self, part)]
-            if needing:
-                need = "needs" if len(needing) == 1 else "need"
-                raise ValueError(f"static: expected a static search, which {' and '.join(needing)} {need}, got off")
+        for phase, (what, keys) in NEEDED_BY.items():
+            given = [key for key in keys if getattr(self, phase) is None and _gives(self, key)]
+            if given:
+                need = "needs" if len(given) == 1 else "need"
+                raise ValueError(f"{phase}: expected {what}, which {' and '.join(given)} {need}, got off")
         if self.limits and self.seeds < 2:
             raise ValueError(f"seeds: expected a number >= 2, which limits need for confidence, got {self.seeds}")
         self._check_workers()
-        if self.static is None and self.gradnorm is None and self.shortlist is None:
-            raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
+        if self.static is None and self.shortlist is None:
+            if self.gradnorm is None:
+                raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
+            if self.refine is not None:
+                start = "a shortlist or a static search, around whose best weights it searches"
+                raise ValueError(f"refine: expected {start}, got none")
         return self
 
     def _check_workers(self) -> None:

@@ -32,6 +32,13 @@ def each_once(value: Any) -> Any:
     return value
 
 
+def any_once(value: Any) -> Any:
+    """Require a list of values, each once, or an empty one."""
+    if not isinstance(value, list | tuple) or len({repr(one) for one in value}) < len(value):
+        raise ValueError("a list, each once")
+    return value
+
+
 def _pair(value: Any) -> Any:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise ValueError("a list [lowest, highest]")
@@ -92,8 +99,13 @@ def json_value(value: Any) -> Any:
 
 
 def _reference(value: Any) -> Any:
-    allowed = ("single_task", *reference_names())
-    if value not in allowed:
+    return value if value == "single_task" else _method(value, "single_task")
+
+
+def _method(value: Any, *others: str) -> Any:
+    """Check the name of a method that a study may compare with, and that it is installed."""
+    allowed = (*others, *reference_names())
+    if value not in reference_names():
         raise ValueError(f"{', '.join(allowed)}")
     if missing := METHODS[value].missing():
         raise ValueError(f"a method that is installed; this one is by: {missing}")
@@ -121,6 +133,7 @@ def _sampler(value: str) -> str:
 
 
 Reference = Annotated[str, PlainValidator(_reference)]
+Method = Annotated[str, PlainValidator(_method)]
 Recipe = Annotated[str, one_of(RECIPES)]
 Sampler = Annotated[str, Field(strict=True), AfterValidator(_sampler)]
 Average = Annotated[str, one_of(AVERAGES)]

@@ -259,6 +259,21 @@ def test_a_pass_of_an_accumulated_step_may_lack_a_task(recipe, place, double_pre
     torch.testing.assert_close(balancer.weights, one.weights)
 
 
+@pytest.mark.parametrize("recipe", [GradNorm.robust, GradNorm.direct], ids=["robust", "direct"])
+def test_a_balanced_start_inside_an_accumulated_step_measures_all_its_passes_alike(recipe, place, double_precision):
+    """w changes where a task has its first gradient; the passes before it were of other weights."""
+    network = TinyNetwork()
+    balancer = recipe(TASKS, network.shared, 0.5, accumulate=3)
+    for names in (["near", "odd"], ["near", "odd"], TASKS):
+        losses = network.losses()
+        balancer.backward({task: losses[task] for task in names})
+    one = recipe(
+        TASKS, network.shared, 0.5, initial_weights=dict(zip(TASKS, balancer.last.weights.tolist(), strict=True))
+    )
+    one.backward(network.losses())
+    torch.testing.assert_close(balancer.last.gradient_norms, one.last.gradient_norms)
+
+
 @recipes
 def test_continues_from_a_state_in_which_a_task_has_not_started(recipe, place):
     def part(balancer, network, present):

@@ -259,6 +259,37 @@ def test_direct_weights_stay_when_a_loss_below_zero_has_no_rate(alpha):
     assert balancer.mean_weights().isfinite().all()
 
 
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust, GradNorm.direct])
+@pytest.mark.parametrize("since", [0, 10])
+def test_at_alpha_0_a_loss_below_0_changes_nothing(recipe, since, double_precision):
+    """A constant changes no gradient, and at alpha 0 no loss is read."""
+
+    def run(constant):
+        network = TinyNetwork()
+        balancer = recipe(list(TASKS), network.shared, alpha=0.0)
+        for step in range(40):
+            losses = network.losses()
+            balancer.backward({**losses, "far": losses["far"] - (constant if step >= since else 0)})
+        assert not any("below 0" in note for note in balancer.notes())
+        return balancer.weights
+
+    torch.testing.assert_close(run(1e4), run(0.0))
+
+
+@pytest.mark.parametrize("recipe", [GradNorm.paper, GradNorm.robust, GradNorm.direct])
+def test_with_given_initial_losses_the_first_loss_may_be_below_0(recipe):
+    network, other = TinyNetwork(), TinyNetwork()
+    initial = {"near": 1.0, "far": 30.0, "odd": 900.0}
+    balancer, without = (recipe(list(TASKS), n.shared, alpha=1.0, initial_losses=initial) for n in (network, other))
+    for _ in range(5):
+        losses, rest = network.losses(), other.losses()
+        balancer.backward({**losses, "far": losses["far"] - 1e4})
+        without.backward({task: rest[task] for task in ("near", "odd")})
+    ratio = balancer.weights / without.weights
+    torch.testing.assert_close(ratio[0], ratio[2])  # the others are balanced as if it were absent
+    assert any("Loss of task `far` was below 0 in 5 steps" in note for note in balancer.notes())
+
+
 def test_direct_weights_stay_where_a_task_has_no_gradient_yet():
     x = nn.Parameter(torch.ones(4))
     balancer = GradNorm.direct(["late", "early"], x, 0.0, initial_weights="ones", smoothing=0.0)

@@ -150,6 +150,19 @@ class TestBadInput:
     def test_no_study_file(self, refused, command):
         assert refused(command, "nowhere.yaml") == "nowhere.yaml: cannot be read: No such file or directory"
 
+    @pytest.mark.parametrize("command", ["run", "plan", "report", "export"])
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--baseline", "near=1"), "baseline: expected a number for each of the tasks near, far off, got"),
+            (("--priority", "near=0", "--priority", "far off=0"), "priorities: expected a number > 0 for at least"),
+            (("--limit", "x=1"), "limits: expected tasks of the problem (near, far off), got 'x'"),
+            (("--limit", "near"), "--limit: expected TASK=NUMBER, each task once, got 'near'"),
+        ],
+    )
+    def test_options_that_take_the_place_of_keys_of_the_study_file(self, refused, command, options, message):
+        assert refused(command, "study.yaml", *options).startswith(message)
+
     @pytest.mark.parametrize("command", ["report", "export"])
     def test_no_run_yet(self, refused, case, command):
         message = refused(command, "study.yaml")
@@ -275,6 +288,14 @@ class TestWinner:
         assert ("balancers.Uncertainty(tasks)" in said) is moves
         assert said.startswith("Which weights should I train with? Train with ")
         assert "Was the grid search worth it? Yes. " in said
+
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_trials_that_have_not_run_are_told(self, complete: bool, capsys):
+        data = Builder(verdict="better").data()
+        outcome = Outcome(cast(Any, None), cast(Any, None), cast(Any, None), data, {}, {}, {}, complete)
+        print_verdict(Finished(outcome, Path("report.html"), Path("weights.json")), Path("out"), None)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("gradsweep run with the same options trains them" in said) is not complete
 
     @pytest.mark.parametrize(
         ("winner", "most"), [("", 10), ("uncertainty", 13), ("gradnorm/annealed/alpha=1.339", 14)]

@@ -59,6 +59,8 @@ def test_a_problem_is_enough(case: Case, capsys: pytest.CaptureFixture[str]) -> 
         (("--limit", "far=1"), "limits: expected tasks of the problem (near, far off), got 'far'"),
         (("--limit", "near=1", "--seeds", "1"), "seeds: expected a number >= 2, which limits need for confidence"),
         (("--refine", "3"), "refine.trials: expected a number >= 4, got 3"),
+        (("-o", "/dev/null/weights.json"), "-o: /dev/null/weights.json cannot be written: Not a directory"),
+        (("-o", "."), "-o: . cannot be written: Is a directory"),
         (("--name", "a/b"), "name: expected letters, digits"),
     ],
 )

@@ -27,3 +27,10 @@ def test_cost_adds_up_what_the_search_took() -> None:
     assert {way: (c["trials"], c["steps"], c["seconds"]) for way, c in cost.iterrows()} == expected
     for way, (_, steps, seconds) in expected.items():
         assert cost.loc[way, ["steps_ratio", "seconds_ratio"]].tolist() == pytest.approx([steps / 400, seconds / 40])
+
+
+def test_a_run_with_fixed_weights_may_have_run_in_the_confirm_phase_alone() -> None:
+    sweep = [row("gradnorm/paper/alpha=1", 0, steps=100, seconds=14.0)]
+    confirm = arm("frozen/loss", [0.0] * 2, [0.0] * 2, steps=300, seconds=30.0)
+    cost = compared(sweep, confirm, seeds=2).cost.set_index("way")
+    assert cost.loc["one run with fixed weights", ["steps", "seconds"]].tolist() == [300, 30]

@@ -42,7 +42,8 @@ def test_a_study_of_a_function_whose_worker_is_killed_is_that_of_one_process(tmp
 def test_a_trial_in_lightning_whose_worker_is_killed_goes_on_from_lightnings_checkpoint(tmp_path: Path) -> None:
     case = Case(tmp_path, name="lightning", workers=1)
     problem = {"name": "tests.helpers.lightning_trials:killed_once", "folder": str(tmp_path)}
-    case.study(problem=problem, seeds=1, static={"points": 2}, gradnorm="off", checkpoint_seconds=0)
+    off = {"gradnorm": "off", "confirm": {"top_static": 1}}
+    case.study(problem=problem, seeds=1, static={"points": 2}, checkpoint_seconds=0, **off)
     finished, _ = case.run()
     assert (finished.complete, dict(finished.failed)) == (True, {})
     records = StudyExperiment(case.uri, case.name, case.output).records()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -91,6 +91,34 @@ class TestFirstLaunch:
         assert not list(case.output.glob(f"{SCRATCH}*"))
 
 
+def killed_at(case: Case, forks: Forks, undisturbed: Undisturbed, shares: Sequence[float]) -> None:
+    """Kill driver and trials after these shares of all steps: the same command ends as if nothing had happened."""
+    case.steer(seconds=0.05)
+    steps = case.folder / "steps"
+    least = 16 * len(undisturbed.trials)
+
+    def trained() -> int:
+        return steps.stat().st_size if steps.exists() else 0
+
+    for share in shares:
+        command = forks.start("run", "study.yaml")
+        wait_until(lambda share=share, c=command: trained() > share * least or c.returncode is not None, 240, "steps")
+        assert command.returncode is None, (command.printed(), command.errors())
+        command.kill()
+        for process in case.processes():  # its Ray: else workers of a dead driver train on for some seconds
+            if process.name().startswith("ray::"):
+                process.kill()
+    case.steer(seconds=0.0)
+    last = forks.run("run", "study.yaml")
+    assert last.returncode == 0, (last.printed(), last.errors())
+    runs = case.runs()
+    undisturbed.assert_same(runs, MlflowClient(case.uri))
+    resumed = [run for run in runs if json.loads(run.data.tags["gradsweep.resumed"])]
+    assert len(resumed) >= 2, "trials that were taken up from checkpoints"
+    weights = json.loads((case.results / "weights.json").read_text())
+    assert weights["weights"] == undisturbed.weights["weights"]
+
+
 @pytest.fixture(scope="class")
 def undisturbed(case: Case) -> Undisturbed:
     """A study with a checkpoint after each step, and how it goes when nothing is killed."""
@@ -107,32 +135,7 @@ class TestResumedLaunch:
     """A study whose driver and trials are killed again and again."""
 
     def test_trials_continue_from_checkpoints_and_end_bit_for_bit_the_same(self, case, forks, undisturbed):
-        case.steer(seconds=0.05)
-        steps = case.folder / "steps"
-        least = 16 * len(undisturbed.trials)
-
-        def trained() -> int:
-            return steps.stat().st_size if steps.exists() else 0
-
-        for share in (0.2, 0.6):
-            command = forks.start("run", "study.yaml")
-            wait_until(
-                lambda share=share, c=command: trained() > share * least or c.returncode is not None, 240, "steps"
-            )
-            assert command.returncode is None, (command.printed(), command.errors())
-            command.kill()
-            for process in case.processes():  # its Ray: else workers of a dead driver train on for some seconds
-                if process.name().startswith("ray::"):
-                    process.kill()
-        case.steer(seconds=0.0)
-        last = forks.run("run", "study.yaml")
-        assert last.returncode == 0, (last.printed(), last.errors())
-        runs = case.runs()
-        undisturbed.assert_same(runs, MlflowClient(case.uri))
-        resumed = [run for run in runs if json.loads(run.data.tags["gradsweep.resumed"])]
-        assert len(resumed) >= 2, "trials that were taken up from checkpoints"
-        weights = json.loads((case.results / "weights.json").read_text())
-        assert weights["weights"] == undisturbed.weights["weights"]
+        killed_at(case, forks, undisturbed, (0.2, 0.6))
 
     def test_killed_reports_and_exports_leave_complete_files(self, case, forks, undisturbed):
         del undisturbed
@@ -182,3 +185,25 @@ def assert_whole(path: Path) -> None:
         json.loads(text)
     if path.suffix == ".html":
         assert "</html>" in text
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+class TestFewRuns:
+    """A study whose driver and trials are killed in references, shortlist, race, refinement and confirm phase."""
+
+    def test_the_answer_is_that_of_an_undisturbed_run(self, case, forks):
+        off = {"static": {"points": 2}, "gradnorm": "off", "confirm": {"top_static": 1}}
+        case.study(
+            problem={"name": "tests.helpers.problems:Counted", "folder": str(case.folder)},
+            seeds=1,
+            checkpoint_seconds=0,
+            shortlist={"alphas": [0.5], "averages": ["tail"]},
+            refine={"trials": 4, "sampler": "gp"},
+            **off,
+        )
+        case.steer(seconds=0.0)
+        undisturbed = Undisturbed(case)
+        phases = [planned.phase for planned, _, _ in undisturbed.trials.values()]
+        assert {"references", "shortlist", "refine", "confirm"} <= set(phases)
+        killed_at(case, forks, undisturbed, (0.05, 0.25, 0.45, 0.65, 0.85))

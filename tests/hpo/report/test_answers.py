@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from hpo.compare import Interval
+from hpo.compare import Comparison, Interval, compare
+from hpo.core.arm import BALANCED
 from hpo.report import answers, moving_winner
 from hpo.report.arm_labels import arm_label
+from hpo.report.sentences import headline, sentences
 from tests.helpers.report_builder import Builder
 
 NAN = float("nan")
@@ -37,6 +39,36 @@ def test_whether_the_search_was_worth_it_is_said_with_one_number_and_its_interva
     worth = answers(Builder(verdict=verdict).data().comparison)[1]
     assert worth.sentences[0].startswith(said)
     assert re.search(r"\d ± \d[\d.]* percentage points", worth.sentences[0])
+
+
+def without_gradnorm(lead: float) -> Comparison:
+    """Return the comparison of a study with ``gradnorm: off``, where uncertainty weighting leads by so much."""
+    builder = Builder(phases=("references", "static", "confirm"), winner="uncertainty", lead=lead)
+    trials = builder.trials()
+    trials = trials[~trials["kind"].isin(BALANCED) & (trials["kind"] != "frozen")]
+    return compare(trials, builder.scoring, builder.margin, swept=False)
+
+
+@pytest.mark.parametrize(
+    ("lead", "said"),
+    [
+        (3.0, "No. The best arm without a search, uncertainty weighting, is better by "),
+        (-9.0, "Yes. The best static weights, "),
+        (0.0, "No. The best arm without a search, uncertainty weighting, is as good: "),
+    ],
+)
+def test_without_an_alpha_sweep_the_search_is_compared_with_the_best_arm_that_needs_none(lead, said):
+    comparison = without_gradnorm(lead)
+    weights, *_, worth, cost = answers(comparison)
+    assert "so far" not in weights.text
+    assert worth.question == "Was the grid search worth it?"
+    assert worth.text.startswith(said)
+    assert re.fullmatch(
+        r"The static search, \d+ runs, took [\d.]+ times the seconds of one run with fixed weights\.", cost.text
+    )
+    assert not comparison.cost["way"].str.contains("sweep").any()
+    assert headline(comparison).startswith("Train with ")
+    assert "sweep" not in " ".join(sentences(comparison)).replace("no alpha sweep", "")
 
 
 def test_an_open_verdict_says_what_to_do():

@@ -358,6 +358,12 @@ def test_a_baseline_of_other_tasks_is_refused(baseline: dict[str, float], words:
     assert str(error.value).startswith(f"baseline: expected {words}")
 
 
+def test_a_baseline_may_have_numbers_whose_sum_is_infinite() -> None:
+    baseline = make_plan(baseline={"near": 1e308, "far": 1e308, "tiny": 5e307}).baseline
+    assert baseline is not None
+    assert baseline.settings["weights"] == {"near": 1.2, "far": 1.2, "tiny": 0.6}
+
+
 def test_without_a_search_references_equal_weights_and_the_baseline_alone_are_confirmed_at_once() -> None:
     plan = make_plan(static="off", gradnorm="off", shortlist={}, baseline={"near": 1, "far": 2, "tiny": 3})
     assert arms(confirm_fixed(plan)) == [*(f"single_task/{task}" for task in TASKS), "equal", "baseline"]

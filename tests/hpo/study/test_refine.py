@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 
@@ -59,8 +60,15 @@ def test_a_sampler_of_the_user_s_proposes_the_same_after_a_kill(sampler: str) ->
     assert len(proposed(whole)) == 4
 
 
+class Failing(optuna.samplers.RandomSampler):
+    """Fails once it is asked."""
+
+    def sample_independent(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("no licence")
+
+
 def test_a_sampler_that_fails_is_named() -> None:
-    failing = "tests.search_spaces.test_refinement:no_search"
+    failing = "tests.hpo.study.test_refine:Failing"
     with pytest.raises(StudyError, match=f"^refine.sampler: {failing} cannot propose weights: "):
         finished(study(refine={"trials": 4, "sampler": failing}))
 

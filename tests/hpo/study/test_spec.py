@@ -9,6 +9,7 @@ from balancers.torchjd_methods import NAMES as TORCHJD
 from hpo.core.errors import StudyError
 from hpo.study.spec import ConfirmSpec, GradNormSpec, ProblemSpec, Resources, StaticSpec, Study
 from hpo.study.study_file import load_study, study_from
+from hpo.training.methods import reference_names
 
 EXAMPLE = """
 name: census-quick
@@ -165,6 +166,7 @@ TOP = (
 )
 LIST = "a list of at least one, each once"
 BY_TASK = "a mapping from tasks to finite numbers >= 0"
+METHODS = ", ".join(reference_names())
 BASELINE = "equal, or a mapping from each task to a number > 0"
 STATIC = "a mapping of design, points and options, a list of at least one point, or off"
 DESIGNS = "log_lattice, dirichlet, sobol, uniform, or a list of points of weights in place of the mapping"
@@ -259,18 +261,33 @@ FAULTS = {
         "static: expected a static search, which search.halving and confirm.top_static need, got off"
     ),
     "static: off\nsearch: {full: 3}": "static: expected a static search, which search.full needs, got off",
+    "gradnorm: off\nconfirm: {averages: [tail]}": (
+        "gradnorm: expected an alpha sweep, which confirm.averages needs, got off"
+    ),
+    "shortlist: off\nconfirm: {shortlist: all}": (
+        "shortlist: expected a shortlist, which confirm.shortlist needs, got off"
+    ),
+    "static: off\nshortlist: off\nrefine: {trials: 4}": (
+        "refine: expected a shortlist or a static search, around whose best weights it searches, got none"
+    ),
     "static: off\ngradnorm: off\nshortlist: off": (
         "shortlist: expected a shortlist, a static search or an alpha sweep, got none"
     ),
     # the shortlist
     "shortlist: {alphas: [-1]}": "shortlist.alphas[0]: expected a number >= 0, got -1",
     "shortlist: {alphas: [1, 1]}": f"shortlist.alphas: expected {LIST}, got [1, 1]",
+    "shortlist: {methods: famo}": "shortlist.methods: expected a list, each once, got 'famo'",
+    "shortlist: {methods: [equal, equal]}": "shortlist.methods: expected a list, each once, got ['equal', 'equal']",
+    "shortlist: {methods: [single_task]}": f"shortlist.methods[0]: expected {METHODS}, got 'single_task'",
     "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
     # the refinement
     "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
     "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random or 'package.module:name', got 'grid'",
     "refine: {sampler: 'optuna.samplers:Missing'}": "refine.sampler: expected 'package.module:name' that can be "
     "imported (AttributeError: module 'optuna.samplers' has no attribute 'Missing'), got 'optuna.samplers:Missing'",
+    "refine: {sampler: 'json:dumps'}": "refine.sampler: expected 'package.module:name' of a class or function that "
+    "takes seed and returns a sampler (TypeError: dumps() missing 1 required positional argument: 'obj'), got "
+    "'json:dumps'",
     "refine: {sampler: 3}": "refine.sampler: expected text, got 3",
     "refine: {span: 1}": "refine.span: expected a number > 1, got 1",
     # the baseline
