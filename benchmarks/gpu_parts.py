@@ -39,7 +39,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Size:
-    """How large the parts are.
+    """The size of the parts.
 
     Attributes:
         small: a test of the script rather than a measurement.
@@ -49,7 +49,7 @@ class Size:
 
     @property
     def device(self) -> torch.device:
-        """Where everything is trained."""
+        """The device that trains."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def of(self, whole: Any, small: Any) -> Any:

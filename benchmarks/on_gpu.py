@@ -37,7 +37,7 @@ END_SECONDS = 5.0  # that a part has to end in once it is told to
 
 @dataclass
 class Outcome:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
         part: its name.

@@ -1,6 +1,7 @@
 """Several studies that deliver to one MLflow server, directly and through a proxy that fails now and then.
 
     python -m benchmarks.shared_server --trials 100        # a few minutes
+    python -m benchmarks.shared_server --json benchmarks/figures/shared-server.json
 
 Every study is a writer of `hpo.tracking.delivery` in this process, with made-up trials of five epochs, as a launch
 has one. The server is that of mlflow/server-sqlite.sh. Afterwards the runs are read past the proxy and compared with
@@ -10,11 +11,13 @@ what was sent: *lost* are trials without a complete run, *doubled* those with se
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import tempfile
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +25,7 @@ from mlflow.entities import Run
 
 from benchmarks.tracking import server
 from benchmarks.unreliable_proxy import UnreliableProxy
+from hpo.core.files import write_whole
 from hpo.core.trial import AVERAGES, EpochReport, PlannedTrial, TrialConfig, TrialResult
 from hpo.tracking.backend import machine
 from hpo.tracking.delivery import MlflowWriter
@@ -139,8 +143,17 @@ def measure(trials: int) -> list[Shared]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100, help="of each study")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    given = parser.parse_args()
     print(machine())
-    measure(parser.parse_args().trials)
+    found = measure(given.trials)
+    if given.json:
+        content = {
+            "machine": machine(),
+            "load": round(os.getloadavg()[1], 1),
+            "shared": [asdict(one) for one in found],
+        }
+        write_whole(given.json, json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -326,6 +326,26 @@ class TestJournal:
         assert (record.result.status, record.result.alarms, record.result.resumed) == ("finished", [], [])
 
 
+class TestBacklog:
+    def test_the_outbox_is_listed_once_however_many_trials_wait(self, journal, monkeypatch):
+        listings = []
+        folders = Outbox._folders
+        monkeypatch.setattr(Outbox, "_folders", lambda outbox: listings.append(1) or folders(outbox))
+        for seed in range(20):
+            journal.add(EndedTrial(planned(seed), "parent", 0, 1, result()))
+        assert len(listings) == 1
+        assert len(journal) == 20
+
+    def test_a_trial_that_ends_again_replaces_what_waits_of_it(self, journal):
+        journal.add(EndedTrial(planned(1), "parent", 0, 1, result("failed")))
+        journal.add(EndedTrial(planned(2), "parent", 0, 1, result()))
+        for outbox in (journal, Outbox(journal.folder)):  # of this launch, and of the next one
+            outbox.add(EndedTrial(planned(1), "parent", 0, 2, result()))
+            found = {entry.planned.config.seed: entry.result.status for entry in outbox.entries()}
+            assert found == {1: "finished", 2: "finished"}
+            assert len(outbox) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 class TestServer:
