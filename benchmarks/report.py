@@ -9,8 +9,8 @@ The study is SIMULATED: no network is trained. Its numbers are a quadratic funct
 noise, and say nothing about GradNorm. Everything that a report uses is real: a study file and its trials, MLflow on
 SQLite, written by the project's own writer with the metrics that a trial of that many epochs logs, and the command,
 in a separate process. Only GradNorm runs have trajectories (w, G, r, L in every step), because a report reads no
-others. With ``--direct`` the same rows, without trajectories, go straight into the tables of SQLite, which takes a
-minute in place of an hour.
+others. With ``--direct`` the same rows, without trajectories, go straight into the tables of SQLite, which is much
+faster.
 
 The report is made twice: the first writes each trial's scores into MLflow, as a study does once at its end; the
 second finds them there. Needs psutil (pip install -e '.[dev]' -c constraints.txt).

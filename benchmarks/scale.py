@@ -305,6 +305,13 @@ def row(figures: Cell | Alone) -> str:
     return f"| {' | '.join(f'{value:.3f}' if isinstance(value, float) else str(value) for value in values)} |"
 
 
+def keep(content: dict[str, Any], path: Path | None) -> None:
+    """Write the figures so far, with the load of the machine in the last quarter of an hour."""
+    content["load"] = max(content["load"], round(os.getloadavg()[2], 1))
+    if path:
+        write_whole(path, json.dumps(content, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", nargs="+", type=int, default=[10, 100, 1000])
@@ -326,6 +333,7 @@ def main() -> None:
             if alphas + REFERENCES < trials:
                 content["alone"].append(asdict(one := alone(trials, alphas)))
                 print(row(one), flush=True)
+    keep(content, arguments.json)
     if arguments.raylets:
         untracked = "" if arguments.tracked else ", without MLflow"
         print(f"\nA launch, cohort: {arguments.cohort}{untracked}\n\n| {' | '.join(HEADS)} |")
@@ -339,9 +347,7 @@ def main() -> None:
             content["cells"].append(asdict(found))
             profiles += [f"\n{trials} trials, {raylets} raylets\n{profile}"] if profile else []
             print(row(found), flush=True)
-            content["load"] = max(content["load"], round(os.getloadavg()[2], 1))  # of the last quarter of an hour
-            if arguments.json:
-                write_whole(arguments.json, json.dumps(content, indent=1))
+            keep(content, arguments.json)
     print("".join(profiles))
 
 

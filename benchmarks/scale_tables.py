@@ -6,11 +6,11 @@
 
 The last command reads every file of benchmarks/figures and writes the part of the page between two comments.
 
-What bounds a study is computed. With c trials at once in a Tune trial, and the milliseconds per trial that were
-measured, the loop takes ``tune / c + schedule + listeners + disk``. Both threads of the driver together, which share
-Python's lock, take ``tune / c + schedule + listeners + writer`` of processor time. The driver's limit is a thousand
-divided by the larger of the two. W workers with trials of t seconds end ``W / t`` trials per second, so that the
-driver holds them up if t is below ``W / limit``.
+What bounds a study is computed. With c trials at once in a Tune trial, and the milliseconds of processor time per
+trial that were measured, both threads of the driver, which share Python's lock, take
+``tune / c + schedule + listeners + writer``; one of them works while the other waits for the disk. The driver's limit
+is a thousand divided by that. W workers with trials of t seconds end ``W / t`` trials per second, so that the driver
+holds them up if t is below ``W / limit``.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def measured(columns: Mapping[str, tuple[str, str]], rows: Iterable[Cell]) -> st
 
 def limit(cell: Cell, together: int) -> float:
     """Return the trials per second that the driver can handle, with so many trials at once."""
-    loop = cell["tune_ms"] / together + cell["schedule_ms"] + cell["listeners_ms"]
-    return 1000.0 / max(loop + cell["disk_ms"], loop + cell["writer_ms"])
+    return 1000.0 / (cell["tune_ms"] / together + cell["schedule_ms"] + cell["listeners_ms"] + cell["writer_ms"])
 
 
 def limits(cell: Cell) -> str:

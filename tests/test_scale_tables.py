@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import scale_tables
 
-CELL = {"tune_ms": 16.0, "schedule_ms": 1.0, "listeners_ms": 3.0, "disk_ms": 5.0, "writer_ms": 20.0}
+CELL = {"tune_ms": 16.0, "schedule_ms": 1.0, "listeners_ms": 3.0, "writer_ms": 20.0}
 
 
 def test_the_page_has_the_tables_of_the_measurements() -> None:
@@ -12,10 +12,9 @@ def test_the_page_has_the_tables_of_the_measurements() -> None:
     assert scale_tables.page_with(page, scale_tables.text(scale_tables.figures())) == page
 
 
-def test_the_driver_s_limit_is_that_of_its_loop_or_of_both_threads() -> None:
+def test_the_driver_s_limit_is_that_of_both_of_its_threads() -> None:
     assert scale_tables.limit(CELL, 1) == pytest.approx(1000 / (16 + 1 + 3 + 20))
     assert scale_tables.limit(CELL, 16) == pytest.approx(1000 / (1 + 1 + 3 + 20))
-    assert scale_tables.limit(CELL | {"disk_ms": 30.0}, 1) == pytest.approx(1000 / (16 + 1 + 3 + 30))
 
 
 def test_workers_are_the_bound_of_long_trials_and_the_driver_of_short_ones() -> None:
