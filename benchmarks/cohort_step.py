@@ -39,12 +39,12 @@ def configs(problem: Problem, name: str, static: int, gradnorm: int) -> list[Tri
     return [TrialConfig(method=method, settings=own, **shared) for method, own in settings]
 
 
-def step_of(problem: Problem, trials: list[TrialConfig]) -> Callable[[], None]:
+def step_of(problem: Problem, trials: list[TrialConfig], device: torch.device = DEVICE) -> Callable[[], None]:
     """Return a function that takes one training step of a cohort."""
-    parts = Parts.build(problem, 0, DEVICE)
+    parts = Parts.build(problem, 0, device)
     parts.model.train()
     batch = next(iter(parts.order.epoch()))
-    engine = StackedEngine(problem, parts, trials, DEVICE)
+    engine = StackedEngine(problem, parts, trials, device)
 
     def step() -> None:
         engine.step(engine.losses(batch))

@@ -3,6 +3,7 @@
     python -m benchmarks.scale                                    # 10, 100 and 1,000 trials on 1, 2 and 4 nodes
     python -m benchmarks.scale --trials 10000 --raylets 2         # many minutes
     python -m benchmarks.scale --trials 1000 --raylets 2 --profile
+    python -m benchmarks.scale_tables                             # writes the tables of docs/benchmarks.md
 
 Each cell is a launch of a study whose trials train for a millisecond, in a separate process, on a number of raylets
 of one CPU each, all on this machine. Time is measured from the first trial handed out to the last record in MLflow.
@@ -25,6 +26,7 @@ import argparse
 import cProfile
 import io
 import json
+import os
 import pstats
 import random
 import tempfile
@@ -125,6 +127,7 @@ class Cell:
 
     trials: int
     raylets: int
+    cohort: str
     seconds: float  # a trial
     schedule_ms: float
     listeners_ms: float
@@ -139,6 +142,7 @@ class Cell:
 HEADS = (
     "trials",
     "raylets",
+    "cohort",
     "s a trial",
     "schedule, ms",
     "listeners, ms",
@@ -167,6 +171,7 @@ def cell(trials: int, raylets: int, cohort: str, tracked: bool, profiled: bool) 
     figures = Cell(
         trials=finished.ran,
         raylets=raylets,
+        cohort=cohort,
         seconds=(clock["loop"] + clock["close"]) / finished.ran,
         schedule_ms=each * busy["schedule"],
         listeners_ms=each * busy["listeners"],
@@ -300,6 +305,13 @@ def row(figures: Cell | Alone) -> str:
     return f"| {' | '.join(f'{value:.3f}' if isinstance(value, float) else str(value) for value in values)} |"
 
 
+def keep(content: dict[str, Any], path: Path | None) -> None:
+    """Write the figures so far, with the load of the machine in the last quarter of an hour."""
+    content["load"] = max(content["load"], round(os.getloadavg()[2], 1))
+    if path:
+        write_whole(path, json.dumps(content, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", nargs="+", type=int, default=[10, 100, 1000])
@@ -313,7 +325,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     close_local_ray()  # every cluster below listens to one token
-    content: dict[str, Any] = {"machine": machine(), "alone": [], "cells": []}
+    content: dict[str, Any] = {"machine": machine(), "load": 0.0, "alone": [], "cells": []}
     print(f"{machine()}\n\nThe schedule by itself\n\n| trials | alphas | next, ms | finished, ms | a look, ms |")
     print("|---|---|---|---|---|")
     for trials in arguments.trials:
@@ -321,6 +333,7 @@ def main() -> None:
             if alphas + REFERENCES < trials:
                 content["alone"].append(asdict(one := alone(trials, alphas)))
                 print(row(one), flush=True)
+    keep(content, arguments.json)
     if arguments.raylets:
         untracked = "" if arguments.tracked else ", without MLflow"
         print(f"\nA launch, cohort: {arguments.cohort}{untracked}\n\n| {' | '.join(HEADS)} |")
@@ -334,8 +347,7 @@ def main() -> None:
             content["cells"].append(asdict(found))
             profiles += [f"\n{trials} trials, {raylets} raylets\n{profile}"] if profile else []
             print(row(found), flush=True)
-            if arguments.json:
-                write_whole(arguments.json, json.dumps(content, indent=1))
+            keep(content, arguments.json)
     print("".join(profiles))
 
 

@@ -149,7 +149,7 @@ class Contender:
     """One kind of step, with its own network and optimizer."""
 
     def __init__(self, make: Callable[[Shape], Backward], network: Shape) -> None:
-        self.network = copy.deepcopy(network)
+        self.make, self.network = make, copy.deepcopy(network)
         self.backward = make(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-5)
         self.cuda = network.x.device.type == "cuda"

@@ -97,7 +97,7 @@ def server(folder: Path) -> Iterator[str]:
     script = Path(__file__).parents[1] / "mlflow" / "server-sqlite.sh"
     process = subprocess.Popen([script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        if not healthy(f"http://127.0.0.1:{port}", process):
+        if not healthy(f"http://127.0.0.1:{port}", process, seconds=240):
             raise RuntimeError("the server did not start")
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -3,7 +3,12 @@
 import pandas as pd
 import pytest
 
+from benchmarks import report
+from hpo.launch.restore import open_plan, restored_schedule
+from hpo.launch.workspace import place
+from hpo.tracking.experiment import StudyExperiment
 from tests.helpers.benchmark_tables import benchmark
+from tests.helpers.runs import place_database
 
 
 @pytest.mark.slow
@@ -24,3 +29,21 @@ def test_the_benchmark_of_the_report_makes_a_study_that_the_command_knows(tmp_pa
     assert len(trials) == 60
     assert set(trials["status"]) == {"finished"}
     assert set(trials["phase"]) == {"references", "static", "sweep", "confirm"}
+
+
+@pytest.mark.slow
+def test_trials_that_are_inserted_directly_are_read_like_those_of_the_writer(tmp_path):
+    place_database(tmp_path)
+    where = place(tmp_path, None)
+    path = report.write_study(60, 2, tmp_path)
+    count = report.make_directly(path, where)
+    plan = open_plan(path)
+    records = StudyExperiment(where.uri, plan.study.name, tmp_path).records()
+    schedule = restored_schedule(plan, records, runs=False)
+    assert len(records) == len(schedule.results) == count >= 60
+    assert schedule.is_complete
+    for record in records[:5]:
+        planned = next(one for one in schedule.planned() if one.config.identity == record.config.identity)
+        expected = report.Simulated(planned, plan).result()
+        assert record.result.validation == expected.validation
+        assert record.result.averages["tail"] == expected.averages["tail"]

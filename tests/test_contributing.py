@@ -124,11 +124,7 @@ class Repeats(StudyPhase):
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        self._trials = [self.plan.search_trial(self.name, EQUAL, epochs) for epochs in (1, 2)]
-        self.queue.extend(self._trials)
-
-    def trials(self) -> list[PlannedTrial]:
-        return self._trials
+        self.add(self.plan.search_trial(self.name, EQUAL, epochs) for epochs in (1, 2))
 
     def size(self) -> tuple[int, int]:
         return 1, 2

@@ -39,7 +39,7 @@ def arms_table(
     groups = {str(name): group for name, group in confirm.groupby("arm", sort=False)}
     static, recommended = found.static, best_arm(confirm, FIXED, kept_arms(limits, scoring))
     missed = limits[~limits["kept"].astype(bool)].groupby("arm")["task"].agg(", ".join).to_dict()
-    rows = []
+    rows, w = [], mean_weights(confirm, tasks)
     for name, group in groups.items():
         first, score_test = group.iloc[0], interval(group["score_test"].dropna())
         row = {column: first[column] for column in ("arm", "kind", "recipe", "alpha")}
@@ -59,7 +59,7 @@ def arms_table(
             for task in tasks
             if f"{split}/{task}" in group
         }
-        rows.append(row | mean_weights(group, tasks))
+        rows.append(row | w.loc[name].to_dict())
     columns = ["arm", "kind", "recipe", "alpha", "score_val", "score_test", "recommended", "best_static", "regret"]
     columns += ["verdict", "gap", "chosen", "misses", *(f"w/{task}" for task in tasks)]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)

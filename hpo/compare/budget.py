@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from opda.nonparametric import EmpiricalDistribution
 from scipy.special import gammaln
 
@@ -16,6 +16,7 @@ from hpo.compare.ranks import clopper_pearson
 from hpo.compare.trial_table import Vector, best_runs, static_points
 from hpo.core.arm import SEARCHED
 
+EXACT_SIZES = 1000  # up to which the curve has every k; above, steps of a percent, as n values of n points take n^2
 EXACT_BANDS = 100  # most points for the tighter of two bands, whose run time grows with their square
 
 
@@ -24,7 +25,8 @@ class Budget:
     """The expected best of k static points, and the k that matches GradNorm.
 
     Attributes:
-        curve: ``k, expected, low, high``: expected best score of k static points, with a 95% band.
+        curve: ``k, expected, low, high``: expected best score of k static points, with a 95% band. It has every k up
+            to 1,000, then about each hundredth, and the number of points.
         table: for each recipe ``recipe, score``, the result of `match`, and for ``steps`` and ``seconds`` what k
             static points take, in multiples of the recipe's alpha sweep (``_sweep``) and of its best run
             (``_run``); ``_low`` is the same for k_low.
@@ -33,9 +35,25 @@ class Budget:
     curve: pd.DataFrame
     table: pd.DataFrame
 
+    @property
+    def points(self) -> int:
+        """The number of static points."""
+        return _points(self.curve)
+
+
+def _points(curve: pd.DataFrame) -> int:
+    return int(curve["k"].iloc[-1]) if len(curve) else 0
+
+
+def sizes(n: int) -> NDArray[np.int64]:
+    """Return the k at which the curve of n points is computed."""
+    steps = math.ceil(100 * math.log(n / EXACT_SIZES)) if n > EXACT_SIZES else 0
+    far = np.geomspace(EXACT_SIZES, n, steps + 1) if steps else np.empty(0)
+    return np.unique(np.concatenate([np.arange(1, min(n, EXACT_SIZES) + 1), np.rint(far)]).astype(np.int64))
+
 
 def expected_best(scores: ArrayLike) -> Vector:
-    """Compute the expected lowest score of k points drawn from n without replacement, k = 1 .. n; shape (n,).
+    """Compute the expected lowest score of k points drawn from n without replacement, for each k of `sizes`.
 
     ``E_k = sum_i y_(i) C(n - i, k - 1) / C(n, k)``, y_(i) the i-th lowest: among the C(n, k) sets of k points,
     y_(i) is the lowest of those that take k - 1 of the n - i above it. This is the unbiased form of the estimator of
@@ -44,7 +62,7 @@ def expected_best(scores: ArrayLike) -> Vector:
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(y)
-    k, i = np.arange(1, n + 1)[:, None], np.arange(1, n + 1)[None]
+    k, i = sizes(n)[:, None], np.arange(1, n + 1)[None]
     possible = k - 1 <= n - i
     log_share = _log_choose(n - i, np.where(possible, k - 1, 0)) - _log_choose(n, k)
     return np.asarray(np.where(possible, np.exp(log_share), 0.0) @ y)
@@ -65,7 +83,7 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
     (tests/hpo/compare/test_budget.py); its upper end covers for all k.
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
-    k = np.arange(1, len(y) + 1)
+    k = sizes(len(y))
     if len(y) < 2:
         return pd.DataFrame({"k": k, "expected": y, "low": y, "high": y})
     expected = expected_best(y)  # without replacement: near k = n it can be slightly below the band
@@ -127,9 +145,9 @@ def match(curve: pd.DataFrame, score: float, hits: int) -> dict[str, float | boo
         all n points together do not match it. A ``k`` or ``k_high`` that is never reached is n, which means n or
         more.
     """
-    n = len(curve)
+    n = _points(curve)
     reached = {name: np.flatnonzero(curve[name].to_numpy() <= score + 1e-12) for name in ("expected", "low", "high")}
-    first = {name: int(at[0]) + 1 if len(at) else n for name, at in reached.items()}
+    first = {name: int(curve["k"].iloc[at[0]]) if len(at) else n for name, at in reached.items()}
     _, share = clopper_pearson(hits, n)
     even = math.ceil(math.log(0.5) / math.log1p(-share)) if share < 1 else 1
     return {

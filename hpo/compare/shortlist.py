@@ -34,9 +34,10 @@ def shortlist(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     table = scored.pivot_table(index="seed", columns="arm", values="objective", sort=False)
     fixed = list(dict.fromkeys(scored.loc[scored["kind"].isin(FIXED), "arm"]))
     chosen = leader(table, fixed)
+    w = mean_weights(scored, tuple(scoring))
     rows = [
         {"arm": str(arm), "kind": group["kind"].iloc[0], "seeds": len(group), "score": group["score"].mean()}
-        | {"beyond": group["beyond"].mean(), "chosen": arm == chosen, **mean_weights(group, tuple(scoring))}
+        | {"beyond": group["beyond"].mean(), "chosen": arm == chosen, **w.loc[arm]}
         for arm, group in scored.groupby("arm", sort=False)
     ]
     found = pd.DataFrame(rows, columns=columns)

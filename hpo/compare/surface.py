@@ -105,7 +105,8 @@ def fit_surface(search: pd.DataFrame, tasks: Sequence[str]) -> Surface:
 def _fitted(X: Vector, z: Vector, y: Vector, limit: float) -> Surface:
     inverse = np.linalg.pinv(X)
     coefficients = inverse @ y
-    residuals, leverage = y - X @ coefficients, np.clip(np.diag(X @ inverse), 0, 1 - 1e-9)
+    residuals = y - X @ coefficients
+    leverage = np.clip(np.einsum("ij,ji->i", X, inverse), 0, 1 - 1e-9)
     n = len(y)
     total = float((((y - y.mean()) * n / (n - 1)) ** 2).sum())
     unseen = residuals / (1 - leverage)

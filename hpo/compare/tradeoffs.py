@@ -49,14 +49,7 @@ def _with_changes(trials: pd.DataFrame, chosen: pd.DataFrame, scoring: Scoring) 
 
 
 def _table(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
-    columns = [column for column in trials if str(column).startswith("change/")]
-    rows = [
-        {
-            "arm": str(arm),
-            **group[columns].mean(),
-            **mean_weights(group, tuple(scoring)),
-            "added": group["added"].mean(),
-        }
-        for arm, group in trials.groupby("arm", sort=False)
-    ]
-    return pd.DataFrame(rows, columns=["arm", *columns, *(f"w/{task}" for task in scoring), "added"])
+    columns = [str(column) for column in trials if str(column).startswith("change/")]
+    means = trials.groupby("arm", sort=False)[[*columns, "added"]].mean()
+    w = mean_weights(trials, tuple(scoring))
+    return means.join(w).reset_index()[["arm", *columns, *w, "added"]]

@@ -56,12 +56,19 @@ def closed(w: ArrayLike) -> Vector:
     return np.asarray(x * (x.shape[-1] / x.sum(axis=-1, keepdims=True)))
 
 
-def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> dict[str, float]:
-    """Average E_t[w] (geometric) over seeds by the geometric mean; for fixed weights, these are the weights."""
+def mean_weights(trials: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Average E_t[w] (geometric) over seeds by the geometric mean; for fixed weights, these are the weights.
+
+    Returns:
+        One row per arm, in the order of the trials, with columns ``w/<task>``; NaN where a weight is not above 0.
+    """
+    place, arms = pd.factorize(trials["arm"])
     w = weight_columns(trials, tasks, "geometric")
-    known = bool(np.all(w > 0))
-    mean = closed(np.exp(np.log(w).mean(axis=0))) if known else np.full(len(tasks), np.nan)
-    return {f"w/{task}": float(value) for task, value in zip(tasks, mean, strict=True)}
+    logs = np.log(np.where((w > 0).all(axis=1, keepdims=True), w, np.nan))
+    sums = np.zeros((len(arms), len(tasks)))
+    np.add.at(sums, place, logs)  # NaN of one seed is NaN of the arm
+    mean = closed(np.exp(sums / np.bincount(place, minlength=len(arms))[:, None]))
+    return pd.DataFrame(mean, index=pd.Index(arms, name="arm"), columns=[f"w/{task}" for task in tasks])
 
 
 def region(search: pd.DataFrame, static: str, noise: tuple[float, float]) -> pd.DataFrame:

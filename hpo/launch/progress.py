@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -153,23 +154,26 @@ class ProgressView:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self) -> None:
-        counts = self._counts()
+        counts, shares = self._counts(), self._shares()
         whole = {key: sum(count[key] for count in counts.values()) for key in ("total", "done", "running", "failed")}
         lines: list[tuple[str, dict[str, int]]] = [*counts.items(), ("all", whole)]
         for name, count in lines:
             note = self._left().rpartition(", about ")[2] if name == "all" else ""  # all fits in 80 columns
             total, fields = max(count["total"], 1), {key: value for key, value in count.items() if key != "total"}
-            shares = self._shares(name) if name != "all" else [share for p in counts for share in self._shares(p)]
-            ended = count["done"] + count["failed"] + sum(shares)
+            trained = shares[name] if name != "all" else shares.total()
+            ended = count["done"] + count["failed"] + trained
             self._bars.update(self._tasks[name], total=total, completed=ended, note=note)
             self._bars.tasks[self._tasks[name]].fields.update(fields)
         if self._cell is not None:
             self._cell.draw(self._bars.get_renderable())
 
-    def _shares(self, phase: str) -> list[float]:
-        """The trained share of each running trial of a phase."""
-        running = {planned.config.identity for planned in self._schedule.running() if planned.phase == phase}
-        return [report.epoch / report.epochs for identity, report in self._epochs.items() if identity in running]
+    def _shares(self) -> Counter[str]:
+        """The trained shares of the running trials, added up by phase."""
+        shares: Counter[str] = Counter()
+        for planned in self._schedule.running():
+            if report := self._epochs.get(planned.config.identity):
+                shares[planned.phase] += report.epoch / report.epochs  # type: ignore[assignment]
+        return shares
 
     def _running(self) -> str:
         """The trials that run and how far they are: "24 running, epoch 3 of 10; "."""

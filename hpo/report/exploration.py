@@ -47,6 +47,6 @@ def _group(name: str, words: str, table: pd.DataFrame, measured: list[str], task
             "changes": [float(row[f"change/{task}"]) for task in measured],
             "added": float(row["added"]),
         }
-        for _, row in (table.iterrows() if known else ())
+        for row in (table.to_dict("records") if known else ())
     ]
     return {"name": name, "words": words, "rows": rows}

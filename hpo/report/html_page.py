@@ -22,7 +22,7 @@ from hpo.report.glossary import glossary, linked
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, Section, facts, sections
 from hpo.report.sentences import headline, matched, sentences
-from hpo.report.tables import ARM, NOTES, definitions, trials_table
+from hpo.report.tables import ARM, NOTES, definitions, trials_caption, trials_table
 
 
 class Statistic(NamedTuple):
@@ -64,6 +64,7 @@ def page(data: ReportData) -> str:
         key=ARM,
         panels=panels,
         trials=trials_table(data),
+        trials_caption=trials_caption(data),
         facts=facts(data),
         study_file=data.provenance.get(STUDY_FILE, ""),
         exploration=explored,
@@ -143,7 +144,7 @@ def _cost(comparison: Comparison) -> list[Statistic]:
 
 def _budget(comparison: Comparison) -> list[Statistic]:
     """Return the number of static points that match the recipe that the verdict is on."""
-    row, n = matched(comparison), len(comparison.budget.curve)
+    row, n = matched(comparison), comparison.budget.points
     if row is None:
         return []
     amount = f"more than {n}" if row["beyond"] else f"{row['k']} of {n}"

@@ -13,7 +13,7 @@ from hpo.report.glossary import glossary
 from hpo.report.report_data import ReportData, recommended_weights
 from hpo.report.sections import STUDY_FILE, facts, sections
 from hpo.report.sentences import headline, sentences
-from hpo.report.tables import ARM, definitions, trials_table
+from hpo.report.tables import ARM, definitions, trials_caption, trials_table
 
 
 def markdown(data: ReportData) -> str:
@@ -36,7 +36,7 @@ def markdown(data: ReportData) -> str:
     parts += ["## Provenance", "\n".join(f"- {_text(name)}: {_text(value)}" for name, value in facts(data).items())]
     if STUDY_FILE in data.provenance:
         parts += ["### Study file", _fence(data.provenance[STUDY_FILE], "yaml")]
-    parts += ["## Trials", _table(trials_table(data))]
+    parts += ["## Trials", trials_caption(data), _table(trials_table(data))]
     return "\n\n".join(parts) + "\n"
 
 

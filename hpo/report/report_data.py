@@ -14,6 +14,8 @@ from hpo import compare
 from hpo.compare import Comparison, Vector, best_trial, weights_of
 from search_spaces.log_ratio import centred
 
+MOST_DRAWN = 1000  # static points in a figure
+
 
 @dataclass(frozen=True)
 class ReportData:
@@ -50,6 +52,27 @@ class Point(NamedTuple):
 def static_points(comparison: Comparison) -> pd.DataFrame:
     """Return the trials of the static search that have a score, best first."""
     return compare.static_points(comparison.search)
+
+
+def drawn_points(comparison: Comparison) -> pd.DataFrame:
+    """Return the static points that figures draw, best first: all, or the best and some of the others.
+
+    A browser takes seconds to draw thousands of markers, and nobody sees them one by one.
+    """
+    points = static_points(comparison)
+    best = MOST_DRAWN // 2
+    if len(points) <= MOST_DRAWN:
+        return points
+    others = np.linspace(best, len(points) - 1, MOST_DRAWN - best).round().astype(int)
+    return points.iloc[[*range(best), *others]]
+
+
+def drawn_note(comparison: Comparison) -> str:
+    """Return the sentence of a caption on points that are not drawn."""
+    count = len(static_points(comparison))
+    if count <= MOST_DRAWN:
+        return ""
+    return f" Of {count:,} points, the best {MOST_DRAWN // 2} and as many of the others, evenly by rank, are drawn."
 
 
 def best_runs(comparison: Comparison) -> dict[str, pd.Series]:

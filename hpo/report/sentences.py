@@ -183,7 +183,7 @@ def matched(comparison: Comparison) -> pd.Series | None:
 
 def _budget(comparison: Comparison) -> Iterator[str]:
     """Yield the size of a static search that equals the sweep of the recipe that the verdict is on."""
-    row, n = matched(comparison), len(comparison.budget.curve)
+    row, n = matched(comparison), comparison.budget.points
     if row is None:
         return
     best = f"as good as the best run of the {row['recipe']} recipe's sweep (validation, search seed)"

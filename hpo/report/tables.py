@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hpo.compare import Comparison
@@ -30,6 +31,7 @@ from hpo.report.sentences import rival_arm, span
 NOTES = "Notes"  # column whose entries the page shows as badges
 ARM = "arm"  # column of keys that link rows to figures; not shown
 PARETO = "Pareto front"
+MOST_ROWS = 1000  # of the table of trials, which a browser lays out whole
 _TRIAL_COLUMNS = ["phase", "arm", "seed", "status", "score_val", "score_test", "steps", "seconds", "identity"]
 
 
@@ -222,7 +224,7 @@ def _share(row: pd.Series, random_points: bool) -> dict[str, str]:
 
 
 def _budget(recipe: str, comparison: Comparison) -> dict[str, str]:
-    table, n = comparison.budget.table, len(comparison.budget.curve)
+    table, n = comparison.budget.table, comparison.budget.points
     row = next((row for _, row in table.iterrows() if row["recipe"] == recipe), None)
     if row is None:
         return {}
@@ -274,12 +276,23 @@ def gap_table(comparison: Comparison) -> pd.DataFrame:
 
 
 def trials_table(data: ReportData) -> pd.DataFrame:
-    """Return one row per trial; ``Run`` is the link to its MLflow run."""
-    return pd.DataFrame(_trial_rows(all_trials(data), data.run_links))
+    """Return one row per trial, without the worst of a large search; ``Run`` is the link to its MLflow run."""
+    trials = all_trials(data)
+    worst_first = np.flatnonzero(trials["identity"].isin(data.comparison.search["identity"]))[::-1]
+    shown = trials.drop(index=worst_first[: max(0, len(trials) - MOST_ROWS)].tolist())
+    return pd.DataFrame(_trial_rows(shown, data.run_links))
+
+
+def trials_caption(data: ReportData) -> str:
+    """Return which trials `trials_table` has."""
+    every, shown = len(all_trials(data)), len(trials_table(data))
+    if shown == every:
+        return f"All {every} trials (also in trials.csv)"
+    return f"{shown:,} of {every:,} trials, without the worst of the search (all are in trials.csv)"
 
 
 def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for _, row in trials.iterrows():
+    for row in trials.to_dict("records"):
         yield {
             ARM: row["arm"],
             "Phase": row["phase"],

@@ -62,6 +62,7 @@ class AlphaSweep:
         self.history = optuna.create_study(sampler=space.sampler(seed))
         self._identify = identify
         self._finished = dict(finished or {})
+        self._unasked = set(self._finished)  # those that no suggestion has asked for
         self._suggested: list[Suggestion] = []  # as far as the scores allow
         self._asked = 0  # of the suggestions
         self._told = 0  # likewise
@@ -71,8 +72,7 @@ class AlphaSweep:
     @property
     def remaining(self) -> int:
         """The number of suggestions left."""
-        asked = {suggestion.identity for suggestion in self._suggested[: self._asked]}
-        return max(0, self.trials - self._asked - len(self._finished.keys() - asked))
+        return max(0, self.trials - self._asked - len(self._unasked))
 
     def ask(self) -> Parameters | None:
         """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
@@ -81,8 +81,10 @@ class AlphaSweep:
         self._suggest()
         if self._asked == len(self._suggested):
             return None
+        suggestion = self._suggested[self._asked]
         self._asked += 1
-        return self._suggested[self._asked - 1].parameters
+        self._unasked.discard(suggestion.identity)
+        return suggestion.parameters
 
     def tell(self, identity: str, score: float | None) -> None:
         """Record the score of a trial, lower is better; ``None`` if it has none. Optuna receives scores in order."""
@@ -104,7 +106,7 @@ class AlphaSweep:
             self.history.enqueue_trial(starts[number])
         else:
             due = max(0, number - self.lag + 1)
-            if not all(suggestion.identity in self.scores for suggestion in self._suggested[:due]):
+            if not all(suggestion.identity in self.scores for suggestion in self._suggested[self._told : due]):
                 return False
             self._tell_optuna(due)
         self.history.sampler = self.space.sampler(self.seed + number + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from hpo.core.trial import TrialResult
 
@@ -36,6 +36,7 @@ class Halving:
             left = min(left, max(keep, math.ceil(left / eta)))
             self._places.append(left)
         self._waiting: dict[str, TrialResult] = {}
+        self._moving = list(self._rung)  # of which none is known to have ended or to be at its rung
 
     def until(self, identity: str) -> int:
         """Return the epoch at which a trial returns."""
@@ -50,10 +51,11 @@ class Halving:
         """Return whether a trial is at a rung that has not been decided."""
         return identity in self._waiting
 
-    def at_rung(self, ended: Iterable[str]) -> dict[str, TrialResult]:
+    def at_rung(self, ended: Container[str]) -> dict[str, TrialResult]:
         """Return the trials at a rung, once all trials that have not ended are there; otherwise none."""
-        left = set(self._rung).difference(ended)
-        return dict(self._waiting) if left and left == set(self._waiting) else {}
+        while self._moving and (self._moving[-1] in ended or self.waits(self._moving[-1])):
+            self._moving.pop()
+        return {} if self._moving else dict(self._waiting)
 
     def decide(self, scores: Mapping[str, float]) -> tuple[list[str], list[str]]:
         """Return the trials that continue, best first, and those that are stopped.
@@ -68,6 +70,7 @@ class Halving:
         for identity in order:
             self._rung[identity] = rung + 1
         self._waiting.clear()
+        self._moving = order[:places]
         return order[:places], order[places:]
 
 

@@ -9,9 +9,10 @@ from enum import Enum
 
 import pandas as pd
 
-from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
+from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult
 from hpo.study.phases import PHASES, SoFar, StudyPhase
 from hpo.study.plan import Plan
+from hpo.study.tally import State
 from hpo.study.trial_rows import trial_table
 from hpo.training.methods import METHODS
 
@@ -51,7 +52,6 @@ class Schedule:
         self.phases: list[StudyPhase] = [phase(self._so_far) for phase in PHASES.values()]
         self._so_far.phases = self.phases
         self.results = self._so_far.results
-        self._begun: set[str] = set()
         self._cohorts: list[set[str]] = []  # identities of those that run
         self._stopped: list[PlannedTrial] = []  # since the last call
 
@@ -103,11 +103,13 @@ class Schedule:
         return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
 
     def _share(self, first: PlannedTrial, slots: int) -> int:
-        """Return each worker's share of the unfinished trials of a trial's pool."""
+        """Return each worker's share of the unfinished trials of a trial's pool; 1 if its method trains alone."""
+        if not METHODS[first.config.method].stackable:
+            return 1
         pool = PHASES[first.phase].pool
         phases = [phase for phase in self.phases if phase.pool == pool]
-        left = sum(not self._so_far.has_ended(planned) for phase in phases for planned in phase.trials())
-        return math.ceil((left + sum(phase.remaining for phase in phases)) / max(1, slots))
+        left = sum(self._so_far.tally.left(phase.name) + phase.remaining for phase in phases)
+        return math.ceil(left / max(1, slots))
 
     def largest_cohort(self) -> int:
         """Return the maximum number of known trials still to run that could be trained at once."""
@@ -128,19 +130,19 @@ class Schedule:
     def begun(self, identity: str) -> None:
         """Record that a worker has started a trial."""
         if identity in self._so_far.running:
-            self._begun.add(identity)
+            self._so_far.tally.move(identity, State.RUNNING)
 
     def interrupted(self, identity: str) -> None:
         """Record that a trial's worker died; the trial waits for another."""
-        self._begun.discard(identity)
+        self._so_far.tally.move(identity, State.WAITING)
 
     def finished(self, identity: str, result: TrialResult) -> None:
         """Record that a trial has ended, with any status, or paused to wait for other trials of its phase."""
         planned = self._so_far.running.pop(identity, None)
-        self._begun.discard(identity)
         if result.status.has_ended:
-            self.results[identity] = result
+            self._so_far.record(identity, result)
         elif planned is not None:
+            self._so_far.tally.move(identity, State.WAITING)
             next(phase for phase in self.phases if phase.name == planned.phase).on_paused(identity, result)
         self._settle()
 
@@ -167,21 +169,11 @@ class Schedule:
     def progress(self) -> dict[str, dict[str, int]]:
         """Return for each phase the numbers of all, done, running and failed trials (diverged trials are done)."""
         self._settle()
-        counts: dict[str, dict[str, int]] = {}
-        seen: set[str] = set()
-        for phase in self.phases:
-            own = {planned.config.identity for planned in phase.trials()}
-            shared, own = len(own & seen), own - seen
-            seen |= own
-            ended = [self.results[identity].status for identity in own if identity in self.results]
-            failed = ended.count(TrialStatus.FAILED)
-            counts[phase.name] = {
-                "total": phase.total - shared,
-                "done": len(ended) - failed,
-                "running": len(own & self._begun),
-                "failed": failed,
-            }
-        return counts
+        told, tally = (State.DONE, State.RUNNING, State.FAILED), self._so_far.tally
+        return {
+            phase.name: {"total": phase.total_own, **{state.value: tally.count(phase.name, state) for state in told}}
+            for phase in self.phases
+        }
 
     @property
     def size(self) -> int:

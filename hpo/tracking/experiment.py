@@ -91,16 +91,15 @@ class StudyExperiment(LaunchRuns):
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them.
 
-        Makes no request if `records` has already read all of them: reading 1,000 runs takes seconds.
+        Makes a request for each run whose scores are not those that `records` has read, and none to read them again:
+        reading 1,000 runs takes seconds.
         """
-        if all(self._scores.get(identity, {}).items() >= wanted.items() for identity, wanted in scores.items()):
-            return
-        self._scores.clear()  # unknown until the write succeeds
-        for run in self._search(TRIAL):
-            wanted = scores.get(run.data.tags["gradsweep.identity"], {})
-            new = {name: value for name, value in wanted.items() if run.data.metrics.get(name) != value}
-            if new:
-                self.client.log_batch(run.info.run_id, metrics=[Metric(k, v, now(), 0) for k, v in new.items()])
+        for identity, wanted in scores.items():
+            held, run_id = self._scores.setdefault(identity, {}), self._runs.get(identity)
+            new = {name: value for name, value in wanted.items() if held.get(name) != value}
+            if new and run_id:
+                self.client.log_batch(run_id, metrics=[Metric(k, v, now(), 0) for k, v in new.items()])
+                held.update(new)
 
     def has_result(self, identity: str) -> bool:
         """Return whether MLflow holds a result of a trial, so that it does not have to run again."""

@@ -88,7 +88,7 @@ class LaunchRuns(Experiment):
         Raises:
             LaunchLostError: another launch has begun since `take_over`.
         """
-        stale = [run for run in [*self._search(TRIAL), *self._search(LAUNCH)] if run.info.status == "RUNNING"]
+        stale = [run for kind in (TRIAL, LAUNCH) for run in self._search(kind, "RUNNING")]
         stale = [run for run in stale if run.info.run_id != self._launch]
         for run in stale:
             self.interrupt(run.info.run_id)
@@ -180,7 +180,7 @@ class LaunchRuns(Experiment):
     @or_tracking_error
     def open_launches(self) -> list[OpenLaunch]:
         """Return the launches that have not been closed."""
-        runs = [run for run in self._search(LAUNCH) if run.info.status == "RUNNING"]
+        runs = self._search(LAUNCH, "RUNNING")
         return [
             OpenLaunch(
                 run.info.run_id,

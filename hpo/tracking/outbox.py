@@ -66,6 +66,7 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._count = 0
+        self._names: dict[str, list[str]] | None = None  # of entries, removed ones too, by identity
 
     def add(self, entry: EndedTrial) -> EndedTrial:
         """Store an entry in place of older ones of its trial; return it with its folder and without its trajectory.
@@ -74,8 +75,11 @@ class Outbox:
             OSError: the folder cannot be written.
         """
         self._count += 1
-        name = f"{time.time_ns():020d}-{self._count:06d}-{entry.planned.config.identity}"
-        older = list(self.folder.glob(f"*-{entry.planned.config.identity}"))
+        identity = entry.planned.config.identity
+        name = f"{time.time_ns():020d}-{self._count:06d}-{identity}"
+        if self._names is None:  # once: a backlog may be long, and nobody else adds to it
+            self._names = self._listed()
+        older = [self.folder / other for other in self._names.get(identity, [])]
         kept = replace(entry, result=replace(entry.result, trajectory={}), folder=self.folder / name)
         with whole_folder(self.folder / name) as scratch:
             write_trajectory(entry.result, scratch)
@@ -83,7 +87,14 @@ class Outbox:
             (scratch / TRIAL).write_bytes(_head(body, scratch) + b"\n" + body)
         for folder in older:  # a trial that failed and ran again: a failure delivered last would win
             _forget(folder)
+        self._names[identity] = [name]
         return kept
+
+    def _listed(self) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {}
+        for folder in self._folders():
+            names.setdefault(folder.name.rpartition("-")[2], []).append(folder.name)
+        return names
 
     def entries(self) -> list[EndedTrial]:
         """Return the waiting entries, oldest first, without damaged ones."""

@@ -41,10 +41,9 @@ def figure(data: ReportData) -> go.Figure | None:
         _add(plot, arms[arms["kind"].isin(kinds)], name, color, symbol)
         rest = rest[~rest["kind"].isin(kinds)]
     _add(plot, rest, "other methods", REFERENCE, "square")
-    for _, row in arms.iterrows():
-        plot.add_annotation(
-            text=_name(row), x=0, xref="paper", xanchor="left", y=row["place"], yshift=16, showarrow=False
-        )
+    names = [(_name(row), row["place"]) for _, row in arms.iterrows()]
+    same = {"x": 0, "xref": "paper", "xanchor": "left", "yshift": 16, "showarrow": False}
+    plot.update_layout(annotations=[{"text": text, "y": place, **same} for text, place in names])
     for value in arms.loc[arms["best_static"], "shown"]:
         plot.add_vline(value, line={"color": STATIC, "dash": "dash", "width": 1.5}, layer="below")
     return plot

@@ -24,7 +24,8 @@ def caption(data: ReportData) -> str:
 
 def figure(data: ReportData) -> go.Figure | None:
     """Draw the curve in its band, a level for each recipe, and a marker where they meet."""
-    curve, table = data.comparison.budget.curve, data.comparison.budget.table
+    found = data.comparison.budget
+    curve, table, points = found.curve, found.table, found.points
     if curve.empty:
         return None
     plot = go.Figure(layout=blank(height=420))
@@ -34,7 +35,7 @@ def figure(data: ReportData) -> go.Figure | None:
         color, symbol = recipe_style(str(row["recipe"]), recipes)
         name = f"{plain(row['recipe'])} recipe"
         plot.add_scatter(
-            x=[1, len(curve)], y=[row["score"]] * 2, mode="lines", line={"color": color, "width": 2, "dash": "dot"},
+            x=[1, points], y=[row["score"]] * 2, mode="lines", line={"color": color, "width": 2, "dash": "dot"},
             name=name, legendgroup=name, hoverinfo="skip",
         )  # fmt: skip
         beyond = "no k matches it" if row["beyond"] else f"{row['k']} static points match it"
@@ -47,7 +48,7 @@ def figure(data: ReportData) -> go.Figure | None:
     top = max([float(curve["expected"].iloc[0]), *table["score"]])
     low = min([float(curve["low"].min()), *table["score"]])
     top = max(top, low + 0.1)  # scores without any spread
-    ticks = [k for power in (1, 10, 100, 1000) for k in (power, 2 * power, 5 * power) if k <= len(curve)]
+    ticks = [k for power in (1, 10, 100, 1000, 10000) for k in (power, 2 * power, 5 * power) if k <= points]
     plot.update_xaxes(title_text="static points tried, k", type="log", tickvals=ticks)
     plot.update_yaxes(title_text="score on validation, %", range=[low - 0.06 * (top - low), top + 0.06 * (top - low)])
     return plot

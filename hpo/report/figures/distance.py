@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from hpo.compare import distances_to, weight_columns, weights_of
 from hpo.report.figures.style import Clipped, blank, clip, clip_note, plain, point_texts, recipe_style
-from hpo.report.report_data import ReportData, best_runs, static_points
+from hpo.report.report_data import ReportData, best_runs, drawn_note, drawn_points
 
 TITLE = "Are static points near E_t[w] the good ones?"
 MISSING = "It needs static points with a score and a GradNorm run with a score."
@@ -19,13 +19,15 @@ def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
     return (
         "Each marker is a static point. If the score rises from left to right, GradNorm's weights are near the best "
-        "ones. E_t[w] is the arithmetic average of each recipe's best run." + clip_note(_clipped(data))
+        "ones. E_t[w] is the arithmetic average of each recipe's best run."
+        + clip_note(_clipped(data))
+        + drawn_note(data.comparison)
     )
 
 
 def figure(data: ReportData) -> go.Figure | None:
     """Draw a panel for each distance, with a colour and a marker for each recipe."""
-    runs, points = best_runs(data.comparison), static_points(data.comparison)
+    runs, points = best_runs(data.comparison), drawn_points(data.comparison)
     if not runs or points.empty:
         return None
     texts = point_texts(points, data.comparison.tasks)
@@ -46,7 +48,7 @@ def figure(data: ReportData) -> go.Figure | None:
 
 
 def _clipped(data: ReportData) -> Clipped:
-    return clip(static_points(data.comparison)["score"], 0.5)
+    return clip(drawn_points(data.comparison)["score"], 0.5)
 
 
 def _markers(recipe: str, x: list[float], clipped: Clipped, style: tuple[str, str]) -> go.Scatter:

@@ -8,7 +8,7 @@ from hpo.report.figures.points_line import line
 from hpo.report.figures.points_plane import plane
 from hpo.report.figures.points_profiles import profiles
 from hpo.report.figures.style import clip, clip_note
-from hpo.report.report_data import ReportData, static_points
+from hpo.report.report_data import ReportData, drawn_note, drawn_points
 
 TITLE = "Where the good weights are"
 MISSING = "No static point has a score yet."
@@ -30,13 +30,13 @@ _PROFILES = (
 def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
     T = len(data.comparison.tasks)
-    clipped = clip(static_points(data.comparison)["score"], 0.5)
+    clipped = clip(drawn_points(data.comparison)["score"], 0.5)
     note = (
         clip_note(clipped)
         if T == 2
         else " Scores far out have the last colour of the scale." * bool(clipped.beyond.any())
     )
-    return _CAPTIONS.get(T, _PROFILES) + _surface_note(data) + note
+    return _CAPTIONS.get(T, _PROFILES) + _surface_note(data) + note + drawn_note(data.comparison)
 
 
 def _surface_note(data: ReportData) -> str:
@@ -52,7 +52,7 @@ def _surface_note(data: ReportData) -> str:
 
 def figure(data: ReportData) -> go.Figure | None:
     """Draw the static points in the form that suits T weights."""
-    points = static_points(data.comparison)
+    points = drawn_points(data.comparison)
     if points.empty:
         return None
     draw = {2: line, 3: plane}.get(len(data.comparison.tasks), profiles)

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare import scored_search, scored_validation
-from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult
+from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.plan import Candidate, Plan
+from hpo.study.tally import State, Tally
 from hpo.study.trial_rows import trial_table
 
 Fits = Callable[[PlannedTrial], bool]
@@ -24,7 +25,8 @@ class SoFar:
 
     Attributes:
         plan: the study's.
-        results: of the trials that have ended, by identity.
+        results: of the trials that have ended, by identity; `record` adds to them.
+        tally: counts the trials of each phase.
         configs: of the results of earlier launches.
         runs: whether trials will run; if false, the phases only describe what exists.
         running: the trials that have been handed out and have no result, by identity.
@@ -34,9 +36,18 @@ class SoFar:
     def __init__(
         self, plan: Plan, results: Mapping[str, TrialResult], configs: Iterable[TrialConfig], runs: bool
     ) -> None:
-        self.plan, self.results, self.configs, self.runs = plan, dict(results), list(configs), runs
+        self.plan, self.configs, self.runs = plan, list(configs), runs
+        self.results: dict[str, TrialResult] = {}
+        self.tally = Tally()
         self.running: dict[str, PlannedTrial] = {}
         self.phases: list[StudyPhase] = []
+        for identity, result in results.items():
+            self.record(identity, result)
+
+    def record(self, identity: str, result: TrialResult) -> None:
+        """Add the result of a trial that has ended."""
+        self.results[identity] = result
+        self.tally.move(identity, State.FAILED if result.status is TrialStatus.FAILED else State.DONE)
 
     def has_ended(self, planned: PlannedTrial) -> bool:
         """Return whether a trial has a result."""
@@ -78,14 +89,16 @@ class SoFar:
     def search(self) -> pd.DataFrame | None:
         """Return the scored trials of the search seed, best first; ``None`` while one is missing."""
         phases = [phase for phase in self.phases if phase.is_search]
-        trials = [planned for phase in phases for planned in phase.trials()]
-        if any(phase.remaining for phase in phases) or not all(self.has_ended(planned) for planned in trials):
+        if not all(phase.is_over for phase in phases):
             return None
+        trials = [planned for phase in phases for planned in phase.trials()]
         return scored_search(trial_table(self.ended(trials), self.plan.scoring), self.plan.scoring)
 
 
 class StudyPhase(ABC):
-    """A stage of a study. Trials that are in `queue` wait to be handed out, in order.
+    """A stage of a study. It makes its trials known with `add` once their inputs exist.
+
+    Trials that are in `queue` wait to be handed out, in order.
 
     Args:
         so_far: of the study.
@@ -99,10 +112,24 @@ class StudyPhase(ABC):
     def __init__(self, so_far: SoFar) -> None:
         self.so_far, self.plan = so_far, so_far.plan
         self.queue: deque[PlannedTrial] = deque()
+        self._trials: list[PlannedTrial] = []
+        self._identities: set[str] = set()
+        so_far.tally.add_phase(self.name)
 
-    @abstractmethod
+    def add(self, trials: Iterable[PlannedTrial]) -> None:
+        """Make trials known, and hand them out after those that wait already."""
+        for planned in trials:
+            self._know(planned)
+            self.queue.append(planned)
+
+    def _know(self, planned: PlannedTrial) -> None:
+        self._trials.append(planned)
+        self._identities.add(planned.config.identity)
+        self.so_far.tally.add(self.name, planned.config.identity)
+
     def trials(self) -> Sequence[PlannedTrial]:
         """All trials known so far, also those that have been handed out or have ended."""
+        return self._trials
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
@@ -125,7 +152,17 @@ class StudyPhase(ABC):
     @property
     def total(self) -> int:
         """The number of all trials, including those that are not known yet."""
-        return len({planned.config.identity for planned in self.trials()}) + self.remaining
+        return len(self._identities) + self.remaining
+
+    @property
+    def total_own(self) -> int:
+        """The same without the known trials that count for an earlier phase, which has them too."""
+        return self.total - len(self._identities) + self.so_far.tally.count(self.name)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether all its trials have ended; those that an earlier phase has too count for that phase."""
+        return not self.remaining and not self.so_far.tally.left(self.name)
 
     @property
     def epochs(self) -> int:

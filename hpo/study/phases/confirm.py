@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 import pandas as pd
@@ -21,13 +21,8 @@ class Confirm(StudyPhase):
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        self._fixed = confirm_fixed(self.plan)
-        self._chosen: list[PlannedTrial] | None = None
-        self.queue.extend(self._fixed)
-
-    def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return [*self._fixed, *(self._chosen or [])]
+        self._has_chosen = False
+        self.add(confirm_fixed(self.plan))
 
     def size(self) -> tuple[int, int]:
         """Return the maximum, since arms may coincide. See `StudyPhase`."""
@@ -42,13 +37,13 @@ class Confirm(StudyPhase):
     @property
     def total(self) -> int:
         """See `StudyPhase`."""
-        return self.size()[1] if self._chosen is None else super().total
+        return super().total if self._has_chosen else self.size()[1]
 
     def settle(self) -> list[PlannedTrial]:
         """Plan the arms that depend on the search, once it has ended."""
-        if self._chosen is None and (search := self.so_far.search()) is not None:
-            self._chosen = confirm_chosen(self.plan, self.so_far.phases, search)
-            self.queue.extend(self._chosen)
+        if not self._has_chosen and (search := self.so_far.search()) is not None:
+            self._has_chosen = True
+            self.add(confirm_chosen(self.plan, self.so_far.phases, search))
         return []
 
 

@@ -24,8 +24,7 @@ class GradNormSweeps(StudyPhase):
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        self._told: set[str] = set()
-        self._trials: list[PlannedTrial] = []  # by recipe and parameters, whichever came first
+        self._untold: dict[str, PlannedTrial] = {}  # by identity, those whose sweep has no score yet
         recipes = self.plan.study.recipes
         known = [config for config in so_far.configs if config.identity not in unsearched(self.plan)]
         found = {recipe: [c for c in known if sweep_recipe(self.plan, c) == recipe] for recipe in recipes}
@@ -35,8 +34,8 @@ class GradNormSweeps(StudyPhase):
                 self._adopt(sweep_trial(self.plan, recipe, sweep_parameters(config)))
 
     def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return self._trials
+        """By recipe and parameters, whichever came first. See `StudyPhase`."""
+        return sorted(self._trials, key=self._place)
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
@@ -96,21 +95,20 @@ class GradNormSweeps(StudyPhase):
 
     def settle(self) -> list[PlannedTrial]:
         """Pass the known scores to the sweeps: those whose references have ended."""
-        untold = [planned for planned in self._trials if planned.config.identity not in self._told]
-        pairs = self.so_far.ended(untold)
+        pairs = self.so_far.ended(self._untold.values())
         scores = self.so_far.scores(pairs) if pairs else None
         for planned, _ in pairs if scores is not None else ():
             identity = planned.config.identity
-            self._told.add(identity)
+            del self._untold[identity]
             if sweep := self.sweeps.get(str(planned.config.settings["recipe"])):
                 assert scores is not None
                 sweep.tell(identity, scores[identity] if np.isfinite(scores[identity]) else None)
         return []
 
     def _adopt(self, planned: PlannedTrial) -> None:
-        if planned.config.identity not in {known.config.identity for known in self._trials}:
-            self._trials.append(planned)
-            self._trials.sort(key=self._place)
+        if planned.config.identity not in self._identities:
+            self._know(planned)
+            self._untold[planned.config.identity] = planned
 
     def _place(self, planned: PlannedTrial) -> tuple[int, list[tuple[str, float]]]:
         recipe = planned.config.settings["recipe"]

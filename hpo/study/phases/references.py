@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from hpo.core.trial import PlannedTrial
@@ -19,12 +18,7 @@ class References(StudyPhase):
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        self._trials = reference_trials(self.plan)
-        self.queue.extend(self._trials)
-
-    def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return self._trials
+        self.add(reference_trials(self.plan))
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""

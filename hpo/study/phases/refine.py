@@ -67,15 +67,10 @@ class Refine(StudyPhase):
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
         self._arms: dict[str, Candidate] = {}
-        self._trials: list[PlannedTrial] = []
         self._batches: list[list[PlannedTrial]] = []
         self._centre: Candidate | None = None
         self._rounds = 0  # of the race
         self._done = self.plan.study.refine is None
-
-    def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return self._trials
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
@@ -125,10 +120,7 @@ class Refine(StudyPhase):
     def _all_ended(self) -> bool:
         """Return whether every trial that a proposal depends on has ended."""
         before = [phase for phase in self._before() if phase.is_search]
-        trials = [planned for phase in before for planned in phase.trials()]
-        return not any(phase.remaining for phase in before) and all(
-            self.so_far.has_ended(planned) for planned in [*trials, *self._trials]
-        )
+        return all(phase.is_over for phase in before) and not self.so_far.tally.left(self.name)
 
     def _known(self) -> list[Pair]:
         """The trials with fixed weights on the search seed, with their results."""
@@ -186,8 +178,7 @@ class Refine(StudyPhase):
             self._arms[candidate.arm.key] = candidate
             batch.append(self.plan.search_trial(self.name, candidate))
         self._batches.append(batch)
-        self._trials += batch
-        self.queue.extend(batch)
+        self.add(batch)
 
     def _proposals(self, spec: RefineSpec, known: Sequence[tuple[list[float], float]], count: int) -> Array:
         """Return `count` proposals.
@@ -222,10 +213,8 @@ class Refine(StudyPhase):
             return
         assert self._centre is not None
         for place in places:
-            for candidate in [*(self._arms[arm] for arm in again), self._centre]:
-                planned = self.plan.race_trial(self.name, candidate, place)
-                self._trials.append(planned)
-                self.queue.append(planned)
+            rivals = [*(self._arms[arm] for arm in again), self._centre]
+            self.add(self.plan.race_trial(self.name, candidate, place) for candidate in rivals)
 
     def _winner(self) -> str:
         """The best arm of the race without the search seed, whose scores flatter points that were chosen by them."""

@@ -29,16 +29,11 @@ class Shortlist(StudyPhase):
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
         self._arms = {arm.arm.key: arm for arm in shortlist_arms(self.plan)}  # grows by retrainings
-        self._trials = [self.plan.search_trial(self.name, arm) for arm in self._arms.values()]
+        self.add(self.plan.search_trial(self.name, arm) for arm in self._arms.values())
         self._runs = {p.config.identity: p.arm for p in self._trials if p.config.method == "gradnorm"}
         self._methods = method_arms(self.plan) if self._arms else {}
         self._rounds = [list(self._arms)]  # the arms of each seed
         self._decided = not self._arms
-        self.queue.extend(self._trials)
-
-    def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return self._trials
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
@@ -79,7 +74,7 @@ class Shortlist(StudyPhase):
     def settle(self) -> list[PlannedTrial]:
         """Add retrainings with E_t[w] of each run that has ended, then the seeds of the race."""
         for identity in [identity for identity in self._runs if identity in self.so_far.results]:
-            self._add(self._retrainings(Arm.parse(self._runs.pop(identity)), self.so_far.results[identity]), 0)
+            self._add_arms(self._retrainings(Arm.parse(self._runs.pop(identity)), self.so_far.results[identity]), 0)
         while not self._decided and not self._runs and (scores := self._scores()) is not None:
             self._next_round(scores)
         return []
@@ -131,16 +126,14 @@ class Shortlist(StudyPhase):
             return
         self._rounds.append(again)
         known = self._arms | self._methods
-        self._add([known[key] for key in again], place)
+        self._add_arms([known[key] for key in again], place)
 
-    def _add(self, arms: Sequence[Candidate] | Iterator[Candidate], place: int) -> None:
+    def _add_arms(self, arms: Sequence[Candidate] | Iterator[Candidate], place: int) -> None:
         for candidate in arms:
             if place == 0:
                 self._arms[candidate.arm.key] = candidate
                 self._rounds[0].append(candidate.arm.key)
-            planned = self.plan.race_trial(self.name, candidate, place)
-            self._trials.append(planned)
-            self.queue.append(planned)
+            self.add([self.plan.race_trial(self.name, candidate, place)])
 
     def _scores(self) -> pd.DataFrame | None:
         """Scores of the race so far, seeds in rows; ``None`` while a trial of it or a reference has not ended."""

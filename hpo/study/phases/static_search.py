@@ -29,20 +29,16 @@ class StaticSearch(StudyPhase):
 
     def __init__(self, so_far: SoFar) -> None:
         super().__init__(so_far)
-        plan, self._trials = self.plan, list[PlannedTrial]()
+        plan = self.plan
         self._candidates: dict[str, Candidate] = {}  # by arm
         self._points: dict[str, PlannedTrial] = {}  # by identity, equal weights among them
         self._halving = Halving([], plan.search_epochs, 2, 1)
         self._first_steps: list[PlannedTrial] = []  # that the points wait for
         if plan.is_centered:
             self._first_steps = [plan.search_trial(self.name, arm) for arm in plan.first_step_arms()]
-            self._add([plan.search_trial(self.name, EQUAL), *([] if plan.study.shortlist else self._first_steps)])
+            self.add([plan.search_trial(self.name, EQUAL), *([] if plan.study.shortlist else self._first_steps)])
         elif plan.study.static is not None:
             self._add_points(plan.static_points())
-
-    def trials(self) -> Sequence[PlannedTrial]:
-        """See `StudyPhase`."""
-        return self._trials
 
     def size(self) -> tuple[int, int]:
         """See `StudyPhase`."""
@@ -105,7 +101,8 @@ class StaticSearch(StudyPhase):
             return []
         on, off = self._halving.decide({identity: scores[identity] for identity in at_rung})
         self.queue.extendleft(self._points[identity] for identity in reversed(on))
-        self.so_far.results.update({identity: stopped[identity] for identity in off})
+        for identity in off:
+            self.so_far.record(identity, stopped[identity])
         return [self._points[identity] for identity in off]
 
     def _first_step_weights(self) -> list[list[float]]:
@@ -119,13 +116,9 @@ class StaticSearch(StudyPhase):
         trials = static_trials(plan, points)
         self._points = {planned.config.identity: planned for planned in trials}
         self._halving = halving(plan, trials)
-        known = {planned.config.identity for planned in self._trials}
+        known = set(self._identities)
         every = [*trials, *full_trials(plan, points)]
-        self._add([planned for planned in every if planned.config.identity not in known])
-
-    def _add(self, trials: Sequence[PlannedTrial]) -> None:
-        self._trials += trials
-        self.queue.extend(trials)
+        self.add(planned for planned in every if planned.config.identity not in known)
 
 
 def static_trials(plan: Plan, points: Sequence[Candidate] | None = None) -> list[PlannedTrial]:

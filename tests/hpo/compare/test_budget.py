@@ -17,7 +17,7 @@ from opda.nonparametric import EmpiricalDistribution
 from statsmodels.stats.proportion import proportion_confint
 
 from hpo.compare import best_of_k, expected_best, match
-from hpo.compare.budget import EXACT_BANDS, budget
+from hpo.compare.budget import EXACT_BANDS, EXACT_SIZES, budget, sizes
 from tests.helpers.compare_tables import NAN, compared, row
 
 
@@ -37,6 +37,7 @@ def test_expected_best_is_opda_s_unbiased_estimate(scores: list[float]) -> None:
 
 def test_expected_best_of_many_points() -> None:
     found = expected_best(np.random.default_rng(0).normal(size=2000))
+    assert len(found) == len(sizes(2000)) < 1100
     assert np.isfinite(found).all()
     assert (np.diff(found) < 1e-12).all()
     y = np.sort(np.random.default_rng(0).normal(size=2000))
@@ -49,7 +50,8 @@ def test_expected_best_of_many_points() -> None:
 @settings(max_examples=50)
 def test_match_by_brute_force(scores: list[int], score: int) -> None:
     expected = expected_best(scores)
-    curve = pd.DataFrame({"expected": expected, "low": expected - 1.5, "high": expected + 1.5})
+    k = range(1, len(scores) + 1)
+    curve = pd.DataFrame({"k": k, "expected": expected, "low": expected - 1.5, "high": expected + 1.5})
 
     def first(column: str) -> int:
         return next((k for k, value in enumerate(curve[column], 1) if value <= score + 1e-12), len(scores))
@@ -77,6 +79,28 @@ def test_a_score_that_no_point_matches_is_beyond() -> None:
     beyond = match(many, -1.0, hits=0)
     assert (beyond["k"], beyond["k_high"], beyond["beyond"]) == (60, 60, True)
     assert beyond["k_low"] == as_likely_as_not(0, 60) == math.ceil(math.log(2) / -math.log(0.025 ** (1 / 60)))
+
+
+@pytest.mark.parametrize("n", [0, 1, 999, EXACT_SIZES, EXACT_SIZES + 1, 1234, 10_000])
+def test_a_curve_has_every_size_up_to_1000_and_then_every_hundredth_up_to_the_last(n: int) -> None:
+    k = sizes(n)
+    assert list(k[:EXACT_SIZES]) == list(range(1, min(n, EXACT_SIZES) + 1))
+    far = k[EXACT_SIZES - 1 :]
+    assert (np.diff(far) >= 1).all()
+    assert (far[1:] / far[:-1] < 1.011).all()
+    assert n == 0 or k[-1] == n
+
+
+def test_a_match_among_thousands_of_points_is_a_size_of_the_curve() -> None:
+    y = np.random.default_rng(0).normal(size=3000)
+    curve = best_of_k(y)
+    score = float(np.sort(y)[1])
+    found = match(curve, score, hits=2)
+    at = curve.loc[curve["k"] == found["k"], "expected"]
+    assert at.item() <= score
+    assert (curve.loc[curve["k"] < found["k"], "expected"] > score).all()
+    assert EXACT_SIZES < found["k"] < 3000
+    assert match(curve, -9.0, hits=0)["k_high"] == 3000
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 12, EXACT_BANDS + 1])

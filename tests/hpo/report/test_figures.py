@@ -5,10 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+import hpo.report.report_data
 from hpo.compare import fit_surface
 from hpo.report.figures import FIGURES
 from hpo.report.figures.points_plane import _places
 from hpo.report.figures.style import RECIPES, STATIC, TASKS, TEMPLATES, clip, thinned
+from hpo.report.report_data import drawn_points, static_points
 from search_spaces import ilr
 from tests.helpers.report_builder import Builder
 
@@ -106,3 +108,21 @@ def test_the_budget_shows_a_recipe_that_is_worse_than_any_point():
     data = Builder(verdict="worse").data()
     low, high = FIGURES["budget"].figure(data).layout.yaxis.range
     assert all(low < score < high for score in data.comparison.budget.table["score"])
+
+
+@pytest.mark.parametrize("T", [2, 3, 5])
+def test_of_many_static_points_the_best_and_some_of_the_others_are_drawn(T, monkeypatch):
+    data = finished(T)
+    points = static_points(data.comparison)
+    assert drawn_points(data.comparison).equals(points)
+    monkeypatch.setattr(hpo.report.report_data, "MOST_DRAWN", 8)
+    drawn = drawn_points(data.comparison)
+    assert list(drawn["arm"][:4]) == list(points["arm"][:4])
+    assert drawn["arm"].iloc[-1] == points["arm"].iloc[-1]
+    assert len(drawn) == drawn["arm"].nunique() == 8
+    arms = set(drawn["arm"])
+    for name in ("static_points", "distance"):
+        figure = FIGURES[name].figure(data)
+        named = {arm for trace in figure.data for arm in (trace.customdata if trace.customdata is not None else ())}
+        assert named <= arms
+        assert f"Of {len(points)} points, the best 4 and as many of the others" in FIGURES[name].caption(data)

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import hpo.report.tables
 from hpo.compare import compare
 from hpo.core.number_format import NOTHING, ratio, signed, weight
 from hpo.report import html_page as page
 from hpo.report import write_report
 from hpo.report.arm_labels import arm_label
 from hpo.report.tables import (
+    all_trials,
     arms_table,
     cost_table,
     distances_table,
@@ -19,6 +21,7 @@ from hpo.report.tables import (
     metrics_table,
     ranks_table,
     surface_table,
+    trials_caption,
     trials_table,
 )
 from tests.helpers.report_builder import Builder
@@ -193,3 +196,17 @@ def test_the_distance_in_the_verdict_is_that_of_its_arm_not_the_smallest(arm):
     row = page._statistics(comparison)[-1]
     assert row.value == ratio(table[recipe, average if kind == "gradnorm_static" else "arithmetic"])
     assert f"({recipe} recipe, " in row.name
+
+
+def test_of_a_large_search_the_worst_trials_are_left_out_of_the_table(monkeypatch):
+    data = Builder().data()
+    every = trials_table(data)
+    assert trials_caption(data) == f"All {len(every)} trials (also in trials.csv)"
+    monkeypatch.setattr(hpo.report.tables, "MOST_ROWS", len(every) - 5)
+    table = trials_table(data)
+    left_out = every[~every["Identity"].isin(table["Identity"])]
+    assert list(left_out["Identity"]) == list(data.comparison.search["identity"][-5:])
+    assert trials_caption(data).startswith(f"{len(table)} of {len(every)} trials, without the worst of the search")
+    assert len(all_trials(data)) == len(every)
+    monkeypatch.setattr(hpo.report.tables, "MOST_ROWS", 1)
+    assert set(trials_table(data)["Phase"]) >= {"confirm"}

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import hpo.tracking.delivery
+from benchmarks.unreliable_proxy import FAULTS, UnreliableProxy
 from hpo.core.trial import AVERAGES, EpochMetrics, EpochReport
 from hpo.tracking.backend import embedded_uri
 from hpo.tracking.delivery import MlflowWriter, deliver
@@ -325,6 +326,26 @@ class TestJournal:
         assert (record.result.status, record.result.alarms, record.result.resumed) == ("finished", [], [])
 
 
+class TestBacklog:
+    def test_the_outbox_is_listed_once_however_many_trials_wait(self, journal, monkeypatch):
+        listings = []
+        folders = Outbox._folders
+        monkeypatch.setattr(Outbox, "_folders", lambda outbox: listings.append(1) or folders(outbox))
+        for seed in range(20):
+            journal.add(EndedTrial(planned(seed), "parent", 0, 1, result()))
+        assert len(listings) == 1
+        assert len(journal) == 20
+
+    def test_a_trial_that_ends_again_replaces_what_waits_of_it(self, journal):
+        journal.add(EndedTrial(planned(1), "parent", 0, 1, result("failed")))
+        journal.add(EndedTrial(planned(2), "parent", 0, 1, result()))
+        for outbox in (journal, Outbox(journal.folder)):  # of this launch, and of the next one
+            outbox.add(EndedTrial(planned(1), "parent", 0, 2, result()))
+            found = {entry.planned.config.seed: entry.result.status for entry in outbox.entries()}
+            assert found == {1: "finished", 2: "finished"}
+            assert len(outbox) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 class TestServer:
@@ -382,6 +403,36 @@ class TestServer:
             assert proxy.cuts == 0
         (run,) = trial_runs(store := StudyExperiment(server.url, "lost answer", tmp_path))
         assert run.info.status == "FINISHED"
+
+    def test_two_studies_behind_a_proxy_that_fails_now_and_then_lose_and_double_nothing(
+        self, server, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(hpo.tracking.delivery, "FLUSH_SECONDS", 0.05)
+        studies, trials = ("one study", "another study"), [planned(seed) for seed in range(8)]
+        with UnreliableProxy(server.port, share=0.0, delay=0.002) as proxy:
+            stores = [StudyExperiment(proxy.url, name, tmp_path) for name in studies]
+            writers = [
+                MlflowWriter(store, store.start_launch("name: x"), Outbox(tmp_path / store.study)) for store in stores
+            ]
+            proxy.share = 0.15
+            for trial in trials:
+                for writer in writers:
+                    writer.trial_started(trial)
+                    writer.trial_reported(trial, report(1))
+                    writer.trial_reported(trial, report(2))
+                    writer.trial_ended(trial, result())
+            wait_until(lambda: not any(len(Outbox(tmp_path / name)) for name in studies), what="the deliveries")
+            assert [writer.close() for writer in writers] == [[], []]
+            assert all(proxy.counts[fault] for fault in FAULTS), proxy.counts
+        for name in studies:
+            store = StudyExperiment(server.url, name, tmp_path)
+            runs = trial_runs(store)
+            assert sorted(int(run.data.tags["gradsweep.seed"]) for run in runs) == list(range(len(trials)))
+            assert {run.info.status for run in runs} == {"FINISHED"}
+            for run in runs:
+                points = store.client.get_metric_history(run.info.run_id, "loss/depth")
+                assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5)]
+                assert [file.path for file in store.client.list_artifacts(run.info.run_id)] == [TRAJECTORY]
 
 
 class _Proxy:

@@ -52,6 +52,17 @@ class TestScores:
 
 
 class TestReconcile:
+    def test_runs_that_have_ended_are_not_read(self, store, folder, monkeypatch):
+        journal = Outbox(folder / "undelivered")
+        for seed in range(3):
+            write(store, journal, planned(seed), result())
+        other = StudyExperiment(store.uri, store.study, folder)
+        read = []
+        search = other._search
+        monkeypatch.setattr(other, "_search", lambda *asked: read.extend(found := search(*asked)) or found)
+        other.reconcile()
+        assert read == []
+
     def test_runs_that_a_killed_driver_left_open_are_closed(self, store, folder):
         launch = store.start_launch("name: x")
         client = MlflowClient(store.uri)
