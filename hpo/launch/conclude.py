@@ -104,6 +104,7 @@ def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Worksp
         plan.random_points,
         baseline=plan.baseline.arm.key if plan.baseline else "",
         searched=plan.study.static is not None,
+        sets={label: found.values for label, found in plan.sets.items()},
     )
     return Outcome(
         plan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState, create_trial
@@ -12,7 +12,7 @@ from search_spaces import AlphaSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-Parameters = Mapping[str, float]
+Parameters = Mapping[str, Any]  # numbers, and the label of a set of arguments
 
 # Of a short sweep. Its three starting points form a cohort, and so do the three after them; a cohort of three takes
 # little longer than one trial alone (`python -m benchmarks.cohort_step`).
@@ -74,15 +74,18 @@ class AlphaSweep:
         asked = {suggestion.identity for suggestion in self._suggested[: self._asked]}
         return max(0, self.trials - self._asked - len(self._finished.keys() - asked))
 
-    def ask(self) -> Parameters | None:
-        """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
+    def peek(self) -> Parameters | None:
+        """Return the next parameters without taking them; see `ask`."""
         if not self.remaining:
             return None
         self._suggest()
-        if self._asked == len(self._suggested):
-            return None
-        self._asked += 1
-        return self._suggested[self._asked - 1].parameters
+        return None if self._asked == len(self._suggested) else self._suggested[self._asked].parameters
+
+    def ask(self) -> Parameters | None:
+        """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
+        parameters = self.peek()
+        self._asked += parameters is not None
+        return parameters
 
     def tell(self, identity: str, score: float | None) -> None:
         """Record the score of a trial, lower is better; ``None`` if it has none. Optuna receives scores in order."""
