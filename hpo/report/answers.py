@@ -43,7 +43,7 @@ def answers(comparison: Comparison) -> list[Answer]:
     moving = moving_winner(comparison)
     worth = [_worth(comparison)] if comparison.searched or comparison.verdict.kind != "none" else []
     tuned = tuning_sentences(comparison)
-    arguments = [Answer("How much is due to the arguments?", tuned, short=" ".join(tuned[1:2]))] if tuned else []
+    arguments = [Answer("How much is due to the arguments?", tuned, short=" ".join(tuned[1:3]))] if tuned else []
     return [_weights(comparison), *([moving] if moving else []), *worth, *arguments, _cost(comparison)]
 
 

@@ -22,10 +22,8 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
     yield f"Each arm was trained with {count} sets of arguments ({names}) and counts with its best."
     if not (math.isfinite(common.regret.mean) and math.isfinite(own.regret.mean)):
         return
-    yield (
-        f"GradNorm's regret is {plus_minus(own.regret)}; with the problem's own arguments for all arms it is "
-        f"{plus_minus(common.regret)}."
-    )
+    yield f"GradNorm's regret is {plus_minus(own.regret)}."
+    yield f"With the problem's own arguments for all arms it is {plus_minus(common.regret)}."
     yield f"So tuning moves it by {signed(own.regret.mean - common.regret.mean)} percentage points."
     if common.kind != own.kind and "none" not in (common.kind, own.kind):
         yield f"The verdict depends on them: {common.kind} without tuning, {own.kind} with it."
