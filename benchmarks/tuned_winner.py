@@ -74,6 +74,7 @@ def study(seed: int, tunes: bool) -> Plan:
         "shortlist": "off",
         "gradnorm": {"recipes": ["direct"], "trials": 7},
         "references": ["single_task", "equal"],
+        "confirm": {"top_static": 4},
     }
     content |= {"tune": {"learning_rate": {"log": [0.05, 1.5]}, "trials": 7}} if tunes else {}
     spec = Study.model_validate(content)

@@ -1,4 +1,4 @@
-"""What the report says of a study that tunes arguments of the problem."""
+"""The report of a study that tunes arguments of the problem."""
 
 from dataclasses import replace
 from functools import cache
