@@ -10,11 +10,12 @@ A weighting is T numbers > 0 with sum T, one for each task. The designs (`log_la
 `uniform`) are functions of the number of tasks, of points, and a seed; `points` calls one by name, puts equal weights
 first and leaves no direction in twice; `explicit` does so with a list of your own. `AlphaSpace` is the other search,
 over one number however many tasks there are. `region` finds the center and the ratio of a design from
-weights that need no search. `refined` proposes weights near good ones. `clr`, `ilr` and their
-inverses turn weightings into log-ratios.
+weights that need no search. `refined` proposes weights near good ones. `argument_values` covers the ranges of a
+problem's own arguments, such as its learning rate. `clr`, `ilr` and their inverses turn weightings into log-ratios.
 """
 
 from search_spaces.alpha import AlphaSpace
+from search_spaces.arguments import argument_space, argument_text, argument_values
 from search_spaces.designs import DESIGNS, Design, explicit, points
 from search_spaces.dirichlet import dirichlet
 from search_spaces.log_lattice import log_lattice
@@ -29,6 +30,9 @@ __all__ = [
     "SAMPLERS",
     "AlphaSpace",
     "Design",
+    "argument_space",
+    "argument_text",
+    "argument_values",
     "close",
     "clr",
     "clr_inverse",

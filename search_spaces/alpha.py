@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
@@ -30,6 +31,8 @@ class AlphaSpace:
         high: largest alpha, >= low; 3 is twice the value that the paper used for its SegNet.
         learning_rate: (smallest, largest) learning rate of the weights, 0 < smallest <= largest, searched on a log
             scale; ``None`` leaves it at the balancer's default, the paper's 0.025.
+        arguments: names of the settings of the network's own training (see `argument_values`) that are searched along
+            with alpha; empty if there is one setting.
 
     Raises:
         ValueError: a bound that is not a finite number or out of order.
@@ -48,6 +51,7 @@ class AlphaSpace:
     low: float = 0.0
     high: float = 3.0
     learning_rate: tuple[float, float] | None = None
+    arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the bounds."""
@@ -60,28 +64,34 @@ class AlphaSpace:
         if self.learning_rate is not None:
             self._check_learning_rate(self.learning_rate)
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, float]:
-        """Ask a trial for ``"alpha"``, and for ``"learning_rate"`` if it is searched."""
-        values: dict[str, float] = {"alpha": trial.suggest_float("alpha", self.low, self.high)}
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Ask a trial for ``"alpha"``, and for ``"learning_rate"`` and ``"arguments"`` if they are searched."""
+        values: dict[str, Any] = {"alpha": trial.suggest_float("alpha", self.low, self.high)}
         if self.learning_rate is not None:
             values["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rate, log=True)
+        if self.arguments:
+            values["arguments"] = trial.suggest_categorical("arguments", self.arguments)
         return values
 
-    def starting_points(self) -> list[dict[str, float]]:
+    def starting_points(self) -> list[dict[str, Any]]:
         """Return the points to try first, for ``study.enqueue_trial``: distinct, and moved into the range.
 
         alpha = 0 (equal gradient norms, nothing else: the plainest answer to losses of different scale), 0.5 (tasks
         that differ in difficulty more than in scale need little asymmetry; the paper's toy data took 0.12), and 1.5
-        (the paper's value for its SegNet on NYUv2). The learning rate starts at the paper's 0.025.
+        (the paper's value for its SegNet on NYUv2). The learning rate starts at the paper's 0.025, and each alpha at
+        the next one of `arguments`.
 
         >>> AlphaSpace(high=1.0, learning_rate=(0.05, 0.5)).starting_points()[2]
         {'alpha': 1.0, 'learning_rate': 0.05}
         """
         alphas = dict.fromkeys(_clip(alpha, self.low, self.high) for alpha in FIRST_ALPHAS)
-        if self.learning_rate is None:
-            return [{"alpha": alpha} for alpha in alphas]
-        start = _clip(LEARNING_RATE, *self.learning_rate)
-        return [{"alpha": alpha, "learning_rate": start} for alpha in alphas]
+        points: list[dict[str, Any]] = [{"alpha": alpha} for alpha in alphas]
+        for k, point in enumerate(points):
+            if self.learning_rate is not None:
+                point["learning_rate"] = _clip(LEARNING_RATE, *self.learning_rate)
+            if self.arguments:
+                point["arguments"] = self.arguments[k % len(self.arguments)]
+        return points
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         """Return Optuna's TPE sampler (Bergstra et al., NeurIPS 2011), set for a short sweep with parallel trials.
@@ -97,7 +107,7 @@ class AlphaSpace:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS,
-                multivariate=self.learning_rate is not None,
+                multivariate=self.learning_rate is not None or bool(self.arguments),
                 constant_liar=True,
                 seed=seed,
             )

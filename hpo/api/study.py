@@ -95,6 +95,7 @@ class Study:
             title=f"{plan.study.name}: {plan.study.problem.name}, {len(plan.tasks)} tasks",
             phases=plan_table.phases_table(schedule),
             points=plan_table.points_table(plan),
+            arguments=plan_table.arguments_table(plan),
             epochs=plan_table.epochs_in_words(schedule),
             needs=plan_table.needs_in_words(plan),
         )
@@ -185,6 +186,8 @@ class StudyPlan:
         title: the study, its problem and the number of tasks.
         phases: for each phase the maximum numbers of arms and trials, and a description.
         points: for each arm of the static search the weight of each task.
+        arguments: the sets of arguments of the problem that every arm is trained with, its own first; empty unless
+            the study tunes some.
         epochs: of all trials together, in words.
         needs: the resources of each trial, in words.
     """
@@ -192,6 +195,7 @@ class StudyPlan:
     title: str
     phases: pd.DataFrame
     points: pd.DataFrame
+    arguments: pd.DataFrame
     epochs: str
     needs: str
 
@@ -203,7 +207,8 @@ class StudyPlan:
     def __repr__(self) -> str:
         phases = self.phases.to_string(index=False)
         points = self.points.to_string(index=False, float_format="{:.4g}".format)
-        return f"{self.title}\n\n{phases}\n\n{self.trials} trials, {self.epochs}\n{self.needs}\n\n{points}"
+        sets = f"\n\n{self.arguments.to_string(index=False)}" if len(self.arguments) else ""
+        return f"{self.title}\n\n{phases}\n\n{self.trials} trials, {self.epochs}\n{self.needs}\n\n{points}{sets}"
 
 
 def _place(output: str | Path, tracking_uri: str | None, storage: str | None) -> Workspace:

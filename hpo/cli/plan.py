@@ -26,14 +26,16 @@ def plan(study: StudyFile, baseline: Baseline = None, priority: Priorities = Non
     table.add_row("all", "", str(found.trials), found.epochs)
     console.print(table)
     if len(found.points):
-        console.print(_points(found.points))
+        console.print(_numbers("static points", found.points))
+    if len(found.arguments):
+        console.print(_numbers("sets of arguments, the problem's own first", found.arguments))
     console.print(found.needs)
 
 
-def _points(found: pd.DataFrame) -> Table:
-    table = Table(title="static points", title_justify="left")
+def _numbers(title: str, found: pd.DataFrame) -> Table:
+    table = Table(title=title, title_justify="left")
     for column in map(str, found):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    for _, (arm, *weights) in found.iterrows():
-        table.add_row(arm, *(f"{weight:.4g}" for weight in weights))
+    for _, row in found.iterrows():
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
     return table

@@ -26,7 +26,7 @@ from hpo.compare.comparison import Comparison, compare
 from hpo.compare.intervals import Interval, interval, judge, regret, seeds_needed
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import clopper_pearson
-from hpo.compare.scores import reference_metrics, score, scored_search, scored_validation
+from hpo.compare.scores import reference_arms, reference_metrics, score, scored_search, scored_validation
 from hpo.compare.scoring import Scoring, TaskScoring
 from hpo.compare.selected_epochs import at_selected_epochs, selected_range
 from hpo.compare.surface import Surface, fit_surface
@@ -41,7 +41,7 @@ from hpo.compare.trial_table import (
 )
 from hpo.compare.verdicts import Selection, Verdict, seed_noise, selection
 from hpo.compare.weight_distances import Distance, closed, distance, distances_to
-from hpo.compare.winner import Winner, gain_over
+from hpo.compare.winner import Winner, best_version, gain_over
 
 __all__ = [
     "TRIAL_COLUMNS",
@@ -60,6 +60,7 @@ __all__ = [
     "best_of_k",
     "best_runs",
     "best_trial",
+    "best_version",
     "clopper_pearson",
     "closed",
     "compare",
@@ -74,6 +75,7 @@ __all__ = [
     "judge",
     "kind_of",
     "match",
+    "reference_arms",
     "reference_metrics",
     "regret",
     "score",

@@ -53,7 +53,7 @@ def alarms(
         ("search seed", on_search_seed(trials), "val"),
         ("confirm seeds", confirm, "test"),
     ):
-        reference = reference_metrics(table, tasks, split)
+        reference = reference_metrics(table, scoring, split)
         yield from _references(seeds, reference, scoring) if len(table) else ()
         yield from _near_zero(seeds, table, reference, scoring, split)
     if len(arms) and arms["seeds"].max() < FEW_SEEDS:

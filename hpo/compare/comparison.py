@@ -20,9 +20,11 @@ from hpo.compare.selected_epochs import selected_range
 from hpo.compare.shortlist import shortlist
 from hpo.compare.surface import Surface, fit_surface
 from hpo.compare.trial_table import best_trial, static_points
+from hpo.compare.tuning import PHASE as TUNE
+from hpo.compare.tuning import Sets, Tuning, tuning
 from hpo.compare.verdicts import Verdict, seed_noise, verdict
 from hpo.compare.weight_distances import distances, region
-from hpo.compare.winner import Winner, gain_over, winner
+from hpo.compare.winner import Winner, best_version, gain_over, winner
 from hpo.core.arm import OUTSIDE, SEARCHED, Arm
 
 
@@ -59,13 +61,15 @@ class Comparison:
         agreement: Spearman's rho of the arms' validation and test scores.
         cost: for each way to find weights its trials, steps and seconds, and their ratio to the static search.
         baseline_gain: test score of the baseline minus that of the recommended arm, paired by seed: above 0 if the
-            recommended arm is better; not corrected for selection bias.
+            recommended arm is better; not corrected for selection bias. In a tuned study, of the baseline with its
+            own best arguments.
         recommended: the arm with the best fixed weights, chosen on validation among those that keep the limits, or
             among all if none does; empty if there is none.
         limits: for each arm and limited task, by how much it is behind (`hpo.compare.limits.limits_table`).
         winner: the best arm of all that can train a network, chosen on validation.
         best_epochs: the earliest and the latest epoch that is the best on validation of a confirm trial, where each
             trial counts at that; ``None`` if it counts at its last.
+        tuning: the arms with several sets of the problem's arguments.
         alarms: facts that limit how far the results can be trusted.
     """
 
@@ -96,6 +100,7 @@ class Comparison:
     limits: pd.DataFrame
     winner: Winner
     best_epochs: tuple[int, int] | None
+    tuning: Tuning
     alarms: tuple[str, ...]
 
     def misses(self, arm: str) -> tuple[str, ...]:
@@ -112,6 +117,7 @@ def compare(
     baseline: str = "",
     searched: bool = True,
     swept: bool = True,
+    sets: Sets | None = None,
 ) -> Comparison:
     """Compare the arms of a study; of an unfinished study, as far as its trials allow.
 
@@ -123,9 +129,11 @@ def compare(
         baseline: the arm of the weights of today; empty if there is none.
         searched: true if the study has a static search.
         swept: true if it has an alpha sweep.
+        sets: of a study that tunes arguments of the problem (`hpo.compare.tuning`).
     """
     tasks = tuple(scoring)
-    search, confirm = scored_search(trials, scoring), scored_confirm(trials, scoring)
+    choosing = trials[trials["phase"] != TUNE]
+    search, confirm = scored_search(choosing, scoring), scored_confirm(trials, scoring)
     limits = limits_table(confirm, scoring)
     kept = kept_arms(limits, scoring)
     rivals = SEARCHED if searched else (Arm.parse(baseline).kind if baseline else "equal",)
@@ -137,6 +145,7 @@ def compare(
     points = search if searched else search[~search["kind"].isin(SEARCHED)]  # equal weights alone are no search
     equals = region(search, static, noise)
     recommended = next(iter(arms.loc[arms["recommended"], "arm"]), "")
+    tuned = tuning(trials, confirm, scoring, margin, rivals, kept, found, sets or {})
     return Comparison(
         tasks=tasks,
         scoring=scoring,
@@ -161,9 +170,10 @@ def compare(
         agreement=order_agreement(arms[~arms["kind"].isin(OUTSIDE)]),
         cost=cost(trials, searched, swept),
         recommended=recommended,
-        baseline_gain=gain_over(confirm, recommended, baseline),
+        baseline_gain=gain_over(confirm, recommended, best_version(confirm, baseline)),
         limits=limits,
         winner=winner(confirm, recommended, kept),
         best_epochs=selected_range(confirm),
-        alarms=tuple(alarms(trials, search, confirm, arms, equals, limits, scoring)),
+        tuning=tuned,
+        alarms=(*alarms(trials, search, confirm, arms, equals, limits, scoring), *tuned.alarms),
     )

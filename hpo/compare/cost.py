@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare.scores import on_search_seed
+from hpo.compare.tuning import PHASE as TUNE
 from hpo.core.arm import FIXED, SEARCHED
 from hpo.core.trial import TrialStatus
 
@@ -18,11 +19,13 @@ def cost(trials: pd.DataFrame, searched: bool = True, swept: bool = True) -> pd.
     """Sum the optimizer steps and measured seconds of each way to find weights, and divide by the static search's.
 
     The ways are the static search, all alpha sweeps together, each recipe's sweep, one GradNorm run (the cost once
-    alpha is known), and the whole search with references and retrainings. One run with fixed weights is the cost of
-    training today. Without an alpha sweep the GradNorm runs are those of the shortlist, and no sweep has a cost.
+    alpha is known), tuning, and the whole search with references and retrainings. One run with fixed weights is the
+    cost of training today. Without an alpha sweep the GradNorm runs are those of the shortlist, and no sweep has a
+    cost.
     """
     every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist
-    search = on_search_seed(trials)
+    found = on_search_seed(trials)
+    search, tuned = found[found["phase"] != TUNE], found[found["phase"] == TUNE]
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {
         "static search": search[search["kind"].isin(SEARCHED if searched else ())],
@@ -48,6 +51,8 @@ def cost(trials: pd.DataFrame, searched: bool = True, swept: bool = True) -> pd.
     fixed = on_search_seed(ended)
     fixed = ended if fixed.empty else fixed  # without shortlist and static search they are in the confirm phase alone
     units = ["steps", "seconds"]
+    if len(tuned):
+        rows.append({"way": "tuning of arguments", "trials": len(tuned), **tuned[units].sum()})
     rows.append({"way": WHOLE, "trials": len(every), **every[units].sum()})
     rows.append({"way": ONE_FIXED, "trials": min(1, len(fixed)), **fixed[units].mean()})
     table = pd.DataFrame(rows)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hpo.compare.scores import metrics, reference_metrics
+from hpo.compare.scores import metrics, reference_arms, reference_metrics
 from hpo.compare.scoring import Scoring
-from hpo.core.arm import FIXED, OUTSIDE, REFERENCE, Arm
+from hpo.core.arm import FIXED, OUTSIDE
 
 CONFIDENCE = 0.95  # one-sided
 COLUMNS = ["arm", "kind", "task", "limit", "change", "bound", "kept"]
@@ -46,10 +46,10 @@ def limits_table(confirm: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
 def _paired_changes(confirm: pd.DataFrame, trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     """Return the changes against the single-task network of the same seed, one column per task, NaN without one."""
     before = {}
-    for task in scoring:
-        alone = confirm[confirm["arm"] == Arm(REFERENCE, task=task).key].set_index("seed")[f"val/{task}"]
+    for task, arm in reference_arms(confirm, scoring).items():
+        alone = confirm[confirm["arm"] == arm].set_index("seed")[f"val/{task}"]
         before[task] = trials["seed"].map(alone)
-    reference = reference_metrics(confirm, tuple(scoring), "val")
+    reference = reference_metrics(confirm, scoring, "val")
     now = metrics(trials, scoring, "val")
     return scoring.changes(now, pd.DataFrame(before), reference).reindex(columns=list(scoring))
 

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 
 from hpo.compare.scoring import Scoring
+from hpo.compare.trial_table import complete_arms
 from hpo.core.arm import REFERENCE, Arm
 from hpo.core.trial import TrialStatus
 
 BEYOND = 10.0  # percentage points of score that one point beyond a limit costs in the search
 
 
-def reference_metrics(trials: pd.DataFrame, tasks: Sequence[str], split: str) -> pd.Series:
+def reference_arms(trials: pd.DataFrame, scoring: Scoring) -> dict[str, str]:
+    """Return the arm of each task's single-task network, of several the best on validation.
+
+    A tuned study trains single-task networks with several sets of the problem's arguments.
+    """
+    alone = trials[(trials["kind"] == REFERENCE) & (trials["status"] == TrialStatus.FINISHED)]
+    by_task: dict[str, list[str]] = {}
+    for arm in alone["arm"].unique():
+        by_task.setdefault(Arm.parse(arm).task, []).append(str(arm))
+    return {task: _best_reference(alone, task, how.direction, by_task.get(task, [])) for task, how in scoring.items()}
+
+
+def _best_reference(alone: pd.DataFrame, task: str, direction: int, arms: list[str]) -> str:
+    if len(arms) < 2:
+        return arms[0] if arms else Arm(REFERENCE, task=task).key
+    metric = complete_arms(alone[alone["arm"].isin(arms)], (REFERENCE,), f"val/{task}").mean()
+    return str((metric * direction).idxmin())
+
+
+def reference_metrics(trials: pd.DataFrame, scoring: Scoring, split: str) -> pd.Series:
     """Return the single-task reference b_i: the metric of the network trained on task i alone, mean over seeds.
 
     NaN for a task whose reference did not finish.
     """
     alone = trials[(trials["kind"] == REFERENCE) & (trials["status"] == TrialStatus.FINISHED)]
-    means = {
-        task: alone.loc[alone["arm"] == Arm(REFERENCE, task=task).key, f"{split}/{task}"].mean() for task in tasks
-    }
+    arms = reference_arms(trials, scoring)
+    means = {task: alone.loc[alone["arm"] == arm, f"{split}/{task}"].mean() for task, arm in arms.items()}
     return pd.Series(means, dtype=float)
 
 
@@ -72,7 +91,7 @@ def scored_validation(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     seed gives no confidence, and so decides no limit; but the search looks for weights that keep them.
     """
     search = trials[trials["search"].astype(bool)].copy()
-    reference = reference_metrics(search, tuple(scoring), "val")
+    reference = reference_metrics(search, scoring, "val")
     search["score"] = score(search, reference, scoring, "val")
     search["beyond"] = scoring.beyond(changes(search, reference, scoring, "val"))
     search["objective"] = search["score"] + BEYOND * search["beyond"]
@@ -97,7 +116,7 @@ def scored_confirm(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     """Return the finished trials of the confirm seeds with ``score_val`` and ``score_test``."""
     confirm = trials[~trials["search"].astype(bool) & (trials["status"] == TrialStatus.FINISHED)].copy()
     for split in ("val", "test"):
-        reference = reference_metrics(confirm, tuple(scoring), split)
+        reference = reference_metrics(confirm, scoring, split)
         confirm[f"score_{split}"] = score(confirm, reference, scoring, split)
     return confirm
 
@@ -109,6 +128,6 @@ def generalisation_gap(confirm: pd.DataFrame, scoring: Scoring) -> pd.Series:
 
     NaN where a metric on the training split is missing.
     """
-    reference = reference_metrics(confirm, tuple(scoring), "test")
+    reference = reference_metrics(confirm, scoring, "test")
     test, train = (metrics(confirm, scoring, split) for split in ("test", "train"))
     return scoring.mean(scoring.changes(test, train, reference)).where(confirm["kind"] != REFERENCE)

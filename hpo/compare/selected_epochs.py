@@ -26,7 +26,7 @@ def at_selected_epochs(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     if trials["epoch"].isna().all():
         return trials
     parts = [part for _, part in trials.groupby(trials["search"].astype(bool))]
-    scores = pd.concat([score(p, reference_metrics(p, tuple(scoring), "val"), scoring, "val") for p in parts])
+    scores = pd.concat([score(p, reference_metrics(p, scoring, "val"), scoring, "val") for p in parts])
     ranked = scores.reindex(trials.index).fillna(-trials["epoch"]).fillna(0)
     best = ranked.groupby([trials[column] for column in TRIAL], sort=False).idxmin()
     return trials.loc[sorted(best)].reset_index(drop=True)

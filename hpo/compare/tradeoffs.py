@@ -44,7 +44,7 @@ def point_tradeoffs(search: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
 
 def _with_changes(trials: pd.DataFrame, chosen: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     """Add ``change/<task>`` to trials, without those that lack one."""
-    by_task = changes(chosen, reference_metrics(trials, tuple(scoring), "val"), scoring, "val")
+    by_task = changes(chosen, reference_metrics(trials, scoring, "val"), scoring, "val")
     return chosen.join(by_task.add_prefix("change/")).dropna(subset=[f"change/{task}" for task in by_task])
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hpo.compare.intervals import NO_INTERVAL, Interval, interval, regret
+from hpo.compare.trial_table import complete_arms
 from hpo.compare.verdicts import best_arm
-from hpo.core.arm import FIXED, OUTSIDE
+from hpo.core.arm import FIXED, OUTSIDE, Arm
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class Winner:
     def moves(self) -> bool:
         """True if there is a winner whose weights change during training, so that no weights file can hold it."""
         return bool(self.arm) and not self.exportable
+
+
+def best_version(confirm: pd.DataFrame, arm: str) -> str:
+    """Return the arm or, of a tuned study, the arm with the arguments that are best for it on validation."""
+    arms = [key for key in confirm["arm"].unique() if Arm.parse(key).base.key == arm]
+    scores = complete_arms(confirm[confirm["arm"].isin(arms)], tuple(confirm["kind"].unique()))
+    return arm if scores.empty else str(scores.mean().idxmin())
 
 
 def gain_over(confirm: pd.DataFrame, arm: str, other: str) -> Interval:

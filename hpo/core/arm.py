@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 SEARCHED = ("static", "equal")  # kinds of arm that are points of the static search
 BALANCED = ("gradnorm", "gradnorm_static")  # kinds of arm that represent GradNorm
@@ -24,6 +24,7 @@ REFERENCE = "single_task"  # the kind of arm that defines the score and has no s
 OUTSIDE = (REFERENCE, KNOWN, FULL)  # kinds of arm that are never selected and carry no information about other arms
 
 _SHORT = {"learning_rate": "lr"}  # names of parameters in a key
+_WITH = "@"  # before the problem's arguments, at the end of a key
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class Arm:
         average: of ``gradnorm_static``: which E_t[w].
         parameters: of ``gradnorm``: ``alpha`` and, if it is searched, ``learning_rate``; of ``gradnorm_static`` those
             of its run, unless that is the best of a sweep.
+        arguments: of the problem, where a tuned study trains the arm with others than the problem's own.
 
     >>> Arm("static", number=7).key
     'static/07'
     >>> Arm("gradnorm", recipe="robust", parameters={"alpha": 0.5, "learning_rate": 0.01}).key
     'gradnorm/robust/alpha=0.5,lr=0.01'
+    >>> Arm("static", number=7, arguments="learning_rate=0.01").key
+    'static/07@learning_rate=0.01'
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Arm:
     recipe: str = ""
     average: str = ""
     parameters: Mapping[str, float] = field(default_factory=dict)
+    arguments: str = ""
 
     @property
     def key(self) -> str:
@@ -61,7 +66,12 @@ class Arm:
         told = ",".join(f"{_SHORT.get(name, name)}={value:g}" for name, value in self.parameters.items())
         number = f"{self.number:02d}" if self.number else ""
         parts = (self.kind, self.task, self.rule, number, self.recipe, self.average, told)
-        return "/".join(part for part in parts if part)
+        return "/".join(part for part in parts if part) + (f"{_WITH}{self.arguments}" if self.arguments else "")
+
+    @property
+    def base(self) -> Self:
+        """The arm with the problem's own arguments."""
+        return replace(self, arguments="") if self.arguments else self
 
     @classmethod
     def parse(cls, key: str) -> Arm:
@@ -70,14 +80,15 @@ class Arm:
         >>> Arm.parse("gradnorm_static/robust/tail").average
         'tail'
         >>> Arm.parse("famo"), Arm.parse("a/b/c").kind
-        (Arm(kind='famo', task='', rule='', number=0, recipe='', average='', parameters={}), 'a/b/c')
+        (Arm(kind='famo', task='', rule='', number=0, recipe='', average='', parameters={}, arguments=''), 'a/b/c')
         """
-        kind, *rest = key.split("/", 3)
+        name, _, arguments = key.partition(_WITH)
+        kind, *rest = name.split("/", 3)
         read = _PARTS.get((kind, len(rest)))
         try:
-            return cls(kind, **read(*rest)) if read else cls(key)
+            return cls(kind, **read(*rest), arguments=arguments) if read else cls(name, arguments=arguments)
         except ValueError:  # not a number where a number is expected
-            return cls(key)
+            return cls(name, arguments=arguments)
 
 
 def _parameters(text: str) -> dict[str, float]:

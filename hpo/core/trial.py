@@ -85,6 +85,11 @@ class TrialConfig:
             del content["workers"]
         return _digest([IDENTITY_VERSION, content])
 
+    @cached_property
+    def problem_digest(self) -> str:
+        """A hash of the problem with its arguments and data; trials that are trained at once agree in it."""
+        return _digest([self.problem, self.arguments, self.data_hash])
+
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

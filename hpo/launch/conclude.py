@@ -105,6 +105,7 @@ def assess(plan: Plan, schedule: Schedule, store: StudyExperiment, where: Worksp
         baseline=plan.baseline.arm.key if plan.baseline else "",
         searched=plan.study.static is not None,
         swept=plan.study.gradnorm is not None,
+        sets={label: found.values for label, found in plan.sets.items()},
     )
     return Outcome(
         plan,

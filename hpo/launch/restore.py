@@ -18,6 +18,7 @@ from hpo.launch.workspace import Workspace
 from hpo.problems import Problem, load_problem
 from hpo.problems.data_cache import prepare_once
 from hpo.problems.training_function import AnyProblem
+from hpo.study.argument_sets import argument_sets
 from hpo.study.earlier_versions import as_begun
 from hpo.study.phases.refine import check_sampler
 from hpo.study.plan import Plan
@@ -43,7 +44,7 @@ def open_plan(found: Path | StudyFile, prepare: bool = True) -> Plan:
         if prepare:
             prepare_once(problem)
             _check_shares(problem, study)
-        plan = Plan(study, problem, text)
+        plan = Plan(study, problem, text, argument_sets(study, problem))
         if prepare:
             check_sampler(plan)
         return plan

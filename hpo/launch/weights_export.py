@@ -52,7 +52,7 @@ def weights_content(plan: Plan, comparison: Comparison, arm: str | None, runs: M
         **_gradnorm(row, comparison),
         "runs": [runs[identity] for identity in trials["identity"] if identity in runs],
         "seeds": [int(seed) for seed in trials["seed"]],
-        **_provenance(plan),
+        **_provenance(plan, name),
         "score": {"validation": _interval(trials["score_val"]), "test": _interval(trials["score_test"])},
         "metrics": {
             split: {
@@ -78,7 +78,7 @@ def provisional_content(plan: Plan, row: pd.Series) -> dict[str, Any]:
         "recipe": arm.recipe or None,
         "average": arm.average or None,
         "alpha": arm.parameters.get("alpha"),
-        **_provenance(plan),
+        **_provenance(plan, row["arm"]),
         "score": {"validation": {"mean": float(f"{row['score']:.8g}"), "seeds": int(row["seeds"])}},
     }
 
@@ -96,10 +96,11 @@ def _weights(plan: Plan, row: pd.Series) -> dict[str, Any]:
     }
 
 
-def _provenance(plan: Plan) -> dict[str, Any]:
-    problem = plan.study.problem
+def _provenance(plan: Plan, arm: str) -> dict[str, Any]:
+    label = Arm.parse(arm).arguments
+    arguments, found = plan.arguments(label), plan.sets[label].data_hash
     return {
-        "problem": {"name": problem.name, "arguments": problem.arguments, "data_hash": plan.data_hash},
+        "problem": {"name": plan.study.problem.name, "arguments": arguments, "data_hash": found},
         "packages": {package: version(package) for package in PACKAGES},
     }
 

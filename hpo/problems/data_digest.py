@@ -33,6 +33,17 @@ def attribute_texts(owner: object) -> dict[str, str]:
     return {name: _text(value, type(owner).__module__) for name, value in sorted(vars(owner).items())}
 
 
+def data_attributes(owner: object) -> dict[str, str]:
+    """Return the same for the attributes that hold data: tensors, arrays, datasets, and what contains them."""
+    texts = attribute_texts(owner)
+    return {name: texts[name] for name, value in vars(owner).items() if _holds_data(value)}
+
+
+def _holds_data(value: Any) -> bool:
+    parts = [*value.values()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    return isinstance(value, Tensor | Dataset) or _is_array(value) or any(map(_holds_data, parts))
+
+
 def is_plain(value: Any) -> bool:
     """Return whether a value consists of numbers, text and the like, in lists, tuples and mappings."""
     if isinstance(value, dict):

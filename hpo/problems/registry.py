@@ -22,7 +22,7 @@ from hpo.problems.base import Problem, Task
 from hpo.problems.by_value import SCRIPT, kept_class
 from hpo.problems.training_function import AnyProblem, FunctionProblem, ProblemKind, TrainingFunction
 
-__all__ = ["ProblemInfo", "available", "load_problem", "search_current_folder", "target_of"]
+__all__ = ["ProblemInfo", "arguments_of", "available", "load_problem", "search_current_folder", "target_of"]
 
 GROUP = "gradsweep.problems"
 
@@ -88,6 +88,16 @@ def target_of(name: str) -> str:
 def available() -> dict[str, ProblemInfo]:
     """Return every registered problem, sorted by name; one that cannot be loaded has its error."""
     return {name: _describe(name) for name in sorted({point.name for point in entry_points(group=GROUP)})}
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """Return the arguments of a problem that have a default, with it.
+
+    Raises:
+        ProblemError: see `load_problem`.
+    """
+    found = _parameters(_check_kind(name, _find(name)))
+    return {key: value.default for key, value in found.items() if value.default is not value.empty}
 
 
 def _describe(name: str) -> ProblemInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hpo.compare import Comparison, Interval, gain_over, judge
+from hpo.compare import Comparison, Interval, best_version, gain_over, judge
 from hpo.compare.cost import ONE_FIXED, WHOLE
 from hpo.core.arm import OUTSIDE, REFINED, SEARCHED
 from hpo.core.number_format import ratio
@@ -13,6 +13,7 @@ from hpo.report.arm_labels import arm_label
 from hpo.report.score_words import limits_in_words
 from hpo.report.sentences import cost_by_way, more_seeds, one_run, plus_minus, rival, span, unconfirmed
 from hpo.report.training_code import line_of
+from hpo.report.tuning_words import tuning_sentences
 
 POINTS = "percentage points"
 
@@ -44,7 +45,9 @@ def answers(comparison: Comparison) -> list[Answer]:
     worth = [_worth(comparison)] if comparison.searched or comparison.verdict.kind != "none" else []
     if comparison.searched and not comparison.swept and comparison.verdict.kind == "none":
         worth = [_worth_without_gradnorm(comparison)]
-    return [_weights(comparison), *([moving] if moving else []), *worth, _cost(comparison)]
+    tuned = tuning_sentences(comparison)
+    arguments = [Answer("How much is due to the arguments?", tuned, short=" ".join(tuned[1:3]))] if tuned else []
+    return [_weights(comparison), *([moving] if moving else []), *worth, *arguments, _cost(comparison)]
 
 
 def _weights(comparison: Comparison) -> Answer:
@@ -65,7 +68,8 @@ def _weights(comparison: Comparison) -> Answer:
             f"has {arm_label(arm)}, which misses the limit of {' and '.join(missed)}."
         )
     gains = [(comparison.baseline_gain, "the weights of today")] if comparison.baseline != "equal" else []
-    gains.append((gain_over(comparison.confirm, arm, "equal"), _equal_words(comparison)))
+    equal = best_version(comparison.confirm, "equal")
+    gains.append((gain_over(comparison.confirm, arm, equal), _equal_words(comparison)))
     compared = [_compared(gain, other) for gain, other in gains if math.isfinite(gain.mean)]
     return Answer(question, (chosen, *_epoch(comparison), *compared, *_unconfirmed(comparison)))
 
@@ -89,7 +93,7 @@ def _within(comparison: Comparison) -> str:
 
 def _equal_words(comparison: Comparison) -> str:
     today = ", the weights of today" if comparison.baseline == "equal" else ""
-    return f"equal weights{today}"
+    return f"equal weights{today}" + " with their best arguments" * bool(comparison.tuning.sets)
 
 
 def moving_winner(comparison: Comparison) -> Answer | None:

@@ -13,8 +13,21 @@ _RULES = {"loss": "1 / first loss", "gradient": "1 / first gradient norm"}
 def arm_label(key: str) -> str:
     """Return the label of an arm; a key of unknown form is returned unchanged."""
     arm = Arm.parse(key)
-    words = _WORDS.get(arm.kind)
-    if (words is not None and arm.key != arm.kind) or arm.kind in (KNOWN, BASELINE):
+    return f"{_base_label(arm.base)}{arguments_words(arm.arguments)}"
+
+
+def arguments_words(label: str) -> str:
+    """Return a set of the problem's arguments as the end of an arm's label; nothing for the problem's own.
+
+    >>> arguments_words("learning_rate=0.01,width=64")
+    ', learning_rate=0.01, width=64'
+    """
+    return f", {label.replace(',', ', ')}" if label else ""
+
+
+def _base_label(arm: Arm) -> str:
+    words, key = _WORDS.get(arm.kind), arm.key
+    if (words is not None and key != arm.kind) or arm.kind in (KNOWN, BASELINE):
         return _WORDS[arm.kind](arm)
     return METHODS[key].label if key in METHODS else key
 

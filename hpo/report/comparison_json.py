@@ -61,6 +61,7 @@ def document(data: ReportData) -> Document:
         "baseline": {"arm": found.baseline, "gain": _mean(found.baseline_gain)} if found.baseline else None,
         "shortlist": list(_rows(found.shortlist, found.tasks)),
         "best_epochs": list(found.best_epochs) if found.best_epochs else None,
+        "tuning": _tuning(found),
         "provenance": dict(data.provenance),
     }
     return Document.model_validate(content)
@@ -85,6 +86,19 @@ def _winner(found: Comparison) -> dict[str, Any] | None:
     words, code = (" ".join(answer.sentences), answer.code) if answer else ("", "")
     same = {"arm": winner.arm, "exportable": winner.exportable, "gain": _mean(winner.gain)}
     return {**same, "words": words, "code": code}
+
+
+def _tuning(found: Comparison) -> dict[str, Any] | None:
+    tuning = found.tuning
+    if not tuning.sets:
+        return None
+    common = tuning.common
+    return {
+        "sets": [{"label": label, "values": dict(values)} for label, values in tuning.sets.items()],
+        "scores": list(_rows(tuning.scores)),
+        "gains": {arm: _mean(gain) for arm, gain in tuning.gains.items()},
+        "common": {"kind": common.kind, "arm": common.arm, "static": common.static, "regret": _mean(common.regret)},
+    }
 
 
 def _verdict(found: Comparison) -> dict[str, Any]:

@@ -223,6 +223,43 @@ class Cost(_Part):
     seconds_ratio: Number
 
 
+class ArgumentSet(_Part):
+    """Values of the arguments of the problem that the study tunes."""
+
+    label: str = Field(description="the end of an arm's name, after @; empty for the problem's own values")
+    values: dict[str, str | bool | int | float]
+
+
+class TunedArm(_Part):
+    """An arm with one set of arguments."""
+
+    arm: str
+    kind: str
+    arguments: str = Field(description="label of the set")
+    score: Number = Field(description="validation, search seed")
+    best: bool = Field(description="true for the best set of the arm")
+
+
+class CommonVerdict(_Part):
+    """The verdict where every arm has the problem's own arguments."""
+
+    kind: Literal["better", "equivalent", "worse", "inconclusive", "none"]
+    arm: str
+    static: str
+    regret: Mean
+
+
+class TuningPart(_Part):
+    """Arguments of the problem that were tuned for every arm."""
+
+    sets: list[ArgumentSet]
+    scores: list[TunedArm]
+    gains: dict[str, Mean] = Field(
+        description="by arm: test score with the problem's own arguments minus that with its best ones"
+    )
+    common: CommonVerdict
+
+
 class Document(_Part):
     """The whole comparison."""
 
@@ -251,6 +288,7 @@ class Document(_Part):
     best_epochs: tuple[int, int] | None = Field(
         None, description="earliest and latest best epoch of a confirm trial; null if the last epoch counts"
     )
+    tuning: TuningPart | None = Field(None, description="null if the study tunes no arguments")
     provenance: dict[str, str]
 
 

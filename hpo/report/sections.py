@@ -23,7 +23,9 @@ from hpo.report.tables import (
     ranks_table,
     shortlist_table,
     surface_table,
+    tuning_table,
 )
+from hpo.report.tuning_words import tuning_sentences
 
 STUDY_FILE = "study file"  # the only entry of the provenance with several lines
 
@@ -110,6 +112,15 @@ def _shortlist_tables(data: ReportData) -> tuple[Table, ...]:
     return (Table(caption, shortlist_table(data.comparison), folded=True),)
 
 
+def _tuning_tables(data: ReportData) -> tuple[Table, ...]:
+    found = data.comparison
+    caption = (
+        "Each arm with the problem's own arguments and with its best ones, chosen on the search seed's validation. "
+        "Gain from tuning: on test, paired by seed, with its 95% interval."
+    )
+    return (Table(" ".join([*tuning_sentences(found), caption]), tuning_table(found)),)
+
+
 def _budget_tables(data: ReportData) -> tuple[Table, ...]:
     table = ranks_table(data.comparison)
     if not table.empty:  # few recipes and many quantities: recipes as columns fit half a page, and a phone
@@ -146,6 +157,7 @@ def _cost_tables(data: ReportData) -> tuple[Table, ...]:
 TABLES: dict[str, Callable[[ReportData], tuple[Table, ...]]] = {  # by figure; not every figure has tables
     "static_points": _points_tables,
     "arms": _arms_tables,
+    "tuning": _tuning_tables,
     "budget": _budget_tables,
     "distance": _distance_tables,
     "overfitting": _gap_tables,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hpo.compare import Comparison
+from hpo.compare import Comparison, reference_arms
+from hpo.compare.intervals import NO_INTERVAL
 from hpo.core.arm import KNOWN, REFERENCE, Arm
 from hpo.core.number_format import (
     NOTHING,
@@ -120,16 +122,40 @@ def limits_table(comparison: Comparison) -> pd.DataFrame:
     )
 
 
+def tuning_table(comparison: Comparison) -> pd.DataFrame:
+    """Return one row per arm that was trained with several sets of arguments, the best first."""
+    found, scores = comparison.tuning, comparison.arms.set_index("arm")["score_test"]
+    best = found.scores[found.scores["best"].astype(bool)].sort_values("score", kind="stable")
+    rows = []
+    for _, row in best.iterrows():
+        arm, label = str(row["arm"]), str(row["arguments"])
+        tuned = replace(Arm.parse(arm), arguments=label).key
+        gain = found.gains.get(arm, NO_INTERVAL)
+        rows.append(
+            {
+                ARM: tuned if tuned in scores else arm,
+                "Arm": arm_label(arm),
+                "Best arguments": label.replace(",", ", ") or "the problem's own",
+                "Score, validation": signed(row["score"]),
+                "Score, test, own arguments": signed(scores.get(arm, math.nan)),
+                "Score, test, best arguments": signed(scores.get(tuned, math.nan)),
+                "Gain from tuning (95% interval)": signed_with_bounds(gain.mean, gain.low, gain.high),
+            }
+        )
+    return pd.DataFrame(rows, dtype=object)
+
+
 def metrics_table(data: ReportData) -> pd.DataFrame:
     """Return each arm's metrics on the test split, mean over seeds; the first row has the single-task networks."""
     arms = data.comparison.arms
     if arms.empty:
         return pd.DataFrame()
     heads = {task: _metric_head(task, data) for task in data.comparison.tasks}
+    alone = reference_arms(data.comparison.confirm, data.comparison.scoring)
     reference = {
         head: metric(float(value))
         for task, head in heads.items()
-        for value in arms.loc[arms["arm"] == Arm(REFERENCE, task=task).key, f"test/{task}"]
+        for value in arms.loc[arms["arm"] == alone[task], f"test/{task}"]
     }
     rows = [{"Arm": "single-task networks", **reference}] if reference else []
     for _, row in arms[arms["kind"] != REFERENCE].iterrows():

@@ -39,7 +39,7 @@ def arms(comparison: Comparison) -> Table:
 def _cells(row: pd.Series) -> list[str]:
     return [
         "".join(sign for mark, (sign, _) in MARKS.items() if row[mark]),
-        row["arm"],
+        row["arm"].replace("@", "\n  @"),  # the arguments of a tuned study on a line of their own
         _short(row["score_val"]),
         _short(row["score_test"]),
         _plus_minus(row["regret"], row["regret_high"]),

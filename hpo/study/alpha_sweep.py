@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import TrialState, create_trial
@@ -12,7 +12,7 @@ from search_spaces import AlphaSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-Parameters = Mapping[str, float]
+Parameters = Mapping[str, Any]  # numbers, and the label of a set of arguments
 
 # Of a short sweep. Its three starting points form a cohort, and so do the three after them; a cohort of three takes
 # little longer than one trial alone (`python -m benchmarks.cohort_step`).
@@ -74,17 +74,20 @@ class AlphaSweep:
         """The number of suggestions left."""
         return max(0, self.trials - self._asked - len(self._unasked))
 
-    def ask(self) -> Parameters | None:
-        """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
+    def peek(self) -> Parameters | None:
+        """Return the next parameters without taking them; see `ask`."""
         if not self.remaining:
             return None
         self._suggest()
-        if self._asked == len(self._suggested):
-            return None
-        suggestion = self._suggested[self._asked]
-        self._asked += 1
-        self._unasked.discard(suggestion.identity)
-        return suggestion.parameters
+        return None if self._asked == len(self._suggested) else self._suggested[self._asked].parameters
+
+    def ask(self) -> Parameters | None:
+        """Return the next parameters; ``None`` while scores are missing or when no suggestion is left."""
+        parameters = self.peek()
+        if parameters is not None:
+            self._unasked.discard(self._suggested[self._asked].identity)
+            self._asked += 1
+        return parameters
 
     def tell(self, identity: str, score: float | None) -> None:
         """Record the score of a trial, lower is better; ``None`` if it has none. Optuna receives scores in order."""

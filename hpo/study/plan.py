@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from hpo.core.errors import StudyError
 from hpo.core.text import cut
 from hpo.core.trial import AVERAGES, PlannedTrial, TrialConfig
 from hpo.problems.training_function import AnyProblem, FunctionProblem
+from hpo.study.argument_sets import OWN, ArgumentSet
 from hpo.study.spec import StaticSpec, Study
 from hpo.study.study_scoring import scoring_of
 from search_spaces import DESIGNS, explicit, points, region
@@ -30,6 +32,14 @@ class Candidate(NamedTuple):
     method: str
     settings: dict[str, Any]
 
+    def with_arguments(self, label: str) -> Candidate:
+        """Return the same with a set of the problem's arguments."""
+        return self._replace(arm=replace(self.arm, arguments=label))
+
+    def trains_like(self, other: Candidate) -> bool:
+        """Return whether both are one arm by other names."""
+        return (self.method, self.settings) == (other.method, other.settings)
+
 
 EQUAL = Candidate(Arm("equal"), "equal", {})
 
@@ -41,8 +51,10 @@ class Plan:
         study: the spec.
         problem: the problem it names, prepared.
         text: the study file as it was read; later edits of the file have no effect.
+        sets: of arguments to train with, the problem's own first (`argument_sets`). Default: the problem's own.
 
     Attributes:
+        sets: by their label.
         is_function: whether a training function trains its trials, one at a time.
 
     Raises:
@@ -50,7 +62,7 @@ class Plan:
             limits name other tasks.
     """
 
-    def __init__(self, study: Study, problem: AnyProblem, text: str = "") -> None:
+    def __init__(self, study: Study, problem: AnyProblem, text: str = "", sets: Sequence[ArgumentSet] = ()) -> None:
         self.study, self.text = study, text
         self.tasks = [task.name for task in problem.tasks]
         self.metrics = {task.name: task.metric for task in problem.tasks}
@@ -64,7 +76,8 @@ class Plan:
                 f"search.epochs: expected at most {self.epochs}, those of the confirm phase, got {self.search_epochs}"
             )
         self.baseline = _baseline(study, self.tasks)
-        self.data_hash = problem.data_hash()
+        self.data_hash = sets[0].data_hash if sets else problem.data_hash()
+        self.sets = {one.label: one for one in sets or [ArgumentSet(OWN, {}, self.data_hash)]}
         self._points = [] if self.is_centered else self._distinct(_rows(study.static, self.tasks, study.seed))
 
     def of(self, study: Study) -> Plan:
@@ -79,6 +92,20 @@ class Plan:
         """Return whether the static points were drawn at random, so that they stand for all points like them."""
         static = self.study.static
         return static is not None and not static.explicit and DESIGNS[static.design].random
+
+    @property
+    def is_tuned(self) -> bool:
+        """Return whether arms are trained with more than one set of arguments."""
+        return len(self.sets) > 1
+
+    def arguments(self, label: str) -> dict[str, Any]:
+        """Return the problem's arguments in the set of a label."""
+        given = self.study.problem.arguments
+        return given if label == OWN else {**given, **self.sets[label].values}
+
+    def label_of(self, arguments: Mapping[str, Any]) -> str | None:
+        """Return the label of the set with these arguments of the problem; ``None`` if there is none."""
+        return next((label for label in self.sets if self.arguments(label) == arguments), None)
 
     @property
     def is_searched(self) -> bool:
@@ -123,7 +150,15 @@ class Plan:
         return self._numbered(self._points)
 
     def _numbered(self, rows: Sequence[dict[str, float]]) -> list[Candidate]:
-        return [Candidate(Arm("static", number=k), "static", {"weights": w}) for k, w in enumerate(rows, 1)]
+        """Return points as arms; each set of arguments has as many of them as any other, or one less."""
+        labels = list(self.sets)
+        places = np.arange(len(rows)) % len(labels)
+        if self.is_tuned:
+            places = np.random.default_rng(self.study.seed).permutation(places)
+        return [
+            Candidate(Arm("static", number=k + 1, arguments=labels[places[k]]), "static", {"weights": w})
+            for k, w in enumerate(rows)
+        ]
 
     def _distinct(self, rows: Any) -> list[dict[str, float]]:
         """Return points, shape (n, T), by task and without the first, equal weights."""
@@ -171,12 +206,13 @@ class Plan:
         """The parameters of a recipe that its sweep searches, with their ranges; none without a sweep."""
         return self.study.gradnorm.ranges(recipe) if self.study.gradnorm else {}
 
-    def gradnorm_arm(self, recipe: str, parameters: Mapping[str, float]) -> Candidate:
+    def gradnorm_arm(self, recipe: str, parameters: Mapping[str, float], arguments: str = OWN) -> Candidate:
         """Return the arm of GradNorm with parameters, rounded to four digits."""
         told = {name: float(f"{value:.4g}") for name, value in parameters.items()}
         for name, (low, high) in self.ranges(recipe).items():
             told[name] = min(max(told[name], low), high)  # rounding must not leave the range
-        return Candidate(Arm("gradnorm", recipe=recipe, parameters=told), "gradnorm", {"recipe": recipe, **told})
+        arm = Arm("gradnorm", recipe=recipe, parameters=told, arguments=arguments)
+        return Candidate(arm, "gradnorm", {"recipe": recipe, **told})
 
     def gradnorm_arms(self, recipe: str, best: pd.Series) -> Iterator[Candidate]:
         """The dynamic run at the best alpha and the networks retrained with its E_t[w] frozen."""
@@ -189,10 +225,11 @@ class Plan:
                     yield Candidate(arm, "static", {"weights": short_weights(self.tasks, w)})
 
     def _planned(self, phase: str, candidate: Candidate, seed: int, epochs: int, test: bool) -> PlannedTrial:
+        label = candidate.arm.arguments
         config = TrialConfig(
             problem=self.study.problem.name,
-            arguments=self.study.problem.arguments,
-            data_hash=self.data_hash,
+            arguments=self.arguments(label),
+            data_hash=self.sets[label].data_hash,
             method=candidate.method,
             settings=candidate.settings,
             seed=seed,

@@ -23,6 +23,11 @@ def points_table(plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", *plan.tasks])
 
 
+def arguments_table(plan: Plan) -> pd.DataFrame:
+    """Return the sets of arguments of a tuned study, the problem's own first; empty for other studies."""
+    return pd.DataFrame([found.values for found in plan.sets.values()] if plan.is_tuned else [])
+
+
 def epochs_in_words(schedule: Schedule) -> str:
     """Describe the epochs of a whole study; the maximum, where points are stopped early."""
     plan = schedule.plan

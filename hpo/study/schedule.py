@@ -16,7 +16,7 @@ from hpo.study.tally import State
 from hpo.study.trial_rows import trial_table
 from hpo.training.methods import METHODS
 
-Kind = tuple[int, int, int, bool, bool, str]
+Kind = tuple[int, int, int, bool, bool, str, str]
 
 
 class Next(Enum):
@@ -100,7 +100,8 @@ class Schedule:
         """Return what trials of a cohort have in common. GradNorm is separate: it needs gradients of W per task."""
         config = planned.config
         alone = "" if METHODS[config.method].stackable else config.identity
-        return config.seed, config.epochs, self.until(config), config.test, config.method == "gradnorm", alone
+        gradnorm = config.method == "gradnorm"
+        return config.seed, config.epochs, self.until(config), config.test, gradnorm, config.problem_digest, alone
 
     def _share(self, first: PlannedTrial, slots: int) -> int:
         """Return each worker's share of the unfinished trials of a trial's pool; 1 if its method trains alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
+from optuna.distributions import BaseDistribution
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -31,6 +32,7 @@ from hpo.study.spec_fields import (
     Reference,
     References,
     Sampler,
+    Tuned,
     Whole,
     any_once,
     each_once,
@@ -38,7 +40,7 @@ from hpo.study.spec_fields import (
     one_of,
 )
 from hpo.training.methods import WITHOUT_RATE
-from search_spaces import DESIGNS, AlphaSpace
+from search_spaces import DESIGNS, AlphaSpace, argument_space
 
 MOST_TRIALS = 10_000  # of a search: each trains a network
 MOST_SEEDS = 1000
@@ -143,9 +145,9 @@ class GradNormSpec(_Strict):
         rate = None if recipe in WITHOUT_RATE else self.learning_rate
         return {"alpha": self.alpha} | ({"learning_rate": rate} if rate else {})
 
-    def space(self, recipe: str) -> AlphaSpace:
-        """Return the same as a search space for Optuna."""
-        return AlphaSpace(*self.alpha, learning_rate=self.ranges(recipe).get("learning_rate"))
+    def space(self, recipe: str, arguments: tuple[str, ...] = ()) -> AlphaSpace:
+        """Return the same as a search space for Optuna, with the labels of the sets of arguments to choose from."""
+        return AlphaSpace(*self.alpha, learning_rate=self.ranges(recipe).get("learning_rate"), arguments=arguments)
 
     @field_validator("alpha")
     @classmethod
@@ -197,6 +199,29 @@ class ConfirmSpec(_Strict):
     """Averages of the GradNorm weights, E_t[w], to train with as fixed weights."""
     shortlist: Annotated[str, one_of(("chosen", "all"))] = "chosen"
     """Arms of the shortlist to train on the confirm seeds: the `chosen` ones, or `all`."""
+
+
+class TuneSpec(BaseModel):
+    """Arguments of the problem to search along with the weights; each key but `trials` is one, with its range.
+
+    A range is `[lowest, highest]`, `{log: [lowest, highest]}` or `{choice: [value, value, ...]}`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    __pydantic_extra__: dict[str, Tuned] = Field(init=False)
+    trials: Annotated[Whole, Field(ge=2, le=1000)] = 5
+    """How many combinations of values every arm and every single-task network is trained with, the problem's own
+    among them."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The range of each argument, as the file gives it."""
+        return dict(self.model_extra or {})
+
+    @property
+    def space(self) -> dict[str, BaseDistribution]:
+        """The same as distributions of Optuna."""
+        return {name: argument_space(f"tune.{name}", given) for name, given in self.arguments.items()}
 
 
 class SearchSpec(_Strict):
@@ -261,7 +286,7 @@ def _static(value: Any) -> Any:
     return value
 
 
-def _or_off(spec: type[_Strict]) -> BeforeValidator:
+def _or_off(spec: type[BaseModel]) -> BeforeValidator:
     """A part of the study that can be switched off."""
 
     def check(value: Any) -> Any:
@@ -303,6 +328,8 @@ class Study(_Strict):
     """Arms that need no search, for an answer within a few runs, or `off`."""
     static: Annotated[StaticSpec | None, BeforeValidator(_static)] = StaticSpec()
     """The static search: which fixed weights are tried. `off`: none, and arms are compared with the baseline."""
+    tune: Annotated[TuneSpec | None, _or_off(TuneSpec)] = None
+    """Arguments of the problem, such as its learning rate, to search along with the weights. By default it is off."""
     search: SearchSpec = SearchSpec()
     """A cheaper search."""
     refine: Annotated[RefineSpec | None, _or_off(RefineSpec)] = None
@@ -348,6 +375,7 @@ class Study(_Strict):
         if self.limits and self.seeds < 2:
             raise ValueError(f"seeds: expected a number >= 2, which limits need for confidence, got {self.seeds}")
         self._check_workers()
+        self._check_tuned()
         if self.static is None and self.shortlist is None:
             if self.gradnorm is None:
                 raise ValueError("shortlist: expected a shortlist, a static search or an alpha sweep, got none")
@@ -364,6 +392,25 @@ class Study(_Strict):
         if workers > 1 and gpu != int(gpu):
             rule = "a whole number, since processes of one trial cannot share a GPU"
             raise ValueError(f"resources.gpu: expected {rule}, got {gpu:g}")
+
+    def _check_tuned(self) -> None:
+        if self.tune is None:
+            return
+        if not self.tune.arguments:
+            raise ValueError("tune: expected at least one argument of the problem with its range, got none")
+        if both := [name for name in self.tune.arguments if name in self.problem.arguments]:
+            raise ValueError(
+                f"tune.{both[0]}: expected an argument that problem does not set, got one with the value "
+                f"{cut(repr(self.problem.arguments[both[0]]))} there"
+            )
+        few = [
+            ("static.points", self.static.points if self.static and not self.static.explicit else None),
+            ("gradnorm.trials", self.gradnorm.trials if self.gradnorm else None),
+        ]
+        for field, count in few:
+            if count is not None and count < self.tune.trials:
+                rule = f"a number >= tune.trials, which is {self.tune.trials}"
+                raise ValueError(f"{field}: expected {rule}, got {count}")
 
     @property
     def recipes(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from hpo.core.trial import AVERAGES
 from hpo.problems.registry import search_current_folder
 from hpo.training.methods import METHODS, RECIPES, reference_names
-from search_spaces import sampler_fault
+from search_spaces import argument_space, sampler_fault
 
 MOST_TOGETHER = 1024
 
@@ -123,6 +123,16 @@ def one_of(allowed: Collection[str]) -> PlainValidator:
     return PlainValidator(check)
 
 
+def tuned_values(value: Any) -> Any:
+    """Check the range or the choices of an argument."""
+    try:
+        argument_space("", value)
+    except ValueError as error:
+        rule = str(error).removeprefix(": expected ").rpartition(", got ")[0]
+        raise ValueError(rule) from None
+    return value
+
+
 def _sampler(value: str) -> str:
     """A sampler of the refinement: ours by name, or one of the user's by its place."""
     if ":" in value:
@@ -144,4 +154,5 @@ Range = Annotated[tuple[Number, Number], BeforeValidator(_pair)]
 Cohort = Annotated[int | Literal["auto"], PlainValidator(_cohort)]
 ByTask = Annotated[Mapping[str, float], PlainValidator(_by_task)]
 Point = Annotated[tuple[float, ...] | Mapping[str, float], PlainValidator(_point)]
+Tuned = Annotated[Any, AfterValidator(tuned_values)]
 Baseline = Annotated[Literal["equal"] | Mapping[str, float], PlainValidator(_baseline)]

@@ -6,7 +6,18 @@ from typing import Protocol
 
 import plotly.graph_objects as go
 
-from hpo.report.figures import alpha, arms, budget, cost, distance, dynamics, overfitting, static_points, trajectories
+from hpo.report.figures import (
+    alpha,
+    arms,
+    budget,
+    cost,
+    distance,
+    dynamics,
+    overfitting,
+    static_points,
+    trajectories,
+    tuning,
+)
 from hpo.report.report_data import ReportData
 
 
@@ -29,11 +40,15 @@ class Figure(Protocol):
 SEARCH_ONLY = ("static_points", "budget", "distance")
 """Figures, with their tables, that say nothing without a static search."""
 
+TUNED_ONLY = ("tuning",)
+"""Those that say nothing unless the study tunes arguments of the problem."""
+
 # Their order is the order of the report.
 FIGURES: dict[str, Figure] = {
     "trajectories": trajectories,
     "static_points": static_points,
     "arms": arms,
+    "tuning": tuning,
     "budget": budget,
     "distance": distance,
     "alpha": alpha,
@@ -45,4 +60,6 @@ FIGURES: dict[str, Figure] = {
 
 def figures_of(data: ReportData) -> dict[str, Figure]:
     """Return the figures that belong in the report of this study, in order; their data may yet be missing."""
-    return {name: figure for name, figure in FIGURES.items() if data.comparison.searched or name not in SEARCH_ONLY}
+    found = data.comparison
+    left_out = (() if found.searched else SEARCH_ONLY) + (() if found.tuning.sets else TUNED_ONLY)
+    return {name: figure for name, figure in FIGURES.items() if name not in left_out}

@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from hpo.compare import scored_search, scored_validation
+from hpo.compare import reference_arms, scored_search, scored_validation
+from hpo.core.arm import Arm
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
+from hpo.study.argument_sets import OWN
 from hpo.study.plan import Candidate, Plan
 from hpo.study.tally import State, Tally
 from hpo.study.trial_rows import trial_table
@@ -41,6 +43,7 @@ class SoFar:
         self.tally = Tally()
         self.running: dict[str, PlannedTrial] = {}
         self.phases: list[StudyPhase] = []
+        self._chosen: list[Candidate] | None = None
         for identity, result in results.items():
             self.record(identity, result)
 
@@ -86,13 +89,42 @@ class SoFar:
         table = pd.DataFrame(rows, columns=["seed", "arm", "score"]).drop_duplicates(["seed", "arm"])
         return table.pivot(index="seed", columns="arm", values="score")[list(dict.fromkeys(table["arm"]))]
 
+    def chosen(self) -> list[Candidate] | None:
+        """Return the arms that the phases choose; ``None`` while the search has not ended."""
+        if self._chosen is None and (search := self.search()) is not None:
+            self._chosen = chosen_arms(self.phases, search)
+        return self._chosen
+
+    def best_references(self) -> dict[str, str]:
+        """The label of the best set of arguments of each single-task network, by arm."""
+        references = [planned for phase in self.phases if phase.is_reference for planned in phase.trials()]
+        table = trial_table(self.ended(references), self.plan.scoring)
+        arms = [Arm.parse(arm) for arm in reference_arms(table, self.plan.scoring).values()]
+        return {arm.base.key: arm.arguments for arm in arms}
+
     def search(self) -> pd.DataFrame | None:
         """Return the scored trials of the search seed, best first; ``None`` while one is missing."""
-        phases = [phase for phase in self.phases if phase.is_search]
+        phases = [phase for phase in self.phases if phase.is_search and phase.chooses]
         if not all(phase.is_over for phase in phases):
             return None
         trials = [planned for phase in phases for planned in phase.trials()]
         return scored_search(trial_table(self.ended(trials), self.plan.scoring), self.plan.scoring)
+
+
+def chosen_arms(phases: Iterable[StudyPhase], search: pd.DataFrame) -> list[Candidate]:
+    """Return the arms that the phases choose, each once and with the problem's own arguments.
+
+    Of two arms that are one by other names, that of the later phase is kept.
+
+    Args:
+        phases: all of the study.
+        search: the scored trials of the search seed, best first.
+    """
+    arms: list[Candidate] = []
+    for phase in phases:
+        chosen = [candidate.with_arguments(OWN) for candidate in phase.chosen(search)]
+        arms = [arm for arm in arms if not any(arm.trains_like(other) for other in chosen)] + chosen
+    return arms
 
 
 class StudyPhase(ABC):
@@ -106,6 +138,7 @@ class StudyPhase(ABC):
 
     name: ClassVar[str]
     is_search: ClassVar[bool] = True  # on the search seed, reads no test split
+    chooses: ClassVar[bool] = True  # of a search: its trials decide which arms the confirm phase trains
     is_reference: ClassVar[bool] = False  # scores of other trials are relative to its trials
     pool: ClassVar[str]  # phases of one pool share the workers
 
@@ -181,6 +214,13 @@ class StudyPhase(ABC):
             search: the scored trials of the search seed, best first (`hpo.compare.Comparison.search`).
         """
         return []
+
+    def versions(self, candidate: Candidate) -> list[Candidate] | None:
+        """Return an arm as the confirm phase trains it, with one or more sets of arguments.
+
+        ``None`` while this phase has not decided.
+        """
+        return [candidate]
 
     def provisional(self) -> list[Candidate]:
         """Return the arms that this phase has found best by itself, best first; none while it has not decided."""

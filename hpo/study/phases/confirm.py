@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-import pandas as pd
-
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import SoFar, StudyPhase
 from hpo.study.plan import Candidate, Plan
@@ -27,6 +25,7 @@ class Confirm(StudyPhase):
     def size(self) -> tuple[int, int]:
         """Return the maximum, since arms may coincide. See `StudyPhase`."""
         arms = len(self.plan.fixed_arms()) + sum(phase.most_chosen for phase in self.so_far.phases)
+        arms *= 2 if self.plan.is_tuned else 1  # with the problem's own arguments, and with the arm's best
         return arms, arms * self.plan.study.seeds
 
     def describe(self) -> str:
@@ -40,38 +39,32 @@ class Confirm(StudyPhase):
         return super().total if self._has_chosen else self.size()[1]
 
     def settle(self) -> list[PlannedTrial]:
-        """Plan the arms that depend on the search, once it has ended."""
-        if not self._has_chosen and (search := self.so_far.search()) is not None:
+        """Plan the arms that depend on the search, once it has ended. See `StudyPhase`."""
+        if not self._has_chosen and (arms := self._arms()) is not None:
             self._has_chosen = True
-            self.add(confirm_chosen(self.plan, self.so_far.phases, search))
+            self.add(confirm_trials(self.plan, arms))
         return []
+
+    def _arms(self) -> list[Candidate] | None:
+        """The arms that the phases choose, with the sets of arguments that they choose for all arms."""
+        chosen = self.so_far.chosen()
+        if chosen is None:
+            return None
+        arms = [*self.plan.fixed_arms(), *chosen] if self.plan.is_tuned else chosen
+        for phase in self.so_far.phases:
+            versions = [phase.versions(arm) for arm in arms]
+            arms = [arm for found in versions for arm in found or []]
+            if None in versions:
+                return None
+        return arms
 
 
 def confirm_fixed(plan: Plan) -> list[PlannedTrial]:
     """Return the trials that do not depend on the search, seed by seed."""
-    return _confirm(plan, plan.fixed_arms())
+    return confirm_trials(plan, plan.fixed_arms())
 
 
-def confirm_chosen(plan: Plan, phases: Iterable[StudyPhase], search: pd.DataFrame) -> list[PlannedTrial]:
-    """Return the trials of the arms that the phases choose, seed by seed.
-
-    Args:
-        plan: the study's.
-        phases: all of the study.
-        search: the scored trials of the search seed, best first.
-    """
-    arms: list[Candidate] = []
-    for phase in phases:
-        chosen = phase.chosen(search)
-        arms = [arm for arm in arms if not any(_trains_alike(arm, other) for other in chosen)] + chosen
-    return _confirm(plan, arms)
-
-
-def _trains_alike(one: Candidate, other: Candidate) -> bool:
-    """Return whether two arms are one by other names, of which that of the later phase is kept."""
-    return (one.method, one.settings) == (other.method, other.settings)
-
-
-def _confirm(plan: Plan, arms: Iterable[Candidate]) -> list[PlannedTrial]:
+def confirm_trials(plan: Plan, arms: Iterable[Candidate]) -> list[PlannedTrial]:
+    """Return the trials of arms on the confirm seeds, seed by seed."""
     arms = list(arms)
     return [plan.confirm_trial(Confirm.name, arm, seed) for seed in plan.study.confirm_seeds for arm in arms]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,12 @@ import pandas as pd
 from hpo.compare import best_trial
 from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.study.alpha_sweep import AlphaSweep, Parameters
+from hpo.study.argument_sets import OWN
 from hpo.study.phases.base import Fits, SoFar, StudyPhase
 from hpo.study.phases.shortlist import shortlist_arms
 from hpo.study.plan import Candidate, Plan, sweep_parameters
+
+ARGUMENTS = "arguments"  # of the search space: the label of a set
 
 
 class GradNormSweeps(StudyPhase):
@@ -31,7 +34,7 @@ class GradNormSweeps(StudyPhase):
         self.sweeps = {recipe: _sweep(self.plan, recipe, found[recipe]) for recipe in recipes} if so_far.runs else {}
         for recipe, own in found.items():
             for config in own:
-                self._adopt(sweep_trial(self.plan, recipe, sweep_parameters(config)))
+                self._adopt(sweep_trial(self.plan, recipe, _suggested(self.plan, config)))
 
     def trials(self) -> Sequence[PlannedTrial]:
         """By recipe and parameters, whichever came first. See `StudyPhase`."""
@@ -83,10 +86,11 @@ class GradNormSweeps(StudyPhase):
     def next(self, fits: Fits | None = None) -> PlannedTrial | None:
         """Return a trial of the first sweep that has enough scores for its next suggestion. See `StudyPhase`."""
         for recipe, sweep in self.sweeps.items():
-            if fits is not None and not fits(sweep_trial(self.plan, recipe, sweep.space.starting_points()[0])):
-                continue
-            while (parameters := sweep.ask()) is not None:
+            while (parameters := sweep.peek()) is not None:
                 planned = sweep_trial(self.plan, recipe, parameters)
+                if fits is not None and not fits(planned):
+                    break
+                sweep.ask()
                 self._adopt(planned)
                 if not self.so_far.is_out(planned):
                     return planned
@@ -110,9 +114,9 @@ class GradNormSweeps(StudyPhase):
             self._know(planned)
             self._untold[planned.config.identity] = planned
 
-    def _place(self, planned: PlannedTrial) -> tuple[int, list[tuple[str, float]]]:
+    def _place(self, planned: PlannedTrial) -> tuple[int, list[tuple[str, Any]]]:
         recipe = planned.config.settings["recipe"]
-        return self.plan.study.recipes.index(recipe), sorted(sweep_parameters(planned.config).items())
+        return self.plan.study.recipes.index(recipe), sorted(_suggested(self.plan, planned.config).items())
 
 
 def unsearched(plan: Plan) -> set[str]:
@@ -120,9 +124,17 @@ def unsearched(plan: Plan) -> set[str]:
     return {plan.search_trial(GradNormSweeps.name, arm).config.identity for arm in shortlist_arms(plan)}
 
 
-def sweep_trial(plan: Plan, recipe: str, parameters: Mapping[str, float]) -> PlannedTrial:
+def sweep_trial(plan: Plan, recipe: str, parameters: Parameters) -> PlannedTrial:
     """Return one run of a recipe's sweep."""
-    return plan.search_trial(GradNormSweeps.name, plan.gradnorm_arm(recipe, parameters))
+    values = dict(parameters)
+    arguments = values.pop(ARGUMENTS, OWN)
+    return plan.search_trial(GradNormSweeps.name, plan.gradnorm_arm(recipe, values, arguments))
+
+
+def _suggested(plan: Plan, config: TrialConfig) -> dict[str, Any]:
+    """Return what the sweep suggested for a trial, the label of its arguments included where it searches them."""
+    arguments = {ARGUMENTS: plan.label_of(config.arguments) or OWN} if plan.is_tuned else {}
+    return {**sweep_parameters(config), **arguments}
 
 
 def sweep_recipe(plan: Plan, config: TrialConfig) -> str | None:
@@ -132,14 +144,15 @@ def sweep_recipe(plan: Plan, config: TrialConfig) -> str | None:
         return None
     if parameters.keys() != plan.ranges(str(recipe)).keys():
         return None
-    return str(recipe) if config == sweep_trial(plan, recipe, parameters).config else None
+    return str(recipe) if config == sweep_trial(plan, recipe, _suggested(plan, config)).config else None
 
 
 def _sweep(plan: Plan, recipe: str, finished: Sequence[TrialConfig]) -> AlphaSweep:
     def identify(parameters: Parameters) -> str:
         return sweep_trial(plan, recipe, parameters).config.identity
 
-    known = {config.identity: sweep_parameters(config) for config in finished}
+    known = {config.identity: _suggested(plan, config) for config in finished}
     spec = plan.study.gradnorm
     assert spec is not None  # it names the recipe
-    return AlphaSweep(spec.space(recipe), spec.trials, plan.study.seed, identify, known)
+    space = spec.space(recipe, tuple(plan.sets) if plan.is_tuned else ())
+    return AlphaSweep(space, spec.trials, plan.study.seed, identify, known)

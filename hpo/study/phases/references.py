@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from hpo.core.arm import REFERENCE
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import SoFar, StudyPhase
 from hpo.study.plan import EQUAL, Plan
@@ -30,6 +31,11 @@ class References(StudyPhase):
 
 
 def reference_trials(plan: Plan) -> list[PlannedTrial]:
-    """Return the trials of single-task networks and other methods; equal weights belong to the static search."""
+    """Return the trials of single-task networks and other methods; equal weights belong to the static search.
+
+    Single-task networks are trained with every set of arguments, since scores are relative to the best of them.
+    """
     arms = [candidate for candidate in plan.reference_arms() if candidate != EQUAL]
+    alone = [candidate for candidate in arms if candidate.arm.kind == REFERENCE]
+    arms += [candidate.with_arguments(label) for label in list(plan.sets)[1:] for candidate in alone]
     return [plan.search_trial(References.name, candidate) for candidate in arms]

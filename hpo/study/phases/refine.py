@@ -140,14 +140,15 @@ class Refine(StudyPhase):
         if self._centre is None:
             self._centre = self._best_so_far(finite, scores)
         if self._searches(scores):
-            self._propose(finite, scores)
+            alike = self._centre.arm.arguments
+            self._propose([pair for pair in finite if Arm.parse(pair[0].arm).arguments == alike], scores)
         else:
             self._next_round()
 
     def _best_so_far(self, pairs: list[Pair], scores: dict[str, float]) -> Candidate:
         """The arm that the phases before choose; else the best on the search seed."""
         picked = [arm for phase in self._before() for arm in phase.provisional() if arm.arm.kind in FIXED]
-        if picked:
+        if picked and not self.plan.is_tuned:  # else another set of arguments may be better
             return picked[0]
         planned, _ = min(pairs, key=lambda pair: scores[pair[0].config.identity])
         return Candidate(Arm.parse(planned.arm), planned.config.method, dict(planned.config.settings))
@@ -169,12 +170,14 @@ class Refine(StudyPhase):
     def _propose(self, pairs: list[Pair], scores: dict[str, float]) -> None:
         spec, tasks = self.plan.study.refine, self.plan.tasks
         assert spec is not None
+        assert self._centre is not None
         known = [([result.averages["geometric"][t] for t in tasks], scores[p.config.identity]) for p, result in pairs]
         proposed = sum(len(batch) for batch in self._batches)
         count = min(BATCH, spec.trials - proposed)
         batch = []
         for number, w in enumerate(self._proposals(spec, known, count), proposed + 1):
-            candidate = Candidate(Arm(REFINED, number=number), "static", {"weights": short_weights(tasks, w)})
+            arm = Arm(REFINED, number=number, arguments=self._centre.arm.arguments)
+            candidate = Candidate(arm, "static", {"weights": short_weights(tasks, w)})
             self._arms[candidate.arm.key] = candidate
             batch.append(self.plan.search_trial(self.name, candidate))
         self._batches.append(batch)

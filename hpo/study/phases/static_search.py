@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hpo.compare import static_points
-from hpo.core.arm import FULL, Arm
+from hpo.core.arm import FULL
 from hpo.core.trial import PlannedTrial, TrialConfig, TrialResult, TrialStatus
 from hpo.study.halving import Halving
 from hpo.study.phases.base import SoFar, StudyPhase
@@ -138,7 +138,9 @@ def full_trials(plan: Plan, points: Sequence[Candidate] | None = None) -> list[P
     """Return the trials of the points that are also trained to the end in a shortened search."""
     known = plan.static_points() if points is None else points
     arms = [
-        known[place]._replace(arm=Arm(FULL, number=place + 1)) for place in full_places(plan) if place < len(known)
+        known[place]._replace(arm=replace(known[place].arm, kind=FULL))
+        for place in full_places(plan)
+        if place < len(known)
     ]
     return [plan.search_trial(StaticSearch.name, candidate, plan.epochs) for candidate in arms]
 

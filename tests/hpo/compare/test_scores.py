@@ -57,7 +57,7 @@ def test_score_and_baseline_are_means_over_seeds() -> None:
     trials = pd.DataFrame(references(2))
     trials.loc[trials["arm"] == "single_task/error", "val/error"] = [4.0, 1.0, 3.0]
     confirm = trials[trials["phase"] == "confirm"]
-    assert reference_metrics(confirm, list(SCORING), "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
+    assert reference_metrics(confirm, SCORING, "val").to_dict() == {"error": 2.0, "accuracy": 1.0}
 
 
 def test_who_has_no_score() -> None:

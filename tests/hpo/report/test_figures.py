@@ -17,7 +17,7 @@ from tests.helpers.report_builder import Builder
 
 @cache
 def finished(T):
-    return Builder(T=T).data()
+    return Builder(T=T, tuned=True).data()
 
 
 @cache

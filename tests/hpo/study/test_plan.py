@@ -12,7 +12,8 @@ import pytest
 from hpo.core.errors import StudyError
 from hpo.core.trial import PlannedTrial, TrialConfig
 from hpo.problems.training_function import FunctionProblem
-from hpo.study.phases.confirm import confirm_chosen, confirm_fixed
+from hpo.study.phases.base import chosen_arms
+from hpo.study.phases.confirm import confirm_fixed, confirm_trials
 from hpo.study.phases.gradnorm_sweeps import sweep_recipe, sweep_trial
 from hpo.study.phases.references import reference_trials
 from hpo.study.phases.static_search import static_trials
@@ -46,7 +47,7 @@ CENTRE = {average: [1.0, 1.0, 1.0] for average in AVERAGES}
 
 def chosen_in(plan: Plan, search: pd.DataFrame) -> list[PlannedTrial]:
     """Trials that the phases of a plan choose from a scored search."""
-    return confirm_chosen(plan, Schedule(plan, runs=False).phases, search)
+    return confirm_trials(plan, chosen_arms(Schedule(plan, runs=False).phases, search))
 
 
 def test_references_are_single_tasks_and_uncertainty() -> None:

@@ -80,7 +80,7 @@ def test_with_many_slots_fixed_confirm_trials_start_before_the_search_has_ended(
     while isinstance(planned := schedule.next(), PlannedTrial):
         first.append(planned)
     assert planned is Next.WAIT
-    assert {p.phase for p in first} == set(PHASES) - {"shortlist", "refine"}
+    assert {p.phase for p in first} == set(PHASES) - {"shortlist", "refine", "tune"}
     assert sum(p.phase == "sweep" for p in first) == 6  # the three starting points of each recipe
 
 

@@ -161,8 +161,8 @@ def test_a_fraction_or_a_whole_number_of_gpus() -> None:
 POINT = "a list of numbers > 0, one for each task, or a mapping from each task to its number"
 LOW_HIGH = "[lowest, highest] with 0 <= lowest <= highest"
 TOP = (
-    "name, problem, seed, seeds, epochs, select, baseline, references, shortlist, static, search, refine, gradnorm, "
-    "confirm, resources, cohort, checkpoint_seconds, priorities, limits, margin"
+    "name, problem, seed, seeds, epochs, select, baseline, references, shortlist, static, tune, search, refine, "
+    "gradnorm, confirm, resources, cohort, checkpoint_seconds, priorities, limits, margin"
 )
 LIST = "a list of at least one, each once"
 BY_TASK = "a mapping from tasks to finite numbers >= 0"
@@ -188,6 +188,23 @@ FAULTS = {
     "search: {halving: 1}": "search.halving: expected a number >= 2, got 1",
     "search: {epochs: 0}": "search.epochs: expected a number >= 1, got 0",
     "search: {short: 2}": "search.short: unknown key, allowed here: epochs, full, halving",
+    # tuning
+    "tune: {}": "tune: expected at least one argument of the problem with its range, got none",
+    "tune: {trials: 4}": "tune: expected at least one argument of the problem with its range, got none",
+    "tune: {lr: [0.1, 1], trials: 1}": "tune.trials: expected a number >= 2, got 1",
+    "tune: {lr: [1, 0.1]}": (
+        "tune.lr: expected a list [lowest, highest] of two numbers with lowest < highest, got [1, 0.1]"
+    ),
+    "tune: {lr: {log: [0, 1]}}": (
+        "tune.lr: expected {log: [lowest, highest]} with 0 < lowest < highest, got {'log': [0, 1]}"
+    ),
+    "tune: {lr: {choice: [1]}}": (
+        "tune.lr: expected {choice: [...]} with at least two different texts, numbers, true or false, "
+        "got {'choice': [1]}"
+    ),
+    "tune: 3": "tune: expected a mapping, or off, got 3",
+    "tune: {lr: [0.1, 1], trials: 30}": "static.points: expected a number >= tune.trials, which is 30, got 24",
+    "tune: {lr: [0.1, 1], trials: 7}": "gradnorm.trials: expected a number >= tune.trials, which is 7, got 6",
     # cohorts
     "cohort: many": "cohort: expected auto, or a whole number from 1 (one at a time) to 1024, got 'many'",
     "cohort: 0": "cohort: expected auto, or a whole number from 1 (one at a time) to 1024, got 0",
@@ -348,6 +365,12 @@ HEADS = {
 @pytest.mark.parametrize("text", HEADS, ids=repr)
 def test_a_fault_in_the_head_is_one_line(tmp_path: Path, text: str) -> None:
     assert faults(tmp_path, text) == [HEADS[text]]
+
+
+def test_an_argument_that_the_problem_sets_cannot_be_tuned(tmp_path: Path) -> None:
+    text = "name: x\nproblem: {name: small, lr: 0.5}\ntune: {lr: [0.1, 1]}\n"
+    fault = "tune.lr: expected an argument that problem does not set, got one with the value 0.5 there"
+    assert faults(tmp_path, text) == [fault]
 
 
 def test_several_faults_are_as_many_lines(tmp_path: Path) -> None:
