@@ -280,7 +280,9 @@ def sweep(size: Size) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "sweep.json"
         command = [sys.executable, "-m", "benchmarks.sweep", "--problems", "toy", "--json", str(found)]
-        subprocess.run([*command, *size.of(whole, small)], cwd=ROOT, check=True)
+        done = subprocess.run([*command, *size.of(whole, small)], cwd=ROOT, check=False)
+        if not found.exists():
+            raise RuntimeError(f"benchmarks.sweep ended with {done.returncode}")
         content = json.loads(found.read_text("utf-8"))
     figures = content["problems"]["toy"]["contenders"]
     plain = next((one["pace"] for name, one in figures.items() if name.startswith("plain")), None)
@@ -293,6 +295,10 @@ def sweep(size: Size) -> Iterator[Row]:
             "peak memory of all processes, MiB": round(one["memory"]),
             "GPU busy, %": "" if one["gpu"] is None else round(one["gpu"]),
         }
+    if done.returncode:
+        raise RuntimeError(
+            f"benchmarks.sweep: the contenders' metrics differ: {content['problems']['toy']['differences']}"
+        )
 
 
 # ---- the paper's networks
