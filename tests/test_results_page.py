@@ -26,7 +26,10 @@ def test_every_table_is_made_from_the_numbers_beside_it(results):
     assert results.filled(text, worse).count("worse than ever") == len(studies)
 
 
-@pytest.mark.parametrize(("page", "command"), [("public-models", "public-models"), ("weights", "stored-surfaces")])
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [("public-models", "public-models"), ("tuning", "tuned-winner"), ("weights", "stored-surfaces")],
+)
 def test_a_page_has_what_its_command_printed(results, page, command):
     text = (DOCS / f"{page}.md").read_text()
     assert f"{page}.md" in results.PRINTED

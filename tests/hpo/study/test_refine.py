@@ -73,15 +73,9 @@ def test_a_sampler_that_fails_is_named() -> None:
         finished(study(refine={"trials": 4, "sampler": failing}))
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [
-        ("tests.search_spaces.test_refinement:no_search", "sampler: expected a sampler of Optuna or .*, got 0"),
-        ("tests.search_spaces.test_refinement:tune_search_that_takes_no_scores", "add_evaluated_point"),
-    ],
-)
-def test_a_sampler_that_cannot_propose_is_found_before_anything_runs(name: str, found: str) -> None:
-    with pytest.raises(StudyError, match=f"^refine.sampler: {name} cannot propose weights: .*{found}"):
+def test_a_sampler_that_cannot_propose_is_found_before_anything_runs() -> None:
+    name = "tests.search_spaces.test_refinement:tune_search_that_takes_no_scores"
+    with pytest.raises(StudyError, match=f"^refine.sampler: {name} cannot propose weights: .*add_evaluated_point"):
         check_sampler(study(refine={"trials": 4, "sampler": name}).plan)
 
 
