@@ -17,9 +17,15 @@ from search_spaces.own_sampler import TuneProposals, fault_of, made
 
 SPAN = 8.0
 
+
+def _gaussian_process(seed: int, _: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False)
+
+
 # The models that propose weights, by name. Each gets the seed of a proposal and the number of known scores.
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "gp": lambda seed, _: optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, deterministic_objective=False),
+    "auto": _gaussian_process,
+    "gp": _gaussian_process,
     "tpe": lambda seed, known: optuna.samplers.TPESampler(
         seed=seed, n_startup_trials=min(known, 4), multivariate=True, constant_liar=True
     ),
@@ -47,7 +53,7 @@ def refined(
         centre: weights, shape (T,), > 0.
         known: pairs of weights, shape (T,), and score, lower is better; those outside the range are not used.
         count: number of proposals.
-        sampler: a key of `SAMPLERS`: ``gp`` (Gaussian process), ``tpe`` or ``random``; or one of your own as
+        sampler: a key of `SAMPLERS`: ``gp`` (Gaussian process; also ``auto``), ``tpe`` or ``random``; or your own as
             ``package.module:name``, a class or function that is called with ``seed`` and returns a sampler of Optuna,
             or a search algorithm of Ray Tune that takes known scores (`OptunaSearch` and `HEBOSearch` do).
         seed: the same arguments and seed give the same proposals.

@@ -79,6 +79,12 @@ class Study:
     def __repr__(self) -> str:
         return f"Study of {self._file.study.problem.name}:\n{self._file.text.rstrip()}"
 
+    def changes_since(self, file: Path) -> list[str]:
+        """Return the fields in which a study file differs from this study, each as ``field: old -> new``."""
+        from hpo.study.spec_diff import changes
+
+        return changes(file, self._file.study) or ["its form alone"]
+
     def plan(self) -> StudyPlan:
         """Return the plan of the study. Runs nothing.
 

@@ -105,7 +105,8 @@ def keep_study(study: Study, output: Path) -> Path:
             if path.read_bytes() == study.text.encode():
                 return path
             raise OutputError(
-                f"{path}: differs from these options; run it with gradsweep run, or choose another name"
+                f"{path}: differs from these options ({'; '.join(study.changes_since(path))}); edit it and run "
+                "gradsweep run with it, or choose another name"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, study.text)

@@ -185,7 +185,8 @@ class RefineSpec(_Strict):
     trials: Annotated[Whole, Field(ge=4, le=MOST_TRIALS)] = 16
     """Maximum number of points. Two batches of four without a better score end the search early."""
     sampler: Sampler = "gp"
-    """How points are proposed: `gp` (Gaussian process), `tpe`, `random`, or your own as `package.module:name`."""
+    """How points are proposed: `gp` (Gaussian process; `auto` means it too), `tpe`, `random`, or your own as
+    `package.module:name`."""
     span: Annotated[Number, Field(gt=1, le=1e6)] = 8.0
     """Factor by which a log-ratio of weights may move away from the start, in either direction."""
 

@@ -72,7 +72,7 @@ def test_a_model_comes_closer_to_the_best_than_chance(sampler: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"sampler": "grid"}, "sampler: expected gp, tpe, random or 'package.module:name', got 'grid'"),
+        ({"sampler": "grid"}, "sampler: expected auto, gp, tpe, random or 'package.module:name', got 'grid'"),
         ({"sampler": "no_module:Sampler"}, "sampler: .* No module named 'no_module'"),
         ({"sampler": "optuna.samplers:Missing"}, "sampler: .*AttributeError"),
         ({"sampler": "optuna.samplers:__all__"}, "sampler: .* a class or function that takes seed"),

@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from balancers import Static
+from hpo.api.weights import weights_study
 from hpo.launch.provisional import is_provisional
 from hpo.study.study_file import load_study
 from tests.helpers.runs import Case, main, place_database
@@ -86,8 +87,14 @@ def test_a_study_file_that_was_edited_is_not_overwritten(case: Case, capsys: pyt
     (case.results / "study.yaml").write_text("seeds: 20  # mine")
     code, _, err = main(capsys, "weights", PROBLEM, "--set", f"folder={case.folder}")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "study.yaml: differs from these options; run it with gradsweep run" in err
+    assert "study.yaml: differs from these options (the file of the launch before cannot be read" in err
     assert (case.results / "study.yaml").read_text() == "seeds: 20  # mine"
+    own = weights_study({"name": PROBLEM, "folder": str(case.folder)}, 3, None).text
+    (case.results / "study.yaml").write_text(own.replace("seeds: 3", "seeds: 20"))
+    code, _, err = main(capsys, "weights", PROBLEM, "--set", f"folder={case.folder}", "--refine", "4")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "study.yaml: differs from these options (seeds: 20 -> 3; refine.trials: none -> 4; " in err
+    assert "edit it and run gradsweep run with it, or choose another name" in err
 
 
 def test_a_provisional_answer_replaces_no_other(tmp_path: Path) -> None:

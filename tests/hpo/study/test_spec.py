@@ -299,7 +299,7 @@ FAULTS = {
     "shortlist: {seeds: 0}": "shortlist.seeds: expected a number >= 1, got 0",
     # the refinement
     "refine: {trials: 3}": "refine.trials: expected a number >= 4, got 3",
-    "refine: {sampler: grid}": "refine.sampler: expected gp, tpe, random or 'package.module:name', got 'grid'",
+    "refine: {sampler: grid}": "refine.sampler: expected auto, gp, tpe, random or 'package.module:name', got 'grid'",
     "refine: {sampler: 'optuna.samplers:Missing'}": "refine.sampler: expected 'package.module:name' that can be "
     "imported (AttributeError: module 'optuna.samplers' has no attribute 'Missing'), got 'optuna.samplers:Missing'",
     "refine: {sampler: 'json:dumps'}": "refine.sampler: expected 'package.module:name' of a class or function that "
