@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from balancers.host_numbers import refuse_infinite, tensor_of
 from balancers.torch_private import fused_adam
 from balancers.weights import fail
 
@@ -55,6 +57,32 @@ class VectorAdam:
             self._steps += 1
             self._fused([vector], [gradient], [[moment] for moment in self._moments], [self._steps], refused)
             self._steps -= refused
+
+    def steps_on_host(self, gradient: Sequence[float]) -> list[float]:
+        """Take one step for T numbers on the host, all of which take it.
+
+        Returns:
+            The steps, to be subtracted from the numbers.
+
+        Raises:
+            ArithmeticError: a number is too large or too small; nothing has changed then.
+        """
+        (beta1, beta2), dtype = self._betas, self._moments[0].dtype
+        each = self.counts_each
+        counts = [count + 1 for count in (self._steps.tolist() if each else [self._steps.item()])]
+        scales = [(float(self.lr) / (1 - beta1**t), math.sqrt(1 - beta2**t)) for t in counts]
+        first, second = (moment.tolist() for moment in self._moments)
+        first = [m + (1 - beta1) * (g - m) for m, g in zip(first, gradient, strict=True)]
+        second = [beta2 * v + (1 - beta2) * g * g for v, g in zip(second, gradient, strict=True)]
+        steps = [
+            rate * m / (math.sqrt(v) / root + self._eps)
+            for m, v, (rate, root) in zip(first, second, scales if each else scales * len(first), strict=True)
+        ]
+        refuse_infinite(steps)
+        self._moments = [tensor_of(first, dtype), tensor_of(second, dtype)]
+        counted = tensor_of(counts, self._steps.dtype)
+        self._steps = counted if each else counted.view(())
+        return steps
 
     def _fused(
         self,

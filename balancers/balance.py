@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from balancers.losses import known
+from balancers.host_numbers import holds, refuse_infinite
+from balancers.losses import host_numbers, known
+
+_MOST = 64  # numbers that Python is faster with than torch's operators, by benchmarks.step_parts
 
 
 class Measurement(NamedTuple):
@@ -19,6 +23,17 @@ class Measurement(NamedTuple):
     initial_losses: Tensor  # L_i(0)
     alpha: float | Tensor  # a number or shape (..., 1)
     present: Tensor | None = None  # which tasks take part, bools; None for all
+
+
+class HostMeasurement(NamedTuple):
+    """A `Measurement` of T numbers on the host, all finite and above 0, so that every task takes part."""
+
+    w: list[float]
+    G: list[float]
+    losses: list[float]
+    initial_losses: list[float]
+    alpha: float
+    eps: float  # of the tensors that they come from
 
 
 class Balance(NamedTuple):
@@ -64,6 +79,43 @@ def _balance_of_some(now: Measurement, present: Tensor) -> Balance:
 def _gradient(G: Tensor, gap: Tensor) -> Tensor:
     open_ = torch.sub(gap.abs(), G, alpha=8 * torch.finfo(gap.dtype).eps) > 0
     return torch.copysign(G, gap) * open_
+
+
+def measured_on_host(now: Measurement) -> HostMeasurement | None:
+    """Return a measurement by numbers on the host.
+
+    Returns:
+        ``None`` if they lie on a device, are those of K balancers or of very many tasks, or call for a mask: one is
+        not finite or not above 0.
+    """
+    if isinstance(now.alpha, Tensor) or not holds(now.w.dtype) or now.w.numel() > _MOST:
+        return None
+    rows = [host_numbers(row) for row in (now.w, now.G, now.losses, now.initial_losses)]
+    found = [row for row in rows if row and min(row) > 0 and sum(row) < math.inf]  # the sum of a NaN is NaN
+    if len(found) < len(rows):
+        return None
+    w, G, losses, initial_losses = found
+    return HostMeasurement(w, G, losses, initial_losses, now.alpha, torch.finfo(now.w.dtype).eps)
+
+
+def balance_on_host(now: HostMeasurement) -> tuple[list[float], list[float]]:
+    """Do what `balance` does, for a measurement on the host.
+
+    Returns:
+        ``dL_grad/d ln w_i`` and the rates r_i.
+
+    Raises:
+        ArithmeticError: a number is too large or too small.
+    """
+    T = len(now.G)
+    progress = [loss / first for loss, first in zip(now.losses, now.initial_losses, strict=True)]
+    per_rate, mean = T / sum(progress), sum(now.G) / T
+    rates = [part * per_rate for part in progress]
+    gaps = [G - mean * rate**now.alpha for G, rate in zip(now.G, rates, strict=True)]
+    refuse_infinite(gaps)
+    least = 8 * now.eps
+    gradient = [math.copysign(G, gap) if abs(gap) > least * G else 0.0 for G, gap in zip(now.G, gaps, strict=True)]
+    return gradient, rates
 
 
 def take_part(

@@ -69,11 +69,13 @@ class _Graph:
         task: for each node the first task that reached it: its only one, unless the node is of the trunk.
         edges: for each node its inputs.
         meets: nodes that a second task reached.
+        kinds: of all nodes.
     """
 
     task: dict[Any, int] = field(default_factory=dict)
     edges: dict[Node, Sequence[Edge]] = field(default_factory=dict)
     meets: dict[Node, None] = field(default_factory=dict)
+    kinds: set[type] = field(default_factory=set)
 
 
 def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
@@ -90,7 +92,7 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
         raise NoCut("there is one task")
     graph = _walk(losses)
     own = {id(parameter) for parameter in parameters}
-    compiled = {kind for kind in set(map(type, graph.edges)) if kind.__name__ == "CompiledFunctionBackward"}
+    compiled = {kind for kind in graph.kinds if kind.__name__ == "CompiledFunctionBackward"}
     if compiled and _reads(graph, compiled, own):  # one kind a compilation
         raise NoCut("the shared layer is inside a compiled module, whose backward runs whole")
     readers = _below(graph, graph.meets)
@@ -107,8 +109,11 @@ def find_cut(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Cut:
 
 def _picks(graph: _Graph, readers: Mapping[Node, int], entries: Sequence[Node]) -> bool:
     """Return whether a head begins with a part of a tensor of which others have parts too."""
-    kinds = {type(node) for node in graph.edges if node not in readers}.union(map(type, entries))
-    return any(kind.__name__ in PICKING for kind in kinds)
+    picking = {kind for kind in graph.kinds if kind.__name__ in PICKING}
+    if not picking:
+        return False
+    heads = (node for node in graph.edges if node not in readers)
+    return any(type(node) in picking for nodes in (heads, entries) for node in nodes)
 
 
 def _cut_where_apart(
@@ -193,7 +198,7 @@ def _cut(
 def _walk(losses: Sequence[Tensor]) -> _Graph:
     """Visit every node once and note who reached it first, and whether another task reached it too."""
     graph = _Graph()
-    task, all_edges, meets = graph.task, graph.edges, graph.meets
+    task, all_edges, meets, kinds = graph.task, graph.edges, graph.meets, graph.kinds
     for i, loss in enumerate(losses):
         root: Any = loss.grad_fn
         if root is None:
@@ -207,6 +212,7 @@ def _walk(losses: Sequence[Tensor]) -> _Graph:
             node = stack.pop()
             edges: Sequence[Edge] = node.next_functions
             all_edges[node] = edges
+            kinds.add(type(node))
             for k, (child, index) in enumerate(edges):
                 if type(child) is Sink:
                     child, index = child.next_functions[index]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from balancers.balance import Balance, Measurement
+from balancers.balance import Balance, HostMeasurement, Measurement
+from balancers.host_numbers import refuse_infinite, tensor_of
 from balancers.parametrizations import Parametrization
-from balancers.weights import close, close_some
+from balancers.weights import close, close_on_host, close_some
 
 
 class Direct(Parametrization):
@@ -54,6 +55,25 @@ class Direct(Parametrization):
         kept = refused.unsqueeze(-1)
         self._sums = torch.where(kept, self._sums, sums)
         return torch.where(kept, w, moved), refused
+
+    def next_on_host(self, now: HostMeasurement, gradient: Sequence[float], step: int) -> list[float]:
+        """See `Parametrization.next_on_host`."""
+        del gradient, step
+        measured = [[G / w for G, w in zip(now.G, now.w, strict=True)], now.losses, [1.0] * len(now.w)]
+        keep = self.smoothing
+        sums = [
+            [new + keep * (old - new) for new, old in zip(*rows, strict=True)]
+            for rows in zip(measured, self._sums.tolist(), strict=True)
+        ]
+        parts = [loss / count / first for _, loss, count, first in zip(*sums, now.initial_losses, strict=True)]
+        total = sum(parts)
+        targets = [(part / total) ** now.alpha for part in parts]
+        moved = close_on_host([t * n / norm for t, norm, n in zip(targets, sums[0], sums[2], strict=True)])
+        if not all(number > 0 for number in moved):
+            raise ZeroDivisionError("a weight is too small")
+        refuse_infinite(moved)
+        self._sums = tensor_of([number for row in sums for number in row], self._sums.dtype).view(3, -1)
+        return moved
 
     @property
     def needs_gradients(self) -> bool:

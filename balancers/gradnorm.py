@@ -11,11 +11,12 @@ from torch import Tensor
 from balancers import parametrizations
 from balancers.adaptive import Adaptive
 from balancers.auto_layer import auto_or_named
-from balancers.balance import Measurement, balance, take_part
+from balancers.balance import Measurement, balance, balance_on_host, measured_on_host, take_part
 from balancers.base import Balancer, StepRecord
 from balancers.deferred import deferred
 from balancers.gradnorm_settings import Name, check_accumulate, check_settings, parametrization_of
 from balancers.gradnorm_start import balanced, first_losses, refuse_first_losses, task_notes
+from balancers.host_numbers import tensor_of
 from balancers.losses import StepLosses, known
 from balancers.measured_backward import Path, measured_backward
 from balancers.ranks import mean_over_ranks, several_ranks
@@ -275,14 +276,34 @@ class GradNorm(Adaptive):
         if norms is None:
             self._used(StepRecord(self._w, values))
             return
-        w, G = self._w, norms.to(values)
-        waiting = self._waiting.to(values.device) if self._unbalanced else None
-        present = take_part(values, G, self.alpha, self._moving.needs_gradients, waiting)
-        measured = Measurement(w, G, values, self._initial_losses, self.alpha, present)
+        w, measured = self._w, Measurement(self._w, norms.to(values), values, self._initial_losses, self.alpha)
+        rates = None if self._unbalanced else self._update_on_host(measured)
+        if rates is None:
+            rates = self._update(measured)
+        self._used(StepRecord(w, values, measured.G, rates))
+
+    def _update_on_host(self, measured: Measurement) -> Tensor | None:
+        """Move w by numbers on the host and return r; ``None`` if nothing was done and `_update` is needed."""
+        now = measured_on_host(measured)
+        if now is None:
+            return None
+        try:
+            gradient, rates = balance_on_host(now)
+            moved = self._moving.next_on_host(now, gradient, self._step)
+        except ArithmeticError:
+            return None
+        self._w = tensor_of(moved, measured.w.dtype)
+        return tensor_of(rates, measured.w.dtype)
+
+    def _update(self, measured: Measurement) -> Tensor:
+        """Move w by operations on tensors, which need no number on the host, and return r."""
+        waiting = self._waiting.to(measured.w.device) if self._unbalanced else None
+        present = take_part(measured.losses, measured.G, self.alpha, self._moving.needs_gradients, waiting)
+        measured = measured._replace(present=present)
         now = balance(measured)
         self._w, refused = self._moving.next(measured, now, self._step)
         self._not_finite += refused
-        self._used(StepRecord(w, values, G, now.rates))
+        return now.rates
 
     def state_dict(self) -> dict[str, Any]:
         """See `Balancer.state_dict`."""

@@ -22,15 +22,20 @@ def on_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
+def host_numbers(values: Tensor) -> list[float] | None:
+    """Return the numbers of a vector if they can be read without waiting; ``None`` also for other shapes."""
+    if values.dim() != 1 or not on_host(values):
+        return None
+    found: list[float] = values.tolist()
+    return found
+
+
 def known(values: Tensor) -> list[float] | None:
     """Return a tensor's numbers if they can be read without waiting, in a single process; otherwise masks are used.
 
     With several ranks, all have to take the same step, and no rank knows the losses of the others.
     """
-    if not on_host(values) or several_ranks():
-        return None
-    found: list[float] = (values if values.dim() == 1 else values.flatten()).tolist()
-    return found
+    return None if several_ranks() else host_numbers(values if values.dim() == 1 else values.flatten())
 
 
 @dataclass
@@ -60,6 +65,8 @@ class StepLosses:
     @property
     def missing(self) -> list[int]:
         """The tasks whose losses were not given with a graph."""
+        if len(self.given) == len(self.tasks):
+            return []
         return [i for i in range(len(self.tasks)) if i not in self.given]
 
     def _chosen(self, w: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from balancers.joined import Edge
 from balancers.shared_gradients import TaskGradients
 from balancers.shared_product import Product
 
-_AT_ONCE = 1 << 18  # bytes of gradients in one product on a CPU: larger is faster until memory counts
+_AT_ONCE = 1 << 19  # bytes of gradients in one product on a CPU: larger is faster until memory counts
 
 
 class OnePass:
@@ -41,8 +41,10 @@ class OnePass:
         for feeder in cut.feeders:
             for task in feeder.tasks:
                 self._open[task] += 1
+        self._heads = sum(map(bool, self._open))  # tasks with such feeders
         self._parts: list[dict[Edge, Tensor]] = [{} for _ in numbers]
         self._waiting: dict[int, Tensor] = {}  # parts for the next product
+        self._most: int | None = None  # so many at once, when the first has shown its size
 
     def run(self, L: Tensor, factors: Tensor) -> None:
         """Fill ``.grad`` with the gradient of ``sum_i factors_i L_i``, and ``found`` with ``factors_i grad_W L_i``.
@@ -80,6 +82,7 @@ class OnePass:
                     parts[edge] = parts[edge] + part if edge in parts else part
                 self._open[task] -= 1
                 if not self._open[task]:
+                    self._heads -= 1
                     self._close_head(task)
 
         return hook
@@ -101,17 +104,22 @@ class OnePass:
 
     def _multiply(self, product: Product) -> None:
         """Several tasks in one product; at once what stays in the cache, and no more parts in memory than that."""
-        last = not any(self._open)
-        if not self._waiting:
+        last, waiting = not self._heads, len(self._waiting)
+        if not waiting:
             return
-        part = next(iter(self._waiting.values()))
-        limit = _AT_ONCE if part.device.type == "cpu" else 64 * _AT_ONCE  # the second is a guess, not measured
-        size = max(part.nbytes, product.most * part.element_size()) if product.most else part.nbytes
-        if not last and (len(self._waiting) + 1) * size <= limit:
+        if self._most is None:
+            self._most = _tasks_at_once(next(iter(self._waiting.values())), product)
+        if not last and waiting < self._most:
             return
-        del part
         tasks = sorted(self._waiting)
         numbers = [self._numbers[task] for task in tasks]
         self._found.add(numbers, product.gradients([self._waiting.pop(task) for task in tasks]))
         if last:
             self._cut.product = None  # holds tensors that the trunk's pass can free
+
+
+def _tasks_at_once(part: Tensor, product: Product) -> int:
+    """Return the number of tasks that one product takes, of parts like this one."""
+    limit = _AT_ONCE if part.device.type == "cpu" else 32 * _AT_ONCE  # the second is a guess, not measured
+    size = max(part.nbytes, product.most * part.element_size()) if product.most else part.nbytes
+    return max(1, limit // max(1, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Self
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from balancers.adam import VectorAdam
-from balancers.balance import Balance, Measurement
-from balancers.weights import close, close_some, column
+from balancers.balance import Balance, HostMeasurement, Measurement
+from balancers.weights import close, close_on_host, close_some, column
 
 
 class Parametrization(ABC):
@@ -31,6 +32,22 @@ class Parametrization(ABC):
 
         Returns:
             w(t+1), which is w(t) where the step was refused, and bools of shape (...) that say where it was refused.
+        """
+
+    @abstractmethod
+    def next_on_host(self, now: HostMeasurement, gradient: Sequence[float], step: int) -> list[float]:
+        """Compute the same for a measurement on the host.
+
+        Args:
+            now: the measurement of the step with w(t).
+            gradient: ``dL_grad/d ln w_i``.
+            step: t.
+
+        Returns:
+            w(t+1).
+
+        Raises:
+            ArithmeticError: a number is too large or too small; nothing has changed then.
         """
 
     @abstractmethod
@@ -81,10 +98,13 @@ class _ByAdam(Parametrization):
     def _moved(self, w: Tensor, balance: Balance, present: Tensor | None) -> Tensor:
         """Return w after one step of Adam; the tasks that move keep the sum of their weights, which is T for all."""
 
-    def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
-        """See `Parametrization.next`."""
+    def _decay(self, step: int) -> None:
         if self.decay_steps is not None:
             self.adam.lr = self.lr * max(0.0, 1 - step / self.decay_steps)
+
+    def next(self, now: Measurement, balance: Balance, step: int) -> tuple[Tensor, Tensor]:
+        """See `Parametrization.next`."""
+        self._decay(step)
         present, kept = now.present, balance.refused.unsqueeze(-1)
         if present is not None:
             present = present & (present.sum(-1, keepdim=True) > 1)  # a task alone has nothing to be balanced with
@@ -139,6 +159,17 @@ class Linear(_ByAdam):
         moved = moved.clamp(min=self.floor)
         return close(moved) if present is None else close_some(moved, w, present)
 
+    def next_on_host(self, now: HostMeasurement, gradient: Sequence[float], step: int) -> list[float]:
+        """See `Parametrization.next_on_host`."""
+        self._decay(step)
+        steps = self.adam.steps_on_host([g / w for g, w in zip(gradient, now.w, strict=True)])
+        moved = [w - part for w, part in zip(now.w, steps, strict=True)]
+        low = sum(number < self.floor for number in moved)
+        if low:
+            self._floor_hits += low
+            moved = [max(number, self.floor) for number in moved]
+        return close_on_host(moved)
+
     @property
     def floor_hits(self) -> Tensor | None:
         """See `Parametrization.floor_hits`."""
@@ -170,6 +201,14 @@ class Log(_ByAdam):
         moved = w.log()
         self.adam.move(moved, balance.gradient, balance.refused.float(), present)
         return moved.softmax(-1) * w.shape[-1] if present is None else close_some(moved.exp(), w, present)
+
+    def next_on_host(self, now: HostMeasurement, gradient: Sequence[float], step: int) -> list[float]:
+        """See `Parametrization.next_on_host`."""
+        self._decay(step)
+        steps = self.adam.steps_on_host(gradient)
+        moved = [math.log(w) - part for w, part in zip(now.w, steps, strict=True)]
+        largest = max(moved)
+        return close_on_host([math.exp(number - largest) for number in moved])
 
 
 def blank(w: Tensor) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from balancers.losses import Losses, StepLosses, read_losses
 from balancers.ranks import several_ranks
-from balancers.torch_private import Sink, static_graph_waits
+from balancers.torch_private import Sink, foreach_norm, static_graph_waits
 from balancers.window import Sums
 
 
@@ -39,29 +39,22 @@ class TaskGradients:
     ) -> None:
         self.parameters, self.step = parameters, step
         self._keep, self._scale, self._leading = keep or several_ranks(), scale, 1 + stacked
-        self._norms: dict[int, Tensor] = {}
-        self._all_norms: Tensor | None = None  # where they came in one piece
+        self._norms: list[tuple[Sequence[int], Tensor]] = []  # tasks, and their norms, (n,) or (n, K)
         self._rows: dict[int, list[Tensor]] = {}
 
-    def add(self, tasks: Sequence[int], rows: Sequence[Tensor | None]) -> None:
+    def add(self, tasks: Sequence[int], rows: Sequence[Tensor]) -> None:
         """Add the gradients of some tasks.
 
         Args:
             tasks: indices of n tasks.
-            rows: for each parameter a tensor of shape (n, \\*shape); ``None`` if no loss depends on it.
+            rows: for each parameter a tensor of shape (n, \\*shape).
         """
-        plain = rows if self._scale is None else [None if row is None else _wide(row) / self._scale for row in rows]
-        if self._keep:
-            pairs = zip(plain, self.parameters, strict=True)
-            filled = [p.new_zeros(len(tasks), *p.shape) if row is None else row for row, p in pairs]
-            for k, task in enumerate(tasks):
-                self._rows[task] = [row[k] for row in filled]
+        plain = [self._unscaled(row) for row in rows]
+        if not self._keep:
+            self._norms.append((tasks, norms_of(plain, self._leading)))
             return
-        norms = norms_of([row for row in plain if row is not None], self._leading)
-        if list(tasks) == list(range(len(self.step.tasks))):
-            self._all_norms = norms
-        else:
-            self._norms |= zip(tasks, norms.unbind(), strict=True)
+        for k, task in enumerate(tasks):
+            self._rows[task] = [row[k] for row in plain]
 
     def add_one(self, task: int, row: Sequence[Tensor | None]) -> None:
         """Add the gradient of one task, from autograd.
@@ -71,14 +64,16 @@ class TaskGradients:
         """
         if all(gradient is None for gradient in row):
             self.missed(task)
-            return
-        dense = [None if g is None else _dense(g) if self._keep else g for g in row]
-        if any(g is not None and g.is_sparse for g in dense):
-            numbers = [g.coalesce().values() if g.is_sparse else g for g in dense if g is not None]
-            plain = numbers if self._scale is None else [_wide(g) / self._scale for g in numbers]
-            self._norms[task] = norms_of([g.unsqueeze(0) for g in plain])[0]
+        elif self._keep:
+            filled = [torch.zeros_like(p) if g is None else g for g, p in zip(row, self.parameters, strict=True)]
+            self._rows[task] = [self._unscaled(g.to_dense() if g.is_sparse else g) for g in filled]
         else:
-            self.add([task], [None if g is None else g.unsqueeze(0) for g in dense])
+            dense = [g.coalesce().values() if g.is_sparse else g for g in row if g is not None]
+            norm = norms_of([self._unscaled(g) for g in dense], self._leading - 1)
+            self._norms.append(([task], norm.view(1, *norm.shape)))
+
+    def _unscaled(self, gradient: Tensor) -> Tensor:
+        return gradient if self._scale is None else _wide(gradient) / self._scale
 
     def missed(self, task: int) -> None:
         """Note that a task's loss does not depend on W.
@@ -96,12 +91,15 @@ class TaskGradients:
         """
         if self._keep:
             return norms_of(self.sums().means()[1], self._leading)
-        if self._all_norms is not None:
-            return self._all_norms
         if not self._norms:
             return torch.zeros_like(self.step.values.t() if self._leading > 1 else self.step.values)
-        nothing = torch.zeros_like(next(iter(self._norms.values())))
-        return torch.stack([self._norms.get(task, nothing) for task in range(len(self.step.tasks))])
+        found = sorted(self._norms, key=lambda piece: piece[0][0])
+        whole = torch.cat([norms for _, norms in found]) if len(found) > 1 else found[0][1]
+        tasks, places = [task for piece, _ in found for task in piece], range(len(self.step.tasks))
+        if tasks == list(places):
+            return whole
+        by_task, nothing = dict(zip(tasks, whole.unbind(), strict=True)), torch.zeros_like(whole[0])
+        return torch.stack([by_task.get(task, nothing) for task in places])
 
     def sums(self) -> Sums:
         """Return the losses, and the gradients if they were kept."""
@@ -198,17 +196,22 @@ def norms_of(gradients: Sequence[Tensor], leading: int = 1) -> Tensor:
 
     Args:
         gradients: for each parameter of W.
-        leading: dimensions before those of the parameter: 2 for (T, K, \\*shape), which gives (T, K).
+        leading: dimensions before those of the parameter: 0 for one task's gradient, which gives a scalar, and 2 for
+            (T, K, \\*shape), which gives (T, K).
     """
-    rows = [_wide(g).reshape(*g.shape[:leading], -1) for g in gradients]
-    parts = [torch.linalg.vector_norm(row, dim=-1) for row in rows]
-    whole: Tensor = reduce(torch.hypot, parts)
+    wide = [_wide(gradient) for gradient in gradients]
+    parts = [_norm(gradient, leading) for gradient in wide] if leading else foreach_norm(wide)
+    whole: Tensor = (
+        torch.linalg.vector_norm(torch.stack(parts), dim=0) if len(parts) > 2 else reduce(torch.hypot, parts)
+    )
     return whole
+
+
+def _norm(gradient: Tensor, leading: int) -> Tensor:
+    own = tuple(range(leading, gradient.dim()))
+    found: Tensor = torch.linalg.vector_norm(gradient, dim=own) if own else gradient.abs()
+    return found
 
 
 def _wide(gradient: Tensor) -> Tensor:
     return gradient.float() if gradient.dtype in (torch.float16, torch.bfloat16) else gradient
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.to_dense() if gradient.is_sparse else gradient

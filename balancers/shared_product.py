@@ -35,7 +35,9 @@ def _through(parts: Tensor, factor: Tensor) -> Tensor:
 
 def _with(derivative: Callable[..., Tensor], saved: Tensor) -> Callable[[Tensor], Tensor]:
     def apply(parts: Tensor) -> Tensor:
-        return derivative(parts, saved.detach().reshape(len(parts), 1, -1).expand_as(parts))
+        rows = saved.detach()
+        rows = rows.unsqueeze(1) if rows.dim() == 2 and len(rows) == len(parts) else rows.reshape(len(parts), 1, -1)
+        return derivative(parts, rows.expand(parts.shape))
 
     return apply
 
@@ -68,11 +70,16 @@ class Product:
             In the order of W's parameters, shapes (n, out, in) and (n, out).
         """
         n, N = len(parts), len(self.x)
-        stacked = torch.stack([part.reshape(N, -1) for part in parts], dim=1)  # (N, n, out)
+        # A part of shape (N, out) is taken as it is, since a call of torch costs more than the question.
+        rows = [part if part.dim() == 2 and len(part) == N else part.reshape(N, -1) for part in parts]
+        flat = torch.cat(rows, dim=1)
         parts.clear()  # the memory is wanted
-        for derivative in self.derivatives:
-            stacked = derivative(stacked)
-        flat = stacked.view(N, -1)
+        rows.clear()
+        if self.derivatives:
+            stacked = flat.view(N, n, -1)
+            for derivative in self.derivatives:
+                stacked = derivative(stacked)
+            flat = stacked.view(N, -1)
         found = [torch.mm(flat.t(), self.x).view(n, -1, self.x.shape[1])]
         if len(self.numbers) > 1:
             found.append(flat.sum(0).view(n, -1))

@@ -52,6 +52,11 @@ def fused_adam(
     )
 
 
+def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the 2-norm of each tensor, a scalar each; on a device in one kernel for all."""
+    return list(torch._foreach_norm(list(tensors)))
+
+
 def saved(node: Node, name: str) -> Any:
     """Return a value that a node of the graph has saved for its backward pass: ``"result"``, ``"self"``, ..."""
     return getattr(node, f"_saved_{name}")

@@ -28,6 +28,12 @@ def close(w: Tensor) -> Tensor:
     return w * (w.shape[-1] / w.sum(-1, keepdim=True))
 
 
+def close_on_host(w: Sequence[float]) -> list[float]:
+    """Scale T weights on the host so that they sum to T."""
+    factor = len(w) / sum(w)
+    return [factor * number for number in w]
+
+
 def close_some(moved: Tensor, w: Tensor, present: Tensor) -> Tensor:
     """Return ``w`` with the weights of present tasks replaced by ``moved``, scaled to keep their sum.
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 NAMES = [
     ("torch", "_fused_adam_"),
+    ("torch", "_foreach_norm"),
     ("torch", "_C._functions.AccumulateGrad"),
     ("torch.nn.parallel.distributed", "_DDPSink._backward_cls"),
     ("torch.distributed", "_composable_state._module_state_mapping"),
