@@ -3,6 +3,9 @@
     pip install -e '.[bench]' -c constraints.txt     # for gradnorm-pytorch; without it that column is left out
     python -m benchmarks.step                        # one thread, CPU; some minutes
     python -m benchmarks.step --device cuda
+    python -m benchmarks.step --before ../main       # beside GradNorm of another checkout, in the same rounds
+    python -m benchmarks.step --clock processor      # where others use the machine too
+    python -m benchmarks.step --rounds 0             # memory and calls alone, which do not depend on the load
 
 Every contender trains its own copy of one network: forward, losses, backward, Adam. In each round all run in turn, in
 changing order, and a round's figure is the ratio of the contender's time to that of the static step next to it. The
@@ -13,11 +16,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,8 +80,22 @@ def _products(layer: Any, x: Tensor, z: Tensor, others: int) -> Callable[[], Non
     return run
 
 
-def ours(**settings: object) -> Callable[[Shape], Backward]:
-    return lambda network: GradNorm.robust(network.tasks, network.shared, ALPHA, **settings).backward
+def ours(kind: Any = GradNorm, **settings: object) -> Callable[[Shape], Backward]:
+    return lambda network: kind.robust(network.tasks, network.shared, ALPHA, **settings).backward
+
+
+def gradnorm_of(checkout: str) -> Any:
+    """Return GradNorm of another checkout of this repository; both work in one process."""
+    own = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "balancers"}
+    sys.path.insert(0, str(Path(checkout).resolve()))
+    try:
+        found = importlib.import_module("balancers").GradNorm
+    finally:
+        del sys.path[0]
+        for name in [name for name in sys.modules if name.split(".")[0] == "balancers"]:
+            del sys.modules[name]
+        sys.modules.update(own)
+    return found
 
 
 def ours_called(network: Shape) -> Backward:
@@ -146,7 +166,13 @@ CONTENDERS: dict[str, Callable[[Shape], Backward]] = {
 
 
 class Contender:
-    """One kind of step, with its own network and optimizer."""
+    """One kind of step, with its own network and optimizer.
+
+    Attributes:
+        clock: the time that `seconds` tells.
+    """
+
+    clock = staticmethod(time.perf_counter)
 
     def __init__(self, make: Callable[[Shape], Backward], network: Shape) -> None:
         self.make, self.network = make, copy.deepcopy(network)
@@ -160,12 +186,12 @@ class Contender:
         self.optimizer.step()
 
     def seconds(self, steps: int) -> float:
-        begin = time.perf_counter()
+        begin = self.clock()
         for _ in range(steps):
             self.step()
         if self.cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - begin) / steps
+        return (self.clock() - begin) / steps
 
     def profiled(self) -> tuple[int, int]:
         """Return the peak bytes of one step, including parameters and optimizer state, and its operator calls."""
@@ -202,11 +228,17 @@ def measure(network: Shape, names: Sequence[str], rounds: int) -> dict[str, list
     memory = profiles["static"][0]
     cells = {}
     for name in names:
-        low, middle, high = statistics.quantiles(ratios[name], n=4)
         bytes_, calls = profiles[name]
-        cells[name] = [f"{middle:.3f} ({low:.3f}-{high:.3f})", f"{bytes_ / memory:.2f}", str(calls)]
+        cells[name] = [_with_quartiles(ratios[name]), f"{bytes_ / memory:.2f}", str(calls)]
     cells["static"][0] = f"1 = {contenders['static'].seconds(steps) * 1e3:.2f} ms"
     return cells
+
+
+def _with_quartiles(ratios: Sequence[float]) -> str:
+    if len(ratios) < 2:
+        return "not timed"
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
 def main() -> None:
@@ -215,10 +247,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", default="", help="shapes whose name contains this")
+    parser.add_argument("--before", help="a folder with another version of this repository, to compare with")
+    parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     hardware = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
-    print(f"{machine()}; torch {torch.__version__}; {hardware}; {options.rounds} rounds")
+    print(f"{machine()}; torch {torch.__version__}; {hardware}; {options.rounds} rounds; {options.clock} time")
+    if options.before:
+        CONTENDERS["one pass, before"] = ours(gradnorm_of(options.before))
+    if options.clock == "processor":
+        Contender.clock = staticmethod(time.process_time)
     for shape, make in SHAPES.items():
         if options.only not in shape:
             continue

@@ -13,10 +13,17 @@ from tests.helpers.runs import place_database
 
 @pytest.mark.slow
 def test_the_benchmark_of_a_step_prints_its_table():
-    _, rows = benchmark("benchmarks.step", "--only", "toy, 2 tasks", "--rounds", "2")
+    _, rows = benchmark("benchmarks.step", "--only", "toy, 2 tasks", "--rounds", "2", "--before", ".")
     assert all(len(row) == 4 for row in rows)
     names = [row[0].strip("| ") for row in rows]
     assert names[:5] == ["step", "static", "floor", "one pass", "called"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_parts_of_a_step_finds_each_part():
+    """It times functions of `balancers` by their names."""
+    _, rows = benchmark("benchmarks.step_parts", "--only", "toy, 2 tasks", "--steps", "3")
+    assert len(rows) == 8
 
 
 @pytest.mark.slow
