@@ -95,8 +95,8 @@ def text(contents: Sequence[Mapping[str, Any]]) -> str:
     cells = sorted(_rows(contents, "cells"), key=lambda cell: (cell["cohort"], cell["trials"]))
     alone = sorted(_rows(contents, "alone"), key=lambda row: row["trials"])
     base = max((cell for cell in cells if cell["cohort"] == "1"), key=lambda cell: cell["trials"])
-    loads = [one["load"] for one in contents]
-    busy = f"shared with other work while measured (load {min(loads):.0f} to {max(loads):.0f})"
+    loads = [one["load"] for one in contents if "load" in one]
+    busy = f"shared with other work while measured (load {min(loads):.0f} to {max(loads):.0f} where it was recorded)"
     parts = [
         f"{contents[0]['machine']}, {busy}: wall-clock times are longer than on an idle machine, and processor times "
         "somewhat.",
