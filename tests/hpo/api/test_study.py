@@ -100,7 +100,9 @@ class TestDescription:
         plan = Study(
             name="a", problem="toy", seeds=2, static={"points": 3, "ratio": 10}, gradnorm={"trials": 2}
         ).plan()
-        assert list(plan.phases["phase"]) == [name for name in PHASES if name != "refine"]  # which is off
+        assert list(plan.phases["phase"]) == [
+            name for name in PHASES if name not in ("refine", "tune")
+        ]  # which are off
         assert plan.trials == plan.phases["trials"].sum() > 20
         assert list(plan.points) == ["arm", "f1", "f2"]
         assert plan.points.iloc[0].to_list() == ["equal", 1, 1]

@@ -200,6 +200,7 @@ def test_seldom_do_fewer_points_than_k_low_match(name: str, k: int) -> None:
     enough, beyond = [], 0
     for sample in np.sort(draw(np.random.default_rng(k), (300, POINTS)), axis=1):
         curve = pd.DataFrame({"expected": expected_best(sample), "low": sample @ low, "high": sample @ high})
+        curve.insert(0, "k", range(1, POINTS + 1))
         found = match(curve, score, int((sample <= score).sum()))
         enough.append(found["k_low"] <= k)
         beyond += found["beyond"]
