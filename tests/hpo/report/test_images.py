@@ -13,7 +13,7 @@ from tests.helpers.report_builder import Builder
 @pytest.mark.slow
 def test_every_figure_becomes_a_file(tmp_path):
     chromium()
-    data = Builder().data()
+    data = Builder(tuned=True).data()
     files = write_images(data, tmp_path / "new", "svg")
     assert sorted(file.name for file in files) == sorted(f"{name}.svg" for name in FIGURES)
     assert sorted((tmp_path / "new").iterdir()) == sorted(files)
