@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 LOWEST ?= .venv-lowest
 STUDY ?= studies/census-quick.yaml
-# Four files at once, since half of the time of the slow ones, which come first, is waiting; a file in its order.
-PYTEST_ARGS ?= --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Three files at once, since half of the time of the slow ones, which come first, is waiting; a file in its order.
+PYTEST_ARGS ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 FUZZ_SEED ?= 1
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 

@@ -177,7 +177,7 @@ def hello(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_figure_is_the_last_section_of_the_report(hello: None) -> None:
-    data = Builder().data()
+    data = Builder(tuned=True).data()
     assert [section.figure for section in sections(data)] == list(FIGURES)
     assert sections(data)[-1].title == "Hello"
     assert "How to read it." in page(data)
