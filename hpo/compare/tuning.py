@@ -71,7 +71,7 @@ def tuning(
     if len(sets) < 2:
         return Tuning()
     scores = _scores(trials, scoring)
-    own = confirm[[not Arm.parse(arm).arguments for arm in confirm["arm"]]]
+    own = confirm[confirm["arm"].map(lambda arm: not Arm.parse(arm).arguments).astype(bool)]
     common = verdict(own, margin, rivals, kept)
     best = {str(row["arm"]): str(row["arguments"]) for _, row in scores[scores["best"]].iterrows()}
     tuned = {arm: replace(Arm.parse(arm), arguments=label).key for arm, label in best.items() if label}

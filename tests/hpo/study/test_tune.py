@@ -13,6 +13,9 @@ from hpo.compare import compare
 from hpo.core.arm import Arm
 from hpo.core.errors import ProblemError, StudyError
 from hpo.core.trial import PlannedTrial
+from hpo.problems import load_problem
+from hpo.report import ReportData, answers
+from hpo.report.sections import sections
 from hpo.study.argument_sets import OWN, argument_sets
 from hpo.study.phases import PHASES
 from hpo.study.plan import Plan
@@ -112,6 +115,18 @@ def test_a_killed_study_goes_on_to_the_same_trials(stop: int) -> None:
     assert len(set(identities(whole.handed))) == len(whole.handed) <= schedule.size
 
 
+@pytest.mark.parametrize("stop", [0, 5, 25, 50])
+def test_an_unfinished_study_is_compared_as_far_as_it_goes(stop: int) -> None:
+    part = Study(tuned())
+    part.drive(schedule := part.schedule(), 3, stop=stop, order=random.Random(1))
+    sets = {label: found.values for label, found in part.plan.sets.items()}
+    found = compare(schedule.table(), part.plan.scoring, 1.0, sets=sets)
+    assert found.tuning.common.kind == "none"
+    data = ReportData("tuned", found, part.plan.metrics, {}, {}, {})
+    assert answers(found)
+    assert all(section.tables is not None for section in sections(data))
+
+
 def test_trials_of_one_cohort_have_the_same_arguments() -> None:
     schedule = Study(tuned()).schedule()
     while isinstance(cohort := schedule.next_cohort(8, 1), list):
@@ -165,6 +180,20 @@ def of(problem: str, **tune: Any) -> list[Any]:
 def test_each_set_has_the_hash_of_its_problem() -> None:
     found = of("OwnData", learning_rate=[0.1, 0.2], trials=3)
     assert len({one.data_hash for one in found}) == 3  # the default hash is of all attributes
+
+
+def test_a_worker_finds_the_problem_and_the_data_that_a_trial_names() -> None:
+    name = "tests.helpers.tuned_problems:OwnData"
+    spec = Spec.model_validate({"name": "x", "problem": name, "tune": {"learning_rate": [0.1, 0.2], "trials": 3}})
+    problem = tuned_problems.OwnData()
+    plan = Plan(spec, problem, sets=argument_sets(spec, problem))
+    rates = []
+    for label in plan.sets:
+        config = plan.search_trial("tune", plan.plain_arms()[0].with_arguments(label)).config
+        found = load_problem(config.problem, config.arguments)
+        assert found.data_hash() == config.data_hash
+        rates.append(vars(found)["learning_rate"])
+    assert rates == [0.02, 0.1, 0.2]
 
 
 @pytest.mark.parametrize(
