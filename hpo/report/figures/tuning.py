@@ -42,7 +42,7 @@ def figure(data: ReportData) -> go.Figure | None:
         return None
     names = list(next(iter(found.tuning.sets.values())))
     plot = make_subplots(rows=len(names), cols=1, vertical_spacing=0.16 / len(names))
-    plot.update_layout(blank(height=120 + 280 * len(names)))
+    plot.update_layout(blank(height=180 + 280 * len(names)))
     clipped = clip(table["score"], 2.0)
     table = table.assign(shown=clipped.shown, beyond=clipped.beyond)
     for row, name in enumerate(names, 1):
