@@ -50,7 +50,7 @@ class Tune(StudyPhase):
         return self.size()[1] if not self._has_arms and self.so_far.runs else 0
 
     def settle(self) -> list[PlannedTrial]:
-        """Plan its trials once the arms are chosen, and find the best set of each arm once all have ended."""
+        """Plan its trials once the arms are chosen. See `StudyPhase`."""
         if not self._has_arms and (chosen := self.so_far.chosen()) is not None:
             self._has_arms = True
             arms = [arm for arm in self.plan.fixed_arms() if arm.arm.kind != REFERENCE] + chosen
