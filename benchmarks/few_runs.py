@@ -34,24 +34,35 @@ def ways(samplers: tuple[str, ...] | list[str]) -> dict[str, dict[str, Any]]:
     return {"static search": search, "shortlist": {"static": "off", "confirm": {"shortlist": "all"}}} | refined
 
 
+def given_study(problem: str) -> dict[str, Any]:
+    """Return the study of a problem on the results page, as its file has it."""
+    study: dict[str, Any] = yaml.safe_load((ROOT / "studies" / f"{problem}.yaml").read_text())
+    return study
+
+
 def study_file(problem: str, parts: dict[str, Any]) -> dict[str, Any]:
     """Return a study of a problem: its data, points and seeds are those of studies/PROBLEM.yaml."""
-    given = yaml.safe_load((ROOT / "studies" / f"{problem}.yaml").read_text())
+    given = given_study(problem)
     kept = {key: given[key] for key in ("problem", "seed", "seeds", "epochs", "static") if key in given}
     return {"name": f"few-runs-{problem}", "gradnorm": "off"} | kept | parts
 
 
-def run(problem: str, way: str, parts: dict[str, Any], output: Path) -> pd.DataFrame:
-    """Run one study, or the rest of it; return its trials."""
-    study = study_file(problem, parts)
-    path = output / f"{study['name']}-{way.replace(' ', '-')}.yaml"
+def run_study(study: dict[str, Any], path: Path) -> pd.DataFrame:
+    """Run a study, or the rest of it, with its file at a path and its results beside it; return its trials."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump(study, sort_keys=False))
-    print(f"==> {problem}: {way}", flush=True)
-    command = [sys.executable, "-m", "gradsweep", "run", str(path), "--output", str(output)]
+    print(f"==> {path.stem}", flush=True)
+    command = [sys.executable, "-m", "gradsweep", "run", str(path), "--output", str(path.parent)]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status not in (0, 1):  # 1: a trial failed or diverged, which is a result
-        raise SystemExit(f"{problem}, {way}: gradsweep ended with exit code {status}")
-    trials = pd.read_csv(output / study["name"] / "report" / "trials.csv")
+        raise SystemExit(f"{path.stem}: gradsweep ended with exit code {status}")
+    return pd.read_csv(path.parent / study["name"] / "report" / "trials.csv")
+
+
+def run(problem: str, way: str, parts: dict[str, Any], output: Path) -> pd.DataFrame:
+    """Run the study of one way, or the rest of it; return its trials."""
+    study = study_file(problem, parts)
+    trials = run_study(study, output / f"{study['name']}-{way.replace(' ', '-')}.yaml")
     known = [column for column in trials if column in COLUMNS or column.startswith("geometric/")]
     return trials[known].assign(way=way)
 
@@ -64,8 +75,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "gradsweep-output", help="where the studies go")
     given = parser.parse_args()
     kept = ROOT / "docs" / "results" / "few-runs"
-    for folder in (kept, given.output):
-        folder.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     for problem in given.problems:
         found = [run(problem, way, parts, given.output) for way, parts in ways(given.samplers).items()]
         table = pd.concat(found, ignore_index=True)
