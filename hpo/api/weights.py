@@ -11,11 +11,15 @@ from hpo.api.problem_check import check
 from hpo.api.problem_key import ProblemLike, named
 from hpo.api.result import Result
 from hpo.api.study import DEFAULT_OUTPUT, Study
-from hpo.core.errors import OutputError, ProblemError
+from hpo.core.errors import OutputError, ProblemError, StudyError
 from hpo.core.files import write_whole
+from hpo.study.study_file import read_study_file, read_yaml
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+OPTIONS = ("seeds", "baseline", "priorities", "limits", "refine")  # keys of the study that a call may set
+SEEDS = 3
 
 
 def find_weights(
@@ -24,8 +28,8 @@ def find_weights(
     baseline: str | Mapping[str, float] | None = None,
     priorities: Mapping[str, float] | None = None,
     limits: Mapping[str, float] | None = None,
-    refine: int = 0,
-    seeds: int = 3,
+    refine: int | None = None,
+    seeds: int | None = None,
     name: str | None = None,
     output: str | Path = DEFAULT_OUTPUT,
     console: Console | None = None,
@@ -33,7 +37,8 @@ def find_weights(
 ) -> Result:
     """Find loss weights in a few runs: the shortlist, then its best arms on fresh seeds. No grid, no sweep.
 
-    The study is written to ``<output>/<name>/study.yaml``; the same call again resumes it.
+    The study is written to ``<output>/<name>/study.yaml``; the same call again resumes it. A call with other options
+    goes on from what has run; options that it does not name stay as they were.
 
     Args:
         problem: see `Study`.
@@ -41,8 +46,9 @@ def find_weights(
         priorities: how much each task counts in the score; one that is left out counts 1.
         limits: for some tasks, by how many percent it may be behind its single-task network in weights that are
             recommended.
-        refine: number of further points to try around the shortlist's best: 0, or 4 or more.
-        seeds: number of confirm seeds, on which the best arms, equal weights and the baseline are compared.
+        refine: number of further points to try around the shortlist's best: 0 (default), or 4 or more.
+        seeds: number of confirm seeds (default: 3), on which the best arms, equal weights and the baseline are
+            compared.
         name: of the study; default: ``weights-`` and the problem's name.
         output: see `Study.run`.
         console: see `Study.run`.
@@ -52,7 +58,8 @@ def find_weights(
         InputError: something that was given cannot be used, or `check` finds a fault with the problem.
         KeyboardInterrupt: see `Study.run`.
     """
-    study = weights_study(problem, seeds, name, refine, baseline, priorities, limits)
+    options = {"seeds": seeds, "baseline": baseline, "priorities": priorities, "limits": limits, "refine": refine}
+    study = weights_study(problem, name, Path(output), options)
     refuse_faults(study, problem)
     keep_study(study, Path(output))
     return study.run(output=output, console=console, **places)
@@ -60,23 +67,43 @@ def find_weights(
 
 def weights_study(
     problem: ProblemLike,
-    seeds: int,
-    name: str | None,
-    refine: int = 0,
-    baseline: str | Mapping[str, float] | None = None,
-    priorities: Mapping[str, float] | None = None,
-    limits: Mapping[str, float] | None = None,
+    name: str | None = None,
+    output: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Describe the study that `find_weights` runs."""
+    """Describe the study that `find_weights` runs.
+
+    Args:
+        problem: see `Study`.
+        name: see `find_weights`.
+        output: where an earlier call may have written its study: options that are ``None`` or not named are its.
+        options: some of OPTIONS, as arguments of `find_weights`.
+    """
     key = named(problem)
     called = str(key["name"] if isinstance(key, Mapping) else key)
     short = re.sub(r"[^A-Za-z0-9_.-]+", "-", called.rpartition(":")[2].partition("@")[0]).strip("-.")
-    settings: dict[str, Any] = {"seeds": seeds, "static": "off", "gradnorm": "off"}
-    given = {"baseline": baseline, "priorities": priorities, "limits": limits}
-    settings |= {key: value for key, value in given.items() if value is not None}
-    if refine:
-        settings["refine"] = {"trials": refine}
-    return Study(name or f"weights-{short}"[:80], problem, **settings)
+    name = name or f"weights-{short}"[:80]
+    earlier = _written(problem, name, output / name / "study.yaml") if output else None
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    if "refine" in given:
+        given["refine"] = {"trials": given["refine"]} if given["refine"] else None
+    return _study(problem, name, (earlier or {}) | given)
+
+
+def _study(problem: ProblemLike, name: str, options: Mapping[str, Any]) -> Study:
+    settings: dict[str, Any] = {"seeds": SEEDS, "static": "off", "gradnorm": "off"}
+    return Study(name, problem, **settings | {key: options[key] for key in OPTIONS if options.get(key) is not None})
+
+
+def _written(problem: ProblemLike, name: str, path: Path) -> dict[str, Any] | None:
+    """Return the options in a study file of this problem; ``None`` if it is not as `keep_study` has written it."""
+    try:
+        text = read_study_file(path).text
+        keys = read_yaml(text)
+        options = {key: keys[key] for key in OPTIONS if key in keys}
+        return options if _study(problem, name, options).text == text else None
+    except StudyError:
+        return None
 
 
 def refuse_faults(study: Study, problem: ProblemLike) -> None:
@@ -94,20 +121,21 @@ def refuse_faults(study: Study, problem: ProblemLike) -> None:
 
 
 def keep_study(study: Study, output: Path) -> Path:
-    """Write the study file beside the results, unless it is there already, and return its path.
+    """Write the study file beside the results and return its path. One with other options is replaced.
 
     Raises:
-        OutputError: it cannot be written, or another one is there, which may have been edited.
+        OutputError: it cannot be written, or one is there that has been edited, or is of another problem.
     """
     path = output / study.name / "study.yaml"
     try:
         if path.exists():
             if path.read_bytes() == study.text.encode():
                 return path
-            raise OutputError(
-                f"{path}: differs from these options ({'; '.join(study.changes_since(path))}); edit it and run "
-                "gradsweep run with it, or choose another name"
-            )
+            if _written(read_yaml(study.text)["problem"], study.name, path) is None:
+                raise OutputError(
+                    f"{path}: differs from these options ({'; '.join(study.changes_since(path))}); edit it and run "
+                    "gradsweep run with it, or choose another name"
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_whole(path, study.text)
     except OSError as error:

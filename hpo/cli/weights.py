@@ -41,10 +41,12 @@ def weights(
     priority: Priorities = None,
     limit: Limits = None,
     refine: Annotated[
-        int,
+        int | None,
         typer.Option(metavar="N", min=0, help="Try up to N more points around the best so far; 0, or at least 4."),
-    ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds on which the best arms are compared.")] = 3,
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Fresh seeds on which the best arms are compared; default: 3.")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("-o", metavar="FILE", help="Copy the weights file here, over an existing file."),
@@ -62,14 +64,16 @@ def weights(
 
     Trains GradNorm once per alpha, its average weights, first-step weights, equal weights and yours, lets the close
     ones race over seeds, and compares the best with equal weights and yours on fresh seeds. The same command again
-    resumes. The study file that it writes can be extended by a grid (`static`) or a sweep (`gradnorm`) and run.
+    resumes; with other options it goes on from what has run, and options that are left out stay as they were. The
+    study file that it writes can be extended by a grid (`static`) or a sweep (`gradnorm`) and run.
     """
     from hpo.api.weights import keep_study, refuse_faults, weights_study
 
     if file is not None:
         _refuse_unwritable(file)
     key = {"name": problem, **settings_of(settings or [])}
-    study = weights_study(key, seeds, name, refine, **study_keys(baseline, priority, limit))
+    options = {"seeds": seeds, "refine": refine, **study_keys(baseline, priority, limit)}
+    study = weights_study(key, name, output, options)
     finished = None
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from balancers import Static
-from hpo.api.weights import weights_study
+from hpo.api.weights import keep_study, weights_study
+from hpo.core.errors import OutputError
 from hpo.launch.provisional import is_provisional
 from hpo.study.study_file import load_study
 from tests.helpers.runs import Case, main, place_database
@@ -89,12 +90,31 @@ def test_a_study_file_that_was_edited_is_not_overwritten(case: Case, capsys: pyt
     assert (code, len(err.splitlines())) == (2, 1)
     assert "study.yaml: differs from these options (the file of the launch before cannot be read" in err
     assert (case.results / "study.yaml").read_text() == "seeds: 20  # mine"
-    own = weights_study({"name": PROBLEM, "folder": str(case.folder)}, 3, None).text
-    (case.results / "study.yaml").write_text(own.replace("seeds: 3", "seeds: 20"))
+    own = weights_study({"name": PROBLEM, "folder": str(case.folder)}).text
+    edited = own.replace("gradnorm: 'off'\n", "")
+    assert edited != own
+    (case.results / "study.yaml").write_text(edited)
     code, _, err = main(capsys, "weights", PROBLEM, "--set", f"folder={case.folder}", "--refine", "4")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "study.yaml: differs from these options (seeds: 20 -> 3; refine.trials: none -> 4; " in err
+    assert "study.yaml: differs from these options (" in err
+    assert "refine.trials: none -> 4; " in err
     assert "edit it and run gradsweep run with it, or choose another name" in err
+    assert (case.results / "study.yaml").read_text() == edited
+
+
+def test_other_options_go_on_and_keep_those_that_are_left_out(tmp_path: Path) -> None:
+    def call(problem: object = PROBLEM, **options: object) -> str:
+        study = weights_study(problem, None, tmp_path, options)  # type: ignore[arg-type]
+        return keep_study(study, tmp_path).read_text()
+
+    first = call(seeds=2, baseline={"near": 1.0, "far off": 3.0})
+    assert call() == first
+    assert call(refine=8) == first + "refine:\n  trials: 8\n"
+    assert call(seeds=5) == first.replace("seeds: 2", "seeds: 5") + "refine:\n  trials: 8\n"
+    assert call(seeds=2, refine=0) == first
+    with pytest.raises(OutputError, match="differs from these options"):  # of another problem
+        call({"name": PROBLEM, "folder": "elsewhere"})
+    assert call() == first
 
 
 def test_a_provisional_answer_replaces_no_other(tmp_path: Path) -> None:
