@@ -106,8 +106,9 @@ def _shortlist_tables(data: ReportData) -> tuple[Table, ...]:
     if data.comparison.shortlist.empty:
         return ()
     caption = (
-        "The shortlist: arms that need no search, on validation. Close ones are trained on more seeds; "
-        "all scores are relative to the single-task networks of the search seed."
+        "The shortlist: arms that need no search, on validation. Close ones are trained on more seeds. Averages of "
+        "GradNorm within 10 % of the weights of another arm are not trained again. All scores are relative to the "
+        "single-task networks of the search seed."
     )
     return (Table(caption, shortlist_table(data.comparison), folded=True),)
 

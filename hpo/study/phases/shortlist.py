@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hpo.compare.race import MOST_LATER, MOST_SECOND, leader, survivors
 from hpo.core.arm import FIXED, OUTSIDE, Arm
-from hpo.core.trial import PlannedTrial, TrialResult
+from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import SoFar, StudyPhase
 from hpo.study.plan import Candidate, Plan, short_weights
+
+NEAR = 1.1  # weights of which none differs by more than this factor are trained once
+Weights = NDArray[np.float64]
 
 
 class Shortlist(StudyPhase):
@@ -72,9 +76,10 @@ class Shortlist(StudyPhase):
         return max(1, self.size()[1] - len(self._trials))
 
     def settle(self) -> list[PlannedTrial]:
-        """Add retrainings with E_t[w] of each run that has ended, then the seeds of the race."""
-        for identity in [identity for identity in self._runs if identity in self.so_far.results]:
-            self._add_arms(self._retrainings(Arm.parse(self._runs.pop(identity)), self.so_far.results[identity]), 0)
+        """Add retrainings with E_t[w] once the first arms have ended, then the seeds of the race."""
+        if self._runs and all(map(self.so_far.has_ended, self._trials)):
+            self._add_arms(self._retrainings(), 0)
+            self._runs.clear()
         while not self._decided and not self._runs and (scores := self._scores()) is not None:
             self._next_round(scores)
         return []
@@ -108,14 +113,26 @@ class Shortlist(StudyPhase):
         fixed = [str(arm) for arm in scores if Arm.parse(str(arm)).kind in FIXED]
         return [arm for arm in (leader(scores, fixed), leader(scores)) if arm]
 
-    def _retrainings(self, run: Arm, result: TrialResult) -> Iterator[Candidate]:
-        """Static weights at the averages of a run, each once."""
-        spec = self.plan.study.shortlist
-        for average in spec.averages if spec and result.status.has_score else ():
-            w = np.array([result.averages.get(average, {}).get(task, np.nan) for task in self.plan.tasks])
-            if np.isfinite(w).all():
-                arm = Arm("gradnorm_static", recipe=run.recipe, average=average, parameters=run.parameters)
-                yield Candidate(arm, "static", {"weights": short_weights(self.plan.tasks, w)})
+    def _retrainings(self) -> list[Candidate]:
+        """Static weights at the averages of the runs, without those that lie near the weights of another arm."""
+        fixed = [planned for planned in self._trials if Arm.parse(planned.arm).kind in FIXED]
+        known = [self._average(planned.config.identity, "geometric") for planned in fixed]
+        found: list[Candidate] = []
+        for identity, run in self._runs.items():
+            for average in self.plan.study.shortlist.averages if self.plan.study.shortlist else ():
+                w = self._average(identity, average)
+                if np.isfinite(w).all() and not any(is_near(w, other) for other in known):
+                    known.append(w)
+                    one = Arm.parse(run)
+                    arm = Arm("gradnorm_static", recipe=one.recipe, average=average, parameters=one.parameters)
+                    found.append(Candidate(arm, "static", {"weights": short_weights(self.plan.tasks, w)}))
+        return found
+
+    def _average(self, identity: str, average: str) -> Weights:
+        """Return an average of the weights of a trial that has ended, shape (T,); NaN if it has none."""
+        result = self.so_far.results[identity]
+        averages = result.averages.get(average, {}) if result.status.has_score else {}
+        return np.array([averages.get(task, np.nan) for task in self.plan.tasks])
 
     def _next_round(self, scores: pd.DataFrame) -> None:
         spec = self.plan.study.shortlist
@@ -128,7 +145,7 @@ class Shortlist(StudyPhase):
         known = self._arms | self._methods
         self._add_arms([known[key] for key in again], place)
 
-    def _add_arms(self, arms: Sequence[Candidate] | Iterator[Candidate], place: int) -> None:
+    def _add_arms(self, arms: Sequence[Candidate], place: int) -> None:
         for candidate in arms:
             if place == 0:
                 self._arms[candidate.arm.key] = candidate
@@ -159,6 +176,18 @@ def method_arms(plan: Plan) -> dict[str, Candidate]:
     """Return the methods that the references phase trains, by arm."""
     arms = [arm for arm in plan.reference_arms() if arm.arm.kind not in OUTSIDE and arm.arm.key != "equal"]
     return {arm.arm.key: arm for arm in arms}
+
+
+def is_near(w: Weights, other: Weights) -> bool:
+    """Return whether no weight differs by more than the factor NEAR between two sets of weights, each with sum T.
+
+    Such networks differ by less than the seeds of one: on the problems of docs/results.md, no two arms within this
+    factor can be told apart by six seeds. NaN is near nothing.
+
+    >>> is_near(np.array([1.0, 1.0]), np.array([1.04, 0.96])), is_near(np.array([1.0, 1.0]), np.array([0.8, 1.2]))
+    (True, False)
+    """
+    return bool(np.abs(np.log(w / other)).max() <= np.log(NEAR))
 
 
 def _most_in_round(place: int) -> int:

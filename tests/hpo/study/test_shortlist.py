@@ -21,7 +21,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData
 from hpo.report.sections import sections
 from hpo.report.tables import all_trials, arms_table, cost_table
-from hpo.study.phases.shortlist import Shortlist
+from hpo.study.phases.shortlist import NEAR, Shortlist
 from hpo.study.schedule import Schedule
 from tests.helpers.report_builder import Builder
 from tests.helpers.studies import Study, of_method, small
@@ -57,14 +57,33 @@ def test_equal_weights_as_the_baseline_are_one_arm() -> None:
     assert [p.arm for p in trials_of(study(baseline="equal").schedule())] == ARMS
 
 
-def test_each_run_is_retrained_with_its_averages_once_it_has_ended() -> None:
-    schedule = finished(study())
-    retrained = {p.arm: p.config.settings["weights"] for p in trials_of(schedule) if "gradnorm_static" in p.arm}
-    runs = {p.arm: schedule.results[p.config.identity] for p in trials_of(schedule) if p.arm.startswith("gradnorm/")}
-    for alpha in ("0", "0.5"):
+def test_each_run_is_retrained_with_its_averages_once_the_first_arms_have_ended() -> None:
+    one = study(shortlist={"alphas": [0.8, 1.2]})
+    schedule = finished(one)
+    trials = trials_of(schedule)
+    retrained = {p.arm: p.config.settings["weights"] for p in trials if "gradnorm_static" in p.arm}
+    runs = {p.arm: schedule.results[p.config.identity] for p in trials if p.arm.startswith("gradnorm/")}
+    assert len(retrained) == 4
+    for alpha in ("0.8", "1.2"):
         for average in ("geometric", "tail"):
             w = runs[f"gradnorm/direct/alpha={alpha}"].averages[average]
             assert retrained[f"gradnorm_static/direct/{average}/alpha={alpha}"] == pytest.approx(w, rel=1e-5)
+    first = [p.arm for p in trials if p.config.seed == one.plan.study.seed]
+    assert all("gradnorm_static" in arm for arm in first[-4:])
+
+
+@pytest.mark.parametrize(("slots", "order"), [(1, 0), (3, 1), (50, 2)])
+def test_an_average_near_the_weights_of_another_arm_is_not_trained(slots: int, order: int) -> None:
+    one = study(shortlist={"alphas": [0.8, 0.79]})
+    one.drive(schedule := one.schedule(), slots, order=random.Random(order))
+    retrained = [p.arm for p in trials_of(schedule) if "gradnorm_static" in p.arm and p.config.seed == 0]
+    assert retrained == ["gradnorm_static/direct/geometric/alpha=0.8", "gradnorm_static/direct/tail/alpha=0.8"]
+    w = {p.arm: schedule.results[p.config.identity].averages["geometric"] for p in trials_of(schedule)}
+    near = w["gradnorm/direct/alpha=0.79"]
+    assert list(near.values()) == pytest.approx(list(w[retrained[0]].values()), rel=NEAR - 1)
+    baseline = study(shortlist={"alphas": [0.8, 0.79]}, baseline=w[retrained[0]])
+    baseline.drive(schedule := baseline.schedule(), slots, order=random.Random(order))
+    assert [p.arm for p in trials_of(schedule) if "static" in p.arm and p.config.seed == 0] == retrained[1:]
 
 
 def test_the_close_ones_race_on_seeds_that_no_other_phase_uses() -> None:
@@ -240,7 +259,7 @@ def test_the_confirm_phase_can_train_all_of_its_arms() -> None:
 
 
 def test_the_trials_of_the_race_have_a_score_and_a_row_among_all_trials() -> None:
-    one = study()
+    one = study(shortlist={"alphas": [0.7, 0.8]})
     schedule = finished(one)
     found = compare(schedule.table(), one.plan.scoring, 1.0, searched=False)
     assert set(found.race["seed"]) == {one.plan.study.race_seed(1), one.plan.study.race_seed(2)}
@@ -269,7 +288,11 @@ def test_the_report_of_a_study_without_a_static_search_says_nothing_about_one() 
 
 def test_a_report_names_the_shortlist_s_best_until_it_is_confirmed() -> None:
     one = study()
-    one.drive(schedule := one.schedule(), 3, stop=25)
+    schedule = one.schedule()
+    while not any(
+        p.arm == "equal" and p.config.test and schedule.results.get(p.config.identity) for p in schedule.planned()
+    ):
+        one.drive(schedule, 1, stop=1)
     (best,) = (c.arm.key for c in phase_of(schedule).provisional() if c.arm.kind in FIXED)
     before = report_of(one, schedule).comparison
     assert headline(replace(before, recommended="equal")) == "The confirm phase has not ended"
