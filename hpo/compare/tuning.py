@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hpo.compare.intervals import NO_INTERVAL, Interval
-from hpo.compare.scores import on_search_seed, scored_validation
+from hpo.compare.scores import scored_validation
 from hpo.compare.scoring import Scoring
 from hpo.compare.verdicts import Verdict, verdict
 from hpo.compare.winner import gain_over
@@ -17,7 +17,7 @@ from hpo.core.arm import OUTSIDE, Arm
 
 PHASE = "tune"  # its trials choose no arm, only the arguments of one
 Sets = Mapping[str, Mapping[str, Any]]
-COLUMNS = ["arm", "kind", "arguments", "score", "best"]
+COLUMNS = ["arm", "kind", "arguments", "score", "best", "seeds", "low", "high", "objective"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Tuning:
     Attributes:
         sets: the values of the arguments by the label of their set; that of the problem's own is empty.
         scores: one row per arm and set: ``arm`` (without arguments), ``kind, arguments`` (the label), ``score``
-            (validation, search seed) and ``best`` (true for the arm's best set).
+            (validation, mean over the seeds), ``best`` (true for the arm's best set), the number of ``seeds``, and
+            the lowest and highest score on them, ``low, high``.
         gains: by how much each arm is better on test with its best arguments than with the problem's own, paired by
             seed, above 0 if it is better; not corrected for selection bias.
         common: the verdict where every arm has the problem's own arguments.
@@ -35,7 +36,7 @@ class Tuning:
     """
 
     sets: Sets = field(default_factory=dict)
-    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS[:-1]))
     gains: Mapping[str, Interval] = field(default_factory=dict)
     common: Verdict = field(default_factory=lambda: Verdict("none", NO_INTERVAL, "", ""))
     alarms: tuple[str, ...] = ()
@@ -80,18 +81,41 @@ def tuning(
 
 
 def _scores(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
-    """Return the validation scores on the search seed of the arms that were trained with several sets."""
-    search = scored_validation(on_search_seed(trials), scoring)
-    search = search[~search["kind"].isin(OUTSIDE)].drop_duplicates("arm")
+    """Return the validation scores of the arms that were trained with several sets, over the seeds of all their sets.
+
+    The single-task networks of the search seed are the reference on every seed, as in the race.
+    """
+    search = scored_validation(trials, scoring)
+    search = search[~search["kind"].isin(OUTSIDE)].drop_duplicates(["arm", "seed"])
     parsed = [Arm.parse(arm) for arm in search["arm"]]
-    table = search.assign(
-        arm=[arm.base.key for arm in parsed], arguments=[arm.arguments for arm in parsed], best=False
-    )
-    counts = table["arm"].map(table["arm"].value_counts())
-    table = table[counts > 1]
+    search = search.assign(arm=[arm.base.key for arm in parsed], arguments=[arm.arguments for arm in parsed])
+    rows = [row for _, own in search.groupby("arm", sort=False) for row in _sets_of(own)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     lowest = table[table["objective"].notna()].groupby("arm", sort=False)["objective"].idxmin()
     table.loc[lowest, "best"] = True
-    return table[COLUMNS].reset_index(drop=True)
+    return table.drop(columns="objective")
+
+
+def _sets_of(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield a row for each set of an arm with several, on the seeds that all sets have; ``own`` are its trials."""
+    sets = own["arguments"].nunique()
+    counts = own.groupby("seed")["arguments"].nunique()
+    common = own[own["seed"].isin(counts.index[counts == sets])]
+    if sets < 2:
+        return
+    for label, one in common.groupby("arguments", sort=False):
+        score = one["score"].mean(skipna=False)  # of a set with which a seed has diverged there is none
+        yield {
+            "arm": one["arm"].iloc[0],
+            "kind": one["kind"].iloc[0],
+            "arguments": label,
+            "score": score,
+            "best": False,
+            "seeds": len(one),
+            "low": one["score"].min(skipna=False),
+            "high": one["score"].max(skipna=False),
+            "objective": one["objective"].mean(skipna=False),
+        }
 
 
 def _edges(scores: pd.DataFrame, found: Verdict, sets: Sets) -> Iterator[str]:

@@ -236,8 +236,11 @@ class TunedArm(_Part):
     arm: str
     kind: str
     arguments: str = Field(description="label of the set")
-    score: Number = Field(description="validation, search seed")
+    score: Number = Field(description="validation, mean over the seeds")
     best: bool = Field(description="true for the best set of the arm")
+    seeds: int = Field(default=1, description="seeds with this set, the search seed among them")
+    low: Number = Field(default=None, description="lowest score on these seeds")
+    high: Number = Field(default=None, description="highest score on these seeds")
 
 
 class CommonVerdict(_Part):

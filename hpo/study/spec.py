@@ -203,7 +203,8 @@ class ConfirmSpec(_Strict):
 
 
 class TuneSpec(BaseModel):
-    """Arguments of the problem to search along with the weights; each key but `trials` is one, with its range.
+    """Arguments of the problem to search along with the weights; each key but `trials` and `seeds` is one, with its
+    range.
 
     A range is `[lowest, highest]`, `{log: [lowest, highest]}` or `{choice: [value, value, ...]}`.
     """
@@ -213,6 +214,9 @@ class TuneSpec(BaseModel):
     trials: Annotated[Whole, Field(ge=2, le=1000)] = 5
     """How many combinations of values every arm and every single-task network is trained with, the problem's own
     among them."""
+    seeds: Annotated[Whole, Field(ge=1, le=100)] = 1
+    """Seeds on which each arm is trained with each combination, the search seed among them. Its best combination is
+    that with the best mean."""
 
     @property
     def arguments(self) -> dict[str, Any]:

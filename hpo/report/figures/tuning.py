@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -26,8 +27,10 @@ def caption(data: ReportData) -> str:
     """Return the explanation below the figure."""
     left = data.comparison.tuning.scores["arm"].nunique() - len(_arms(data.comparison))
     others = f" The table has {left} more arms." if left > 0 else ""
+    seeds = data.comparison.tuning.scores["seeds"].max()
+    each = f"the mean of {seeds} seeds, with their range" if seeds > 1 else "one training run on the search seed"
     return (
-        "Lower is better: validation on the search seed, one marker per training run, the best of an arm larger. "
+        f"Lower is better: score on validation. Each marker is {each}; the best of an arm is larger. "
         "Lines that cross mean that the order of the arms depends on the argument."
         + others
         + clip_note(clip(_shown(data.comparison)["score"], 2.0))
@@ -45,6 +48,8 @@ def figure(data: ReportData) -> go.Figure | None:
     plot.update_layout(blank(height=180 + 280 * len(names)))
     clipped = clip(table["score"], 2.0)
     table = table.assign(shown=clipped.shown, beyond=clipped.beyond)
+    above = np.minimum(table["high"], table["shown"].max()) - table["shown"]
+    table = table.assign(above=above.clip(lower=0), below=(table["shown"] - table["low"]).clip(lower=0))
     for row, name in enumerate(names, 1):
         values = [one[name] for one in found.tuning.sets.values()]
         _style_axis(plot, row, name, values)
@@ -95,5 +100,6 @@ def _add(plot: go.Figure, row: int, own: pd.DataFrame, place: int, lines: bool) 
         x=own["value"].tolist(), y=own["shown"].tolist(), mode="lines+markers" if lines else "markers",
         name=name, legendgroup=arm, showlegend=row == 1, hovertext=hover, hoverinfo="text",
         marker={"color": color, "size": sizes, "symbol": symbols},
+        error_y={"array": own["above"].tolist(), "arrayminus": own["below"].tolist(), "thickness": 1, "width": 3},
         line={"color": color, "dash": DASHES[place % len(DASHES)], "width": 1.5}, row=row, col=1,
     )  # fmt: skip

@@ -35,14 +35,19 @@ class Tune(StudyPhase):
             return 0, 0
         fixed = [arm for arm in self.plan.fixed_arms() if arm.arm.kind != REFERENCE]
         arms = len(fixed) + sum(phase.most_chosen for phase in self.so_far.phases)
-        return arms, arms * len(self.plan.sets)
+        return arms, arms * len(self.plan.sets) * self._seeds
 
     def describe(self) -> str:
         """See `StudyPhase`."""
         if not self.plan.is_tuned:
             return "off"
-        names = ", ".join(self.plan.sets[OWN].values)
-        return f"these arms with each of {len(self.plan.sets)} sets of {names}; seed {self.plan.study.seed}"
+        names, more = ", ".join(self.plan.sets[OWN].values), self._seeds - 1
+        seeds = f"seed {self.plan.study.seed}" + (f" and {more} more" if more else "")
+        return f"these arms with each of {len(self.plan.sets)} sets of {names}; {seeds}"
+
+    @property
+    def _seeds(self) -> int:
+        return self.plan.study.tune.seeds if self.plan.study.tune else 1
 
     @property
     def remaining(self) -> int:
@@ -55,7 +60,7 @@ class Tune(StudyPhase):
             self._has_arms = True
             arms = [arm for arm in self.plan.fixed_arms() if arm.arm.kind != REFERENCE] + chosen
             tuned = [arm.with_arguments(label) for label in self.plan.sets for arm in arms]  # cohorts share a set
-            self.add(self.plan.search_trial(self.name, arm) for arm in tuned)
+            self.add(self.plan.race_trial(self.name, arm, place) for place in range(self._seeds) for arm in tuned)
         return []
 
     def versions(self, candidate: Candidate) -> list[Candidate] | None:
@@ -70,16 +75,15 @@ class Tune(StudyPhase):
         return [candidate] if best == OWN else [candidate, candidate.with_arguments(best)]
 
     def _find_best(self) -> dict[str, str] | None:
-        """Return the label of each arm's best set on validation; ``None`` while a trial has not ended."""
+        """Return the label of each arm's best set by mean validation score; ``None`` while a trial has not ended."""
         if not self._has_arms or not all(map(self.so_far.has_ended, self._trials)):
             return None
-        pairs = self.so_far.ended(self._trials)
-        scores = self.so_far.scores(pairs)
+        scores = self.so_far.race(self._trials)
         if scores is None:
             return None
         found: dict[str, tuple[float, str]] = {}
-        for planned, _ in pairs:
-            arm, score = Arm.parse(planned.arm), scores[planned.config.identity]
+        for key, score in scores.mean(skipna=False).items():  # NaN where a seed has diverged
+            arm = Arm.parse(str(key))
             if np.isfinite(score) and score < found.get(arm.base.key, (np.inf, ""))[0]:
-                found[arm.base.key] = score, arm.arguments
+                found[arm.base.key] = float(score), arm.arguments
         return {arm: label for arm, (_, label) in found.items()} | self.so_far.best_references()

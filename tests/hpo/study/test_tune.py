@@ -89,6 +89,24 @@ def test_an_arm_is_confirmed_with_the_problems_own_arguments_and_with_its_best()
         }
 
 
+def test_on_several_seeds_an_arm_counts_with_the_set_of_the_best_mean() -> None:
+    plan = tuned(tune=RATES | {"seeds": 3})
+    _, schedule = finished(plan)
+    trials = [p for p in schedule.planned() if p.phase == "tune"]
+    assert {p.config.seed for p in trials} == {0, plan.study.race_seed(1), plan.study.race_seed(2)}
+    assert not any(p.config.test for p in trials)
+    found = compare(schedule.table(), plan.scoring, 1.0, sets={k: one.values for k, one in plan.sets.items()})
+    scores = found.tuning.scores
+    assert set(scores["seeds"]) == {3}
+    assert (scores["low"] < scores["score"]).all()
+    assert (scores["score"] < scores["high"]).all()
+    confirmed = {p.arm for p in schedule.planned() if not p.is_search}
+    for arm in scores["arm"].unique():
+        label = found.tuning.best_set(arm)
+        assert {key for key in confirmed if Arm.parse(key).base.key == arm} == {arm, arm + f"@{label}" * bool(label)}
+    assert schedule.size >= len({p.config.identity for p in schedule.planned()})
+
+
 def test_static_points_and_the_sweep_use_all_sets() -> None:
     _, schedule = finished(tuned())
     points = Counter(rate_of(p) for p in schedule.planned() if p.phase == "static" and p.arm != "equal")
@@ -104,10 +122,10 @@ def test_trials_with_the_problems_own_arguments_are_those_of_an_untuned_study() 
     assert plain == own
 
 
-@pytest.mark.parametrize("stop", [3, 20, 45])
-def test_a_killed_study_goes_on_to_the_same_trials(stop: int) -> None:
-    whole, schedule = finished(tuned())
-    part = Study(tuned())
+@pytest.mark.parametrize(("stop", "seeds"), [(3, 1), (20, 1), (45, 1), (45, 2)])
+def test_a_killed_study_goes_on_to_the_same_trials(stop: int, seeds: int) -> None:
+    whole, schedule = finished(tuned(tune=RATES | {"seeds": seeds}))
+    part = Study(tuned(tune=RATES | {"seeds": seeds}))
     part.drive(part.schedule(), 3, stop=stop, order=random.Random(1))
     part.drive(again := part.schedule(), 2, order=random.Random(2))
     assert again.is_complete
