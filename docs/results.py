@@ -3,9 +3,9 @@
 Copies the numbers of each study that it finds in the output folder (default gradsweep-output) to docs/results/, then
 writes every table between its marks from what is there. Prose stays as it is. docs/results/few-runs/ is what
 `python -m benchmarks.few_runs` keeps. docs/results/toy-choices.txt is what
-`python -m benchmarks.toy_choices` prints; public-models.txt, stored-surfaces.txt and tuned-winner.txt, shown
-on other pages, are what `python -m benchmarks.public_models`, `benchmarks.stored_surfaces` and
-`benchmarks.tuned_winner` print.
+`python -m benchmarks.toy_choices` prints; public-models.txt, stored-races.txt, stored-surfaces.txt and
+tuned-winner.txt, shown on other pages, are what `python -m benchmarks.public_models`, `benchmarks.stored_races`,
+`benchmarks.stored_surfaces` and `benchmarks.tuned_winner` print.
 """
 
 from __future__ import annotations

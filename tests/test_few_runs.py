@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.few_runs import PROBLEMS, SAMPLERS, study_file, ways
 from benchmarks.few_runs_tables import all_seeds_pick, one_seed_pick, program_pick, tables
+from benchmarks.stored_races import races
 from hpo.study.study_file import study_from
 
 Row = dict[str, Any]
@@ -61,3 +62,13 @@ def test_a_row_has_regrets_on_test_and_costs_before_the_confirm_phase(study: pd.
 def test_its_studies_can_be_read(problem: str) -> None:
     for parts in ways(SAMPLERS).values():
         assert study_from(study_file(problem, parts)).study.name == f"few-runs-{problem}"
+
+
+def test_replayed_races_count_runs_beyond_the_first_seed_and_the_regret_of_the_pick() -> None:
+    seeds = range(1, 4)
+    early = rows("shortlist", "confirm", "frozen/loss", seeds, (1.0, 9.0), (1.0, 9.0), (1.0, 9.0))
+    best = rows("shortlist", "confirm", "equal", seeds, (2.0, 4.0), (2.2, 4.0), (2.1, 4.0))
+    moving = rows("shortlist", "confirm", "gradnorm/direct/alpha=0", seeds, (3.0, 0.0), (3.1, 0.0), (3.2, 0.0))
+    found = races(pd.DataFrame(early + best + moving), (2, 2))
+    assert found == (2.0, 5.0)  # frozen/loss by validation alone; GradNorm's moving weights are no pick
+    assert races(pd.DataFrame(early + best + moving), (1, 1)) == (0.0, 5.0)

@@ -8,19 +8,21 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
-MOST_SECOND, MOST_LATER = 4, 3  # arms on the second seed, and on each later one
+MOST = 3  # arms on each seed after the first
 CLOSE = 2.0  # standard errors of a difference
 
 
-def survivors(scores: pd.DataFrame) -> list[str]:
+def survivors(scores: pd.DataFrame, most: int = MOST) -> list[str]:
     """Return the arms that are worth another seed, best first; fewer than two if the race is decided.
 
-    After one seed the noise is unknown: the best half continues, at most four. Later, an arm continues if its mean is
-    within two standard errors of the leader's, at most three. The standard error of a difference of two means over S
+    After one seed the noise is unknown: the best half continues. Later, an arm continues if its mean is within two
+    standard errors of the leader's. At most ``most`` do. The standard error of a difference of two means over S
     seeds is ``sqrt(2 s**2 / S)``, with s**2 the residual variance of the two-way table, seeds by arms.
 
     Args:
         scores: lower is better; arms in columns, seeds in rows, NaN where an arm has no score on a seed.
+        most: arms on the next seed. Three found as good weights as more on stored scores
+            (`benchmarks.stored_races`).
 
     >>> survivors(pd.DataFrame({"a": [1.0], "b": [2.0], "c": [9.0], "d": [8.0]}))
     ['a', 'b']
@@ -31,13 +33,13 @@ def survivors(scores: pd.DataFrame) -> list[str]:
     order = table.mean().sort_values(kind="stable")
     S, A = table.shape
     if S < 2:
-        return list(order.index[: min(MOST_SECOND, max(2, math.ceil(A / 2)))])
+        return list(order.index[: min(most, max(2, math.ceil(A / 2)))])
     if A < 2:
         return list(order.index)
     residuals = table - table.mean() - table.mean(axis=1).to_numpy()[:, None] + table.to_numpy().mean()
     variance = float((residuals**2).to_numpy().sum()) / ((A - 1) * (S - 1))
     close = order[order <= order.iloc[0] + CLOSE * float(np.sqrt(2 * variance / S))]
-    return list(close.index[:MOST_LATER])
+    return list(close.index[:most])
 
 
 def leader(scores: pd.DataFrame, among: Collection[str] | None = None) -> str:

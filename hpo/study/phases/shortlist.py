@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hpo.compare.race import MOST_LATER, MOST_SECOND, leader, survivors
+from hpo.compare.race import MOST, leader, survivors
 from hpo.core.arm import FIXED, OUTSIDE, Arm
 from hpo.core.trial import PlannedTrial
 from hpo.study.phases.base import SoFar, StudyPhase
@@ -47,7 +47,7 @@ class Shortlist(StudyPhase):
         begun = shortlist_arms(self.plan)
         runs = sum(arm.method == "gradnorm" for arm in begun)
         arms = len(begun) + runs * len(spec.averages)
-        return arms, arms + sum(_most_in_round(place) for place in range(1, spec.seeds))
+        return arms, arms + MOST * (spec.seeds - 1)
 
     def describe(self) -> str:
         """See `StudyPhase`."""
@@ -188,7 +188,3 @@ def is_near(w: Weights, other: Weights) -> bool:
     (True, False)
     """
     return bool(np.abs(np.log(w / other)).max() <= np.log(NEAR))
-
-
-def _most_in_round(place: int) -> int:
-    return MOST_SECOND if place == 1 else MOST_LATER
