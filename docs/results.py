@@ -1,11 +1,11 @@
 """Fill the tables of docs/results.md from finished studies: python docs/results.py [OUTPUT]
 
-Copies the numbers of each study that it finds in the output folder (default gradsweep-output) to docs/results/, then
-writes every table between its marks from what is there. Prose stays as it is. docs/results/few-runs/ is what
-`python -m benchmarks.few_runs` keeps. docs/results/toy-choices.txt is what
-`python -m benchmarks.toy_choices` prints; public-models.txt, stored-races.txt, stored-surfaces.txt and
-tuned-winner.txt, shown on other pages, are what `python -m benchmarks.public_models`, `benchmarks.stored_races`,
-`benchmarks.stored_surfaces` and `benchmarks.tuned_winner` print.
+Copies the numbers of each study that it finds in the output folder (default gradsweep-output) to docs/results/,
+then writes every table between its marks from what is there. Prose stays as it is. docs/results/few-runs/ is what
+`python -m benchmarks.few_runs` keeps, docs/results/tuned-rates/ what `python -m benchmarks.tuned_rates` keeps.
+docs/results/toy-choices.txt is what `python -m benchmarks.toy_choices` prints; public-models.txt, stored-races.txt,
+stored-surfaces.txt and tuned-winner.txt, shown on other pages, are what `python -m benchmarks.public_models`,
+`benchmarks.stored_races`, `benchmarks.stored_surfaces` and `benchmarks.tuned_winner` print.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import few_runs_tables
+from benchmarks import few_runs_tables, tuned_rates_tables
 from hpo.core.number_format import bounds, duration, ratio, signed, weight
 from hpo.report.arm_labels import arm_label
 
@@ -215,6 +215,12 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     blocks = {"summary": summary, "recipes": recipes, "others": others, "alphas": alphas}
     content = {name: make(studies) for name, make in blocks.items()}
     content["few runs"] = few_runs_tables.tables(few_runs_tables.load(DOCS / "results" / "few-runs"), STUDIES)
+    tuned = few_runs_tables.load(DOCS / "results" / "tuned-rates")
+    tuned = {name: tuned[name] for name in STUDIES if name in tuned}
+    content["tuned rates"], content["tuned gains"] = (
+        tuned_rates_tables.regrets(tuned, TOYS),
+        tuned_rates_tables.gains(tuned),
+    )
     content["toy choices"] = f"```\n{(DOCS / 'results' / 'toy-choices.txt').read_text()}```"
     for name, study in studies.items():
         content[f"words {name}"], content[f"weights {name}"] = words(study), weights(study)
