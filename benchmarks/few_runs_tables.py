@@ -14,6 +14,7 @@ from hpo.core.number_format import ratio, signed_with_bounds
 from hpo.report.arm_labels import arm_label
 
 SEARCH, SHORT = "static search", "shortlist"
+MODEL, RANDOM = "refine gp", "refine random"
 
 
 class Pick(NamedTuple):
@@ -34,6 +35,18 @@ def tables(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
     head = ["problem", "way", "weights", "regret", "regret, chosen on one seed", "regret, chosen on all seeds"]
     rows = [row for name, study in named.items() for row in _rows(name, study)]
     return _markdown([*head, "runs", "steps / search"], rows)
+
+
+def samplers(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
+    """Return a table of the picks of two refinements: the difference of their scores on test, paired by seed."""
+    rows = []
+    for name in (name for name in order if name in studies):
+        study = studies[name]
+        picks = {way: program_pick(study, way).arm for way in (MODEL, RANDOM)}
+        scores = {way: _ours(study, way, "score_test")[arm] for way, arm in picks.items()}
+        tried = [str(int((_searched(study, way)["phase"] == "refine").sum())) for way in picks]
+        rows.append([name, *map(arm_label, picks.values()), *tried, _shown(scores[MODEL] - scores[RANDOM])])
+    return _markdown(["problem", "gp", "random", "runs of gp", "runs of random", "gp minus random"], rows)
 
 
 def _rows(name: str, study: pd.DataFrame) -> Iterator[list[str]]:
@@ -88,7 +101,11 @@ def _best_static(study: pd.DataFrame) -> str:
 def _regret(study: pd.DataFrame, way: str, pick: Pick) -> str:
     """The difference on test, paired over seeds, with its 95% interval."""
     ours, static = _ours(study, way, "score_test")[pick.arm], _scores(study, SEARCH, "score_test")[pick.static]
-    found = interval((ours - static).dropna())
+    return _shown(ours - static)
+
+
+def _shown(differences: pd.Series) -> str:
+    found = interval(differences.dropna())
     return signed_with_bounds(found.mean, found.low, found.high)
 
 

@@ -214,7 +214,10 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     """Return the page with every table between its marks."""
     blocks = {"summary": summary, "recipes": recipes, "others": others, "alphas": alphas}
     content = {name: make(studies) for name, make in blocks.items()}
-    content["few runs"] = few_runs_tables.tables(few_runs_tables.load(DOCS / "results" / "few-runs"), STUDIES)
+    few = few_runs_tables.load(DOCS / "results" / "few-runs")
+    content["few runs"], content["samplers"] = (
+        make(few, STUDIES) for make in (few_runs_tables.tables, few_runs_tables.samplers)
+    )
     tuned = few_runs_tables.load(DOCS / "results" / "tuned-rates")
     tuned = {name: tuned[name] for name in STUDIES if name in tuned}
     content["tuned rates"], content["tuned gains"] = (

@@ -94,8 +94,7 @@ def _places(finished: Any, output: Path, tracking_uri: str | None, study: Path |
     where += [("Weights", str(finished.weights))] if finished.weights else []
     where += [("MLflow UI", f"gradsweep ui{options}")]
     if study is not None:
-        where += [
-            ("Study file", f"{study}; raise `seeds` there for more certainty, then: gradsweep run {study}{options}")
-        ]
+        more = "for more certainty, the same command with more --seeds or with --refine 16 goes on from here"
+        where += [("Study file", f"{study}; {more}")]
     for name, place in where:
         console.print(f"{name:<10} {place}", highlight=False, soft_wrap=True, markup=False)

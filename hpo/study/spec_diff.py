@@ -44,13 +44,13 @@ def describe_changes(differing: list[str], kept: int, missing: int, others: int)
         differing: of `changes`.
         kept: trials of the study that have a result.
         missing: trials still to run, at most.
-        others: trials in MLflow that the study no longer has.
+        others: trials in MLflow that are not planned now; later results may plan them again.
     """
     named = "; ".join(differing[:LISTED]) + (
         f" and {len(differing) - LISTED} more" if len(differing) > LISTED else ""
     )
     are = "1 earlier trial is" if others == 1 else f"{others} earlier trials are"
-    rest = f" {are} no longer part of it, but kept in MLflow." if others else ""
+    rest = f" {are} not among these, but kept in MLflow." if others else ""
     return (
         f"The study file has changed since the last launch: {named}. {kept} trials are kept, {missing} to run.{rest}"
     )

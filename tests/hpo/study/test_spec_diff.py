@@ -65,7 +65,7 @@ def test_a_file_that_can_no_longer_be_read_is_reported(tmp_path):
 def test_many_changes_are_cut_short():
     text = describe_changes([f"field{i}: 1 -> 2" for i in range(LISTED + 3)], kept=5, missing=7, others=2)
     assert f"field{LISTED - 1}: 1 -> 2 and 3 more. 5 trials are kept, 7 to run." in text
-    assert text.endswith("2 earlier trials are no longer part of it, but kept in MLflow.")
+    assert text.endswith("2 earlier trials are not among these, but kept in MLflow.")
 
 
 def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
@@ -82,7 +82,7 @@ def test_a_launch_says_what_is_kept_of_the_launch_before(tmp_path, toy_results):
     _tell_changes(plan.study, Schedule(plan, results), store, console)
     assert re.fullmatch(
         "The study file has changed since the last launch: seeds: 1 -> 2. 4 trials are kept, [0-9]+ to run. "
-        "1 earlier trial is no longer part of it, but kept in MLflow.\n",
+        "1 earlier trial is not among these, but kept in MLflow.\n",
         console.file.getvalue(),  # type: ignore[attr-defined]
     )
     console = Console(file=StringIO(), width=400)
