@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from hpo.core.arm import SEARCHED
 
 EXACT_SIZES = 1000  # up to which the curve has every k; above, steps of a percent, as n values of n points take n^2
 EXACT_BANDS = 100  # most points for the tighter of two bands, whose run time grows with their square
+TERMS = 2**20  # of a curve that are held at once
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,25 @@ def expected_best(scores: ArrayLike) -> Vector:
     """
     y = np.sort(np.asarray(scores, dtype=np.float64))
     n = len(y)
-    k, i = sizes(n)[:, None], np.arange(1, n + 1)[None]
-    possible = k - 1 <= n - i
-    log_share = _log_choose(n - i, np.where(possible, k - 1, 0)) - _log_choose(n, k)
-    return np.asarray(np.where(possible, np.exp(log_share), 0.0) @ y)
+    log_factorial = gammaln(np.arange(n + 1) + 1.0)
+    i = np.arange(1, n + 1)[None]
+
+    def log_choose(n: NDArray[np.int64] | int, k: NDArray[np.int64]) -> Vector:
+        return np.asarray(log_factorial[n] - log_factorial[k] - log_factorial[n - k])
+
+    def expected(some: NDArray[np.int64]) -> Vector:
+        k = some[:, None]
+        possible = k - 1 <= n - i
+        log_share = log_choose(n - i, np.where(possible, k - 1, 0)) - log_choose(n, k)
+        return np.asarray(np.where(possible, np.exp(log_share), 0.0) @ y)
+
+    return _by_parts(expected, sizes(n), n)
 
 
-def _log_choose(n: ArrayLike, k: ArrayLike) -> Vector:
-    n, k = np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)
-    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))
+def _by_parts(curve: Callable[[NDArray[np.int64]], Vector], k: NDArray[np.int64], n: int) -> Vector:
+    """Compute a curve of n points part by part: all of its ``len(k)`` times ``n`` terms would take gigabytes."""
+    rows = max(1, TERMS // max(1, n))
+    return np.concatenate([np.empty(0), *(curve(k[start : start + rows]) for start in range(0, len(k), rows))])
 
 
 def best_of_k(scores: ArrayLike) -> pd.DataFrame:
@@ -87,10 +99,8 @@ def best_of_k(scores: ArrayLike) -> pd.DataFrame:
     if len(y) < 2:
         return pd.DataFrame({"k": k, "expected": y, "low": y, "high": y})
     expected = expected_best(y)  # without replacement: near k = n it can be slightly below the band
-    low, high = (
-        EmpiricalDistribution(y, ws=shares, a=y[0], b=y[-1]).average_tuning_curve(k, minimize=True)
-        for shares in _band_shares(len(y))
-    )
+    ends = [EmpiricalDistribution(y, ws=shares, a=y[0], b=y[-1]) for shares in _band_shares(len(y))]
+    low, high = (_by_parts(partial(end.average_tuning_curve, minimize=True), k, len(y)) for end in ends)
     return pd.DataFrame({"k": k, "expected": expected, "low": np.minimum(low, expected), "high": high})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any
@@ -78,7 +78,7 @@ class TrialConfig:
     @cached_property
     def identity(self) -> str:
         """A hash of the config, by which a finished trial is found again."""
-        content = asdict(self)
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
         if self.select == "last":  # as in versions that had no other
             del content["select"]
         if self.workers == 1:

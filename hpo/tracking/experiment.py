@@ -75,7 +75,7 @@ class StudyExperiment(LaunchRuns):
         """Return every trial of the experiment that has ended."""
         self._launches = frozenset(run.info.run_id for run in self._search(LAUNCH))
         records, ended = [], set()
-        for run in self._search(TRIAL):
+        for run in self._each(TRIAL):
             identity = run.data.tags["gradsweep.identity"]
             if identity in ended:  # two drivers unaware of each other created two runs
                 continue

@@ -23,6 +23,8 @@ from hpo.core.uris import shown
 from hpo.tracking.backend import check_answers, first_line, holds_no_study, is_server, sqlite_path
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
 
+PAGE = 1000  # runs that a request reads
+
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that we report in one line
 
@@ -132,22 +134,23 @@ class Experiment:
 
     def _search(self, kind: str, status: str = "") -> list[Run]:
         """Return the runs of a kind; with a status, only those that have it."""
+        return list(self._each(kind, status))
+
+    def _each(self, kind: str, status: str = "") -> Iterator[Run]:
+        """Yield the runs of a kind, of which only a page is held at once: thousands take much memory."""
         wanted = f"tags.`gradsweep.kind` = '{kind}'" + (f" and attributes.status = '{status}'" if status else "")
-        runs: list[Run] = []
-        token = None
-        with collection_paused():
-            while True:
+        token: str | None = ""
+        while token is not None:
+            with collection_paused():
                 page = self.client.search_runs(
                     [self.experiment_id],
                     wanted,
                     run_view_type=ViewType.ACTIVE_ONLY,
-                    max_results=1000,
-                    page_token=token,
+                    max_results=PAGE,
+                    page_token=token or None,
                 )
-                runs += page
-                token = page.token
-                if not token:
-                    return runs
+            token = page.token or None
+            yield from page
 
 
 @contextlib.contextmanager

@@ -150,22 +150,22 @@ def result_metrics(result: TrialResult, ended: int) -> Iterator[Metric]:
 def read_record(run: Run) -> Record:
     """Read a trial that has ended: the inverse of `start_tags`, `end_tags` and `result_metrics`."""
     tags, metrics = run.data.tags, run.data.metrics
-
-    def group(name: str) -> dict[str, float]:
-        prefix = f"{name}/"
-        return {key.removeprefix(prefix): _finite_or_not(v) for key, v in metrics.items() if key.startswith(prefix)}
+    groups: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        name, _, task = key.partition("/")
+        groups.setdefault(name, {})[task] = _finite_or_not(value)
 
     result = TrialResult(
         status=tags["gradsweep.status"],
         steps=int(metrics.get("steps", 0)),
         seconds=metrics.get("seconds", 0.0),
         together=int(tags.get("gradsweep.together", "1")),
-        validation=group("final_val"),
-        test=group("test"),
-        train=group("train"),
+        validation=groups.get("final_val", {}),
+        test=groups.get("test", {}),
+        train=groups.get("train", {}),
         best_epochs=_whole(BEST_EPOCHS, tags) or [],
-        averages={name: group(f"mean_w_{name}") for name in AVERAGES},
-        initial_losses=group("initial_loss"),
+        averages={name: groups.get(f"mean_w_{name}", {}) for name in AVERAGES},
+        initial_losses=groups.get("initial_loss", {}),
         alarms=json.loads(tags.get("gradsweep.alarms", "[]")),
         resumed=json.loads(tags.get("gradsweep.resumed", "[]")),
         error=tags.get("gradsweep.error", ""),
