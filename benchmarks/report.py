@@ -12,8 +12,10 @@ in a separate process. Only GradNorm runs have trajectories (w, G, r, L in every
 others. With ``--direct`` the same rows, without trajectories, go straight into the tables of SQLite, which is much
 faster.
 
-The report is made twice: the first writes each trial's scores into MLflow, as a study does once at its end; the
-second finds them there. Needs psutil (pip install -e '.[dev]' -c constraints.txt).
+The report is made three times. The first is that of a study's end: the writer has written the scores of the search
+with its trials, as in a real study, and the report writes those of the confirm trials. The second finds them all. The
+third, with other priorities, writes every score again, as does the first report of a study of an earlier version.
+Needs psutil (pip install -e '.[dev]' -c constraints.txt).
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ from numpy.typing import NDArray
 
 from hpo.core.trial import EpochReport, PlannedTrial, TrialConfig, TrialResult
 from hpo.launch.restore import open_plan
+from hpo.launch.run_scores import scores_so_far
 from hpo.launch.workspace import Workspace, place
 from hpo.study.phases.gradnorm_sweeps import sweep_trial
 from hpo.study.plan import Plan
@@ -54,6 +59,11 @@ from search_spaces import clr, clr_inverse
 STEPS = 100  # of an epoch: 5,000 examples in batches of 50
 FEWEST = 50  # trials: what does not shrink with the study, and some static points
 LARGE = 10_000  # trials, from which the targets are higher
+REPORTS: dict[str, Sequence[str]] = {
+    "first, at the study's end": (),
+    "again": (),
+    "with other priorities, which writes every score": ("--priority", "f1=2"),
+}
 POLL = 0.02  # seconds between two looks at the memory
 
 Vector = NDArray[np.float64]
@@ -96,7 +106,7 @@ def make(path: Path, where: Workspace) -> int:
     for _ in ("what is known", "what the search has chosen"):
         for planned in list(schedule.planned()):
             if planned.config.identity not in schedule.results:
-                schedule.finished(planned.config.identity, write(planned, plan, store, run, outbox))
+                write(planned, schedule, store, run, outbox)
                 made += 1
     store.end_launch(run, "FINISHED")
     return made
@@ -112,16 +122,24 @@ def make_directly(path: Path, where: Workspace) -> int:
         database.row_factory = sqlite3.Row
         parent = dict(database.execute("SELECT * FROM runs WHERE run_uuid = ?", (run,)).fetchone())
         for _ in ("what is known", "what the search has chosen"):
-            for planned in list(schedule.planned()):
-                if planned.config.identity not in schedule.results:
-                    trial = Simulated(planned, plan)
-                    schedule.finished(planned.config.identity, replace(trial.result(), trajectory={}))
-                    insert(database, parent, planned, trial)
+            new = [p for p in schedule.planned() if p.config.identity not in schedule.results]
+            for planned in new:
+                result = replace(Simulated(planned, plan).result(), trajectory={})
+                schedule.finished(planned.config.identity, result)
+            scores = scores_so_far(schedule, new)
+            for planned in {planned.config.identity: planned for planned in new}.values():
+                insert(database, parent, planned, Simulated(planned, plan), scores.get(planned.config.identity, {}))
     store.end_launch(run, "FINISHED")
     return len(schedule.results)
 
 
-def insert(database: sqlite3.Connection, parent: dict[str, Any], planned: PlannedTrial, trial: Simulated) -> None:
+def insert(
+    database: sqlite3.Connection,
+    parent: dict[str, Any],
+    planned: PlannedTrial,
+    trial: Simulated,
+    scores: Mapping[str, float],
+) -> None:
     """Insert a trial into MLflow's tables."""
     run, launch, started = uuid4().hex, parent["run_uuid"], parent["start_time"]
     result = trial.result()
@@ -131,6 +149,7 @@ def insert(database: sqlite3.Connection, parent: dict[str, Any], planned: Planne
     metrics = [metric for report in trial.reports() for metric in epoch_metrics(report, started)]
     metrics += result_metrics(result, started + 1000)
     points = [(m.key, m.value, m.timestamp, m.step, False, run) for m in metrics]
+    points += [(key, value, started + 1000, 0, False, run) for key, value in scores.items()]
     many = {
         "tags": [(key, value, run) for key, value in tags.items()],
         "params": [(param.key, param.value, run) for param in run_params(planned.config)],
@@ -152,18 +171,18 @@ def sweep_configs(plan: Plan) -> list[TrialConfig]:
     ]
 
 
-def write(planned: PlannedTrial, plan: Plan, store: StudyExperiment, run: str, outbox: Outbox) -> TrialResult:
+def write(planned: PlannedTrial, schedule: Schedule, store: StudyExperiment, run: str, outbox: Outbox) -> None:
     """Write one trial from its start to its end with a new writer, so that the queue stays short."""
-    writer = MlflowWriter(store, run, outbox)
+    writer = MlflowWriter(store, run, outbox, scores=partial(scores_so_far, schedule))
     writer.trial_started(planned)
-    trial = Simulated(planned, plan)
+    trial = Simulated(planned, schedule.plan)
     for report in trial.reports():
         writer.trial_reported(planned, report)
     result = trial.result()
+    schedule.finished(planned.config.identity, result)
     writer.trial_ended(planned, result)
     if writer.close():
         raise RuntimeError(f"MLflow did not accept {planned.name}: {writer.last_fault}")
-    return result
 
 
 class Simulated:
@@ -278,10 +297,10 @@ class Taken:
     megabytes: float  # of the page
 
 
-def report(path: Path, where: Workspace) -> Taken:
+def report(path: Path, where: Workspace, *options: str) -> Taken:
     """Run the command in a separate process."""
     gradsweep = str(Path(sys.executable).with_name("gradsweep"))
-    command = [gradsweep, "report", str(path), "--output", str(where.output)]
+    command = [gradsweep, "report", str(path), "--output", str(where.output), *options]
     with tempfile.TemporaryFile() as log:
         begin, before, most = time.perf_counter(), os.times(), 0
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -313,7 +332,7 @@ def main() -> None:
 
 
 def measure(trials: int, epochs: int, output: Path, direct: bool) -> None:
-    """Create the study, report on it twice, and print the measurements."""
+    """Create the study, report on it as in `REPORTS`, and print the measurements."""
     output.mkdir(parents=True, exist_ok=True)
     where = place(output, None)
     path = write_study(trials, epochs, where.output)
@@ -326,8 +345,8 @@ def measure(trials: int, epochs: int, output: Path, direct: bool) -> None:
     print(f"{held:,.0f} MB of SQLite; making {made:,} of them took {seconds:.0f} s", flush=True)
     print("\n| report | seconds | processor seconds | peak memory, GB | page, MB |\n|---|---|---|---|---|")
     print(f"| target: less than | {' | '.join(['60', '', '2'] if trials >= LARGE else ['30', '', '1.5'])} | 15 |")
-    for name in ("first, which writes the scores", "again"):
-        taken = report(path, where)
+    for name, options in REPORTS.items():
+        taken = report(path, where, *options)
         cells = f"{taken.seconds:.1f} | {taken.processor:.1f} | {taken.gigabytes:.2f} | {taken.megabytes:.1f}"
         print(f"| {name} | {cells} |", flush=True)
 

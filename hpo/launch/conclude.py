@@ -15,6 +15,7 @@ import pandas as pd
 from hpo.compare import Comparison, best_trial, compare
 from hpo.core.errors import LaunchLostError, OutputError
 from hpo.core.trial import TrialStatus
+from hpo.launch.run_scores import scores_of
 from hpo.launch.weights_export import PACKAGES, weights_content, write_weights
 from hpo.launch.workspace import Workspace
 from hpo.report import ReportData, answers, sentences, write_images, write_report
@@ -147,7 +148,7 @@ def conclude(outcome: Outcome, folder: Path, launch: str | None, figures: str | 
             note = [f"**{answer.question}** {answer.text}" for answer in answers(comparison)]
             note += ["The statistics behind it:", *sentences(comparison)]
             store.log_report(parent, attached, "\n\n".join(note), _headline(comparison))
-            store.log_scores(_scores(comparison))
+            store.log_scores(scores_of(comparison))
         if launch:
             store.end_launch(launch, _launch_status(outcome))
     except LaunchLostError:
@@ -235,15 +236,3 @@ def _headline(comparison: Comparison) -> dict[str, float]:
     found = comparison.verdict.regret
     numbers = {"regret": found.mean, "regret_low": found.low, "regret_high": found.high}
     return {name: float(value) for name, value in numbers.items() if pd.notna(value)}
-
-
-def _scores(comparison: Comparison) -> dict[str, dict[str, float]]:
-    scores: dict[str, dict[str, float]] = {}
-    columns = [(comparison.search, "score", "score/val"), (comparison.confirm, "score_val", "score/val")]
-    columns += [(comparison.confirm, "score_test", "score/test")]
-    columns += [(table, "epoch", "score/epoch") for table in (comparison.search, comparison.confirm)]
-    for table, column, name in columns:
-        for identity, value in zip(table["identity"], table[column], strict=True):
-            if pd.notna(value):
-                scores.setdefault(identity, {})[name] = float(value)
-    return scores

@@ -20,6 +20,7 @@ from hpo.launch.output_lock import locked
 from hpo.launch.progress import ProgressView, stage
 from hpo.launch.provisional import ProvisionalAnswer
 from hpo.launch.restore import open_plan, read_records, restored_schedule, set_damaged_aside
+from hpo.launch.run_scores import scores_so_far
 from hpo.launch.workspace import Workspace
 from hpo.problems import target_of
 from hpo.study.earlier_versions import as_begun
@@ -93,7 +94,8 @@ def run_study(
                 console.print(f"{study}: {cluster.words}; MLflow at {where.shown}", highlight=False, soft_wrap=True)
                 mark_shared(checkpoints)
                 job = replace(job, together=_together(plan, sizing, console))
-                writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints))
+                scores = partial(scores_so_far, schedule)
+                writer = MlflowWriter(store, launch, outbox, partial(remove, checkpoints), scores)
                 early = ProvisionalAnswer(schedule, folder / "weights.json", console)
                 faults += _run(schedule, job, writer, heart, console, early)
         with stage(console, f"{study}: comparing, writing the report"):

@@ -190,6 +190,10 @@ class Schedule:
         """Return the input of `hpo.compare.compare`: one row for each trial with a result."""
         return trial_table(self._so_far.ended(self.planned()), self.plan.scoring)
 
+    def scored_search(self, trials: Iterable[PlannedTrial]) -> pd.DataFrame:
+        """Return the trials of the search among these with their ``score``; none while a reference is missing."""
+        return self._so_far.scored_search(trials)
+
     def _settle(self) -> None:
         for phase in self.phases:
             self._stopped += phase.settle()

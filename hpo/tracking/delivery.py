@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +24,8 @@ BEAT_SECONDS = 10.0  # between two heartbeats
 AWAY_SECONDS = 3.0  # between two attempts to reach a backend that does not respond
 CLOSE_SECONDS = 60.0  # limit for delivering the remaining trials
 
+Scores = Mapping[str, Mapping[str, float]]  # by identity and name of the metric
+
 
 @dataclass
 class _Open:
@@ -35,6 +37,7 @@ class _Open:
     run: OpenRun | None = None
     written: int = 0  # of the epochs
     flushed: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 class Heartbeat:
@@ -85,12 +88,20 @@ class MlflowWriter:
         launch: the parent run.
         outbox: of the study.
         delivered: called with the identity of each trial that MLflow holds completely.
+        scores: returns the scores of those trials that have any yet, to be written with their results; called in the
+            writer's thread.
     """
 
     def __init__(
-        self, tracking: StudyExperiment, launch: str, outbox: Outbox, delivered: Callable[[str], object] = str
+        self,
+        tracking: StudyExperiment,
+        launch: str,
+        outbox: Outbox,
+        delivered: Callable[[str], object] = str,
+        scores: Callable[[Sequence[PlannedTrial]], Scores] = lambda _: {},
     ) -> None:
         self._tracking, self._launch, self._outbox, self._delivered = tracking, launch, outbox, delivered
+        self._scores_of = scores
         self._running: dict[str, _Open] = {}
         self._ended: deque[tuple[EndedTrial, _Open]] = deque()
         self._away_until, self._flush_from = 0.0, 0.0
@@ -187,11 +198,15 @@ class MlflowWriter:
 
     def _deliver(self, deadline: float = math.inf) -> bool:
         """Write the trials that have ended; return false if any remains."""
-        for _ in range(len(self._ended)):
+        waiting = len(
+            self._ended
+        )  # before they are scored: those that end meanwhile come next time, with their scores
+        self._score()
+        for _ in range(waiting):
             if time.monotonic() > deadline:
                 return False
             entry, trial = self._ended[0]
-            if self._done(partial(self._tracking.write, entry, trial.run, trial.written)):
+            if self._done(partial(self._tracking.write, entry, trial.run, trial.written, trial.scores)):
                 self._ended.popleft()  # first: a failure below must not delay other trials
                 self._outbox.remove(entry)
                 self._delivered(entry.planned.config.identity)
@@ -200,6 +215,19 @@ class MlflowWriter:
             else:
                 self._ended.rotate(-1)  # if the entry is at fault, continue with the next ones
         return not self._ended
+
+    def _score(self) -> None:
+        """Score the trials that have ended all at once, which takes little more time than one."""
+        without = [trial for _, trial in list(self._ended) if not trial.scores]
+        if not without:
+            return
+        try:
+            scores = self._scores_of([trial.planned for trial in without])
+        except Exception as error:  # the end of the study writes them
+            self._fault(f"no scores yet: {type(error).__name__}: {error}")
+            return
+        for trial in without:
+            trial.scores = scores.get(trial.planned.config.identity, {})
 
     def _done(self, call: Callable[[], object]) -> bool:
         """Write one entry; return whether the backend accepted it.

@@ -7,8 +7,10 @@ stores each point once.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from hpo.core.trial import EpochReport, PlannedTrial, TrialStatus
 from hpo.core.uris import public
-from hpo.tracking.backend import UI_VIEW, is_server
+from hpo.tracking.backend import UI_VIEW, is_server, sqlite_path
 from hpo.tracking.experiment_base import now, or_tracking_error
 from hpo.tracking.launch_runs import LaunchRuns, as_owner
 from hpo.tracking.outbox import TRAJECTORY, EndedTrial, write_trajectory
@@ -37,6 +39,8 @@ from hpo.tracking.run_format import (
 
 ENDED_STATUSES = tuple(status for status in TrialStatus if status.has_ended)
 FINAL_STATUSES = tuple(status for status in TrialStatus if status.is_final)
+AT_ONCE = 4  # requests; each takes two of the 15 connections that a server has to its database by default
+ROUNDING = 1e-9  # relative difference below which two scores are the same
 
 
 @dataclass
@@ -68,7 +72,7 @@ class StudyExperiment(LaunchRuns):
         self._runs: dict[str, str] = {}  # identity -> run id
         self._knows_runs = False  # whether `records` has filled them
         self._unsure: set[str] = set()  # identities whose request to create a run failed
-        self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run had when it was read
+        self._scores: dict[str, dict[str, float]] = {}  # identity -> scores that its run holds
 
     @or_tracking_error
     def records(self) -> list[Record]:
@@ -91,15 +95,27 @@ class StudyExperiment(LaunchRuns):
     def log_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Add scores to the runs of trials, by identity, so that the UI can sort by them.
 
-        Makes a request for each run whose scores are not those that `records` has read, and none to read them again:
-        reading 1,000 runs takes seconds.
+        MLflow takes a request for each run. They are made for the runs whose scores are not those that `records` has
+        read or `write` has written, and none to read them again: reading 1,000 runs takes seconds.
         """
-        for identity, wanted in scores.items():
-            held, run_id = self._scores.setdefault(identity, {}), self._runs.get(identity)
-            new = {name: value for name, value in wanted.items() if held.get(name) != value}
-            if new and run_id:
-                self.client.log_batch(run_id, metrics=[Metric(k, v, now(), 0) for k, v in new.items()])
-                held.update(new)
+        new = {identity: self._unlike_held(identity, wanted) for identity, wanted in scores.items()}
+        changed = [identity for identity, values in new.items() if values and identity in self._runs]
+        with ThreadPoolExecutor(1 if sqlite_path(self.uri) else AT_ONCE) as pool:
+            for _ in pool.map(lambda identity: self._log_scores(identity, new[identity]), changed):
+                pass  # an exception of one cancels those that have not begun
+
+    def _unlike_held(self, identity: str, wanted: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores that a run does not hold, to within rounding: they are added up in different orders."""
+        held = self._scores.get(identity, {})
+        return {k: v for k, v in wanted.items() if k not in held or not math.isclose(held[k], v, rel_tol=ROUNDING)}
+
+    def _log_scores(self, identity: str, scores: Mapping[str, float]) -> None:
+        time = now()
+        self.client.log_batch(self._runs[identity], metrics=[Metric(k, v, time, 0) for k, v in scores.items()])
+        self._hold(identity, scores)
+
+    def _hold(self, identity: str, scores: Mapping[str, float]) -> None:
+        self._scores[identity] = {**self._scores.get(identity, {}), **scores}
 
     def has_result(self, identity: str) -> bool:
         """Return whether MLflow holds a result of a trial, so that it does not have to run again."""
@@ -142,6 +158,7 @@ class StudyExperiment(LaunchRuns):
             made = self._create_run(start_time=started, tags=tags, run_name=planned.name)
             self._unsure.discard(identity)
             self._runs[identity] = made.info.run_id
+            self._scores.pop(identity, None)
             self._unverified.add(made.info.run_id)
             self.check_owner()
             return OpenRun(made.info.run_id, started, {}, made.info.artifact_uri)
@@ -157,25 +174,34 @@ class StudyExperiment(LaunchRuns):
         self._log(run, planned, [metric for report in epochs for metric in epoch_metrics(report, run.started)], [])
 
     @as_owner
-    def write(self, entry: EndedTrial, run: OpenRun | None = None, written: int = 0) -> None:
+    def write(
+        self,
+        entry: EndedTrial,
+        run: OpenRun | None = None,
+        written: int = 0,
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
         """Write a complete trial in few calls, since each is a transaction or a request. Safe to repeat.
 
         Args:
             entry: the trial.
             run: its run, if it is open.
             written: number of epochs that the run holds.
+            scores: of the trial, by the name of the metric, as far as they are known yet.
         """
         run = run or self.open(entry.planned, entry.launch, entry.started)
         result = entry.result
         metrics = [metric for report in entry.epochs[written:] for metric in epoch_metrics(report, run.started)]
         ended = max(entry.ended, run.ended + 1)  # if the clock was set back, older values must not win
-        metrics += [m for m in result_metrics(result, ended) if run.earlier.get(m.key) != m.value]
+        final = [*result_metrics(result, ended), *(Metric(k, v, ended, 0) for k, v in (scores or {}).items())]
+        metrics += [m for m in final if run.earlier.get(m.key) != m.value]
         self._log(run, entry.planned, metrics, end_tags(result))
         with tempfile.TemporaryDirectory() as folder:  # for an entry that the outbox could not store
             if trajectory := entry.trajectory or write_trajectory(result, Path(folder)):
                 get_artifact_repository(run.artifacts, self.uri).log_artifact(str(trajectory))
         status = "FAILED" if result.status is TrialStatus.FAILED else "FINISHED"
         self.client.set_terminated(run.run_id, status, ended)  # last, so that a run that has ended is complete
+        self._hold(entry.planned.config.identity, scores or {})
 
     def _log(self, run: OpenRun, planned: PlannedTrial, metrics: list[Metric], tags: list[RunTag]) -> None:
         params = [] if run.has_params else run_params(planned.config)

@@ -69,12 +69,30 @@ class SoFar:
 
         It is the validation score, larger where the study has limits and the trial is beyond them.
         """
+        search = self._scored(trials)
+        if search is None:
+            return None
+        return dict(zip(search["identity"], search["objective"].astype(float), strict=True))
+
+    def _scored(self, trials: Sequence[Pair]) -> pd.DataFrame | None:
+        """Return trials and the references with their validation scores; ``None`` while a reference is missing."""
         references = [planned for phase in self.phases if phase.is_reference for planned in phase.trials()]
         if not all(self.has_ended(planned) for planned in references):
             return None
         table = trial_table([*self.ended(references), *trials], self.plan.scoring)
-        search = scored_validation(table, self.plan.scoring)
-        return dict(zip(search["identity"], search["objective"].astype(float), strict=True))
+        return scored_validation(table, self.plan.scoring)
+
+    def scored_search(self, trials: Iterable[PlannedTrial]) -> pd.DataFrame:
+        """Return the scored ones of these trials that the search compares; none while a reference is missing.
+
+        They are rows of `hpo.compare.Comparison.search`, to within rounding, unless a later result changes it.
+        """
+        compared = {phase.name for phase in self.phases if phase.is_search and phase.chooses}
+        own = [p for p in trials if p.phase in compared and p.config.seed == self.plan.study.seed]
+        search = self._scored(self.ended(own)) if own else None
+        if search is None:
+            return pd.DataFrame(columns=["identity", "score", "epoch"])
+        return search[search["identity"].isin({planned.config.identity for planned in own})]
 
     def race(self, trials: Iterable[PlannedTrial]) -> pd.DataFrame | None:
         """Return the validation scores of the trials that have ended, seeds in rows and arms in columns.

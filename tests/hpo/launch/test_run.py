@@ -150,6 +150,16 @@ class TestTracking:
             assert ("score/test" in run.data.metrics) == has_score
             assert run.data.params["test"] == str(confirm)
 
+    def test_scores_are_written_once_and_with_the_result_where_they_are_known(self, case):
+        client, runs = MlflowClient(case.uri), case.runs()
+        known_from = max(run.info.end_time for run in runs if run.data.tags["gradsweep.phase"] == "references")
+        # with two workers, a reference may end last: then the report writes all
+        for run in runs:
+            points = client.get_metric_history(run.info.run_id, "score/val")
+            assert len(points) == ("score/val" in run.data.metrics)
+            if points and run.data.tags["gradsweep.phase"] != "confirm" and run.info.start_time > known_from:
+                assert points[0].timestamp == run.info.end_time
+
     @pytest.mark.parametrize("method", ["gradnorm", "static"])
     def test_the_trajectory_has_every_step(self, case, method, tmp_path):
         run = next(r for r in case.runs() if r.data.tags["gradsweep.method"] == method)

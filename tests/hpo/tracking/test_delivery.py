@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 import hpo.tracking.delivery
 from benchmarks.unreliable_proxy import FAULTS, UnreliableProxy
 from hpo.core.trial import AVERAGES, EpochMetrics, EpochReport
 from hpo.tracking.backend import embedded_uri
 from hpo.tracking.delivery import MlflowWriter, deliver
-from hpo.tracking.experiment import StudyExperiment
+from hpo.tracking.experiment import AT_ONCE, StudyExperiment
 from hpo.tracking.outbox import TRAJECTORY, TRIAL, EndedTrial, Outbox
 from tests.helpers.runs import place_database, wait_until
 from tests.helpers.tracking import TASKS, Server, again, history, only_run, planned, report, result, trial_runs, write
@@ -54,6 +55,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+
+
+def counted_requests(store: StudyExperiment, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs to which a store adds metrics, tags or parameters from now on."""
+    asked: list[str] = []
+    log = store.client.log_batch
+    monkeypatch.setattr(
+        store.client, "log_batch", lambda run, *more, **named: asked.append(run) or log(run, *more, **named)
+    )
+    return asked
 
 
 class TestWriter:
@@ -183,6 +194,71 @@ class TestWriter:
         assert writer.last_fault == "RuntimeError: a fault of our own"
         assert {run.data.tags["gradsweep.seed"] for run in trial_runs(store)} == {"1", "2"}
         assert {run.info.status for run in trial_runs(store)} == {"FINISHED"}
+
+
+class TestScores:
+    """Scores that are known when a trial has ended."""
+
+    def test_are_written_with_the_result_in_the_same_request(self, store, journal, folder, monkeypatch):
+        scores = {planned().config.identity: {"score/val": 1 / 3}}
+        requests = counted_requests(store, monkeypatch)
+        writer = MlflowWriter(store, "parent", journal, scores=lambda _: scores)
+        writer.trial_ended(planned(), result())
+        assert writer.close() == []
+        assert history(store, "score/val") == [(0, 1 / 3)]
+        other, _ = again(store, folder)
+        more = counted_requests(other, monkeypatch)
+        for same in (1 / 3, 1 / 3 * (1 + 1e-15)):
+            for one in (store, other):
+                one.log_scores({planned().config.identity: {"score/val": same}})
+        assert (len(requests), len(more)) == (1, 0)
+        other.log_scores({planned().config.identity: {"score/val": 0.5, "score/test": 2.0}})
+        assert only_run(store).data.metrics.items() >= {"score/val": 0.5, "score/test": 2.0}.items()
+        assert len(more) == 1
+
+    def test_of_trials_that_wait_are_computed_at_once(self, store, journal, monkeypatch):
+        monkeypatch.setattr(hpo.tracking.delivery, "FLUSH_SECONDS", 600.0)
+        asked: list[int] = []
+        writer = MlflowWriter(store, "parent", journal, scores=lambda trials: asked.append(len(trials)) or {})
+        for seed in range(5):
+            writer.trial_ended(planned(seed), result())
+        assert writer.close() == []
+        assert asked == [5]
+
+    def test_of_a_trial_that_ends_while_others_are_scored_are_written_with_it_too(self, store, journal):
+        late = [planned(1)]
+
+        def scores(trials):
+            if late:
+                writer.trial_ended(late.pop(), result())
+            return {trial.config.identity: {"score/val": 1.0} for trial in trials}
+
+        writer = MlflowWriter(store, "parent", journal, scores=scores)
+        writer.trial_ended(planned(0), result())
+        assert writer.close() == []
+        assert [run.data.metrics.get("score/val") for run in trial_runs(store)] == [1.0, 1.0]
+
+    def test_that_cannot_be_computed_hold_up_no_trial(self, store, journal):
+        writer = MlflowWriter(store, "parent", journal, scores=lambda _: 1 / 0)
+        writer.trial_ended(planned(), result())
+        assert writer.close() == []
+        assert writer.last_fault == "no scores yet: ZeroDivisionError: division by zero"
+        assert only_run(store).info.status == "FINISHED"
+
+    def test_go_on_where_a_refused_one_has_stopped_them(self, store, journal):
+        trials = [planned(seed) for seed in range(6)]
+        for trial in trials:
+            write(store, journal, trial, result())
+        scores = {trial.config.identity: {"score/val": 1.0} for trial in trials}
+        refused = store.run_of(trials[2].config.identity)
+        store.client.delete_run(refused)
+        with pytest.raises(MlflowException, match="must be in the 'active' state"):
+            store.log_scores(scores)
+        store.client.restore_run(refused)
+        store.log_scores(scores)
+        for run in trial_runs(store):
+            points = store.client.get_metric_history(run.info.run_id, "score/val")
+            assert [point.value for point in points] == [1.0]
 
 
 class TestJournal:
@@ -403,6 +479,23 @@ class TestServer:
             assert proxy.cuts == 0
         (run,) = trial_runs(store := StudyExperiment(server.url, "lost answer", tmp_path))
         assert run.info.status == "FINISHED"
+
+    def test_scores_are_written_in_several_requests_at_once(self, server, journal, tmp_path, monkeypatch):
+        store = StudyExperiment(server.url, "scores", tmp_path)
+        trials = [planned(seed) for seed in range(2 * AT_ONCE)]
+        for trial in trials:
+            write(store, journal, trial, result())
+        together, log = threading.Barrier(AT_ONCE, timeout=60), store.client.log_batch
+
+        def log_together(*asked, **named):
+            together.wait()
+            log(*asked, **named)
+
+        monkeypatch.setattr(store.client, "log_batch", log_together)
+        store.log_scores({trial.config.identity: {"score/val": 1.0} for trial in trials})
+        for run in trial_runs(store):
+            points = store.client.get_metric_history(run.info.run_id, "score/val")
+            assert [point.value for point in points] == [1.0]
 
     def test_two_studies_behind_a_proxy_that_fails_now_and_then_lose_and_double_nothing(
         self, server, tmp_path, monkeypatch
