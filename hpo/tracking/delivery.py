@@ -198,9 +198,7 @@ class MlflowWriter:
 
     def _deliver(self, deadline: float = math.inf) -> bool:
         """Write the trials that have ended; return false if any remains."""
-        waiting = len(
-            self._ended
-        )  # before they are scored: those that end meanwhile come next time, with their scores
+        waiting = len(self._ended)  # those that end while these are scored come next time, with their own scores
         self._score()
         for _ in range(waiting):
             if time.monotonic() > deadline:
