@@ -49,6 +49,7 @@ def sides(trials: pd.DataFrame) -> dict[str, Side]:
     confirm = trials[(trials["phase"] == "confirm") & trials["score_test"].notna()]
     confirm = confirm[~confirm["arm"].map(lambda arm: Arm.parse(arm).kind in OUTSIDE).astype(bool)]
     tables = [confirm.pivot_table(index="seed", columns="arm", values=f"score_{split}") for split in ("val", "test")]
+    tables = [table.dropna(axis=1) for table in tables]  # as in a verdict: an arm counts if no seed has diverged
     parsed = {str(arm): Arm.parse(str(arm)) for arm in tables[0]}
     own = {key: key for key, arm in parsed.items() if not arm.arguments}
     best = own | {arm.base.key: key for key, arm in parsed.items() if arm.arguments}

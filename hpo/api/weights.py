@@ -13,6 +13,7 @@ from hpo.api.result import Result
 from hpo.api.study import DEFAULT_OUTPUT, Study
 from hpo.core.errors import OutputError, ProblemError, StudyError
 from hpo.core.files import write_whole
+from hpo.launch.output_lock import locked
 from hpo.study.study_file import read_study_file, read_yaml
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def find_weights(
     Args:
         problem: see `Study`.
         baseline: the weights that you train with today: for each task its weight, or ``"equal"``.
-        priorities: how much each task counts in the score; one that is left out counts 1.
+        priorities: how much each task counts in the score; one that is left out counts 1. As all options, they
+            replace those of an earlier call as a whole.
         limits: for some tasks, by how many percent it may be behind its single-task network in weights that are
             recommended.
         refine: number of further points to try around the shortlist's best: 0 (default), or 4 or more.
@@ -79,15 +81,28 @@ def weights_study(
         output: where an earlier call may have written its study: options that are ``None`` or not named are its.
         options: some of OPTIONS, as arguments of `find_weights`.
     """
+    problem = {"name": problem} if isinstance(problem, str) else problem  # as the command writes it
     key = named(problem)
     called = str(key["name"] if isinstance(key, Mapping) else key)
     short = re.sub(r"[^A-Za-z0-9_.-]+", "-", called.rpartition(":")[2].partition("@")[0]).strip("-.")
     name = name or f"weights-{short}"[:80]
-    earlier = _written(problem, name, output / name / "study.yaml") if output else None
     given = {key: value for key, value in (options or {}).items() if value is not None}
     if "refine" in given:
         given["refine"] = {"trials": given["refine"]} if given["refine"] else None
-    return _study(problem, name, (earlier or {}) | given)
+    study = _study(problem, name, given)
+    earlier = _written(problem, study.name, output / study.name / "study.yaml") if output else None
+    return _study(problem, name, earlier | given) if earlier else study
+
+
+def kept_options(study: Study, options: Mapping[str, Any]) -> str:
+    """Return the options of a study of `weights_study` that an earlier call has set, as text; empty if none."""
+    keys = read_yaml(study.text)
+    kept = {key: keys[key] for key in OPTIONS if key in keys and options.get(key) is None}
+    return ", ".join(f"{key} {_shown(value)}" for key, value in kept.items() if (key, value) != ("seeds", SEEDS))
+
+
+def _shown(value: Any) -> str:
+    return " ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _study(problem: ProblemLike, name: str, options: Mapping[str, Any]) -> Study:
@@ -124,7 +139,7 @@ def keep_study(study: Study, output: Path) -> Path:
     """Write the study file beside the results and return its path. One with other options is replaced.
 
     Raises:
-        OutputError: it cannot be written, or one is there that has been edited, or is of another problem.
+        OutputError: it cannot be written; it has been edited or is of another problem; it is being run.
     """
     path = output / study.name / "study.yaml"
     try:
@@ -133,10 +148,10 @@ def keep_study(study: Study, output: Path) -> Path:
                 return path
             if _written(read_yaml(study.text)["problem"], study.name, path) is None:
                 raise OutputError(
-                    f"{path}: differs from these options ({'; '.join(study.changes_since(path))}); edit it and run "
-                    "gradsweep run with it, or choose another name"
+                    f"{path}: has been edited, or is of another problem; run it with gradsweep run, or choose "
+                    "another name"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_whole(path, study.text)
+        with locked(path.parent):  # another launch may be at work
+            return write_whole(path, study.text)
     except OSError as error:
         raise OutputError(f"{error.filename or path} cannot be written: {error.strerror}") from None

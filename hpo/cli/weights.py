@@ -64,10 +64,11 @@ def weights(
 
     Trains GradNorm once per alpha, its average weights, first-step weights, equal weights and yours, lets the close
     ones race over seeds, and compares the best with equal weights and yours on fresh seeds. The same command again
-    resumes; with other options it goes on from what has run, and options that are left out stay as they were. The
-    study file that it writes can be extended by a grid (`static`) or a sweep (`gradnorm`) and run.
+    resumes; with other options it goes on from what has run. An option that is left out stays as it was, one that is
+    given replaces the earlier one as a whole. The study file that it writes can be extended by a grid (`static`) or a
+    sweep (`gradnorm`) and run.
     """
-    from hpo.api.weights import keep_study, refuse_faults, weights_study
+    from hpo.api.weights import keep_study, kept_options, refuse_faults, weights_study
 
     if file is not None:
         _refuse_unwritable(file)
@@ -78,6 +79,8 @@ def weights(
     with suppress(KeyboardInterrupt), interruptible():
         title = f"gradsweep {__version__}: weights for {problem}"
         console.print(title, highlight=False, markup=False, soft_wrap=True)
+        if kept := kept_options(study, options):
+            console.print(f"as in an earlier call: {kept}", highlight=False, markup=False, soft_wrap=True)
         console.print("checking the problem ...", highlight=False)
         refuse_faults(study, key)
         path = keep_study(study, output)

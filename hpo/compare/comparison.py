@@ -14,7 +14,7 @@ from hpo.compare.intervals import Interval
 from hpo.compare.limits import kept_arms, limits_table
 from hpo.compare.paper_figure4 import figure4
 from hpo.compare.ranks import ranks
-from hpo.compare.scores import scored_confirm, scored_race, scored_search
+from hpo.compare.scores import scored_confirm, scored_search, scored_validation
 from hpo.compare.scoring import Scoring
 from hpo.compare.selected_epochs import selected_range
 from hpo.compare.shortlist import shortlist
@@ -40,7 +40,8 @@ class Comparison:
             weights.
         swept: true if the study has an alpha sweep.
         search: the trials on the search seed with ``score`` (validation), best first (`hpo.compare.scores`).
-        race: the trials on the seeds of the shortlist's race with ``score`` (validation).
+        further: the other trials that read no test split, with ``score`` (validation): those on the seeds of the
+            shortlist's race, and those that choose arguments.
         confirm: the trials on the confirm seeds with ``score_val`` and ``score_test``.
         arms: one row per confirm arm, best validation score first: ``arm, kind, recipe, alpha, seeds, score_val,
             score_test, low, high, score_seeds`` (of score_test), ``regret, regret_low, regret_high, regret_seeds,
@@ -81,7 +82,7 @@ class Comparison:
     searched: bool
     swept: bool
     search: pd.DataFrame
-    race: pd.DataFrame
+    further: pd.DataFrame
     confirm: pd.DataFrame
     arms: pd.DataFrame
     verdict: Verdict
@@ -134,6 +135,7 @@ def compare(
     tasks = tuple(scoring)
     choosing = trials[trials["phase"] != TUNE]
     search, confirm = scored_search(choosing, scoring), scored_confirm(trials, scoring)
+    scored = scored_validation(trials, scoring)
     limits = limits_table(confirm, scoring)
     kept = kept_arms(limits, scoring)
     rivals = SEARCHED if searched else (Arm.parse(baseline).kind if baseline else "equal",)
@@ -155,7 +157,7 @@ def compare(
         searched=searched,
         swept=swept,
         search=search,
-        race=scored_race(trials, scoring),
+        further=scored[~scored["identity"].isin(search["identity"])],
         confirm=confirm,
         arms=arms,
         verdict=found,

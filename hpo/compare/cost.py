@@ -23,9 +23,10 @@ def cost(trials: pd.DataFrame, searched: bool = True, swept: bool = True) -> pd.
     cost of training today. Without an alpha sweep the GradNorm runs are those of the shortlist, and no sweep has a
     cost.
     """
-    every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist
-    found = on_search_seed(trials)
-    search, tuned = found[found["phase"] != TUNE], found[found["phase"] == TUNE]
+    every = trials[trials["search"].astype(bool)]  # with the further seeds of the shortlist and of tuning
+    every = every.drop_duplicates("identity")  # arms with the same weights share a trial
+    tuned = every[every["phase"] == TUNE]
+    search = on_search_seed(trials[trials["phase"] != TUNE])
     sweeps = search[search["kind"] == "gradnorm"]
     ways = {
         "static search": search[search["kind"].isin(SEARCHED if searched else ())],

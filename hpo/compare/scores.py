@@ -98,13 +98,6 @@ def scored_validation(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     return search
 
 
-def scored_race(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
-    """Return the trials of the race's seeds as `scored_validation` does."""
-    scored = scored_validation(trials, scoring)
-    race: pd.DataFrame = scored[scored["seed"] != scored["seed"].min()].reset_index(drop=True)
-    return race
-
-
 def on_search_seed(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials of the search seed, the lowest of the seeds that read no test split."""
     search: pd.DataFrame = trials[trials["search"].astype(bool)]

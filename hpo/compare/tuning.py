@@ -89,6 +89,7 @@ def _scores(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
     search = search[~search["kind"].isin(OUTSIDE)].drop_duplicates(["arm", "seed"])
     parsed = [Arm.parse(arm) for arm in search["arm"]]
     search = search.assign(arm=[arm.base.key for arm in parsed], arguments=[arm.arguments for arm in parsed])
+    search = search[search.groupby("arm")["arguments"].transform("nunique") > 1]  # most static points have one set
     rows = [row for _, own in search.groupby("arm", sort=False) for row in _sets_of(own)]
     table = pd.DataFrame(rows, columns=COLUMNS)
     lowest = table[table["objective"].notna()].groupby("arm", sort=False)["objective"].idxmin()
@@ -97,12 +98,10 @@ def _scores(trials: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
 
 
 def _sets_of(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a row for each set of an arm with several, on the seeds that all sets have; ``own`` are its trials."""
+    """Yield a row for each set of an arm, on the seeds that all sets have; ``own`` are its trials."""
     sets = own["arguments"].nunique()
     counts = own.groupby("seed")["arguments"].nunique()
     common = own[own["seed"].isin(counts.index[counts == sets])]
-    if sets < 2:
-        return
     for label, one in common.groupby("arguments", sort=False):
         score = one["score"].mean(skipna=False)  # of a set with which a seed has diverged there is none
         yield {

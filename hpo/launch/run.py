@@ -220,6 +220,8 @@ def _run(
         )
     if gone:
         faults.append(f"MLflow and the disk did not accept {_some(gone)}, which will run again ({writer.last_fault})")
+    if writer.unscored:
+        faults.append(f"scores were not written with their trials, but at the end ({writer.unscored})")
     return faults
 
 

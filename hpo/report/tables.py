@@ -337,8 +337,8 @@ def _trial_rows(trials: pd.DataFrame, links: Mapping[str, str]) -> Iterator[dict
 def all_trials(data: ReportData) -> pd.DataFrame:
     """Return all trials as numbers: ``score_val``, ``score_test`` and the columns given to `compare`."""
     found = data.comparison
-    search, race = (part.rename(columns={"score": "score_val"}) for part in (found.search, found.race))
-    parts = (search, race, found.confirm, data.unfinished)
+    search, further = (part.rename(columns={"score": "score_val"}) for part in (found.search, found.further))
+    parts = (search, further, found.confirm, data.unfinished)
     whole = pd.concat([part for part in parts if len(part)] or [search])
     whole = whole.drop_duplicates("identity").reindex(columns=list(dict.fromkeys([*_TRIAL_COLUMNS, *whole.columns])))
     return whole.drop(columns=["search", "objective", "beyond"], errors="ignore").reset_index(drop=True)

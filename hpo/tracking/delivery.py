@@ -107,7 +107,7 @@ class MlflowWriter:
         self._away_until, self._flush_from = 0.0, 0.0
         self._closing = threading.Event()
         self.faults = 0
-        self.last_fault = ""
+        self.last_fault, self.unscored = "", ""  # why the last entry, or the last score, was not written
         self.lost: LaunchLostError | None = None  # another launch owns the study: write nothing more
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -222,7 +222,7 @@ class MlflowWriter:
         try:
             scores = self._scores_of([trial.planned for trial in without])
         except Exception as error:  # the end of the study writes them
-            self._fault(f"no scores yet: {type(error).__name__}: {error}")
+            self.unscored = f"{type(error).__name__}: {error}"
             return
         for trial in without:
             trial.scores = scores.get(trial.planned.config.identity, {})

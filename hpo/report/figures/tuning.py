@@ -28,7 +28,9 @@ def caption(data: ReportData) -> str:
     left = data.comparison.tuning.scores["arm"].nunique() - len(_arms(data.comparison))
     others = f" The table has {left} more arms." if left > 0 else ""
     seeds = data.comparison.tuning.scores["seeds"].max()
-    each = f"the mean of {seeds} seeds, with their range" if seeds > 1 else "one training run on the search seed"
+    each = (
+        f"the mean of up to {seeds} seeds, with their range" if seeds > 1 else "one training run on the search seed"
+    )
     return (
         f"Lower is better: score on validation. Each marker is {each}; the best of an arm is larger. "
         "Lines that cross mean that the order of the arms depends on the argument."

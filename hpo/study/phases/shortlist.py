@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -114,19 +114,33 @@ class Shortlist(StudyPhase):
         return [arm for arm in (leader(scores, fixed), leader(scores)) if arm]
 
     def _retrainings(self) -> list[Candidate]:
-        """Static weights at the averages of the runs, without those that lie near the weights of another arm."""
+        """Static weights at the averages of the runs, without those that lie near the weights of another arm.
+
+        Those that an earlier launch has trained stay, whatever is near them: they have raced and may be confirmed.
+        """
         fixed = [planned for planned in self._trials if Arm.parse(planned.arm).kind in FIXED]
         known = [self._average(planned.config.identity, "geometric") for planned in fixed]
+        every = list(self._averaged())
+        trained = {candidate.arm.key for candidate, _ in every if self._has_run(candidate, 0)}
+        known += [w for candidate, w in every if candidate.arm.key in trained]
         found: list[Candidate] = []
+        for candidate, w in every:
+            if candidate.arm.key in trained:
+                found.append(candidate)
+            elif not any(is_near(w, other) for other in known):
+                known.append(w)
+                found.append(candidate)
+        return found
+
+    def _averaged(self) -> Iterator[tuple[Candidate, Weights]]:
+        """Yield static weights at each average of each run that has one, with all their digits, too."""
         for identity, run in self._runs.items():
             for average in self.plan.study.shortlist.averages if self.plan.study.shortlist else ():
                 w = self._average(identity, average)
-                if np.isfinite(w).all() and not any(is_near(w, other) for other in known):
-                    known.append(w)
+                if np.isfinite(w).all():
                     one = Arm.parse(run)
                     arm = Arm("gradnorm_static", recipe=one.recipe, average=average, parameters=one.parameters)
-                    found.append(Candidate(arm, "static", {"weights": short_weights(self.plan.tasks, w)}))
-        return found
+                    yield Candidate(arm, "static", {"weights": short_weights(self.plan.tasks, w)}), w
 
     def _average(self, identity: str, average: str) -> Weights:
         """Return an average of the weights of a trial that has ended, shape (T,); NaN if it has none."""
@@ -136,14 +150,21 @@ class Shortlist(StudyPhase):
 
     def _next_round(self, scores: pd.DataFrame) -> None:
         spec = self.plan.study.shortlist
-        place = len(self._rounds)
-        again = survivors(scores)
+        place, known = len(self._rounds), self._arms | self._methods
+        close = survivors(scores, len(known))
+        again = close[:MOST] + [key for key in close[MOST:] if self._has_run(known[key], place)]  # it once raced four
         if spec is None or place >= spec.seeds or len(again) < 2:
             self._decided = True
             return
         self._rounds.append(again)
-        known = self._arms | self._methods
         self._add_arms([known[key] for key in again], place)
+
+    def _has_run(self, arm: Candidate, place: int) -> bool:
+        """Return whether this phase has trained an arm in an earlier launch, or one with an earlier version.
+
+        Of a tuned study that is not known: its tune phase trains the same arms on the same seeds.
+        """
+        return not self.plan.is_tuned and self.so_far.has_ended(self.plan.race_trial(self.name, arm, place))
 
     def _add_arms(self, arms: Sequence[Candidate], place: int) -> None:
         for candidate in arms:

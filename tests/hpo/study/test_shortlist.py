@@ -24,7 +24,7 @@ from hpo.report.tables import all_trials, arms_table, cost_table
 from hpo.study.phases.shortlist import NEAR, Shortlist
 from hpo.study.schedule import Schedule
 from tests.helpers.report_builder import Builder
-from tests.helpers.studies import Study, of_method, small
+from tests.helpers.studies import Study, fine, of_method, small
 
 ARMS = ["gradnorm/direct/alpha=0", "gradnorm/direct/alpha=0.5", "frozen/loss", "frozen/gradient", "equal"]
 
@@ -84,6 +84,30 @@ def test_an_average_near_the_weights_of_another_arm_is_not_trained(slots: int, o
     baseline = study(shortlist={"alphas": [0.8, 0.79]}, baseline=w[retrained[0]])
     baseline.drive(schedule := baseline.schedule(), slots, order=random.Random(order))
     assert [p.arm for p in trials_of(schedule) if "static" in p.arm and p.config.seed == 0] == retrained[1:]
+
+
+def test_an_average_that_has_been_trained_stays_when_a_run_near_it_gets_its_result_later() -> None:
+    one = study(shortlist={"alphas": [0.79, 0.8]})
+    one.fate = lambda config: "failed" if config.settings.get("alpha") == 0.79 else "finished"
+    before = {p.arm for p in finished(one).planned()}
+    assert "gradnorm_static/direct/geometric/alpha=0.8" in before
+    one.fate = fine
+    trained = len(one.handed)
+    assert {p.arm for p in finished(one).planned()} == before
+    assert {p.config.settings.get("alpha") for p in one.handed[trained:]} == {0.79}
+
+
+def test_a_study_that_an_earlier_version_has_finished_stays_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = study(shortlist={"alphas": [0.79, 0.8]})
+    with monkeypatch.context() as earlier:
+        earlier.setattr("hpo.study.phases.shortlist.NEAR", 1.0)
+        earlier.setattr("hpo.study.phases.shortlist.MOST", 4)
+        before = [(p.arm, p.config.identity) for p in finished(one).planned()]
+    schedule = one.schedule()
+    assert schedule.is_complete
+    assert [(p.arm, p.config.identity) for p in schedule.planned()] == before
+    raced = [p for p in trials_of(schedule) if p.config.seed == one.plan.study.race_seed(1)]
+    assert len(raced) == 4
 
 
 def test_the_close_ones_race_on_seeds_that_no_other_phase_uses() -> None:
@@ -263,8 +287,8 @@ def test_the_trials_of_the_race_have_a_score_and_a_row_among_all_trials() -> Non
     one = study(shortlist={"alphas": [0.7, 0.8]})
     schedule = finished(one)
     found = compare(schedule.table(), one.plan.scoring, 1.0, searched=False)
-    assert set(found.race["seed"]) == {one.plan.study.race_seed(1), one.plan.study.race_seed(2)}
-    assert found.race["score"].notna().all()
+    assert set(found.further["seed"]) == {one.plan.study.race_seed(1), one.plan.study.race_seed(2)}
+    assert found.further["score"].notna().all()
     data = replace(Builder().data(), comparison=found, unfinished=pd.DataFrame())
     assert set(all_trials(data)["identity"]) == set(schedule.table()["identity"])
 

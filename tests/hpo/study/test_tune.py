@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from benchmarks.tuned_winner import recommendation, run, study
@@ -16,6 +18,7 @@ from hpo.core.trial import PlannedTrial
 from hpo.problems import load_problem
 from hpo.report import ReportData, answers
 from hpo.report.sections import sections
+from hpo.report.tables import all_trials
 from hpo.study.argument_sets import OWN, argument_sets
 from hpo.study.phases import PHASES
 from hpo.study.plan import Plan
@@ -24,6 +27,7 @@ from hpo.study.schedule import Schedule
 from hpo.study.spec import Study as Spec
 from tests.helpers import tuned_problems
 from tests.helpers.plans import sizes
+from tests.helpers.report_builder import Builder
 from tests.helpers.studies import Study, identities, of_method
 from tests.helpers.tuned_problems import Tunable
 
@@ -120,6 +124,18 @@ def test_trials_with_the_problems_own_arguments_are_those_of_an_untuned_study() 
     plain = {p.config.identity for p in finished(tuned(tune="off"))[1].planned() if p.arm == "equal"}
     own = {p.config.identity for p in finished(tuned())[1].planned() if p.arm == "equal"}
     assert plain == own
+
+
+def test_every_trial_that_chooses_arguments_counts_in_the_cost_and_in_the_table_of_all_trials() -> None:
+    plan = tuned(tune=RATES | {"seeds": 3})
+    _, schedule = finished(plan)
+    values = {label: one.values for label, one in plan.sets.items()}
+    found = compare(schedule.table(), plan.scoring, 1.0, sets=values)
+    chosen = {p.config.identity for p in schedule.planned() if p.phase == "tune"}
+    cost = found.cost.set_index("way")
+    assert cost.loc["tuning of arguments", "trials"] == len(chosen)
+    data = replace(Builder().data(), comparison=found, unfinished=pd.DataFrame())
+    assert set(all_trials(data)["identity"]) == set(schedule.table()["identity"])
 
 
 @pytest.mark.parametrize(("stop", "seeds"), [(3, 1), (20, 1), (45, 1), (45, 2)])

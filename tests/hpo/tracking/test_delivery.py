@@ -242,7 +242,7 @@ class TestScores:
         writer = MlflowWriter(store, "parent", journal, scores=lambda _: 1 / 0)
         writer.trial_ended(planned(), result())
         assert writer.close() == []
-        assert writer.last_fault == "no scores yet: ZeroDivisionError: division by zero"
+        assert (writer.unscored, writer.last_fault) == ("ZeroDivisionError: division by zero", "")
         assert only_run(store).info.status == "FINISHED"
 
     def test_go_on_where_a_refused_one_has_stopped_them(self, store, journal):
