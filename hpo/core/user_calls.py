@@ -1,4 +1,4 @@
-"""The boundary between our loops and the user's code: who raised an exception, and which process returned."""
+"""The boundary between our code and that which it calls: who raised an exception, and which process returned."""
 
 from __future__ import annotations
 
@@ -61,6 +61,19 @@ def _handled(error: BaseException) -> Iterator[BaseException]:
         yield found
         seen.add(id(found))
         found = found.__context__
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise the Ctrl-C during whose handling an exception was raised; return if there was none.
+
+    A library that tidies up after an interrupt may fail at that, and its error then takes the place of the interrupt.
+
+    Raises:
+        KeyboardInterrupt: the command was interrupted.
+    """
+    for one in _handled(error):
+        if is_interrupt(one):
+            raise one
 
 
 def is_interrupt(error: BaseException) -> bool:

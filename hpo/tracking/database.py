@@ -20,6 +20,7 @@ from mlflow.store.db.base_sql_model import Base
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from hpo.core.files import sync
+from hpo.core.user_calls import raise_interrupt
 from hpo.tracking.backend import holds_no_study, sqlite_uri
 
 SCRATCH = ".mlflow.db-"  # prefix of the folders in which a database is created
@@ -128,7 +129,8 @@ def _works(path: Path, artifacts: Path) -> bool:
             source.backup(target)
         try:
             _migrate(copy, artifacts)
-        except Exception:  # MLflow, SQLAlchemy and alembic each raise their own
+        except Exception as error:  # MLflow, SQLAlchemy and alembic each raise their own
+            raise_interrupt(error)
             return False
     return True
 

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from hpo import __version__
 from hpo.core.errors import LaunchLostError, TrackingError
 from hpo.core.uris import shown
+from hpo.core.user_calls import raise_interrupt
 from hpo.tracking.backend import check_answers, first_line, holds_no_study, is_server, sqlite_path
 from hpo.tracking.database import move_artifacts, prepare_database, write_ahead
 
@@ -43,6 +44,7 @@ def or_tracking_error(method: Callable[Concatenate[E, P], R]) -> Callable[Concat
         except LaunchLostError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            raise_interrupt(error)
             line = first_line(error, store.uri)
             raise TrackingError(f"--tracking-uri: {shown(store.uri)} cannot be used: {line}") from None
 
@@ -84,6 +86,7 @@ class Experiment:
         except TrackingError:
             raise
         except Exception as error:  # SQLAlchemy, requests and MLflow each have their own
+            raise_interrupt(error)
             raise TrackingError(f"--tracking-uri: {where} cannot be used: {first_line(error, uri)}") from None
         if found is None:
             raise TrackingError(f"--tracking-uri: {where} holds no study {study!r}; run it first: gradsweep run")

@@ -107,6 +107,20 @@ class TestBackend:
             assert str(refused.value).startswith("--tracking-uri: http://bob:***@127.0.0.1:9 cannot be used: ")
             assert "s3cr3t" not in str(refused.value)
 
+    def test_an_interrupt_stays_one_when_tidying_up_after_it_fails(self, store, folder, monkeypatch):
+        def interrupted(*_, **__):
+            try:
+                raise KeyboardInterrupt
+            finally:  # as SQLAlchemy, whose session cannot be closed in the middle of a statement
+                store.client.get_run("no such run")
+
+        monkeypatch.setattr(MlflowClient, "search_runs", interrupted)
+        monkeypatch.setattr(MlflowClient, "get_experiment_by_name", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.records()
+        with pytest.raises(KeyboardInterrupt):
+            StudyExperiment(store.uri, "other", folder)
+
     def test_a_deleted_study_says_so(self, store, folder):
         store.client.delete_experiment(store.experiment_id)
         with pytest.raises(TrackingError, match="was deleted in MLflow; restore or rename it"):
