@@ -220,10 +220,9 @@ def filled(text: str, studies: dict[str, Study]) -> str:
     )
     tuned = few_runs_tables.load(DOCS / "results" / "tuned-rates")
     tuned = {name: tuned[name] for name in STUDIES if name in tuned}
-    content["tuned rates"], content["tuned gains"] = (
-        tuned_rates_tables.regrets(tuned, TOYS),
-        tuned_rates_tables.gains(tuned),
-    )
+    if tuned:
+        content["tuned rates"] = tuned_rates_tables.regrets(tuned, TOYS)
+        content["tuned gains"] = tuned_rates_tables.gains(tuned)
     content["toy choices"] = f"```\n{(DOCS / 'results' / 'toy-choices.txt').read_text()}```"
     for name, study in studies.items():
         content[f"words {name}"], content[f"weights {name}"] = words(study), weights(study)
