@@ -34,7 +34,7 @@ def tables(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
     named = {name: studies[name] for name in order if name in studies}
     head = ["problem", "way", "weights", "regret", "regret, chosen on one seed", "regret, chosen on all seeds"]
     rows = [row for name, study in named.items() for row in _rows(name, study)]
-    return _markdown([*head, "runs", "steps / search"], rows)
+    return _markdown([*head, "runs", "steps / search", "seconds / search"], rows)
 
 
 def samplers(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
@@ -58,8 +58,8 @@ def _rows(name: str, study: pd.DataFrame) -> Iterator[list[str]]:
         chosen = program_pick(study, way)
         picks = [chosen, one_seed_pick(study, way), all_seeds_pick(study, way)]
         regrets = [_regret(study, way, pick) for pick in picks]
-        cost = ratio(trials["steps"].sum() / searched["steps"].sum())
-        yield [name, way, arm_label(chosen.arm), *regrets, str(len(trials)), cost]
+        costs = [ratio(trials[unit].sum() / searched[unit].sum()) for unit in ("steps", "seconds")]
+        yield [name, way, arm_label(chosen.arm), *regrets, str(len(trials)), *costs]
 
 
 def program_pick(study: pd.DataFrame, way: str) -> Pick:

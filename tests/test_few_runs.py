@@ -55,7 +55,7 @@ def test_a_row_has_regrets_on_test_and_costs_before_the_confirm_phase(study: pd.
     assert cells[3].startswith("-1.50 (")
     assert cells[4].startswith("+1.00 (")
     assert cells[5] == cells[3]
-    assert cells[6:] == ["4", "1"]
+    assert cells[6:] == ["4", "1", "1"]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
