@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -136,9 +137,18 @@ def _works(path: Path, artifacts: Path) -> bool:
 
 
 def _migrate(path: Path, artifacts: Path) -> None:
-    """Let MLflow create its tables in a file, and close the file."""
-    store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())
-    store.engine.dispose()
+    """Let MLflow create its tables in a file, and close the file.
+
+    It does so in a thread, where no signal raises: in the middle of a statement, SQLAlchemy may answer an interrupt
+    with an error of its own, or never. An interrupt therefore takes effect when the tables are there.
+    """
+
+    def create() -> None:
+        store = SqlAlchemyStore(sqlite_uri(path), artifacts.as_uri())
+        store.engine.dispose()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(create).result()
     write_ahead(path)
     sync(path)
 
