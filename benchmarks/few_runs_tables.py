@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
+from benchmarks.markdown_table import markdown_table
 from hpo.compare.intervals import interval
 from hpo.core.arm import FIXED, Arm
 from hpo.core.number_format import ratio, signed_with_bounds
@@ -34,7 +35,7 @@ def tables(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
     named = {name: studies[name] for name in order if name in studies}
     head = ["problem", "way", "weights", "regret", "regret, chosen on one seed", "regret, chosen on all seeds"]
     rows = [row for name, study in named.items() for row in _rows(name, study)]
-    return _markdown([*head, "runs", "steps / search", "seconds / search"], rows)
+    return markdown_table([*head, "runs", "steps / search", "seconds / search"], rows)
 
 
 def samplers(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
@@ -46,7 +47,7 @@ def samplers(studies: dict[str, pd.DataFrame], order: Sequence[str]) -> str:
         scores = {way: _ours(study, way, "score_test")[arm] for way, arm in picks.items()}
         tried = [str(int((_searched(study, way)["phase"] == "refine").sum())) for way in picks]
         rows.append([name, *map(arm_label, picks.values()), *tried, _shown(scores[MODEL] - scores[RANDOM])])
-    return _markdown(["problem", "gp", "random", "runs of gp", "runs of random", "gp minus random"], rows)
+    return markdown_table(["problem", "gp", "random", "runs of gp", "runs of random", "gp minus random"], rows)
 
 
 def _rows(name: str, study: pd.DataFrame) -> Iterator[list[str]]:
@@ -135,8 +136,3 @@ def _search_seed(study: pd.DataFrame, way: str) -> pd.DataFrame:
 
 def _fixed(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials["arm"].map(lambda arm: Arm.parse(arm).kind in FIXED)]
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

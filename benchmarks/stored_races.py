@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from benchmarks.markdown_table import markdown_table
 from hpo.compare.race import leader, survivors
 from hpo.core.arm import FIXED, REFERENCE, Arm
 
@@ -56,13 +57,13 @@ def races(confirmed: pd.DataFrame, rule: tuple[int, ...]) -> Races:
 def main() -> None:
     """Print a table of all problems that are stored."""
     heads = [f"{rule[0]}, then {rule[1]}: runs / regret" for rule in RULES]
-    print("| " + " | ".join(["problem", *heads]) + " |")
-    print("| " + " | ".join(["---"] * (1 + len(RULES))) + " |")
+    rows = []
     for path in sorted(STORED.glob("*.csv")):
         trials = pd.read_csv(path)
         trials = trials[(trials["way"] == "shortlist") & (trials["phase"] == "confirm")]
         found = [races(trials[trials["kind"] != REFERENCE], rule) for rule in RULES]
-        print("| " + " | ".join([path.stem, *(f"{one.runs:.1f} / {one.regret:.2f}" for one in found)]) + " |")
+        rows.append([path.stem, *(f"{one.runs:.1f} / {one.regret:.2f}" for one in found)])
+    print(markdown_table(["problem", *heads], rows))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.markdown_table import markdown_table
 from hpo.compare.intervals import interval
 from hpo.core.arm import BALANCED, OUTSIDE, SEARCHED, Arm
 from hpo.core.number_format import signed, signed_with_bounds
@@ -74,7 +74,7 @@ def regrets(studies: Mapping[str, pd.DataFrame], toys: Sequence[str]) -> str:
             cells = [_cell(both[rate], arm) for both in found.values()]
             rank = ranks[rate].loc[arm].mean() if not ranks[rate].empty else np.nan
             rows.append([arm, rate, *cells, f"{rank:.1f}" if np.isfinite(rank) else NOTHING])
-    return _markdown(["arm", "learning rate", *studies, f"mean rank of {len(arms)}, real data"], rows)
+    return markdown_table(["arm", "learning rate", *studies, f"mean rank of {len(arms)}, real data"], rows)
 
 
 def gains(studies: Mapping[str, pd.DataFrame]) -> str:
@@ -96,7 +96,7 @@ def gains(studies: Mapping[str, pd.DataFrame]) -> str:
         )
     head = ["problem", "best GradNorm arm: learning rate", "best static point: learning rate"]
     head += ["gain from tuning, GradNorm", "gain from tuning, static"]
-    return _markdown([*head, "regret, fixed", "regret, tuned"], rows)
+    return markdown_table([*head, "regret, fixed", "regret, tuned"], rows)
 
 
 def _best_gradnorm(side: Side) -> str:
@@ -150,8 +150,3 @@ def _cell(side: Side, family: str) -> str:
 def _shown(differences: pd.Series) -> str:
     found = interval(differences)
     return signed_with_bounds(found.mean, found.low, found.high) if found.seeds > 1 else signed(found.mean)
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

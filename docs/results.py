@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import few_runs_tables, tuned_rates_tables
+from benchmarks.markdown_table import markdown_table
 from hpo.core.number_format import bounds, duration, ratio, signed, weight
 from hpo.report.arm_labels import arm_label
 
@@ -76,13 +77,6 @@ def one_at_a_time(study: Study) -> bool:
     return "together" not in study["trials"]
 
 
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table in Markdown."""
-    head = list(header)
-    lines = [head, ["---"] * len(head), *map(list, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def with_bounds(mean: dict[str, Any]) -> str:
     """A mean with its 95% interval."""
     if mean["mean"] is None:
@@ -111,7 +105,9 @@ def summary(studies: dict[str, Study]) -> str:
             ]
         )
     head = ("study", "tasks", "static points", "verdict", "best GradNorm arm", "regret, corrected for selection")
-    table = markdown([*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows)
+    table = markdown_table(
+        [*head, "all sweeps, times the static search (steps / seconds)", "training, all trials"], rows
+    )
     return f"{table}\n\n{ONE_AT_A_TIME}" if any(map(one_at_a_time, studies.values())) else table
 
 
@@ -127,7 +123,7 @@ def regrets(studies: dict[str, Study], arms: dict[str, Callable[[Study], str | N
     ranks = means.loc[real].rank(axis=1).mean()
     shown = {label: f"{rank:.1f}" if np.isfinite(rank) else NOTHING for label, rank in ranks.items()}
     rows = [[label, *(_cell(arm) for arm in row.values()), shown[label]] for label, row in found.items()]
-    return markdown(["arm", *studies, f"mean rank of {len(found)}, real data"], rows)
+    return markdown_table(["arm", *studies, f"mean rank of {len(found)}, real data"], rows)
 
 
 def _regret(arm: Study | None) -> float:
@@ -182,7 +178,7 @@ def alphas(studies: dict[str, Study]) -> str:
                 lost = f", {inside.isna().sum()} without a score" if inside.isna().any() else ""
                 cells.append((signed(inside.mean()) if inside.notna().any() else NOTHING) + lost)
             rows.append([recipe, f"{low:g} to {high:.3g}", *cells])
-    return markdown(["recipe", "alpha", *studies], rows)
+    return markdown_table(["recipe", "alpha", *studies], rows)
 
 
 def weights(study: Study) -> str:
@@ -197,7 +193,7 @@ def weights(study: Study) -> str:
         if found:
             cells = [weight(found["weights"][task]) for task in tasks]
             rows.append([arm_label(arm), with_bounds(found["score_test"]), *cells])
-    return markdown(["arm", "score, test", *(f"w {task}" for task in tasks)], rows)
+    return markdown_table(["arm", "score, test", *(f"w {task}" for task in tasks)], rows)
 
 
 def words(study: Study) -> str:

@@ -21,8 +21,7 @@ def survivors(scores: pd.DataFrame, most: int = MOST) -> list[str]:
 
     Args:
         scores: lower is better; arms in columns, seeds in rows, NaN where an arm has no score on a seed.
-        most: arms on the next seed. Three found as good weights as more on stored scores
-            (`benchmarks.stored_races`).
+        most: arms on the next seed. `benchmarks.stored_races` shows what more or fewer find on stored scores.
 
     >>> survivors(pd.DataFrame({"a": [1.0], "b": [2.0], "c": [9.0], "d": [8.0]}))
     ['a', 'b']

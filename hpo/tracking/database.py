@@ -21,7 +21,6 @@ from mlflow.store.db.base_sql_model import Base
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from hpo.core.files import sync
-from hpo.core.user_calls import raise_interrupt
 from hpo.tracking.backend import holds_no_study, sqlite_uri
 
 SCRATCH = ".mlflow.db-"  # prefix of the folders in which a database is created
@@ -130,8 +129,7 @@ def _works(path: Path, artifacts: Path) -> bool:
             source.backup(target)
         try:
             _migrate(copy, artifacts)
-        except Exception as error:  # MLflow, SQLAlchemy and alembic each raise their own
-            raise_interrupt(error)
+        except Exception:  # MLflow, SQLAlchemy and alembic each raise their own
             return False
     return True
 

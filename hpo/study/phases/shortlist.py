@@ -133,7 +133,7 @@ class Shortlist(StudyPhase):
         return found
 
     def _averaged(self) -> Iterator[tuple[Candidate, Weights]]:
-        """Yield static weights at each average of each run that has one, with all their digits, too."""
+        """Yield an arm for each average of each run that has one, and the average in full: the arm has it rounded."""
         for identity, run in self._runs.items():
             for average in self.plan.study.shortlist.averages if self.plan.study.shortlist else ():
                 w = self._average(identity, average)
@@ -152,7 +152,9 @@ class Shortlist(StudyPhase):
         spec = self.plan.study.shortlist
         place, known = len(self._rounds), self._arms | self._methods
         close = survivors(scores, len(known))
-        again = close[:MOST] + [key for key in close[MOST:] if self._has_run(known[key], place)]  # it once raced four
+        again = close[:MOST] + [
+            key for key in close[MOST:] if self._has_run(known[key], place)
+        ]  # an earlier version raced four
         if spec is None or place >= spec.seeds or len(again) < 2:
             self._decided = True
             return
